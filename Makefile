@@ -1,0 +1,54 @@
+# The first Python from 3.11 on.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check
+
+.PHONY: demo test test-oldest lint format bench clean help
+
+help:
+	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
+	@echo 'make test         lint, and every test on asyncio, uvloop and trio'
+	@echo 'make test-oldest  the tests of the packages with the oldest supported FastAPI'
+	@echo 'make lint         ruff, mypy, pyright, import rules'
+	@echo 'make format       what ruff can mend'
+	@echo 'make bench        the cost of a task and of a request, as ratios'
+
+demo: $(VENV)/ready
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest tests/taskphase tests/fastapi_tasks
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+$(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	$(BIN)/python $(PIP) install --quiet -c constraints.txt --group dev -e ./core -e .
+	touch $@
+
+.venv-oldest/ready: pyproject.toml core/pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	.venv-oldest/bin/python $(PIP) install --quiet -c constraints-oldest.txt --group test -e ./core -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-oldest

@@ -1,0 +1,53 @@
+"""Background tasks inside one process, under structured concurrency, with exact timing: on asyncio and on trio.
+
+async with TaskHost() as host:
+    host.schedule(warm_cache)
+    async with host.scope() as tasks:
+        async with tasks.route():
+            reply = await handle(message)
+            tasks.after_route.schedule(count, message)
+            tasks.task(shield=True).after_response.schedule(store, message)
+        await send(reply)
+"""
+
+from ._host import TaskHost, current_host
+from ._machine.config import TaskConfig
+from ._machine.dispatch import Retry
+from ._machine.life import TaskStatus
+from ._machine.scope import Phase
+from ._retry import retry
+from ._scheduler import TasksBatch, TasksScheduler
+from ._task import Task, TaskErrorHandler, current_task
+from .errors import (
+    NoCurrentError,
+    TaskCancelled,
+    TaskDropped,
+    TaskFailed,
+    TaskNotFinished,
+    TasksClosedError,
+    TasksError,
+    TasksSaturatedError,
+)
+
+__all__ = [
+    "NoCurrentError",
+    "Phase",
+    "Retry",
+    "Task",
+    "TaskCancelled",
+    "TaskConfig",
+    "TaskDropped",
+    "TaskErrorHandler",
+    "TaskFailed",
+    "TaskHost",
+    "TaskNotFinished",
+    "TaskStatus",
+    "TasksBatch",
+    "TasksClosedError",
+    "TasksError",
+    "TasksSaturatedError",
+    "TasksScheduler",
+    "current_host",
+    "current_task",
+    "retry",
+]

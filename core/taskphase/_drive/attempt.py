@@ -1,0 +1,157 @@
+"""One attempt at a task: its function, its handler, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, cast
+
+from anyio import current_effective_deadline, move_on_after, sleep
+
+from .._machine.dispatch import Answer, Outcome, Retry, after_attempt, after_handler
+from .._machine.life import LifeEvent, TaskStatus
+from . import report
+from .calling import is_async
+from .current import JOB
+from .threads import ThreadAbandoned
+
+if TYPE_CHECKING:
+    from .job import Job
+
+
+async def attempt(job: Job) -> None:
+    """Make one attempt, from the first step to the end or to the request of another one.
+
+    Raises nothing but what does not belong to the task: the cancellation of what encloses it, `KeyboardInterrupt`,
+    `GeneratorExit`.
+    """
+    runner = job.runner
+    if job.status is not TaskStatus.STARTING:  # it was cancelled before its first step
+        runner.left(job)
+        return
+    JOB.set(job)
+    outcome, result, stray = Outcome.CANCELLED, None, None
+    job.scope = runner.seam.cancel_scope(shield=job.config.shielded)
+    try:
+        with job.scope:
+            job.step()
+            if job.is_async and job.config.timeout is None:
+                result = await job.func(*job.args, **job.kwargs)
+            else:
+                result = await call(job, job.func, job.args, job.kwargs, job.is_async, job.config.timeout)
+            outcome = Outcome.RETURNED
+    except BaseException as exc:
+        outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
+    try:
+        await conclude(job, outcome, result)
+    finally:
+        if stray is not None:
+            raise stray
+
+
+async def conclude(job: Job, outcome: Outcome, result: Any) -> None:
+    """Bring `job` to its end, or on to another attempt. `result`: what was returned or raised."""
+    event = after_attempt(outcome, has_handler=job.config.on_error is not None)
+    stray = None
+    if event is LifeEvent.RAISE:
+        job.move(event)
+        answer, value, stray = await handle(job, result)
+        event = after_handler(answer, job.status)
+        if event is LifeEvent.RETRY:
+            job.move(event)
+            report.retrying(job, result, value.after)
+            await pause(job, value.after)
+            return
+    if event is LifeEvent.FAIL:
+        report.failed(job, result)
+    job.end(event, None if event is LifeEvent.UNWIND else result)
+    job.runner.left(job)
+    if stray is not None:
+        raise stray
+
+
+async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException | None]:
+    """Call the handler, under the shield and in the context of its task.
+
+    :return: how it ended, what it returned, and what it raised that does not belong to the task
+    """
+    on_error = job.config.on_error
+    assert on_error is not None
+    answer, value, stray = Answer.CANCELLED, None, None
+    job.scope = job.runner.seam.cancel_scope(shield=job.config.shielded)
+    if job.status is TaskStatus.ABORTING:
+        job.scope.cancel()
+    try:
+        with job.scope:
+            value = await call(job, on_error, (job, error), {}, is_async(on_error), None)
+            answer = Answer.RETRY if isinstance(value, Retry) else Answer.ACCEPTED
+    except BaseException as exc:
+        if _classify(exc, job) is not Outcome.CANCELLED:
+            answer = Answer.RAISED
+            report.handler_failed(job, exc)
+        stray = _stray(exc, job)
+    return answer, value, stray
+
+
+async def pause(job: Job, seconds: float) -> None:
+    """Wait, without a slot, and ask for the next attempt, which has a fresh copy of the context."""
+    job.scope = job.runner.seam.cancel_scope(shield=job.config.shielded)
+    job.runner.paused()
+    stray = None
+    try:
+        with job.scope:
+            await sleep(seconds)
+    except BaseException as exc:
+        stray = _stray(exc, job)
+        job.runner.cancel(job)
+    job.runner.resumed(job)
+    if stray is not None:
+        raise stray
+
+
+async def call(
+    job: Job,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Any,
+    func_is_async: bool,
+    timeout: float | None,
+) -> Any:
+    """Call `func` as what it is: awaited, or in a thread. An awaitable that comes out of a thread is awaited.
+
+    :raises TimeoutError: if it takes more than `timeout` seconds
+    """
+    if not func_is_async:
+        result = await job.runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
+        if not isawaitable(result):
+            return result
+    else:
+        result = func(*args, **kwargs)
+    if timeout is None:
+        return await result
+    with move_on_after(timeout) as scope:
+        return await result
+    if scope.cancelled_caught:
+        raise TimeoutError(f"timed out after {timeout:g} seconds")
+    raise AssertionError("unreachable: a scope that swallows has caught a cancellation")
+
+
+def _classify(exc: BaseException, job: Job) -> Outcome:
+    cancelled = (job.runner.seam.cancelled, ThreadAbandoned, GeneratorExit)
+    if isinstance(exc, Exception):
+        return Outcome.RAISED
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return Outcome.CANCELLED if group.split(cancelled)[1] is None else Outcome.EXITED
+    return Outcome.CANCELLED if isinstance(exc, cancelled) else Outcome.EXITED
+
+
+def _stray(exc: BaseException, job: Job) -> BaseException | None:
+    """Return the part of `exc` that does not speak to the task, but to the loop or to what encloses the task."""
+    stray: tuple[type[BaseException], ...] = (KeyboardInterrupt, GeneratorExit)
+    if current_effective_deadline() == float("-inf"):
+        stray = (*stray, job.runner.seam.cancelled)
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return group.split(stray)[0]
+    return exc if isinstance(exc, stray) else None

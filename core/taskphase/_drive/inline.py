@@ -1,0 +1,21 @@
+"""A task that runs where it is called, for tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyio import create_task_group
+
+from .._machine.config import UNSET
+from .on_group import GroupSeam
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from .job import Job
+
+
+async def run_inline(job: Job) -> None:
+    """Run `job` to its end, further attempts included; to be cancelled here cancels it."""
+    async with create_task_group() as tg:
+        runner = Runner(GroupSeam(tg), config=UNSET)
+        runner.submit(job, runner.start, held=False)

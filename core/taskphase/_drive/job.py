@@ -1,0 +1,142 @@
+"""The record of one task, and the only place that moves it through its life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
+from itertools import count
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from anyio import Event
+
+from .._machine.config import DEFAULT_WHEN, TaskConfig, When
+from .._machine.life import ENDS, LifeEvent, TaskStatus, next_status
+from .._machine.scope import Phase
+from .calling import check_call, name_of
+
+if TYPE_CHECKING:
+    from .runner import Runner
+    from .seam import CancelScope
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ids = count(1)
+
+
+class Job:
+    """One task: what to call, with which settings, and how far it has come.
+
+    `runner` is missing until one has taken it; `scope` is the cancel scope that it is in, from its first step until
+    its end; `result` is the return value if it has SUCCEEDED, the exception if it has FAILED, else None. `context`
+    is that of the call of `schedule()`, untouched by the attempts, and let go at the end.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ended_event",
+        "_started_event",
+        "_status",
+        "args",
+        "attempt",
+        "config",
+        "context",
+        "func",
+        "id",
+        "is_async",
+        "kwargs",
+        "phase",
+        "result",
+        "runner",
+        "scope",
+    )
+
+    runner: Runner
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        config: TaskConfig,
+    ) -> None:
+        self.is_async = check_call(func, args, kwargs)
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.config = config
+        self.phase = Phase.IMMEDIATE
+        self.id = next(_ids)
+        self.attempt = 0
+        self.context: Context | None = copy_context()
+        self.scope: CancelScope | None = None
+        self.result: Any = None
+        self._status = TaskStatus.NEW
+        self._started_event: Event | None = None
+        self._ended_event: Event | None = None
+
+    @property
+    def name(self) -> str:
+        """The configured name, else that of the function with its module."""
+        return self.config.name or name_of(self.func)
+
+    @property
+    def status(self) -> TaskStatus:
+        """What the task is doing."""
+        return self._status
+
+    @property
+    def when(self) -> When:
+        return self.config.when or DEFAULT_WHEN
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody has taken it yet."""
+        return self._status is TaskStatus.NEW and not hasattr(self, "runner")
+
+    @property
+    def has_ended(self) -> bool:
+        return self._status in ENDS
+
+    def move(self, event: LifeEvent) -> TaskStatus:
+        """Follow `event`, which is not an end.
+
+        :raises IllegalEvent: if the task's status has no row for it; nothing has changed
+        """
+        self._status = next_status(self._status, event)
+        return self._status
+
+    def step(self) -> None:
+        """Note the first step of an attempt."""
+        self.move(LifeEvent.STEP)
+        self.attempt += 1
+        if self._started_event is not None:
+            self._started_event.set()
+
+    def end(self, event: LifeEvent, result: Any = None) -> None:
+        """Follow `event`, which is an end, and wake whoever waits for it."""
+        self._status = next_status(self._status, event)
+        self.result = result
+        self.context = self.scope = None
+        if self._ended_event is not None:
+            self._ended_event.set()
+        if self._started_event is not None and not self.attempt:
+            # It will never start: whoever waits for that has to hear of it.
+            self._started_event.set()
+
+    def run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `func` in a copy of the context of `schedule()`."""
+        context = copy_context() if self.context is None else self.context.copy()
+        return context.run(func, *args, **kwargs)
+
+    async def wait_started(self) -> None:
+        if not (self.attempt or self.has_ended):
+            if self._started_event is None:
+                self._started_event = Event()
+            await self._started_event.wait()
+
+    async def wait_ended(self) -> None:
+        if not self.has_ended:
+            if self._ended_event is None:
+                self._ended_event = Event()
+            await self._ended_event.wait()

@@ -1,0 +1,46 @@
+"""Any anyio task group, which somebody else opens and closes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from anyio.abc import TaskGroup
+
+from ..errors import TasksClosedError
+from .attempt import attempt
+from .seam import CancelScope, native_seam
+
+if TYPE_CHECKING:
+    from .job import Job
+
+
+class GroupSeam:
+    def __init__(self, tg: TaskGroup) -> None:
+        self._tg = tg
+        self._native = native_seam()
+        self.cancelled = self._native.cancelled
+        self.thread = self._native.thread
+        self.checkpoints = self._native.checkpoints
+        self.in_order = self._native.in_order
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        yield
+
+    def start(self, job: Job) -> object:
+        try:
+            job.run_in_context(self._start_soon, job)
+        except RuntimeError as exc:
+            raise TasksClosedError("the task group is not open, and takes no tasks") from exc
+        return None
+
+    def _start_soon(self, job: Job) -> None:
+        self._tg.start_soon(attempt, job, name=job.name)
+
+    def cancel_scope(self, *, shield: bool) -> CancelScope:
+        return self._native.cancel_scope(shield=shield)
+
+    def call_from_thread(self, callback: Callable[[], object]) -> None:
+        self._native.call_from_thread(callback)

@@ -1,0 +1,59 @@
+"""What is logged, by the logger `taskphase`. Never a task's arguments: they may be secret."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .job import Job
+
+LOGGER = logging.getLogger("taskphase")
+
+
+def failed(job: Job, error: BaseException) -> None:
+    """Log a final failure. To be called inside the task's context."""
+    _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error)
+
+
+def handler_failed(job: Job, error: BaseException) -> None:
+    """Log that the handler of a failed task has failed too. To be called inside the task's context."""
+    _log(logging.ERROR, "the error handler of task %r failed", job.name, error=error)
+
+
+def retrying(job: Job, error: BaseException, after: float) -> None:
+    """Log that an attempt has failed and another is to come. To be called inside the task's context."""
+    text = "task %r raised %s in attempt %d; the next one comes in %g s"
+    _log(logging.INFO, text, job.name, type(error).__name__, job.attempt, after)
+
+
+def dropped(job: Job, reason: str) -> None:
+    """Log a drop, in the task's context: loudly where nobody has chosen it by setting `when`."""
+    level = logging.WARNING if job.config.when is None else logging.DEBUG
+    job.run_in_context(_log, level, "task %r was dropped: %s", job.name, reason)
+
+
+def group_failed(error: BaseException) -> None:
+    """Log that the host's plain task group was cancelled by an exception in it."""
+    _log(logging.ERROR, "a task started in the host's task group failed; the others in it were cancelled", error=error)
+
+
+def drained(cancelled: Iterable[Job], abandoned: Iterable[Job]) -> None:
+    """Log, by name and count, what the closing of the host cut short."""
+    for what, jobs in (("cancelled", cancelled), ("abandoned, with its thread still running", abandoned)):
+        names = Counter(job.name for job in jobs)
+        if names:
+            listed = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+            _log(logging.WARNING, "closing the task host: %d %s: %s", names.total(), what, listed)
+
+
+def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:
+    try:
+        LOGGER.log(level, text, *args, exc_info=error)
+    except Exception:
+        # A filter or handler of the user's that raises must not decide what becomes of a task.
+        traceback.print_exc(file=sys.stderr)

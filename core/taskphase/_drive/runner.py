@@ -1,0 +1,233 @@
+"""Who is alive, who waits for a slot or a phase; admission and limits."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import Lock, get_ident
+
+from .._machine.config import TaskConfig
+from .._machine.drain import DrainStage, accepts
+from .._machine.life import LifeEvent, TaskStatus
+from ..errors import TasksClosedError, TasksSaturatedError
+from . import report
+from .current import JOB
+from .job import Job
+from .seam import Seam
+from .threads import Threads
+
+
+class Runner:
+    """The tasks of one host, or of one foreign task group.
+
+    All of it belongs to the loop's thread, except `submit()` and `call()`, which may be called from any.
+
+    :ivar alive: the jobs that have a native task, from the request to start to the end of the last attempt, pauses
+        between attempts included; the value keeps the native task from the garbage collector
+    :ivar on_change: called whenever a job has gone from `alive`, `waiting` or `deferred`; None unless somebody drains
+    """
+
+    def __init__(
+        self,
+        seam: Seam,
+        *,
+        host: object | None = None,
+        config: TaskConfig,
+        max_running: int | None = None,
+        max_pending: int | None = None,
+        max_threads: int = 40,
+    ) -> None:
+        self.seam = seam
+        self.host = host
+        self.config = config
+        self.stage = DrainStage.OPEN
+        self.threads = Threads(seam, max_threads)
+        self.alive: dict[Job, object] = {}
+        self.deferred: dict[Job, None] = {}
+        self.on_change: Callable[[], None] | None = None
+        self._max_running = max_running
+        self._max_pending = max_pending
+        self._waiting: deque[Job] = deque()
+        self._waiting_count = 0
+        self._pausing = 0
+        self._inbox: deque[tuple[Job, Callable[[Job], None]]] = deque()
+        self._lock = Lock()
+
+    @property
+    def running(self) -> int:
+        """How many jobs hold a slot."""
+        return len(self.alive) - self._pausing
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a slot."""
+        return self._waiting_count
+
+    @property
+    def idle(self) -> bool:
+        return not (self.alive or self._waiting_count or self.deferred or self._inbox)
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield every job that has not ended, in no order that means anything."""
+        yield from list(self.alive)
+        yield from [job for job in self._waiting if not job.has_ended]
+        yield from list(self.deferred)
+
+    # Admission: from any thread.
+
+    def submit(self, job: Job, place: Callable[[Job], None], *, held: bool) -> None:
+        """Take `job`, or refuse it with nothing changed; `place` puts it where it belongs, in the loop's thread.
+
+        :param held: whether it will wait for its phase
+        :raises TasksClosedError: if tasks are no longer taken from the caller
+        :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
+        """
+        by = JOB.get()
+        by_shielded = by is not None and by.config.shielded and by.runner is self and not by.has_ended
+        if get_ident() == self.seam.thread:
+            self._admit(by_shielded, held)
+            job.runner = self
+            place(job)
+            return
+        with self._lock:
+            self._admit(by_shielded, held)
+            job.runner = self
+            self._inbox.append((job, place))
+            try:
+                self.seam.call_from_thread(self._read_inbox)
+            except RuntimeError as exc:
+                self._inbox.pop()
+                raise TasksClosedError("the event loop has ended") from exc
+
+    def call(self, func: Callable[[Job], None], job: Job) -> None:
+        """Call `func(job)` in the loop's thread: now if this is it, else soon."""
+        if get_ident() == self.seam.thread:
+            func(job)
+        else:
+            self.seam.call_from_thread(lambda: func(job))
+
+    def _admit(self, by_shielded: bool, held: bool) -> None:
+        if self.stage is not DrainStage.OPEN and not accepts(self.stage, by_shielded=by_shielded):
+            raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
+        if self._max_pending is None or not (held or self._is_full()):
+            return
+        if self._waiting_count + len(self.deferred) + len(self._inbox) >= self._max_pending:
+            raise TasksSaturatedError(
+                running=self.running,
+                waiting=self._waiting_count,
+                deferred=len(self.deferred),
+                max_pending=self._max_pending,
+            )
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            job, place = self._inbox.popleft()
+            if self.stage is DrainStage.CLOSED:
+                self.drop(job, "the host closed before the task arrived from its thread")
+            elif not job.has_ended:
+                place(job)
+        self._changed()
+
+    def close(self) -> None:
+        """Refuse whatever comes from now on, and drop what is on its way from a thread."""
+        with self._lock:
+            self.stage = DrainStage.CLOSED
+        self._read_inbox()
+
+    # From here on: the loop's thread only.
+
+    def start(self, job: Job) -> None:
+        """Ask for a start, or queue for a slot.
+
+        :raises TasksClosedError: if the task group of somebody else is closed; nothing has changed
+        """
+        if self._max_running is not None and (self._waiting_count or self._is_full()):
+            job.move(LifeEvent.QUEUE)
+            self._waiting.append(job)
+            self._waiting_count += 1
+            return
+        self._start_now(job)
+
+    def defer(self, job: Job) -> None:
+        """Hold `job` until its phase comes."""
+        job.move(LifeEvent.DEFER)
+        self.deferred[job] = None
+
+    def release(self, job: Job) -> None:
+        """Start a deferred job, whose phase has come. If it was cancelled meanwhile nothing happens."""
+        if job in self.deferred:
+            del self.deferred[job]
+            try:
+                self.start(job)
+            except TasksClosedError as exc:
+                self.drop(job, str(exc))
+
+    def drop(self, job: Job, reason: str) -> None:
+        """End a job that has not been started. If it was cancelled meanwhile nothing happens."""
+        if not job.has_ended:
+            self.deferred.pop(job, None)
+            report.dropped(job, reason)
+            job.end(LifeEvent.DROP)
+            self._changed()
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to stop: at once if no code of it runs, at its next checkpoint if some does. Idempotent."""
+        status = job.status
+        if job.has_ended or status in (TaskStatus.CANCELLING, TaskStatus.ABORTING):
+            return
+        scope = job.scope
+        if status in (TaskStatus.RUNNING, TaskStatus.HANDLING):
+            job.move(LifeEvent.CANCEL)
+        else:
+            self.deferred.pop(job, None)
+            if status is TaskStatus.WAITING:
+                self._waiting_count -= 1  # it stays in the queue, and is passed over
+            job.end(LifeEvent.CANCEL)
+            self._changed()
+        if scope is not None:
+            scope.cancel()
+
+    def paused(self) -> None:
+        """Note that a job waits for its next attempt, and give its slot to the next in line."""
+        self._pausing += 1
+        self._fill()
+
+    def resumed(self, job: Job) -> None:
+        """Ask for the next attempt at `job`, unless it was cancelled while it waited."""
+        self._pausing -= 1
+        self.left(job)
+        if not job.has_ended:
+            self._start_late(self.start, job)
+
+    def left(self, job: Job) -> None:
+        """Note that the native task of `job` is at its end, and give its slot to the next in line."""
+        del self.alive[job]
+        if self._waiting_count:
+            self._fill()
+        self._changed()
+
+    def _is_full(self) -> bool:
+        return self._max_running is not None and self.running >= self._max_running
+
+    def _fill(self) -> None:
+        while self._waiting_count and not self._is_full():
+            job = self._waiting.popleft()
+            if not job.has_ended:
+                self._waiting_count -= 1
+                self._start_late(self._start_now, job)
+
+    def _start_late(self, start: Callable[[Job], None], job: Job) -> None:
+        # The caller of `schedule()` has long gone: a task group that was closed meanwhile cancels the job.
+        try:
+            start(job)
+        except TasksClosedError:
+            self.cancel(job)
+
+    def _start_now(self, job: Job) -> None:
+        native = self.seam.start(job)
+        job.move(LifeEvent.START)
+        self.alive[job] = native
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()

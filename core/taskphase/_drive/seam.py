@@ -1,0 +1,76 @@
+"""What has to be done natively, because anyio's way costs several times as much, or does not exist."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from anyio import get_cancelled_exc_class
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .job import Job
+
+
+class CancelScope(Protocol):
+    """That of anyio, or trio's own, which anyio's wraps."""
+
+    @property
+    def cancel_called(self) -> bool: ...
+    @property
+    def cancelled_caught(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+class Seam(Protocol):
+    """One event loop, as a runner needs it."""
+
+    cancelled: type[BaseException]
+    """What cancellation raises."""
+
+    thread: int
+    """The identifier of the loop's thread."""
+
+    checkpoints: int
+    """How many checkpoints are enough for every task that was asked to start before them to take its first step."""
+
+    in_order: bool
+    """Whether tasks take their first steps in the order in which they were asked to."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Return a context in which tasks can be started, and which none outlives."""
+        ...
+
+    def start(self, job: Job) -> object:
+        """Ask for an attempt at `job` to start, in its context. Return what has to be kept alive meanwhile."""
+        ...
+
+    def cancel_scope(self, *, shield: bool) -> CancelScope: ...
+
+    def call_from_thread(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called by the loop soon, in order. From any thread; does not wait.
+
+        :raises RuntimeError: if the loop has ended
+        """
+        ...
+
+
+def native_seam() -> Seam:
+    """Return the seam of the running event loop.
+
+    :raises anyio.NoEventLoopError: if none runs in this thread (RuntimeError before anyio 4.12)
+    """
+    if get_cancelled_exc_class() is CancelledError:
+        from .on_asyncio import AsyncioSeam
+
+        return AsyncioSeam()
+    from .on_trio import TrioSeam
+
+    return TrioSeam()

@@ -1,0 +1,94 @@
+"""Sync functions, in threads, with slots of their own so that they never take those of `def` endpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+
+from .seam import Seam
+
+# A deadline that no timeout has, and that has always passed.
+_ABANDONED = -math.inf
+
+
+class ThreadAbandoned(BaseException):
+    """The thread was left running, because it outlived what its host could wait."""
+
+
+class Threads:
+    """The worker threads of one runner.
+
+    A thread cannot be stopped. So its call is not cancelled when the task is: the task ends when the function does,
+    with its result. Only a timeout, or a host that is out of patience, leaves it behind; its slot stays taken until
+    it really ends.
+    """
+
+    def __init__(self, seam: Seam, total: float) -> None:
+        self._seam = seam
+        self._slots = CapacityLimiter(total)
+        # anyio counts a slot as free as soon as a call is abandoned, so the slots are counted here.
+        self._uncounted = CapacityLimiter(math.inf)
+        self._calls: dict[object, CancelScope] = {}
+
+    @property
+    def in_use(self) -> int:
+        """How many threads run, those left behind included."""
+        return int(self._slots.borrowed_tokens)
+
+    def abandon(self, owner: object) -> bool:
+        """Leave behind the thread that runs for `owner`; return whether there was one."""
+        scope = self._calls.get(owner)
+        if scope is None:
+            return False
+        scope.deadline = _ABANDONED
+        return True
+
+    async def call(self, owner: object, func: Callable[[], Any], timeout: float | None) -> Any:
+        """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
+
+        :param owner: for whom, for `abandon()`; one call at a time
+        :param timeout: seconds from the moment that it has its slot
+        :raises TimeoutError: if it takes longer; the thread is left running
+        :raises ThreadAbandoned: if `abandon(owner)` was called; the same
+        """
+        slot = object()
+        await self._slots.acquire_on_behalf_of(slot)
+        deadline = math.inf if timeout is None else current_time() + timeout
+        with CancelScope(shield=True, deadline=deadline) as scope:
+            self._calls[owner] = scope
+            try:
+                return await self._run(slot, func)
+            finally:
+                del self._calls[owner]
+        if scope.deadline == _ABANDONED:
+            raise ThreadAbandoned
+        raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
+
+    async def _run(self, slot: object, func: Callable[[], Any]) -> Any:
+        # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.
+        draw = count()
+
+        def work() -> Any:
+            if next(draw):
+                return None
+            try:
+                return func()
+            finally:
+                self._free_from_thread(slot)
+
+        try:
+            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
+        except self._seam.cancelled:
+            if not next(draw):
+                self._slots.release_on_behalf_of(slot)
+            raise
+
+    def _free_from_thread(self, slot: object) -> None:
+        try:
+            self._seam.call_from_thread(lambda: self._slots.release_on_behalf_of(slot))
+        except RuntimeError:
+            pass  # the loop is gone, and the slot with it

@@ -1,0 +1,297 @@
+"""The owner of every task of a program, for as long as it lives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Token
+from types import TracebackType
+from typing import Any, cast
+
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, move_on_after
+from anyio.abc import TaskGroup, TaskStatus
+
+from ._drive import report
+from ._drive.current import BODY, Body, running_host, running_job
+from ._drive.job import Job
+from ._drive.runner import Runner
+from ._drive.seam import native_seam
+from ._machine.config import UNSET, TaskConfig, When, check_seconds
+from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep, next_stage
+from ._machine.life import TaskStatus as Status
+from ._scheduler import Schedules, TaskDefinition, TasksScheduler
+from ._task import Task, TaskErrorHandler
+from .errors import NoCurrentError, TasksClosedError
+
+
+class TaskHost(Schedules):
+    """Owns tasks, and outlives them: an async context manager, to be entered once.
+
+    Its tasks touch neither its body nor each other, whatever becomes of them. Leaving the body drains it, in stages:
+
+    1. `drain_timeout` seconds for everything to end by itself; new tasks are still taken;
+    2. what is not shielded is cancelled;
+    3. the shielded, their handlers and all threads are waited for, `shield_timeout` seconds at most; only shielded
+       tasks may schedule others; then they are cancelled too, and threads left behind;
+    4. what was cancelled or abandoned is logged, by name.
+
+    The cancellation of the body drains it in the same way, and does not cut it short.
+
+    :param config: settings for all tasks
+    :param max_running: how many tasks run at a time, 1 or more; the others wait, first in first out; default: no limit
+    :param max_pending: how many tasks may wait for a slot or for their phase, 0 or more; default: no limit
+    :param max_threads: how many threads sync tasks and handlers use, 1 or more
+    :param drain_timeout: seconds, 0 or more
+    :param shield_timeout: seconds, 0 or more; default: for ever
+    :raises TypeError: if a parameter has the wrong type
+    :raises ValueError: if it is out of its range
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TaskConfig | None = None,
+        max_running: int | None = None,
+        max_pending: int | None = None,
+        max_threads: int = 40,
+        drain_timeout: float = 0,
+        shield_timeout: float | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, TaskConfig):
+            raise TypeError(f"config must be a TaskConfig, not {config!r}")
+        _check_count("max_running", max_running, least=1, optional=True)
+        _check_count("max_pending", max_pending, least=0, optional=True)
+        _check_count("max_threads", max_threads, least=1)
+        check_seconds("drain_timeout", drain_timeout)
+        if shield_timeout is not None:
+            check_seconds("shield_timeout", shield_timeout)
+        self._config = UNSET if config is None else config
+        self._limits = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
+        self._patience = {
+            DrainStage.GRACE: drain_timeout,
+            DrainStage.SHIELDED: math.inf if shield_timeout is None else shield_timeout,
+            DrainStage.FORCED: math.inf,
+        }
+        self._opened: AbstractAsyncContextManager[None] | None = None
+        self._maybe_runner: Runner | None = None
+
+    async def __aenter__(self) -> TaskHost:
+        if self._opened is not None:
+            raise RuntimeError("a TaskHost can be entered only once; make another one")
+        self._opened = self._open()
+        await self._opened.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        assert self._opened is not None
+        return await self._opened.__aexit__(exc_type, exc, tb)
+
+    async def aclose(self) -> None:
+        """Drain the host now, or wait until it is drained if somebody else has begun. A checkpoint; its end cannot
+        be hastened by cancellation.
+
+        :raises RuntimeError: if one of its own tasks calls this: it would wait for itself
+        """
+        runner = self._runner
+        job = running_job()
+        if job is not None and not job.has_ended and getattr(job, "runner", None) is runner:
+            raise RuntimeError("a task cannot close its own host: it would wait for itself")
+        if runner.stage is DrainStage.OPEN:
+            self._to(DrainEvent.CLOSE)
+            self._closing.set()
+        cancellation = None
+        with CancelScope(shield=True):
+            while not self._closed.is_set():
+                try:
+                    await self._closed.wait()
+                except runner.seam.cancelled as exc:  # asyncio's own cancel() knows no shield
+                    cancellation = exc
+        if cancellation is not None:
+            raise cancellation
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> TaskDefinition:
+        """Return `.schedule` with settings. Parameters and errors: see `TaskConfig`."""
+        return TaskDefinition(self, TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+
+    def scope(self) -> TasksScheduler:
+        """Return the scheduler of one unit of work; its scope is the `async with` block.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        return TasksScheduler._of(self._runner, self._tg)
+
+    def set_current(self) -> Token[Any]:
+        """Make this what `current_host()` finds in the running context. The body of the host has it set.
+
+        For those who bind a framework, whose units of work do not run in the body.
+
+        :return: what `reset_current()` takes
+        """
+        return BODY.set(Body(self, running_job()))
+
+    def reset_current(self, token: Token[Any]) -> None:
+        """Undo `set_current()`. In another context than that, where there is nothing to undo, nothing happens."""
+        try:
+            BODY.reset(token)
+        except ValueError:
+            pass  # test fixtures are entered and left in different contexts
+
+    @property
+    def tg(self) -> TaskGroup:
+        """A plain anyio task group that the host closes too, in stage 2. An exception in it cancels what is in it,
+        is logged, and has it replaced by a new one; the host's own tasks are not in it.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        self._runner  # noqa: B018
+        return self._tg
+
+    @property
+    def running(self) -> int:
+        """How many tasks have a slot. From any thread."""
+        return self._runner.running
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a slot. From any thread."""
+        return self._runner.waiting
+
+    @property
+    def deferred(self) -> int:
+        """How many tasks wait for their phase. From any thread."""
+        return len(self._runner.deferred)
+
+    @property
+    def _runner(self) -> Runner:
+        if self._maybe_runner is None:
+            raise TasksClosedError("the task host is not open: enter it with `async with` first")
+        return self._maybe_runner
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        task = Task[Any](func, args, kwargs, self._config.merge(config))
+        self._runner.submit(task, self._runner.start, held=False)
+        return task
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncGenerator[None]:
+        error: BaseException | None = None
+        self._closing, self._closed, self._changed = Event(), Event(), Event()
+        seam = native_seam()
+        try:
+            async with create_task_group() as tg:
+                # What runs the tasks is a task of its own, shielded: the cancellation of the body does not reach them.
+                self._maybe_runner = Runner(seam, host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
+                await tg.start(self._supervise)
+                token = self.set_current()
+                try:
+                    yield
+                except BaseException as exc:
+                    error = exc  # kept out of the group, which would wrap it
+                finally:
+                    self.reset_current(token)
+                    await self.aclose()
+        except BaseExceptionGroup as group:
+            # Only what has no business in a task gets here: KeyboardInterrupt.
+            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+        if error is not None:
+            raise error
+
+    async def _supervise(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        try:
+            with CancelScope(shield=True):
+                async with self._runner.seam.open(), create_task_group() as keeper:
+                    self._runner.on_change = self._wake
+                    await keeper.start(self._keep_group)
+                    task_status.started()
+                    await self._closing.wait()
+                    await self._drain()
+        finally:
+            self._runner.close()
+            self._closed.set()
+
+    async def _keep_group(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Hold the plain task group open, or a new one if an exception has broken it."""
+        self._group_open = True
+        while self._group_open:
+            try:
+                async with create_task_group() as self._tg:
+                    task_status.started()
+                    task_status = TASK_STATUS_IGNORED
+                    await self._closing.wait()
+                self._group_open = False
+            except Exception as exc:
+                report.group_failed(exc)
+                self._group_open = not self._closing.is_set()
+        self._wake()
+
+    async def _drain(self) -> None:
+        swept: dict[Job, None] = {}
+        abandoned: list[Job] = []
+        while self._runner.stage is not DrainStage.CLOSED:
+            with move_on_after(self._patience[self._runner.stage]):
+                await self._idle()
+            self._to(DrainEvent.IDLE if self._is_idle else DrainEvent.DEADLINE)
+            match SWEEPS[self._runner.stage]:
+                case Sweep.UNSHIELDED:
+                    self._tg.cancel_scope.cancel()
+                    self._cancel([job for job in self._runner.jobs() if not job.config.shielded], swept)
+                case Sweep.EVERYBODY:
+                    self._cancel(list(self._runner.jobs()), swept)
+                    abandoned += [job for job in list(self._runner.alive) if self._runner.threads.abandon(job)]
+                case Sweep.NOBODY:
+                    pass
+        cut = [job for job in swept if job.status is Status.CANCELLED and job not in abandoned]
+        report.drained(cut, abandoned)
+
+    def _cancel(self, jobs: list[Job], swept: dict[Job, None]) -> None:
+        for job in jobs:
+            swept[job] = None
+            self._runner.cancel(job)
+
+    async def _idle(self) -> None:
+        while not self._is_idle:
+            self._changed = Event()
+            await self._changed.wait()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._runner.idle and not self._group_open
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _to(self, event: DrainEvent) -> None:
+        self._runner.stage = next_stage(self._runner.stage, event)
+
+
+def current_host() -> TaskHost:
+    """Return the innermost host: that of the running task, or the one whose body, or whose app's request, this is.
+
+    :raises NoCurrentError: if there is none
+    """
+    host = running_host()
+    if host is None:
+        raise NoCurrentError("this code runs neither in a task nor in the body of a TaskHost")
+    return cast(TaskHost, host)
+
+
+def _check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")

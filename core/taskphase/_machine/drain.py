@@ -1,0 +1,77 @@
+"""Who is cancelled when, while the host closes?
+
+An OPEN host takes every task. Closing leads to GRACE, in which everything may end by itself and new tasks are still
+taken; then to SHIELDED, on whose entry all that is not shielded is cancelled, and in which only shielded tasks may
+schedule; then to FORCED, on whose entry the shielded are cancelled too and threads are abandoned. When nothing is
+left alive, in whichever stage, the host is CLOSED. So a deadline takes it one stage on, and being idle takes it to
+the end.
+"""
+
+from enum import StrEnum
+from types import MappingProxyType
+
+from .table import follow
+
+
+class DrainStage(StrEnum):
+    OPEN = "open"
+    GRACE = "grace"
+    SHIELDED = "shielded"
+    FORCED = "forced"
+    CLOSED = "closed"
+
+
+class DrainEvent(StrEnum):
+    CLOSE = "close"
+    """Somebody wants the host closed."""
+    DEADLINE = "deadline"
+    """The stage's time is up."""
+    IDLE = "idle"
+    """Nothing of the host is alive, and nothing waits for its phase."""
+
+
+class Sweep(StrEnum):
+    """Whom the entry into a stage cancels."""
+
+    NOBODY = "nobody"
+    UNSHIELDED = "unshielded"
+    EVERYBODY = "everybody"
+
+
+_S, _E = DrainStage, DrainEvent
+
+DRAIN = MappingProxyType(
+    {
+        _S.OPEN: MappingProxyType({_E.CLOSE: _S.GRACE}),
+        _S.GRACE: MappingProxyType({_E.DEADLINE: _S.SHIELDED, _E.IDLE: _S.CLOSED}),
+        _S.SHIELDED: MappingProxyType({_E.DEADLINE: _S.FORCED, _E.IDLE: _S.CLOSED}),
+        _S.FORCED: MappingProxyType({_E.IDLE: _S.CLOSED}),
+        _S.CLOSED: MappingProxyType({}),
+    }
+)
+
+SWEEPS = MappingProxyType(
+    {
+        _S.OPEN: Sweep.NOBODY,
+        _S.GRACE: Sweep.NOBODY,
+        _S.SHIELDED: Sweep.UNSHIELDED,
+        _S.FORCED: Sweep.EVERYBODY,
+        _S.CLOSED: Sweep.NOBODY,
+    }
+)
+
+_TAKES_ANY = frozenset({_S.OPEN, _S.GRACE})
+_TAKES_SHIELDED = _TAKES_ANY | {_S.SHIELDED}
+
+
+def next_stage(stage: DrainStage, event: DrainEvent) -> DrainStage:
+    """Return the stage that `event` leads to.
+
+    :raises IllegalEvent: if `stage` has no row for it
+    """
+    return follow(DRAIN, stage, event)
+
+
+def accepts(stage: DrainStage, *, by_shielded: bool) -> bool:
+    """Return whether a new task is taken; `by_shielded`: it is a shielded task that schedules it."""
+    return stage in (_TAKES_SHIELDED if by_shielded else _TAKES_ANY)

@@ -1,0 +1,374 @@
+"""Who schedules: `.schedule`, `.task`, and the scope of one unit of work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from anyio import CancelScope
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from ._drive.current import running_host
+from ._drive.job import Job
+from ._drive.on_group import GroupSeam
+from ._drive.runner import Runner
+from ._machine.config import UNSET, TaskConfig, When
+from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
+from ._task import Task, TaskErrorHandler
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Schedules(ABC):
+    """Whatever has `.schedule` and `.task`."""
+
+    __slots__ = ()
+
+    @overload
+    def schedule(self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
+    @overload
+    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[Any]:
+        """Schedule `func(*args, **kwargs)`. From the event loop or from any other thread; never runs the task
+        itself; no checkpoint.
+
+        :param func: any callable; what is not an `async def` runs in a thread, and an awaitable that it returns is
+            awaited
+        :return: its handle
+        :raises TypeError: if `func` is not callable, or does not take these arguments
+        :raises TasksClosedError: if tasks are no longer taken
+        :raises TasksSaturatedError: if `max_pending` tasks are pending
+        """
+        return self._schedule(UNSET, func, args, kwargs)
+
+    @abstractmethod
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]: ...
+
+
+class TaskDefinition(Schedules):
+    """`.schedule` with settings: what `.task(...)` returns. It changes nothing, and may be kept and used again."""
+
+    __slots__ = ("_config", "_target")
+
+    def __init__(self, target: Schedules, config: TaskConfig) -> None:
+        self._target = target
+        self._config = config
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> TaskDefinition:
+        """Return a definition with further settings, which win over those here. Parameters and errors: see
+        `TaskConfig`.
+        """
+        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
+        return TaskDefinition(self._target, self._config.merge(config))
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        return self._target._schedule(self._config.merge(config), func, args, kwargs)
+
+
+class ScopedTaskDefinition(TaskDefinition):
+    """A definition whose tasks can be scheduled for each phase of a scope."""
+
+    __slots__ = ("_scheduler",)
+
+    def __init__(self, scheduler: TasksScheduler, config: TaskConfig) -> None:
+        super().__init__(scheduler, config)
+        self._scheduler = scheduler
+
+    @property
+    def after_route(self) -> TaskDefinition:
+        """The same settings, for tasks that start when the route has returned."""
+        return TaskDefinition(self._scheduler.after_route, self._config)
+
+    @property
+    def after_response(self) -> TaskDefinition:
+        """The same settings, for tasks that start when the scope is over."""
+        return TaskDefinition(self._scheduler.after_response, self._config)
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> ScopedTaskDefinition:
+        """Return a definition with further settings, which win over those here. Parameters and errors: see
+        `TaskConfig`.
+        """
+        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
+        return ScopedTaskDefinition(self._scheduler, self._config.merge(config))
+
+
+class TasksBatch(Schedules):
+    """Tasks that are held until the batch is started.
+
+    Those of a scheduler, `.after_route` and `.after_response`, are started by its scope. One of your own is started by
+    `batch.start(scheduler)`, as often as there is something in it.
+    """
+
+    __slots__ = ("_held", "_phase", "_scheduler")
+
+    def __init__(self) -> None:
+        self._held: list[Task[Any]] = []
+        self._scheduler: TasksScheduler | None = None
+        self._phase = Phase.IMMEDIATE
+
+    @classmethod
+    def _of(cls, scheduler: TasksScheduler, phase: Phase) -> TasksBatch:
+        batch = cls()
+        batch._scheduler, batch._phase = scheduler, phase
+        return batch
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> TaskDefinition:
+        """Return `.schedule` with settings. Parameters and errors: see `TaskConfig`."""
+        return TaskDefinition(self, TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+
+    def start(self, scheduler: TasksScheduler) -> None:
+        """Start what is held. For a scheduler's own batch this says that its route has returned, or that its scope
+        is over.
+
+        :raises TasksClosedError: if a batch of your own meets a scheduler that takes no more tasks; what was not
+            started stays in it
+        """
+        if self._scheduler is None:
+            while self._held:
+                scheduler.start(self._held[0])
+                del self._held[0]
+        elif self._phase is Phase.AFTER_RESPONSE:
+            self._scheduler.end()
+        else:
+            self._scheduler.end_route()
+
+    def __start__(self, scheduler: TasksScheduler, /) -> None:
+        """The same as `batch.start(scheduler)`."""
+        self.start(scheduler)
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        if self._scheduler is not None:
+            return self._scheduler._submit(self._phase, config, func, args, kwargs)
+        task = Task[Any](func, args, kwargs, config)
+        self._held.append(task)
+        return task
+
+    def _take(self) -> list[Task[Any]]:
+        held, self._held = self._held, []
+        return held
+
+
+class TasksScheduler(Schedules):
+    """Schedules the tasks of one unit of work: of a request, a session, a message.
+
+    `host.scope()` returns one whose scope is an `async with` block. One that is made with a task group of your own
+    has no scope: its batches are started by you, with `end_route()` and `end()`, or by `async with` too.
+
+    :ivar tg: the task group; that of the host, if it belongs to one
+    :ivar after_route: tasks for when the route has returned
+    :ivar after_response: tasks for when the scope is over
+    :param tg: any entered anyio task group; that of a host makes this a scheduler of the host
+    :param config: settings for all of its tasks
+    """
+
+    def __init__(self, tg: TaskGroup, config: TaskConfig = UNSET) -> None:
+        host = running_host()
+        if host is not None and host.tg is tg:
+            self._bind(host._runner, tg, config)
+        else:
+            self._bind(Runner(GroupSeam(tg), config=UNSET), tg, config)
+
+    @classmethod
+    def _of(cls, runner: Runner, tg: TaskGroup) -> TasksScheduler:
+        scheduler = cls.__new__(cls)
+        scheduler._bind(runner, tg, UNSET)
+        return scheduler
+
+    def _bind(self, runner: Runner, tg: TaskGroup, config: TaskConfig) -> None:
+        self.tg = tg
+        self.after_route = TasksBatch._of(self, Phase.AFTER_ROUTE)
+        self.after_response = TasksBatch._of(self, Phase.AFTER_RESPONSE)
+        self._runner = runner
+        self._config = runner.config.merge(config)
+        self._state = ScopeState.ROUTE
+        self._unsettled = False
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> ScopedTaskDefinition:
+        """Return `.schedule`, `.after_route` and `.after_response` with settings. Parameters and errors: see
+        `TaskConfig`.
+        """
+        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
+        return ScopedTaskDefinition(self, config)
+
+    def start(self, task: Task[Any]) -> None:
+        """Start a task that was made by hand.
+
+        :raises RuntimeError: if it has been scheduled or started already
+        :raises TasksClosedError: if tasks are no longer taken
+        :raises TasksSaturatedError: if `max_pending` tasks are pending
+        """
+        if not task.is_new:
+            raise RuntimeError(f"task {task.name!r} is {task.status.value} already; a task starts once")
+        task.config = self._config.merge(task.config)
+        self._runner.submit(task, self._place, held=False)
+
+    def route(self) -> Route:
+        """Return an async context manager around the route: the part of the scope that produces its answer.
+
+        Leaving it starts what was scheduled for after the route, and is a checkpoint if something has been started:
+        all that was has then taken its first step. An exception that leaves it makes the route a failed one.
+        Without it the route ends with the scope.
+        """
+        return Route(self)
+
+    def end_route(self, *, failed: bool = False) -> None:
+        """Say that the route has returned, or `failed`: what was scheduled for after it is started or dropped.
+        Later calls change nothing.
+
+        What `batch.start()` does; `route()` is the better way where there is a block to put it around: here, on
+        trio, tasks that were asked to start just before may take their first steps later than those that start now,
+        unless `settle()` was awaited. In the event loop's thread; no checkpoint.
+        """
+        if self._state is ScopeState.ROUTE:
+            self._follow(ScopeEvent.ROUTE_FAILED if failed else ScopeEvent.ROUTE_SUCCEEDED, self.after_route)
+
+    def end(self, *, failed: bool = False) -> None:
+        """Say that the scope is over, and its route with it, if it had not ended: what was held is started or
+        dropped. Later calls change nothing.
+
+        What `batch.start()` does; `async with` is the better way, for the reason given at `end_route()`. In the
+        event loop's thread; no checkpoint.
+        """
+        self.end_route(failed=failed)
+        self._follow(ScopeEvent.ENDED, self.after_response)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a task was asked to start since the last `settle()`."""
+        return self._unsettled
+
+    async def settle(self) -> None:
+        """Wait until each task that was asked to start has taken its first step. A checkpoint if there is any.
+
+        Tasks that wait for a slot are not waited for.
+        """
+        if self._unsettled:
+            self._unsettled = False
+            for _ in range(self._runner.seam.checkpoints):
+                await checkpoint()
+
+    async def __aenter__(self) -> TasksScheduler:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._let_earlier_start()
+        self.end_route(failed=exc is not None)
+        await self._let_earlier_start()
+        self.end()
+
+    async def _let_earlier_start(self) -> None:
+        """Make sure that what was asked to start takes its first step before what is asked next."""
+        if self._unsettled and not self._runner.seam.in_order:
+            with CancelScope(shield=True):
+                await self.settle()
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        return self._submit(Phase.IMMEDIATE, config, func, args, kwargs)
+
+    def _submit(
+        self,
+        phase: Phase,
+        config: TaskConfig,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Task[Any]:
+        task = Task[Any](func, args, kwargs, self._config.merge(config))
+        task.phase = phase
+        held = verdict(self._state, phase, task.when) is Verdict.HOLD
+        self._runner.submit(task, self._place, held=held)
+        return task
+
+    def _place(self, job: Job) -> None:
+        match verdict(self._state, job.phase, job.when):
+            case Verdict.START:
+                self._runner.start(job)
+                self._unsettled = True
+            case Verdict.HOLD:
+                self._runner.defer(job)
+                batch = self.after_route if job.phase is Phase.AFTER_ROUTE else self.after_response
+                batch._held.append(cast("Task[Any]", job))
+            case Verdict.DROP:
+                self._runner.drop(job, _mismatch(job))
+
+    def _follow(self, event: ScopeEvent, batch: TasksBatch) -> None:
+        self._state = next_state(self._state, event)
+        for job in batch._take():
+            if verdict(self._state, job.phase, job.when) is Verdict.START:
+                self._runner.release(job)
+                self._unsettled = True
+            else:
+                self._runner.drop(job, _mismatch(job))
+
+
+class Route:
+    """The part of a scope that produces its answer. See `TasksScheduler.route`."""
+
+    __slots__ = ("_scheduler",)
+
+    def __init__(self, scheduler: TasksScheduler) -> None:
+        self._scheduler = scheduler
+
+    async def __aenter__(self) -> None:
+        if self._scheduler._state is not ScopeState.ROUTE:
+            raise RuntimeError("the route of this scope has ended already")
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._scheduler._let_earlier_start()
+        self._scheduler.end_route(failed=exc is not None)
+        if exc is None or isinstance(exc, Exception):
+            await self._scheduler.settle()
+
+
+def _mismatch(job: Job) -> str:
+    if job.when == "failure":
+        return "its route succeeded, and it was to run on failure only"
+    return "its route failed, and it was to run on success only"

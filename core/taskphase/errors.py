@@ -1,0 +1,76 @@
+"""What taskphase raises.
+
+    TasksError
+     +-- TasksClosedError (also RuntimeError)      the host takes no more tasks
+     +-- TasksSaturatedError (also RuntimeError)   `max_pending` tasks are pending already
+     +-- NoCurrentError (also LookupError)         there is no current host, or no current task
+     +-- TaskNotFinished                           asked for a result before the end
+     +-- TaskFailed                                the task ended by an exception, its `__cause__`
+          +-- TaskCancelled                        somebody asked it to stop
+          +-- TaskDropped                          its scope or its host decided that it never runs
+
+`TaskNotFinished`, `TaskFailed` and `TaskCancelled` mean what they mean in anyio (4.14). `IllegalEvent` is apart from
+them: it is a bug of this library, and reaches nobody otherwise.
+"""
+
+from ._machine.table import IllegalEvent
+
+__all__ = [
+    "IllegalEvent",
+    "NoCurrentError",
+    "TaskCancelled",
+    "TaskDropped",
+    "TaskFailed",
+    "TaskNotFinished",
+    "TasksClosedError",
+    "TasksError",
+    "TasksSaturatedError",
+]
+
+
+class TasksError(Exception):
+    """Anything that taskphase raises on purpose."""
+
+
+class TasksClosedError(TasksError, RuntimeError):
+    """The host is not open, or is closing and takes no more tasks from the caller. Nothing was scheduled."""
+
+
+class TasksSaturatedError(TasksError, RuntimeError):
+    """As many tasks are pending as `max_pending` allows. Nothing was scheduled.
+
+    :ivar running: tasks that held a slot
+    :ivar waiting: tasks that waited for one
+    :ivar deferred: tasks that waited for their phase
+    :ivar max_pending: the most that may be waiting and deferred together
+    """
+
+    def __init__(self, *, running: int, waiting: int, deferred: int, max_pending: int) -> None:
+        super().__init__(
+            f"{waiting} waiting and {deferred} deferred tasks have reached max_pending={max_pending} "
+            f"({running} are running); schedule less, raise the limit, or turn the caller away"
+        )
+        self.running = running
+        self.waiting = waiting
+        self.deferred = deferred
+        self.max_pending = max_pending
+
+
+class NoCurrentError(TasksError, LookupError):
+    """There is no current host, or no current task, where it was asked for."""
+
+
+class TaskNotFinished(TasksError):
+    """The task has not ended, so it has no result yet."""
+
+
+class TaskFailed(TasksError):
+    """The task ended by an exception, which is the `__cause__` of this one."""
+
+
+class TaskCancelled(TaskFailed):
+    """The task was cancelled."""
+
+
+class TaskDropped(TaskFailed):
+    """The task was dropped: it never ran."""

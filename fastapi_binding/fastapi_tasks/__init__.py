@@ -1,0 +1,72 @@
+"""Background tasks for FastAPI, with exact timing.
+
+app = FastAPI()
+add_tasks(app)
+
+@app.post("/users")
+async def create_user(email: str, tasks: Tasks) -> dict[str, str]:
+    tasks.schedule(send_welcome_email, email)                  # starts at once
+    tasks.after_route.schedule(count, "user_created")          # when the endpoint has returned, before the response
+    tasks.after_response.schedule(count, "response_sent")      # when the request is over
+    return {"email": email}
+"""
+
+from taskphase import (
+    NoCurrentError,
+    Phase,
+    Retry,
+    Task,
+    TaskCancelled,
+    TaskConfig,
+    TaskDropped,
+    TaskErrorHandler,
+    TaskFailed,
+    TaskNotFinished,
+    TasksBatch,
+    TasksClosedError,
+    TasksError,
+    TasksSaturatedError,
+    TasksScheduler,
+    TaskStatus,
+    current_host,
+    current_task,
+    retry,
+)
+
+from ._app import add_tasks
+from ._dependency import Tasks, get_tasks
+from .errors import (
+    FastAPITasksAlreadyAddedError,
+    FastAPITasksError,
+    FastAPITasksUninitializedAppError,
+    FastAPITasksUnsupportedError,
+)
+
+__all__ = [
+    "FastAPITasksAlreadyAddedError",
+    "FastAPITasksError",
+    "FastAPITasksUninitializedAppError",
+    "FastAPITasksUnsupportedError",
+    "NoCurrentError",
+    "Phase",
+    "Retry",
+    "Task",
+    "TaskCancelled",
+    "TaskConfig",
+    "TaskDropped",
+    "TaskErrorHandler",
+    "TaskFailed",
+    "TaskNotFinished",
+    "TaskStatus",
+    "Tasks",
+    "TasksBatch",
+    "TasksClosedError",
+    "TasksError",
+    "TasksSaturatedError",
+    "TasksScheduler",
+    "add_tasks",
+    "current_host",
+    "current_task",
+    "get_tasks",
+    "retry",
+]

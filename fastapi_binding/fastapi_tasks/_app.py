@@ -1,0 +1,181 @@
+"""What `add_tasks` puts around an app: it opens and drains the host, and ends the scope of each request.
+
+It has to be outside of every middleware, whenever that was added, of Starlette's own error middleware, which sends
+the response to an unhandled exception, and of what instrumentation puts around the stack; and it has to be there at
+the first request, lifespan or not. Only the call of the app itself is all that, so the app is given a subclass of
+its class, with that one method.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from taskphase import TaskConfig, TaskHost
+
+from ._request import SCOPE_KEY, RequestTasks
+from .errors import FastAPITasksAlreadyAddedError
+
+_LOGGER = logging.getLogger("fastapi_tasks")
+
+_ASGIMethod = Callable[[Any, Scope, Receive, Send], Awaitable[None]]
+
+
+def add_tasks(
+    app: FastAPI,
+    *,
+    config: TaskConfig | None = None,
+    max_running: int | None = None,
+    max_pending: int | None = None,
+    max_threads: int = 40,
+    drain_timeout: float = 0,
+    shield_timeout: float | None = None,
+    hold: bool = False,
+) -> None:
+    """Give `app` tasks: its endpoints, and those of what is mounted on it, can take a parameter `tasks: Tasks`.
+
+    Call it once, before the app is started; the order with `add_middleware`, `include_router` and the like does not
+    matter. The app's tasks live from before its own startup until its shutdown is asked for: they are drained
+    before any shutdown code of the app runs.
+
+    :param config: settings for all tasks of the app
+    :param max_running: how many tasks run at a time, 1 or more; the others wait, first in first out; default: no limit
+    :param max_pending: how many tasks may wait for a slot or for their phase, 0 or more; default: no limit
+    :param max_threads: how many threads sync tasks use, 1 or more; they are not those of `def` endpoints
+    :param drain_timeout: seconds that everything has at shutdown to end by itself, 0 or more
+    :param shield_timeout: seconds that shielded tasks and threads have at shutdown after that, 0 or more; default:
+        for ever
+    :param hold: whether each request keeps its tasks to itself, and its ASGI call lasts until they have ended: for
+        hosts that freeze the process after the call. Where no lifespan is run it is like that anyway, with a
+        warning
+    :raises FastAPITasksAlreadyAddedError: if the app has tasks
+    :raises RuntimeError: if the app has been started
+    :raises TypeError: if `app` is no FastAPI, or a setting has the wrong type
+    :raises ValueError: if a setting is out of its range
+    """
+    if not isinstance(app, FastAPI):
+        raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}")
+    base = type(app)
+    if issubclass(base, _HasTasks):
+        raise FastAPITasksAlreadyAddedError(
+            "add_tasks() was called on this app before; call it once, with all settings"
+        )
+    if app.middleware_stack is not None:
+        raise RuntimeError("add_tasks() was called on an app that has been started; call it where the app is made")
+    if not isinstance(hold, bool):
+        raise TypeError(f"hold must be a bool, not {hold!r}")
+
+    def make_host(**patience: float | None) -> TaskHost:
+        limits = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
+        return TaskHost(config=config, **limits, **patience)  # type: ignore[arg-type]
+
+    def app_host() -> TaskHost:
+        return make_host(drain_timeout=drain_timeout, shield_timeout=shield_timeout)
+
+    app_host()  # refuses bad settings now, and not at startup
+    installation = Installation(app_host, lambda: make_host(drain_timeout=math.inf), hold=hold)
+    app.__class__ = _with_tasks(base, installation)
+
+
+class Installation:
+    """The tasks of one app.
+
+    :ivar host: the open host, while a lifespan runs. Not in the lifespan's state, which granian clears before shutdown
+    """
+
+    _has_warned = False
+
+    def __init__(self, app_host: Callable[[], TaskHost], request_host: Callable[[], TaskHost], *, hold: bool) -> None:
+        self.host: TaskHost | None = None
+        self._app_host = app_host
+        self._request_host = request_host
+        self._hold = hold
+
+    async def run_lifespan(
+        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run the app's lifespan in the body of a host, which is drained before the app hears of its shutdown."""
+        async with self._app_host() as host:
+
+            async def receive_when_drained() -> Message:
+                try:
+                    message = await receive()
+                except BaseException:  # a server that cancels the lifespan means shutdown too
+                    await host.aclose()
+                    raise
+                if message["type"] == "lifespan.shutdown":
+                    await host.aclose()
+                return message
+
+            self.host = host
+            try:
+                await app(scope, receive_when_drained, send)
+            finally:
+                if self.host is host:
+                    self.host = None
+
+    async def run_request(
+        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run one request or session, with the tasks of the app or, without a lifespan, with its own."""
+        if self.host is not None and not self._hold:
+            await _run_scope(self.host, app, scope, receive, send)
+            return
+        async with self._request_host() as host:
+            await _run_scope(host, app, scope, receive, send)
+            if not self._hold and scope[SCOPE_KEY].tasks is not None:
+                self._warn()
+
+    def _warn(self) -> None:
+        if not Installation._has_warned:
+            Installation._has_warned = True
+            _LOGGER.warning(
+                "tasks were used while no lifespan of the app was running, so each request waits for its own: "
+                "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: "
+                "add_tasks() on its parent), or say add_tasks(app, hold=True) if that is what you want"
+            )
+
+
+async def _run_scope(
+    host: TaskHost, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
+) -> None:
+    request = RequestTasks(host, send)
+    scope[SCOPE_KEY] = request
+    state = scope.setdefault("state", {})  # not every server has one
+    state["fastapi_tasks_tg"] = host.tg
+    token = host.set_current()
+    try:
+        # A websocket has no response that a barrier could stand before.
+        await app(scope, receive, request.send if scope["type"] == "http" else send)
+    except BaseException as exc:
+        await request.end(exc)
+        raise
+    else:
+        await request.end(None)
+    finally:
+        host.reset_current(token)
+
+
+class _HasTasks:
+    """Marks the class of an app that has tasks."""
+
+
+def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI]:
+    inner: _ASGIMethod = base.__call__
+
+    async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+        app = inner.__get__(self)
+        if scope["type"] == "lifespan":
+            await installation.run_lifespan(app, scope, receive, send)
+        elif SCOPE_KEY in scope:  # mounted on an app that has tasks
+            await app(scope, receive, send)
+        else:
+            await installation.run_request(app, scope, receive, send)
+
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base, _HasTasks), {**names, "__call__": call})
