@@ -51,3 +51,8 @@ __all__ = [
     "current_task",
     "retry",
 ]
+
+# A traceback names what a user can import.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("taskphase."):
+        globals()[_name].__module__ = __name__

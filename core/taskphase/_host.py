@@ -17,15 +17,16 @@ from ._drive.current import BODY, Body, running_host, running_job
 from ._drive.job import Job
 from ._drive.runner import Runner
 from ._drive.seam import native_seam
-from ._machine.config import UNSET, TaskConfig, When, check_seconds
+from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep, next_stage
 from ._machine.life import TaskStatus as Status
-from ._scheduler import Schedules, TaskDefinition, TasksScheduler
-from ._task import Task, TaskErrorHandler
+from ._schedule import Schedules, TaskDefinition
+from ._scheduler import TasksScheduler
+from ._task import Task
 from .errors import NoCurrentError, TasksClosedError
 
 
-class TaskHost(Schedules):
+class TaskHost(Schedules[TaskDefinition]):
     """Owns tasks, and outlives them: an async context manager, to be entered once.
 
     Its tasks touch neither its body nor each other, whatever becomes of them. Leaving the body drains it, in stages:
@@ -97,7 +98,7 @@ class TaskHost(Schedules):
         """
         runner = self._runner
         job = running_job()
-        if job is not None and not job.has_ended and getattr(job, "runner", None) is runner:
+        if job is not None and not job._has_ended and getattr(job, "_runner", None) is runner:
             raise RuntimeError("a task cannot close its own host: it would wait for itself")
         if runner.stage is DrainStage.OPEN:
             self._to(DrainEvent.CLOSE)
@@ -112,17 +113,8 @@ class TaskHost(Schedules):
         if cancellation is not None:
             raise cancellation
 
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        when: When | None = None,
-        timeout: float | None = None,
-    ) -> TaskDefinition:
-        """Return `.schedule` with settings. Parameters and errors: see `TaskConfig`."""
-        return TaskDefinition(self, TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+    def _define(self, config: TaskConfig) -> TaskDefinition:
+        return TaskDefinition(self, config)
 
     def scope(self) -> TasksScheduler:
         """Return the scheduler of one unit of work; its scope is the `async with` block.

@@ -1,11 +1,10 @@
-"""Who schedules: `.schedule`, `.task`, and the scope of one unit of work."""
+"""The scope of one unit of work, and who schedules for its phases."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, cast
 
 from anyio import CancelScope
 from anyio.abc import TaskGroup
@@ -15,80 +14,20 @@ from ._drive.current import running_host
 from ._drive.job import Job
 from ._drive.on_group import GroupSeam
 from ._drive.runner import Runner
-from ._machine.config import UNSET, TaskConfig, When
+from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
-from ._task import Task, TaskErrorHandler
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from ._schedule import Schedules, TaskDefinition
+from ._task import Task
 
 
-class Schedules(ABC):
-    """Whatever has `.schedule` and `.task`."""
+class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
+    """A definition whose tasks can be scheduled for each phase of a scope: what `tasks.task(...)` returns."""
 
-    __slots__ = ()
-
-    @overload
-    def schedule(self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
-    @overload
-    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
-    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[Any]:
-        """Schedule `func(*args, **kwargs)`. From the event loop or from any other thread; never runs the task
-        itself; no checkpoint.
-
-        :param func: any callable; what is not an `async def` runs in a thread, and an awaitable that it returns is
-            awaited
-        :return: its handle
-        :raises TypeError: if `func` is not callable, or does not take these arguments
-        :raises TasksClosedError: if tasks are no longer taken
-        :raises TasksSaturatedError: if `max_pending` tasks are pending
-        """
-        return self._schedule(UNSET, func, args, kwargs)
-
-    @abstractmethod
-    def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]: ...
-
-
-class TaskDefinition(Schedules):
-    """`.schedule` with settings: what `.task(...)` returns. It changes nothing, and may be kept and used again."""
-
-    __slots__ = ("_config", "_target")
-
-    def __init__(self, target: Schedules, config: TaskConfig) -> None:
-        self._target = target
-        self._config = config
-
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        when: When | None = None,
-        timeout: float | None = None,
-    ) -> TaskDefinition:
-        """Return a definition with further settings, which win over those here. Parameters and errors: see
-        `TaskConfig`.
-        """
-        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
-        return TaskDefinition(self._target, self._config.merge(config))
-
-    def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]:
-        return self._target._schedule(self._config.merge(config), func, args, kwargs)
-
-
-class ScopedTaskDefinition(TaskDefinition):
-    """A definition whose tasks can be scheduled for each phase of a scope."""
-
-    __slots__ = ("_scheduler",)
+    __slots__ = ("_config", "_scheduler")
 
     def __init__(self, scheduler: TasksScheduler, config: TaskConfig) -> None:
-        super().__init__(scheduler, config)
         self._scheduler = scheduler
+        self._config = config
 
     @property
     def after_route(self) -> TaskDefinition:
@@ -100,23 +39,16 @@ class ScopedTaskDefinition(TaskDefinition):
         """The same settings, for tasks that start when the scope is over."""
         return TaskDefinition(self._scheduler.after_response, self._config)
 
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        when: When | None = None,
-        timeout: float | None = None,
-    ) -> ScopedTaskDefinition:
-        """Return a definition with further settings, which win over those here. Parameters and errors: see
-        `TaskConfig`.
-        """
-        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
+    def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
         return ScopedTaskDefinition(self._scheduler, self._config.merge(config))
 
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        return self._scheduler._submit(Phase.IMMEDIATE, self._config.merge(config), func, args, kwargs)
 
-class TasksBatch(Schedules):
+
+class TasksBatch(Schedules[TaskDefinition]):
     """Tasks that are held until the batch is started.
 
     Those of a scheduler, `.after_route` and `.after_response`, are started by its scope. One of your own is started by
@@ -136,17 +68,8 @@ class TasksBatch(Schedules):
         batch._scheduler, batch._phase = scheduler, phase
         return batch
 
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        when: When | None = None,
-        timeout: float | None = None,
-    ) -> TaskDefinition:
-        """Return `.schedule` with settings. Parameters and errors: see `TaskConfig`."""
-        return TaskDefinition(self, TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+    def _define(self, config: TaskConfig) -> TaskDefinition:
+        return TaskDefinition(self, config)
 
     def start(self, scheduler: TasksScheduler) -> None:
         """Start what is held. For a scheduler's own batch this says that its route has returned, or that its scope
@@ -182,7 +105,7 @@ class TasksBatch(Schedules):
         return held
 
 
-class TasksScheduler(Schedules):
+class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     """Schedules the tasks of one unit of work: of a request, a session, a message.
 
     `host.scope()` returns one whose scope is an `async with` block. One that is made with a task group of your own
@@ -217,19 +140,7 @@ class TasksScheduler(Schedules):
         self._state = ScopeState.ROUTE
         self._unsettled = False
 
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        when: When | None = None,
-        timeout: float | None = None,
-    ) -> ScopedTaskDefinition:
-        """Return `.schedule`, `.after_route` and `.after_response` with settings. Parameters and errors: see
-        `TaskConfig`.
-        """
-        config = TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout)
+    def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
         return ScopedTaskDefinition(self, config)
 
     def start(self, task: Task[Any]) -> None:
@@ -239,7 +150,7 @@ class TasksScheduler(Schedules):
         :raises TasksClosedError: if tasks are no longer taken
         :raises TasksSaturatedError: if `max_pending` tasks are pending
         """
-        if not task.is_new:
+        if not task._is_new:
             raise RuntimeError(f"task {task.name!r} is {task.status.value} already; a task starts once")
         task.config = self._config.merge(task.config)
         self._runner.submit(task, self._place, held=False)
@@ -321,12 +232,12 @@ class TasksScheduler(Schedules):
     ) -> Task[Any]:
         task = Task[Any](func, args, kwargs, self._config.merge(config))
         task.phase = phase
-        held = verdict(self._state, phase, task.when) is Verdict.HOLD
+        held = verdict(self._state, phase, task._when) is Verdict.HOLD
         self._runner.submit(task, self._place, held=held)
         return task
 
     def _place(self, job: Job) -> None:
-        match verdict(self._state, job.phase, job.when):
+        match verdict(self._state, job.phase, job._when):
             case Verdict.START:
                 self._runner.start(job)
                 self._unsettled = True
@@ -340,7 +251,7 @@ class TasksScheduler(Schedules):
     def _follow(self, event: ScopeEvent, batch: TasksBatch) -> None:
         self._state = next_state(self._state, event)
         for job in batch._take():
-            if verdict(self._state, job.phase, job.when) is Verdict.START:
+            if verdict(self._state, job.phase, job._when) is Verdict.START:
                 self._runner.release(job)
                 self._unsettled = True
             else:
@@ -369,6 +280,6 @@ class Route:
 
 
 def _mismatch(job: Job) -> str:
-    if job.when == "failure":
+    if job._when == "failure":
         return "its route succeeded, and it was to run on failure only"
     return "its route failed, and it was to run on success only"

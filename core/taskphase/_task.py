@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast, overload
 
 from anyio.lowlevel import checkpoint
 
@@ -15,9 +15,18 @@ from ._machine.life import LifeEvent, TaskStatus
 from .errors import NoCurrentError, TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
 
 if TYPE_CHECKING:
+    # For type checkers only: `Task` alone means `Task[Any]`, also where every type argument has to be written.
+    from typing_extensions import TypeVar
+
     from ._scheduler import TasksScheduler
 
-T_co = TypeVar("T_co", covariant=True)
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
+
+T = TypeVar("T")
 
 
 class Task(Job, Generic[T_co]):
@@ -38,6 +47,22 @@ class Task(Job, Generic[T_co]):
 
     __slots__ = ()
 
+    @overload
+    def __init__(
+        self: Task[T],
+        func: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        config: TaskConfig = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Task[T],
+        func: Callable[..., T],
+        args: tuple[Any, ...] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        config: TaskConfig = ...,
+    ) -> None: ...
     def __init__(
         self,
         func: Callable[..., Any],
@@ -63,9 +88,9 @@ class Task(Job, Generic[T_co]):
         """
         match self._status:
             case TaskStatus.SUCCEEDED:
-                return cast(T_co, self.result)
+                return cast(T_co, self._result)
             case TaskStatus.FAILED:
-                raise TaskFailed(f"task {self.name!r} failed") from self.result
+                raise TaskFailed(f"task {self.name!r} failed") from self._result
             case _:
                 raise self._no_result()
 
@@ -81,7 +106,7 @@ class Task(Job, Generic[T_co]):
             case TaskStatus.SUCCEEDED:
                 return None
             case TaskStatus.FAILED:
-                return cast(BaseException, self.result)
+                return cast(BaseException, self._result)
             case _:
                 raise self._no_result()
 
@@ -90,10 +115,10 @@ class Task(Job, Generic[T_co]):
 
         To be cancelled while waiting does not cancel the task.
         """
-        if self.has_ended:
+        if self._has_ended:
             await checkpoint()
         else:
-            await self.wait_ended()
+            await self._wait_ended()
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Wait until the task has ended, and return what it returned. A checkpoint. Raises what `return_value`
@@ -109,17 +134,17 @@ class Task(Job, Generic[T_co]):
         another thread). One that runs is cancelled at its next checkpoint, and at each after that. A sync function
         that has begun runs to its end, with its result.
         """
-        if self.is_new:
-            self.end(LifeEvent.CANCEL)
-        elif not self.has_ended:
-            self.runner.call(self.runner.cancel, self)
+        if self._is_new:
+            self._end(LifeEvent.CANCEL)
+        elif not self._has_ended:
+            self._runner.call(self._runner.cancel, self)
 
     async def __call__(self) -> T_co:
         """Run the task here and now, for tests: as it would run in a host, and return or raise what awaiting it does.
 
         :raises RuntimeError: if it has been scheduled, started or ended
         """
-        if not self.is_new:
+        if not self._is_new:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; only a new one can be run inline")
         await run_inline(self)
         return self.return_value
@@ -163,7 +188,7 @@ class Started:
         if self.is_set():
             await checkpoint()
             return
-        await self._task.wait_started()
+        await self._task._wait_started()
         if not self.is_set():
             raise self._task._no_result()
 

@@ -45,15 +45,18 @@ class TasksSaturatedError(TasksError, RuntimeError):
     :ivar max_pending: the most that may be waiting and deferred together
     """
 
-    def __init__(self, *, running: int, waiting: int, deferred: int, max_pending: int) -> None:
-        super().__init__(
-            f"{waiting} waiting and {deferred} deferred tasks have reached max_pending={max_pending} "
-            f"({running} are running); schedule less, raise the limit, or turn the caller away"
-        )
+    def __init__(self, running: int, waiting: int, deferred: int, max_pending: int) -> None:
+        super().__init__(running, waiting, deferred, max_pending)  # in this order, so that it can be pickled
         self.running = running
         self.waiting = waiting
         self.deferred = deferred
         self.max_pending = max_pending
+
+    def __str__(self) -> str:
+        return (
+            f"{self.waiting} waiting and {self.deferred} deferred tasks have reached max_pending={self.max_pending} "
+            f"({self.running} are running): schedule less, raise the limit, or turn the caller away"
+        )
 
 
 class NoCurrentError(TasksError, LookupError):
@@ -74,3 +77,6 @@ class TaskCancelled(TaskFailed):
 
 class TaskDropped(TaskFailed):
     """The task was dropped: it never ran."""
+
+
+IllegalEvent.__module__ = __name__

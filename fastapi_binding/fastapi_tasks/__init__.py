@@ -70,3 +70,8 @@ __all__ = [
     "get_tasks",
     "retry",
 ]
+
+# A traceback names what a user can import.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("fastapi_tasks."):
+        globals()[_name].__module__ = __name__

@@ -1,4 +1,4 @@
-"""What fastapi-tasks raises, beside what taskphase does.
+"""What fastapi-tasks raises: its own errors, and those of taskphase.
 
 FastAPITasksError
  +-- FastAPITasksUninitializedAppError                       `Tasks` in an app without `add_tasks`
@@ -6,11 +6,30 @@ FastAPITasksError
  +-- FastAPITasksUnsupportedError (also RuntimeError)        FastAPI does not offer what is needed
 """
 
+from taskphase.errors import (
+    NoCurrentError,
+    TaskCancelled,
+    TaskDropped,
+    TaskFailed,
+    TaskNotFinished,
+    TasksClosedError,
+    TasksError,
+    TasksSaturatedError,
+)
+
 __all__ = [
     "FastAPITasksAlreadyAddedError",
     "FastAPITasksError",
     "FastAPITasksUninitializedAppError",
     "FastAPITasksUnsupportedError",
+    "NoCurrentError",
+    "TaskCancelled",
+    "TaskDropped",
+    "TaskFailed",
+    "TaskNotFinished",
+    "TasksClosedError",
+    "TasksError",
+    "TasksSaturatedError",
 ]
 
 

@@ -1,6 +1,5 @@
 """Who does it: here I/O begins. Only this package and what stands on it import anyio.
 
-- `calling`: is this callable async, and does it take these arguments?
 - `job`: the record of one task, and the only place that moves it through its life
 - `attempt`: one attempt at a task: its function, its handler, its end
 - `threads`: sync functions, with slots of their own

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anyio import current_effective_deadline, move_on_after, sleep
 
+from .._machine.calling import is_async
 from .._machine.dispatch import Answer, Outcome, Retry, after_attempt, after_handler
 from .._machine.life import LifeEvent, TaskStatus
 from . import report
-from .calling import is_async
 from .current import JOB
 from .threads import ThreadAbandoned
 
@@ -25,20 +25,20 @@ async def attempt(job: Job) -> None:
     Raises nothing but what does not belong to the task: the cancellation of what encloses it, `KeyboardInterrupt`,
     `GeneratorExit`.
     """
-    runner = job.runner
+    runner = job._runner
     if job.status is not TaskStatus.STARTING:  # it was cancelled before its first step
         runner.left(job)
         return
     JOB.set(job)
     outcome, result, stray = Outcome.CANCELLED, None, None
-    job.scope = runner.seam.cancel_scope(shield=job.config.shielded)
+    job._scope = runner.seam.cancel_scope(shield=job.config.shielded)
     try:
-        with job.scope:
-            job.step()
-            if job.is_async and job.config.timeout is None:
+        with job._scope:
+            job._step()
+            if job._is_async and job.config.timeout is None:
                 result = await job.func(*job.args, **job.kwargs)
             else:
-                result = await call(job, job.func, job.args, job.kwargs, job.is_async, job.config.timeout)
+                result = await call(job, job.func, job.args, job.kwargs, job._is_async, job.config.timeout)
             outcome = Outcome.RETURNED
     except BaseException as exc:
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
@@ -54,18 +54,18 @@ async def conclude(job: Job, outcome: Outcome, result: Any) -> None:
     event = after_attempt(outcome, has_handler=job.config.on_error is not None)
     stray = None
     if event is LifeEvent.RAISE:
-        job.move(event)
+        job._move(event)
         answer, value, stray = await handle(job, result)
         event = after_handler(answer, job.status)
         if event is LifeEvent.RETRY:
-            job.move(event)
+            job._move(event)
             report.retrying(job, result, value.after)
             await pause(job, value.after)
             return
     if event is LifeEvent.FAIL:
         report.failed(job, result)
-    job.end(event, None if event is LifeEvent.UNWIND else result)
-    job.runner.left(job)
+    job._end(event, None if event is LifeEvent.UNWIND else result)
+    job._runner.left(job)
     if stray is not None:
         raise stray
 
@@ -78,11 +78,11 @@ async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException
     on_error = job.config.on_error
     assert on_error is not None
     answer, value, stray = Answer.CANCELLED, None, None
-    job.scope = job.runner.seam.cancel_scope(shield=job.config.shielded)
+    job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
     if job.status is TaskStatus.ABORTING:
-        job.scope.cancel()
+        job._scope.cancel()
     try:
-        with job.scope:
+        with job._scope:
             value = await call(job, on_error, (job, error), {}, is_async(on_error), None)
             answer = Answer.RETRY if isinstance(value, Retry) else Answer.ACCEPTED
     except BaseException as exc:
@@ -95,16 +95,16 @@ async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException
 
 async def pause(job: Job, seconds: float) -> None:
     """Wait, without a slot, and ask for the next attempt, which has a fresh copy of the context."""
-    job.scope = job.runner.seam.cancel_scope(shield=job.config.shielded)
-    job.runner.paused()
+    job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+    job._runner.paused()
     stray = None
     try:
-        with job.scope:
+        with job._scope:
             await sleep(seconds)
     except BaseException as exc:
         stray = _stray(exc, job)
-        job.runner.cancel(job)
-    job.runner.resumed(job)
+        job._runner.cancel(job)
+    job._runner.resumed(job)
     if stray is not None:
         raise stray
 
@@ -122,7 +122,7 @@ async def call(
     :raises TimeoutError: if it takes more than `timeout` seconds
     """
     if not func_is_async:
-        result = await job.runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
+        result = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
         if not isawaitable(result):
             return result
     else:
@@ -137,7 +137,7 @@ async def call(
 
 
 def _classify(exc: BaseException, job: Job) -> Outcome:
-    cancelled = (job.runner.seam.cancelled, ThreadAbandoned, GeneratorExit)
+    cancelled = (job._runner.seam.cancelled, ThreadAbandoned, GeneratorExit)
     if isinstance(exc, Exception):
         return Outcome.RAISED
     if isinstance(exc, BaseExceptionGroup):
@@ -150,7 +150,7 @@ def _stray(exc: BaseException, job: Job) -> BaseException | None:
     """Return the part of `exc` that does not speak to the task, but to the loop or to what encloses the task."""
     stray: tuple[type[BaseException], ...] = (KeyboardInterrupt, GeneratorExit)
     if current_effective_deadline() == float("-inf"):
-        stray = (*stray, job.runner.seam.cancelled)
+        stray = (*stray, job._runner.seam.cancelled)
     if isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)
         return group.split(stray)[0]

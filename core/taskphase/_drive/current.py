@@ -31,4 +31,4 @@ def running_host() -> Any:
     if job is None or (body is not None and body.entered_in is job):
         return None if body is None else body.host
     # A job's context is that of its scheduling, so its `BODY` may be another host's.
-    return job.runner.host or (None if body is None else body.host)
+    return job._runner.host or (None if body is None else body.host)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from anyio import Event
 
+from .._machine.calling import check_call, name_of
 from .._machine.config import DEFAULT_WHEN, TaskConfig, When
 from .._machine.life import ENDS, LifeEvent, TaskStatus, next_status
 from .._machine.scope import Phase
-from .calling import check_call, name_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -27,31 +27,38 @@ _ids = count(1)
 class Job:
     """One task: what to call, with which settings, and how far it has come.
 
-    `runner` is missing until one has taken it; `scope` is the cancel scope that it is in, from its first step until
-    its end; `result` is the return value if it has SUCCEEDED, the exception if it has FAILED, else None. `context`
+    `_runner` is missing until one has taken it; `_scope` is the cancel scope that it is in, from its first step until
+    its end; `_result` is the return value if it has SUCCEEDED, the exception if it has FAILED, else None. `_context`
     is that of the call of `schedule()`, untouched by the attempts, and let go at the end.
     """
 
     __slots__ = (
         "__weakref__",
+        "_context",
         "_ended_event",
+        "_is_async",
+        "_result",
+        "_runner",
+        "_scope",
         "_started_event",
         "_status",
         "args",
         "attempt",
         "config",
-        "context",
         "func",
         "id",
-        "is_async",
         "kwargs",
         "phase",
-        "result",
-        "runner",
-        "scope",
     )
 
-    runner: Runner
+    id: int
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    config: TaskConfig
+    phase: Phase
+    attempt: int
+    _runner: Runner
 
     def __init__(
         self,
@@ -60,7 +67,7 @@ class Job:
         kwargs: Mapping[str, Any],
         config: TaskConfig,
     ) -> None:
-        self.is_async = check_call(func, args, kwargs)
+        self._is_async = check_call(func, args, kwargs)
         self.func = func
         self.args = args
         self.kwargs = kwargs
@@ -68,9 +75,9 @@ class Job:
         self.phase = Phase.IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
-        self.context: Context | None = copy_context()
-        self.scope: CancelScope | None = None
-        self.result: Any = None
+        self._context: Context | None = copy_context()
+        self._scope: CancelScope | None = None
+        self._result: Any = None
         self._status = TaskStatus.NEW
         self._started_event: Event | None = None
         self._ended_event: Event | None = None
@@ -86,19 +93,19 @@ class Job:
         return self._status
 
     @property
-    def when(self) -> When:
+    def _when(self) -> When:
         return self.config.when or DEFAULT_WHEN
 
     @property
-    def is_new(self) -> bool:
+    def _is_new(self) -> bool:
         """Whether nobody has taken it yet."""
-        return self._status is TaskStatus.NEW and not hasattr(self, "runner")
+        return self._status is TaskStatus.NEW and not hasattr(self, "_runner")
 
     @property
-    def has_ended(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._status in ENDS
 
-    def move(self, event: LifeEvent) -> TaskStatus:
+    def _move(self, event: LifeEvent) -> TaskStatus:
         """Follow `event`, which is not an end.
 
         :raises IllegalEvent: if the task's status has no row for it; nothing has changed
@@ -106,37 +113,37 @@ class Job:
         self._status = next_status(self._status, event)
         return self._status
 
-    def step(self) -> None:
+    def _step(self) -> None:
         """Note the first step of an attempt."""
-        self.move(LifeEvent.STEP)
+        self._move(LifeEvent.STEP)
         self.attempt += 1
         if self._started_event is not None:
             self._started_event.set()
 
-    def end(self, event: LifeEvent, result: Any = None) -> None:
+    def _end(self, event: LifeEvent, result: Any = None) -> None:
         """Follow `event`, which is an end, and wake whoever waits for it."""
         self._status = next_status(self._status, event)
-        self.result = result
-        self.context = self.scope = None
+        self._result = result
+        self._context = self._scope = None
         if self._ended_event is not None:
             self._ended_event.set()
         if self._started_event is not None and not self.attempt:
             # It will never start: whoever waits for that has to hear of it.
             self._started_event.set()
 
-    def run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def _run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func` in a copy of the context of `schedule()`."""
-        context = copy_context() if self.context is None else self.context.copy()
+        context = copy_context() if self._context is None else self._context.copy()
         return context.run(func, *args, **kwargs)
 
-    async def wait_started(self) -> None:
-        if not (self.attempt or self.has_ended):
+    async def _wait_started(self) -> None:
+        if not (self.attempt or self._has_ended):
             if self._started_event is None:
                 self._started_event = Event()
             await self._started_event.wait()
 
-    async def wait_ended(self) -> None:
-        if not self.has_ended:
+    async def _wait_ended(self) -> None:
+        if not self._has_ended:
             if self._ended_event is None:
                 self._ended_event = Event()
             await self._ended_event.wait()

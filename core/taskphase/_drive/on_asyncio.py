@@ -27,6 +27,7 @@ class AsyncioSeam:
     def __init__(self) -> None:
         self.thread = get_ident()
         self._loop = asyncio.get_running_loop()
+        self._callbacks: set[asyncio.Task[None]] = set()
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self._scope_class: Any = type(anyio.CancelScope())
 
@@ -36,7 +37,7 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
-        context = job.context
+        context = job._context
         if context is not None and job.config.on_error is not None:
             # An attempt changes its context, and the next one, which only a handler can ask for, has to find it
             # untouched.
@@ -48,6 +49,14 @@ class AsyncioSeam:
     def cancel_scope(self, *, shield: bool) -> CancelScope:
         scope: CancelScope = self._scope_class(shield=shield)
         return scope
+
+    def in_task(self, callback: Callable[[], object]) -> None:
+        async def run() -> None:
+            callback()
+
+        task = self._loop.create_task(run())
+        self._callbacks.add(task)
+        task.add_done_callback(self._callbacks.discard)
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(callback)

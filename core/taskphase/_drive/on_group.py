@@ -31,7 +31,7 @@ class GroupSeam:
 
     def start(self, job: Job) -> object:
         try:
-            job.run_in_context(self._start_soon, job)
+            job._run_in_context(self._start_soon, job)
         except RuntimeError as exc:
             raise TasksClosedError("the task group is not open, and takes no tasks") from exc
         return None
@@ -43,4 +43,5 @@ class GroupSeam:
         return self._native.cancel_scope(shield=shield)
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
-        self._native.call_from_thread(callback)
+        # anyio starts tasks only from a task.
+        self._native.call_from_thread(lambda: self._native.in_task(callback))

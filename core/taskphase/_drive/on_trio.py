@@ -37,8 +37,8 @@ class TrioSeam:
     def start(self, job: Job) -> object:
         assert self._nursery is not None
         # trio copies the context in which it is asked, so the job's own stays as it was.
-        assert job.context is not None
-        job.context.run(self._start_soon, job)
+        assert job._context is not None
+        job._context.run(self._start_soon, job)
         return None
 
     def _start_soon(self, job: Job) -> None:
@@ -47,6 +47,9 @@ class TrioSeam:
 
     def cancel_scope(self, *, shield: bool) -> CancelScope:
         return trio.CancelScope(shield=shield)
+
+    def in_task(self, callback: Callable[[], object]) -> None:
+        callback()  # trio calls back from a task of its own
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._token.run_sync_soon(callback)

@@ -70,7 +70,7 @@ class Runner:
     def jobs(self) -> Iterator[Job]:
         """Yield every job that has not ended, in no order that means anything."""
         yield from list(self.alive)
-        yield from [job for job in self._waiting if not job.has_ended]
+        yield from [job for job in self._waiting if not job._has_ended]
         yield from list(self.deferred)
 
     # Admission: from any thread.
@@ -83,15 +83,15 @@ class Runner:
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
         by = JOB.get()
-        by_shielded = by is not None and by.config.shielded and by.runner is self and not by.has_ended
+        by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
         if get_ident() == self.seam.thread:
             self._admit(by_shielded, held)
-            job.runner = self
+            job._runner = self
             place(job)
             return
         with self._lock:
             self._admit(by_shielded, held)
-            job.runner = self
+            job._runner = self
             self._inbox.append((job, place))
             try:
                 self.seam.call_from_thread(self._read_inbox)
@@ -120,19 +120,19 @@ class Runner:
             )
 
     def _read_inbox(self) -> None:
-        while self._inbox:
+        # One job a call, and one call a job: threads that schedule without pause do not keep the loop here.
+        if self._inbox:
             job, place = self._inbox.popleft()
-            if self.stage is DrainStage.CLOSED:
-                self.drop(job, "the host closed before the task arrived from its thread")
-            elif not job.has_ended:
+            if not job._has_ended:
                 place(job)
-        self._changed()
+            self._changed()
 
     def close(self) -> None:
         """Refuse whatever comes from now on, and drop what is on its way from a thread."""
         with self._lock:
             self.stage = DrainStage.CLOSED
-        self._read_inbox()
+        while self._inbox:
+            self.drop(self._inbox.popleft()[0], "the host closed before the task arrived from its thread")
 
     # From here on: the loop's thread only.
 
@@ -142,7 +142,7 @@ class Runner:
         :raises TasksClosedError: if the task group of somebody else is closed; nothing has changed
         """
         if self._max_running is not None and (self._waiting_count or self._is_full()):
-            job.move(LifeEvent.QUEUE)
+            job._move(LifeEvent.QUEUE)
             self._waiting.append(job)
             self._waiting_count += 1
             return
@@ -150,7 +150,7 @@ class Runner:
 
     def defer(self, job: Job) -> None:
         """Hold `job` until its phase comes."""
-        job.move(LifeEvent.DEFER)
+        job._move(LifeEvent.DEFER)
         self.deferred[job] = None
 
     def release(self, job: Job) -> None:
@@ -164,25 +164,25 @@ class Runner:
 
     def drop(self, job: Job, reason: str) -> None:
         """End a job that has not been started. If it was cancelled meanwhile nothing happens."""
-        if not job.has_ended:
+        if not job._has_ended:
             self.deferred.pop(job, None)
             report.dropped(job, reason)
-            job.end(LifeEvent.DROP)
+            job._end(LifeEvent.DROP)
             self._changed()
 
     def cancel(self, job: Job) -> None:
         """Ask a job to stop: at once if no code of it runs, at its next checkpoint if some does. Idempotent."""
         status = job.status
-        if job.has_ended or status in (TaskStatus.CANCELLING, TaskStatus.ABORTING):
+        if job._has_ended or status in (TaskStatus.CANCELLING, TaskStatus.ABORTING):
             return
-        scope = job.scope
+        scope = job._scope
         if status in (TaskStatus.RUNNING, TaskStatus.HANDLING):
-            job.move(LifeEvent.CANCEL)
+            job._move(LifeEvent.CANCEL)
         else:
             self.deferred.pop(job, None)
             if status is TaskStatus.WAITING:
                 self._waiting_count -= 1  # it stays in the queue, and is passed over
-            job.end(LifeEvent.CANCEL)
+            job._end(LifeEvent.CANCEL)
             self._changed()
         if scope is not None:
             scope.cancel()
@@ -196,7 +196,7 @@ class Runner:
         """Ask for the next attempt at `job`, unless it was cancelled while it waited."""
         self._pausing -= 1
         self.left(job)
-        if not job.has_ended:
+        if not job._has_ended:
             self._start_late(self.start, job)
 
     def left(self, job: Job) -> None:
@@ -212,7 +212,7 @@ class Runner:
     def _fill(self) -> None:
         while self._waiting_count and not self._is_full():
             job = self._waiting.popleft()
-            if not job.has_ended:
+            if not job._has_ended:
                 self._waiting_count -= 1
                 self._start_late(self._start_now, job)
 
@@ -225,7 +225,7 @@ class Runner:
 
     def _start_now(self, job: Job) -> None:
         native = self.seam.start(job)
-        job.move(LifeEvent.START)
+        job._move(LifeEvent.START)
         self.alive[job] = native
 
     def _changed(self) -> None:

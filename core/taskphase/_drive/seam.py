@@ -62,7 +62,17 @@ class Seam(Protocol):
         ...
 
 
-def native_seam() -> Seam:
+class NativeSeam(Seam, Protocol):
+    """One event loop, natively."""
+
+    def in_task(self, callback: Callable[[], object]) -> None:
+        """Call `callback` in a task, now or at the next turn, from where no task runs: in what the loop was asked
+        to call.
+        """
+        ...
+
+
+def native_seam() -> NativeSeam:
     """Return the seam of the running event loop.
 
     :raises anyio.NoEventLoopError: if none runs in this thread (RuntimeError before anyio 4.12)

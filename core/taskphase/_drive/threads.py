@@ -72,20 +72,23 @@ class Threads:
         # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.
         draw = count()
 
-        def work() -> Any:
+        def work() -> tuple[Any] | None:
             if next(draw):
                 return None
             try:
-                return func()
+                return (func(),)
             finally:
                 self._free_from_thread(slot)
 
         try:
-            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
+            # Boxed, because trio refuses a coroutine as the result of a thread.
+            boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
         except self._seam.cancelled:
             if not next(draw):
                 self._slots.release_on_behalf_of(slot)
             raise
+        assert boxed is not None  # only who was cancelled draws before the thread
+        return boxed[0]
 
     def _free_from_thread(self, slot: object) -> None:
         try:

@@ -7,5 +7,6 @@ One question a module, one table a question:
 - `drain`: who is cancelled when, while the host closes?
 - `dispatch`: who gets an exception, and what does the answer mean?
 
-`config` holds the settings that the tables read. Nothing here imports anything but the standard library.
+`config` holds the settings that the tables read, `calling` looks at callables without calling them. Nothing here
+imports anything but the standard library.
 """

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from .calling import check_call
+
 When = Literal["success", "failure", "always"]
 
 _WHENS = get_args(When)
@@ -49,8 +51,8 @@ class TaskConfig:
             raise TypeError(f"name must be a str, not {self.name!r}")
         if self.shield is not None and not isinstance(self.shield, bool):
             raise TypeError(f"shield must be a bool, not {self.shield!r}")
-        if self.on_error is not None and not callable(self.on_error):
-            raise TypeError(f"on_error must be callable with (task, exception), not {self.on_error!r}")
+        if self.on_error is not None:
+            _check_handler(self.on_error)
         if self.when is not None and self.when not in _WHENS:
             raise ValueError(f"when must be one of {', '.join(map(repr, _WHENS))}, not {self.when!r}")
         if self.timeout is not None:
@@ -61,7 +63,7 @@ class TaskConfig:
         """Whether the drain spares the task."""
         return self.shield is True
 
-    def merge(self, other: "TaskConfig", /) -> "TaskConfig":
+    def merge(self, other: "TaskConfig") -> "TaskConfig":
         """Return a configuration in which the settings that `other` has win. Neither of the two changes."""
         if self is UNSET:
             return other
@@ -74,6 +76,13 @@ class TaskConfig:
             when=self.when if other.when is None else other.when,
             timeout=self.timeout if other.timeout is None else other.timeout,
         )
+
+
+def _check_handler(on_error: Callable[..., object]) -> None:
+    try:
+        check_call(on_error, (None, None), {})
+    except TypeError as exc:
+        raise TypeError(f"on_error must be callable with (task, exception): {exc}") from None
 
 
 UNSET = TaskConfig()

@@ -15,9 +15,12 @@ class IllegalEvent(RuntimeError):
     """
 
     def __init__(self, state: Enum, event: Enum) -> None:
-        super().__init__(f"{type(state).__name__} {state.name} has no row for {event.name}")
+        super().__init__(state, event)
         self.state = state
         self.event = event
+
+    def __str__(self) -> str:
+        return f"{type(self.state).__name__} {self.state.name} has no row for {self.event.name}"
 
 
 def follow(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:

@@ -38,9 +38,8 @@ def is_async(func: Callable[..., object]) -> bool:
 
 def name_of(func: Callable[..., object]) -> str:
     """Return the qualified name of `func`, with its module, as anyio names tasks."""
-    named = cast(Any, _unwrap(func))
-    if not hasattr(named, "__qualname__"):
-        named = type(named)
+    inner = _unwrap(func)
+    named: Any = inner if hasattr(inner, "__qualname__") else inner.__class__
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -70,7 +69,7 @@ def _check_arguments(func: Callable[..., object], args: tuple[Any, ...], kwargs:
         signature = inspect.signature(func, follow_wrapped=False)
     except ValueError as exc:
         if isinstance(func, partial):
-            raise TypeError(f"{name_of(func)}: {exc}") from None
+            raise TypeError(f"{name_of(cast(Any, func))}: {exc}") from None
         return  # some built-ins tell nothing about their parameters
     try:
         signature.bind(*args, **kwargs)

@@ -1,0 +1,78 @@
+"""Whatever has `.schedule` and `.task`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from ._machine.config import UNSET, TaskConfig, When
+from ._task import Task, TaskErrorHandler
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Definition = TypeVar("Definition")
+
+
+class Schedules(ABC, Generic[Definition]):
+    """Whatever has `.schedule` and `.task`."""
+
+    __slots__ = ()
+
+    @overload
+    def schedule(self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
+    @overload
+    def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[Any]:
+        """Schedule `func(*args, **kwargs)`. From the event loop or from any other thread; no checkpoint; the task never
+        starts inside this call.
+
+        :param func: any callable; what is not an `async def` runs in a thread, and an awaitable that it returns is
+            awaited
+        :return: its handle
+        :raises TypeError: if `func` is not callable, or does not take these arguments
+        :raises TasksClosedError: if tasks are no longer taken
+        :raises TasksSaturatedError: if `max_pending` tasks are pending
+        """
+        return self._schedule(UNSET, func, args, kwargs)
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        when: When | None = None,
+        timeout: float | None = None,
+    ) -> Definition:
+        """Return `.schedule`, and whatever else this has of it, with settings that win over those of this.
+
+        Parameters and errors: see `TaskConfig`.
+        """
+        return self._define(TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+
+    @abstractmethod
+    def _define(self, config: TaskConfig) -> Definition: ...
+
+    @abstractmethod
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]: ...
+
+
+class TaskDefinition(Schedules["TaskDefinition"]):
+    """`.schedule` with settings: what `.task(...)` returns. It changes nothing, and may be kept and used again."""
+
+    __slots__ = ("_config", "_target")
+
+    def __init__(self, target: Schedules[Any], config: TaskConfig) -> None:
+        self._target = target
+        self._config = config
+
+    def _define(self, config: TaskConfig) -> TaskDefinition:
+        return TaskDefinition(self._target, self._config.merge(config))
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        return self._target._schedule(self._config.merge(config), func, args, kwargs)

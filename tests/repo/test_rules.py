@@ -1,0 +1,120 @@
+"""The repository's own rules, those that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MOST_LINES = 320  # of a module: what a reader can hold in mind
+
+LOCK_FILE = re.compile(r"(.*\.lock|.*[-.]lock\.(json|ya?ml|toml|txt)|pylock.*\.toml|.*\.lockb)")
+
+# None of these patterns matches itself.
+INDEX_URL = re.compile(r'https?://[^ "]*/simple\b|--(?:extra-)?index-url')
+WORK_PATH = re.compile(r"(?<![\w.}])/[w]ork/")
+HOME_PATH = re.compile(r"(?<![\w.}])/(?:root|tmp)/")  # in tests they may be the paths of requests
+
+PIN = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+")
+
+
+def tracked_files() -> list[Path]:
+    # The checkout may belong to another user, as in a container.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert listed.returncode == 0, f"these rules are about what git tracks: {listed.stderr}"
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def lines_with(pattern: re.Pattern[str], *, outside_of: str | None = None) -> Iterator[str]:
+    for path in tracked_files():
+        name = path.relative_to(ROOT)
+        data = path.read_bytes()
+        if b"\0" in data or name.parts[0] == outside_of:
+            continue
+        for number, line in enumerate(data.decode().splitlines(), 1):
+            if pattern.search(line):
+                yield f"{name}:{number}: {line.strip()}"
+
+
+def words_of(test_name: str) -> list[str]:
+    """Return the words of a test's name, without the numbers of guarantees."""
+    return [word for word in test_name.split("_")[1:] if word and not re.fullmatch(r"g\d+", word)]
+
+
+@pytest.mark.parametrize("folder", ["core", "fastapi_binding"])
+def test_no_module_is_longer_than_a_reader_can_hold_in_mind(folder: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+
+    assert lengths
+    assert {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_no_lock_file_is_tracked() -> None:
+    assert [path.name for path in tracked_files() if LOCK_FILE.fullmatch(path.name)] == []
+
+
+@pytest.mark.parametrize("name", ["uv.lock", "poetry.lock", "package-lock.json", "pnpm-lock.yaml", "pylock.dev.toml"])
+def test_a_lock_file_is_known_by_its_name(name: str) -> None:
+    assert LOCK_FILE.fullmatch(name)
+    assert not LOCK_FILE.fullmatch("locks.py")
+
+
+def test_no_package_index_is_named_in_a_tracked_file() -> None:
+    assert list(lines_with(INDEX_URL)) == []
+
+
+def test_no_path_of_one_machine_is_in_a_tracked_file() -> None:
+    assert list(lines_with(WORK_PATH)) == []
+    assert list(lines_with(HOME_PATH, outside_of="tests")) == []
+
+
+def test_constraints_are_exact_pins_and_nothing_else() -> None:
+    files = sorted(ROOT.glob("constraints*.txt"))
+
+    assert ROOT / "constraints.txt" in files
+    assert [line for path in files for line in path.read_text().splitlines() if not PIN.fullmatch(line)] == []
+
+
+def test_continuous_integration_runs_what_contributors_run() -> None:
+    script = ROOT / ".ci" / "run"
+
+    assert "make test" in script.read_text().splitlines()
+    assert os.access(script, os.X_OK)
+
+
+def test_every_test_is_named_as_a_sentence() -> None:
+    names = {
+        f"{path.relative_to(ROOT)}: {node.name}": words_of(node.name)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")
+    }
+
+    assert names
+    assert [where for where, words in names.items() if len(words) < 3] == []
+
+
+def test_the_machine_imports_the_standard_library_and_itself_only() -> None:
+    foreign: list[str] = []
+    for path in (ROOT / "core" / "taskphase" / "_machine").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                foreign += [name.name for name in node.names if not is_stdlib(name.name)]
+            elif isinstance(node, ast.ImportFrom):
+                is_allowed = is_stdlib(node.module or "") if node.level == 0 else node.level == 1
+                foreign += [] if is_allowed else [ast.unparse(node)]
+
+    assert foreign == []
+
+
+def is_stdlib(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names

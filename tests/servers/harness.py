@@ -1,0 +1,242 @@
+"""Run a real server as a process of its own, read what its app wrote down, and end it by its pid.
+
+The app under test tells what happens by `record`; the test reads it back as `Record`s. Both sides of that
+file's format are here. Everything that waits has a deadline, and says what was seen when it is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+JOURNAL = "TASKS_JOURNAL"  # environment variable: the path of the journal
+
+READY_WITHIN = 20.0  # seconds; a cold start takes about 1 s on 2 cores
+ANSWER_WITHIN = 10.0  # seconds for one request, or for an event to be written down
+POLL_EVERY = 0.01  # seconds; an observer outside of the process is sent no events
+
+
+def record(event: str, subject: str = "") -> None:
+    """Write one line into the journal: the time, the event, and whom it is about. Neither may hold a space.
+
+    Unbuffered and in one write, so that lines of several threads do not mix and none is lost when the process
+    is killed right after it.
+    """
+    line = f"{time.monotonic()!r} {event} {subject}\n".encode()
+    file = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line)
+    finally:
+        os.close(file)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the journal. `at` is `time.monotonic()` in seconds; all processes of a machine share it."""
+
+    at: float
+    event: str
+    subject: str
+
+    @classmethod
+    def parse(cls, line: str) -> Record:
+        at, event, subject = line.split(" ")
+        return cls(float(at), event, subject)
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.subject}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """How to start one kind of server, and what it owes us at its end.
+
+    The exit codes are measured (uvicorn 0.54, hypercorn 0.18, granian 2.8). A negative one is a signal's
+    number.
+    """
+
+    name: str
+    arguments: str
+    exit_after_term: int
+    exit_after_interrupt: int
+
+    def command(self, app: str, port: int) -> list[str]:
+        return [sys.executable, "-m", *self.arguments.format(app=app, port=port).split()]
+
+
+UVICORN = "uvicorn {app} --port {port} --workers 1"
+# hypercorn starts a worker process also for a single worker. `--workers 0` would run the app in the first
+# process, but with trio SIGTERM then kills it at once, without any lifespan shutdown.
+HYPERCORN = "hypercorn {app} --bind 127.0.0.1:{port} --workers 1 --worker-class"
+GRANIAN = "granian {app} --interface asgi --port {port} --workers 1"
+
+SERVERS = (
+    # uvicorn raises a SIGTERM again, with the default handler, as soon as lifespan shutdown is over; for
+    # SIGINT that is a KeyboardInterrupt, which its command line catches.
+    ServerKind("uvicorn", UVICORN, -signal.SIGTERM, 0),
+    ServerKind("uvicorn-asyncio-h11", f"{UVICORN} --loop asyncio --http h11", -signal.SIGTERM, 0),
+    ServerKind("hypercorn-asyncio", f"{HYPERCORN} asyncio", 0, 0),
+    ServerKind("hypercorn-trio", f"{HYPERCORN} trio", 0, 0),
+    ServerKind("granian", GRANIAN, 0, 0),
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server that is answering between `__enter__` and `__exit__`, unless the test ends it itself.
+
+    :param kind: one of `SERVERS`
+    :param app: import path of the ASGI app, from the root of the repository; it has to answer `GET /ready`
+    :param env: what is added to this process's environment
+    """
+
+    def __init__(self, kind: ServerKind, app: str, env: Mapping[str, str] | None = None) -> None:
+        self.kind = kind
+        self._port = free_port()
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        self._command = kind.command(app, self._port)
+        self._env = dict(env or {})
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="taskphase-server-")
+        self._journal = Path(self._directory.name, "journal")
+        self._output = Path(self._directory.name, "output")
+        self._journal.touch()
+        # The environment's proxies are not for loopback.
+        self.client = httpx.Client(base_url=self.base_url, timeout=ANSWER_WITHIN, trust_env=False)
+        self._process = self._start()
+        try:
+            self._poll(self._answers, READY_WITHIN, "an answer to GET /ready")
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            print(self.report())  # noqa: T201  pytest shows it beside the failure
+        self._close()
+
+    @property
+    def pid(self) -> int:
+        """The first process of the server, the one that a supervisor knows; workers have others."""
+        return self._process.pid
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def post(self, path: str) -> httpx.Response:
+        return self.client.post(path)
+
+    def term(self) -> None:
+        """Send SIGTERM to the first process only, as a supervisor does."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def wait(self, timeout: float = ANSWER_WITHIN) -> int:
+        """Wait for the end of the first process and return its exit code, negative for a signal."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s\n{self.report()}") from None
+
+    def output(self) -> str:
+        """Return what the server has printed so far, on stdout and stderr."""
+        return self._output.read_text(errors="replace")
+
+    def journal(self) -> list[Record]:
+        """Return what the app has written down so far, in the order of writing."""
+        lines = self._journal.read_text().splitlines(keepends=True)
+        # The line that is being written at this moment has no end yet.
+        return [Record.parse(line.removesuffix("\n")) for line in lines if line.endswith("\n")]
+
+    def events(self, subject: str) -> list[str]:
+        """Return the events about one subject, in order."""
+        return [entry.event for entry in self.journal() if entry.subject == subject]
+
+    def wait_for(self, *wanted: str, timeout: float = ANSWER_WITHIN) -> None:
+        """Wait until each of the given lines ("event subject") is in the journal.
+
+        :raises AssertionError: if one is still missing after `timeout` seconds, or when the server has ended
+        """
+
+        def is_there() -> bool:
+            return set(wanted) <= {str(entry) for entry in self.journal()}
+
+        self._poll(is_there, timeout, ", ".join(wanted))
+
+    def report(self) -> str:
+        """Describe the server for a failure's message: state, journal, output."""
+        journal = "\n".join(f"  {entry.at:.3f} {entry}" for entry in self.journal())
+        state = "running" if (code := self._process.poll()) is None else f"exit code {code}"
+        return f"{self.kind.name}: {state}\njournal:\n{journal}\noutput:\n{self.output()}"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, **self._env, "PYTHONPATH": path, JOURNAL: str(self._journal)}
+        with self._output.open("wb") as output:
+            # A session of its own: its process group can be killed whole, workers included.
+            return subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _answers(self) -> bool:
+        try:
+            # hypercorn and granian listen before their worker can answer: such a connection is given up soon.
+            return self.client.get("/ready", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    def _poll(self, predicate: Callable[[], bool], timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._process.poll() is not None  # asked first: what it wrote before its end still counts
+            if predicate():
+                return
+            if ended or time.monotonic() > deadline:
+                why = "the server has ended" if ended else f"{timeout} s have passed"
+                raise AssertionError(f"{why} without: {what}\n{self.report()}")
+            time.sleep(POLL_EVERY)
+
+    def _close(self) -> None:
+        self.client.close()
+        with suppress(ProcessLookupError):  # it has ended, and so have its workers
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(ANSWER_WITHIN)
+        self._directory.cleanup()
+
+
+def assert_order(seen: list[str], *expected: str) -> None:
+    """Assert that each of the expected is in `seen` exactly once, in this order. Others may lie between."""
+    of_interest = [name for name in seen if name in expected]
+    assert of_interest == list(expected), f"all of it: {seen}"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from taskphase import Retry, TaskConfig
+
+
+def handler(task: object, exception: Exception) -> None: ...
+
+
+FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"name": 1}, TypeError, "name must be a str"),
+        ({"shield": 1}, TypeError, "shield must be a bool"),
+        ({"on_error": "log"}, TypeError, "on_error must be callable"),
+        ({"when": "sometimes"}, ValueError, "when must be one of 'success', 'failure', 'always', not 'sometimes'"),
+        ({"when": ["always"]}, ValueError, "when must be one of"),
+        ({"timeout": -1}, ValueError, "timeout must be 0 seconds or more"),
+        ({"timeout": math.nan}, ValueError, "timeout must be 0 seconds or more"),
+        ({"timeout": "1"}, TypeError, "timeout must be a number of seconds"),
+        ({"timeout": True}, TypeError, "timeout must be a number of seconds"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TaskConfig(**settings)
+
+
+@pytest.mark.parametrize(("after", "error"), [(-1, ValueError), (math.inf, ValueError), ("1", TypeError)])
+def test_a_bad_pause_is_refused(after: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="after must be"):
+        Retry(after=after)
+
+
+def test_a_handler_that_cannot_take_task_and_exception_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="on_error"):
+        TaskConfig(on_error=lambda task: None)  # type: ignore[misc, arg-type]
+
+
+def test_the_settings_that_the_other_has_win_and_neither_changes() -> None:
+    other = TaskConfig(name="b", shield=False)
+    merged = FULL.merge(other)
+    assert merged == TaskConfig(name="b", shield=False, on_error=handler, when="always", timeout=1)
+    assert FULL.name == "a"
+    assert other == TaskConfig(name="b", shield=False)
+
+
+@pytest.mark.parametrize("field", ["name", "shield", "on_error", "when", "timeout"])
+def test_a_setting_of_none_inherits(field: str) -> None:
+    assert FULL.merge(TaskConfig()) == FULL
+    assert TaskConfig().merge(FULL) == FULL
+    alone = TaskConfig(**{field: getattr(FULL, field)})
+    assert getattr(TaskConfig().merge(alone), field) == getattr(FULL, field)
+    assert getattr(alone.merge(TaskConfig(name="x")), field) == ("x" if field == "name" else getattr(FULL, field))
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        FULL.name = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("shield", "shielded"), [(None, False), (False, False), (True, True)])
+def test_only_an_explicit_shield_shields(shield: bool | None, shielded: bool) -> None:
+    assert TaskConfig(shield=shield).shielded is shielded

@@ -1,0 +1,392 @@
+"""G1 (phases) and G5 (outcome policy), for scopes without a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from tests.turns import turns
+
+from taskphase import (
+    Phase,
+    Task,
+    TaskConfig,
+    TaskDropped,
+    TaskHost,
+    TasksBatch,
+    TasksClosedError,
+    TasksScheduler,
+    TaskStatus,
+)
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+
+class Log(list[str]):
+    async def add(self, entry: str) -> None:
+        self.append(entry)
+
+
+async def forever() -> None:
+    await anyio.Event().wait()
+
+
+async def test_a_task_never_starts_inside_schedule_g1() -> None:
+    log = Log()
+    async with TaskHost() as host, host.scope() as tasks:
+        tasks.schedule(log.add, "immediate")
+        assert log == []
+        await tasks.settle()
+        assert log == ["immediate"]
+
+
+if sys.version_info >= (3, 12):
+
+    async def test_a_task_never_starts_inside_schedule_under_an_eager_task_factory_g1(backend_name: str) -> None:
+        if backend_name == "asyncio":
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        try:
+            await test_a_task_never_starts_inside_schedule_g1()
+        finally:
+            if backend_name == "asyncio":
+                asyncio.get_running_loop().set_task_factory(None)
+
+
+async def test_after_route_has_started_when_the_route_is_left_and_after_response_starts_when_the_scope_is_g1() -> None:
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as tasks:
+            async with tasks.route():
+                tasks.after_response.schedule(log.add, "after_response")
+                tasks.after_route.schedule(log.add, "after_route")
+                tasks.schedule(log.add, "immediate")
+                log.append("route")
+            log.append("response")
+            await turns()
+            log.append("end")
+        await turns()
+    assert log == ["route", "immediate", "after_route", "response", "end", "after_response"]
+
+
+async def test_without_a_route_both_later_phases_come_at_the_end_of_the_scope_in_order_g1() -> None:
+    """Often, because trio runs what is ready in random order."""
+    async with TaskHost() as host:
+        for _ in range(30):
+            log = Log()
+            async with host.scope() as tasks:
+                last = tasks.after_response.schedule(log.add, "after_response")
+                tasks.after_route.schedule(log.add, "after_route")
+                tasks.schedule(log.add, "immediate")
+            await last.wait()
+            assert log == ["immediate", "after_route", "after_response"]
+
+
+async def test_an_earlier_phase_starts_before_a_later_one_even_without_a_checkpoint_between_g1() -> None:
+    async with TaskHost() as host:
+        for _ in range(30):
+            log = Log()
+            async with host.scope() as tasks:
+                async with tasks.route():
+                    tasks.after_route.schedule(log.add, "after_route")
+                    tasks.schedule(log.add, "immediate")
+                assert log == ["immediate", "after_route"]
+
+
+async def test_starts_within_a_phase_are_requested_in_the_order_of_schedule_g1(backend_name: str) -> None:
+    """On trio the first steps of one batch come in random order; one slot makes the order of the requests visible."""
+    log = Log()
+    async with TaskHost(max_running=1 if backend_name == "trio" else None) as host:
+        async with host.scope() as tasks:
+            for number in range(20):
+                tasks.after_response.schedule(log.add, f"after_response {number}")
+                tasks.after_route.schedule(log.add, f"after_route {number}")
+                tasks.schedule(log.add, f"immediate {number}")
+        while host.running:
+            await anyio.lowlevel.checkpoint()
+    assert log == [
+        f"{phase} {number}" for phase in ("immediate", "after_route", "after_response") for number in range(20)
+    ]
+
+
+async def test_a_task_for_a_phase_that_has_passed_starts_at_once_g1() -> None:
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as tasks:
+            async with tasks.route():
+                pass
+            tasks.after_route.schedule(log.add, "late after_route")
+            assert log == []
+            await tasks.settle()
+            assert log == ["late after_route"]
+        tasks.after_response.schedule(log.add, "late after_response")
+        tasks.after_route.schedule(log.add, "later after_route")
+        await tasks.settle()
+        assert sorted(log[1:]) == ["late after_response", "later after_route"]
+
+
+async def test_a_scope_that_scheduled_nothing_pays_no_checkpoint_g1() -> None:
+    stepped = Log()
+    async with anyio.create_task_group() as tg, TaskHost() as host:
+        await turns()
+        tg.start_soon(stepped.add, "other")
+        async with host.scope() as tasks, tasks.route():
+            pass
+        assert stepped == []
+
+
+OUTCOMES = [
+    ("success", False, True),
+    ("success", True, False),
+    ("failure", False, False),
+    ("failure", True, True),
+    ("always", False, True),
+    ("always", True, True),
+    (None, False, True),
+    (None, True, False),
+]
+
+
+@pytest.mark.parametrize(("when", "failed", "runs"), OUTCOMES)
+@pytest.mark.parametrize("with_route", [True, False])
+async def test_a_deferred_task_runs_or_is_dropped_by_the_outcome_of_its_route_g5(
+    when: Any, failed: bool, runs: bool, with_route: bool, logged: Logged
+) -> None:
+    async def body(tasks: TasksScheduler) -> None:
+        definition = tasks.task(name="deferred", when=when)
+        ends.extend([definition.after_route.schedule(log.add, "r"), definition.after_response.schedule(log.add, "s")])
+        if failed:
+            raise LookupError
+
+    log, ends = Log(), list[Task[None]]()
+    async with TaskHost() as host:
+        try:
+            async with host.scope() as tasks:
+                if with_route:
+                    async with tasks.route():
+                        await body(tasks)
+                else:
+                    await body(tasks)
+        except LookupError:
+            assert failed
+        for task in ends:
+            await task.wait()
+    assert [task.status for task in ends] == [TaskStatus.SUCCEEDED if runs else TaskStatus.DROPPED] * 2
+    assert log == (["r", "s"] if runs else [])
+    level = "WARNING" if when is None else "DEBUG"
+    reason = f"its route {'failed' if failed else 'succeeded'}, and it was to run on {when or 'success'} only"
+    assert logged() == ([] if runs else [(level, f"task 'deferred' was dropped: {reason}")] * 2)
+
+
+async def test_an_exception_after_the_route_is_no_failure_of_the_route_g1_g5() -> None:
+    """As when the client has left, or the stream broke off: the request is over all the same."""
+    log = Log()
+    async with TaskHost() as host:
+        with pytest.raises(ConnectionError):
+            async with host.scope() as tasks:
+                async with tasks.route():
+                    task = tasks.after_response.schedule(log.add, "after_response")
+                raise ConnectionError
+        await task.wait()
+    assert log == ["after_response"]
+
+
+async def test_a_cancelled_scope_cancels_none_of_its_tasks_and_starts_what_it_held_g11() -> None:
+    async with TaskHost() as host:
+        with anyio.CancelScope() as cancel_scope:
+            async with host.scope() as tasks:
+                running = tasks.schedule(anyio.sleep, 0.01)
+                kept = tasks.after_response.task(when="always").schedule(anyio.sleep, 0)
+                await tasks.settle()
+                cancel_scope.cancel()
+                await anyio.sleep_forever()
+        await running
+        await kept
+
+
+async def test_late_tasks_follow_the_outcome_too_g5() -> None:
+    async with TaskHost() as host:
+        with pytest.raises(LookupError):
+            async with host.scope() as tasks:
+                raise LookupError
+        late = tasks.after_route.schedule(forever)
+        assert late.status is TaskStatus.DROPPED
+        with pytest.raises(TaskDropped):
+            await late
+        assert await tasks.after_route.task(when="failure").schedule(anyio.sleep, 0) is None
+
+
+async def test_a_deferred_task_that_was_cancelled_does_not_start_g2(logged: Logged) -> None:
+    async with TaskHost() as host, host.scope() as tasks:
+        task = tasks.after_response.schedule(forever)
+        assert (task.status, host.deferred) == (TaskStatus.DEFERRED, 1)
+        task.cancel()
+        assert (task.status, host.deferred) == (TaskStatus.CANCELLED, 0)
+    assert logged() == []
+
+
+async def test_scopes_do_not_know_each_other_g3() -> None:
+    log = Log()
+    async with TaskHost() as host, host.scope() as outer:
+        outer.after_response.schedule(log.add, "outer")
+        async with host.scope() as inner:
+            inner.after_response.schedule(log.add, "inner")
+        await inner.settle()
+        assert log == ["inner"]
+
+
+async def test_the_route_can_be_left_once() -> None:
+    async with TaskHost() as host, host.scope() as tasks:
+        async with tasks.route():
+            pass
+        with pytest.raises(RuntimeError, match="the route of this scope has ended"):
+            async with tasks.route():
+                pass
+
+
+async def test_a_task_knows_its_phase_and_settings() -> None:
+    async with TaskHost(config=TaskConfig(timeout=5, name="all")) as host, host.scope() as tasks:
+        named = tasks.task(name="mine").task(shield=True)
+        every = [
+            named.schedule(anyio.sleep, 0),
+            named.after_route.schedule(anyio.sleep, 0),
+            named.after_response.task(when="always").schedule(anyio.sleep, 0),
+            tasks.after_route.task(name="batch").schedule(anyio.sleep, 0),
+            host.task(name="host").schedule(anyio.sleep, 0),
+            tasks.schedule(anyio.sleep, 0),
+        ]
+        assert [task.phase for task in every] == [
+            Phase.IMMEDIATE,
+            Phase.AFTER_ROUTE,
+            Phase.AFTER_RESPONSE,
+            Phase.AFTER_ROUTE,
+            Phase.IMMEDIATE,
+            Phase.IMMEDIATE,
+        ]
+        assert [task.name for task in every] == ["mine", "mine", "mine", "batch", "host", "all"]
+        assert every[2].config == TaskConfig(name="mine", shield=True, when="always", timeout=5)
+
+
+async def test_bad_calls_are_refused_at_once_and_leave_nothing_g7() -> None:
+    async def takes_one(a: int) -> None: ...
+
+    async with TaskHost() as host, host.scope() as tasks:
+        for schedule in (tasks.schedule, tasks.after_route.schedule, tasks.after_response.schedule, host.schedule):
+            with pytest.raises(TypeError, match="cannot be called like this"):
+                schedule(takes_one)  # type: ignore[arg-type, call-arg]
+            with pytest.raises(TypeError, match="expected a callable"):
+                schedule(takes_one(1))  # type: ignore[call-overload]
+        assert (host.running, host.deferred, host.waiting) == (0, 0, 0)
+
+
+async def test_a_batch_of_ones_own_is_held_until_it_is_started() -> None:
+    log = Log()
+    batch = TasksBatch()
+    task = batch.task(name="b").schedule(log.add, "b")
+    batch.schedule(log.add, "c")
+    assert task.status is TaskStatus.NEW
+    async with TaskHost() as host, host.scope() as tasks:
+        batch.start(tasks)
+        batch.__start__(tasks)
+        await tasks.settle()
+        assert sorted(log) == ["b", "c"]
+
+
+async def test_dunder_start_on_a_scheduler_s_batches_says_that_its_phase_has_come() -> None:
+    log = Log()
+    async with TaskHost() as host, anyio.create_task_group() as tg:
+        for scheduler in (host.scope(), TasksScheduler(tg)):
+            log.clear()
+            scheduler.after_route.schedule(log.add, "after_route")
+            scheduler.after_response.schedule(log.add, "after_response")
+            scheduler.after_route.__start__(scheduler)
+            await scheduler.settle()
+            assert log == ["after_route"]
+            scheduler.after_response.__start__(scheduler)
+            await scheduler.settle()
+            assert log == ["after_route", "after_response"]
+
+
+async def test_dunder_start_starts_a_task_that_was_made_by_hand_once() -> None:
+    log = Log()
+    async with TaskHost(config=TaskConfig(name="host")) as host:
+        scheduler = host.scope()
+        task = Task(func=log.add, args=("by hand",), kwargs={})
+        task.__start__(scheduler)
+        await task
+        assert (log, task.name) == (["by hand"], "host")
+        with pytest.raises(RuntimeError, match="a task starts once"):
+            task.__start__(scheduler)
+
+
+class TestAnyTaskGroup:
+    async def test_its_tasks_run_in_the_group_g1(self) -> None:
+        log = Log()
+        async with anyio.create_task_group() as tg, TasksScheduler(tg, TaskConfig(name="mine")) as tasks:
+            assert tasks.tg is tg
+            task = tasks.after_route.schedule(log.add, "after_route")
+            tasks.after_response.schedule(log.add, "after_response")
+            tasks.schedule(log.add, "immediate")
+        assert log == ["immediate", "after_route", "after_response"]
+        assert task.name == "mine"
+
+    async def test_a_failing_task_touches_nothing_in_the_group_g3(self, logged: Logged) -> None:
+        def fail() -> None:
+            raise ValueError
+
+        async def exit_() -> None:
+            raise SystemExit
+
+        async with anyio.create_task_group() as tg:
+            tasks = TasksScheduler(tg)
+            other = tasks.schedule(anyio.sleep, 0.02)
+            failing = [tasks.schedule(fail), tasks.schedule(exit_)]
+            await other
+        assert [task.status for task in failing] == [TaskStatus.FAILED] * 2
+        assert [level for level, _ in logged()] == ["ERROR"] * 2
+
+    async def test_cancelling_the_group_spares_the_shielded_g9(self) -> None:
+        async with anyio.create_task_group() as tg:
+            tasks = TasksScheduler(tg)
+            plain = tasks.schedule(forever)
+            shielded = tasks.task(shield=True).schedule(anyio.sleep, 0.02)
+            await tasks.settle()
+            tg.cancel_scope.cancel()
+        assert (plain.status, shielded.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)
+
+    async def test_a_closed_group_takes_no_tasks_and_loses_none_g2(self, logged: Logged) -> None:
+        async with anyio.create_task_group() as tg:
+            tasks = TasksScheduler(tg)
+            held = tasks.after_response.schedule(forever)
+        with pytest.raises(TasksClosedError):
+            tasks.schedule(forever)
+        tasks.end()
+        assert held.status is TaskStatus.DROPPED
+        assert [level for level, _ in logged()] == ["WARNING"]
+
+    async def test_the_group_of_the_host_makes_it_a_scheduler_of_the_host_g14(self) -> None:
+        async with TaskHost() as host:
+            tasks = TasksScheduler(host.tg)
+            tasks.after_response.schedule(forever)
+            tasks.schedule(forever)
+            assert (host.running, host.deferred) == (1, 1)
+
+    async def test_a_cancel_that_is_not_the_group_s_stays_in_the_task_g3(self, backend_name: str) -> None:
+        """asyncio: awaiting a cancelled future raises CancelledError, which anyio would take for the group's end."""
+
+        async def await_cancelled() -> None:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+
+        if backend_name == "trio":
+            return  # there is no such thing on trio: nobody can raise Cancelled by hand
+        async with anyio.create_task_group() as tg:
+            tasks = TasksScheduler(tg)
+            task = tasks.schedule(await_cancelled)
+            other = tasks.schedule(anyio.sleep, 0.02)
+            await other
+        assert (task.status, other.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)

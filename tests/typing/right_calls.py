@@ -1,0 +1,273 @@
+# pyright: strict
+"""Never executed. Whatever is here is right, and is of the type that it is said to be."""
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, assert_type
+
+from anyio import create_task_group
+from anyio.abc import TaskGroup
+from fastapi import FastAPI, Request, WebSocket
+
+from fastapi_tasks import (
+    Retry,
+    Task,
+    TaskConfig,
+    TaskErrorHandler,
+    Tasks,
+    TasksBatch,
+    TasksScheduler,
+    TaskStatus,
+    add_tasks,
+    retry,
+)
+from taskphase import Phase, TaskHost, current_host, current_task
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def is_even(number: int) -> bool:
+    return number % 2 == 0
+
+
+def spell(number: int, *, capital: bool = False) -> str:
+    return str(number).upper() if capital else str(number)
+
+
+async def forget(*names: str, **reasons: int) -> None: ...
+
+
+class Ledger:
+    async def add(self, amount: float, currency: str = "EUR") -> float:
+        return amount
+
+    def total(self) -> int:
+        return 0
+
+    @classmethod
+    async def load(cls, path: str) -> "Ledger":
+        return cls()
+
+    @staticmethod
+    def parse(line: str) -> list[str]:
+        return line.split()
+
+
+class Greeter:
+    def __call__(self, name: str) -> str:
+        return name
+
+
+class AsyncGreeter:
+    async def __call__(self, name: str) -> bytes:
+        return name.encode()
+
+
+class Promise:
+    def __await__(self) -> Generator[Any, Any, int]:
+        yield
+        return 1
+
+
+def promise() -> Promise:
+    return Promise()
+
+
+def logged(func: Callable[P, T]) -> Callable[P, T]:
+    return func
+
+
+@logged
+async def store(row: str) -> int:
+    return len(row)
+
+
+ledger = Ledger()
+
+
+def every_kind_of_function(tasks: TasksScheduler) -> None:
+    assert_type(tasks.schedule(is_even, 1), Task[bool])
+    assert_type(tasks.schedule(is_even, number=1), Task[bool])
+    assert_type(tasks.schedule(spell, 1), Task[str])
+    assert_type(tasks.schedule(spell, 1, capital=True), Task[str])
+    assert_type(tasks.schedule(forget, "a", "b", c=1), Task[None])
+    assert_type(tasks.schedule(partial(is_even, 1)), Task[bool])
+    assert_type(tasks.schedule(partial(spell, capital=True), 1), Task[str])
+    assert_type(tasks.schedule(ledger.add, 1.5, currency="USD"), Task[float])
+    assert_type(tasks.schedule(ledger.total), Task[int])
+    assert_type(tasks.schedule(Ledger.load, "path"), Task[Ledger])
+    assert_type(tasks.schedule(Ledger.parse, "line"), Task[list[str]])
+    assert_type(tasks.schedule(Greeter(), "Ada"), Task[str])
+    assert_type(tasks.schedule(AsyncGreeter(), name="Ada"), Task[bytes])
+    assert_type(tasks.schedule(Ledger), Task[Ledger])
+    assert_type(tasks.schedule(lambda: ledger.total()), Task[int])
+    assert_type(tasks.schedule(lambda: is_even(1)), Task[bool])
+    assert_type(tasks.schedule(promise), Task[int])
+    assert_type(tasks.schedule(store, "row"), Task[int])
+    assert_type(tasks.schedule(print, "a", "b", sep=","), Task[None])
+    assert_type(tasks.schedule(len, "abc"), Task[int])
+
+
+def every_way_to_schedule(tasks: TasksScheduler) -> None:
+    assert_type(tasks.after_route, TasksBatch)
+    assert_type(tasks.after_route.schedule(is_even, 1), Task[bool])
+    assert_type(tasks.after_route.schedule(spell, 1), Task[str])
+    assert_type(tasks.after_response.schedule(is_even, number=1), Task[bool])
+    assert_type(tasks.after_response.schedule(spell, 1, capital=True), Task[str])
+
+    definition = tasks.task(name="parity", shield=True, on_error=accept, when="always", timeout=1.5)
+    assert_type(definition.schedule(is_even, 1), Task[bool])
+    assert_type(definition.schedule(spell, 1), Task[str])
+    assert_type(definition.after_route.schedule(is_even, 1), Task[bool])
+    assert_type(definition.after_response.schedule(spell, 1), Task[str])
+    assert_type(definition.task(when="failure", timeout=1).after_route.schedule(is_even, 1), Task[bool])
+    assert_type(tasks.task().schedule(ledger.add, 1), Task[float])
+    assert_type(tasks.after_route.task(name="parity").schedule(is_even, 1), Task[bool])
+    assert_type(tasks.after_response.task(shield=None).schedule(spell, 1), Task[str])
+
+
+async def whatever_it_returns(task: Task[object]) -> None:
+    assert_type(await task, object)
+
+
+async def the_handle(tasks: TasksScheduler) -> None:
+    task = tasks.schedule(is_even, 1)
+    assert_type(await task, bool)
+    assert_type(task.return_value, bool)
+    assert_type(task.exception, BaseException | None)
+    assert_type(task.id, int)
+    assert_type(task.name, str)
+    assert_type(task.config, TaskConfig)
+    assert_type(task.phase, Phase)
+    assert_type(task.status, TaskStatus)
+    assert_type(task.attempt, int)
+    assert_type(task.started.is_set(), bool)
+    await task.started.wait()
+    await task.wait()
+    task.cancel()
+    assert_type(await tasks.schedule(spell, 1), str)
+    assert_type(await tasks.task(timeout=1).after_response.schedule(ledger.total), int)
+
+    await whatever_it_returns(task)
+    either: list[Task[int] | Task[str]] = [tasks.schedule(len, "abc"), tasks.schedule(spell, 1)]
+    assert_type([await one for one in either], list[int | str])
+
+
+async def tasks_made_by_hand(tasks: TasksScheduler) -> None:
+    made: Task[bool] = Task(func=is_even, args=(1,), kwargs={})
+    assert_type(await made(), bool)
+    assert_type(Task[str](func=spell, args=(1,), kwargs={"capital": True}, config=TaskConfig(name="spell")), Task[str])
+    Task[str](spell, (1,)).__start__(tasks)
+    tasks.start(made)
+
+
+async def batches_and_schedulers_made_by_hand(tg: TaskGroup) -> None:
+    tasks = TasksScheduler(tg)
+    assert_type(tasks.tg, TaskGroup)
+    assert_type(tasks.schedule(is_even, 1), Task[bool])
+    TasksScheduler(tg, TaskConfig(timeout=1)).schedule(spell, 1)
+    batch = TasksBatch()
+    assert_type(batch.schedule(is_even, 1), Task[bool])
+    assert_type(batch.task(name="spell").schedule(spell, 1), Task[str])
+    batch.start(tasks)
+    batch.__start__(tasks)
+    tasks.after_route.__start__(tasks)
+    async with create_task_group() as other, TasksScheduler(other) as scope, scope.route():
+        assert_type(scope, TasksScheduler)
+    tasks.end_route(failed=True)
+    tasks.end()
+
+
+async def hosts() -> None:
+    config = TaskConfig(name=None, shield=True, on_error=retry(attempts=2), when="success", timeout=1)
+    async with TaskHost(
+        config=config, max_running=1, max_pending=2, max_threads=3, drain_timeout=5, shield_timeout=0.5
+    ) as host:
+        assert_type(host, TaskHost)
+        assert_type(host.schedule(is_even, 1), Task[bool])
+        assert_type(host.schedule(spell, 1, capital=True), Task[str])
+        assert_type(host.task(name="parity", shield=True).schedule(is_even, 1), Task[bool])
+        assert_type(host.task(timeout=1).task(when="always").schedule(spell, 1), Task[str])
+        assert_type((host.running, host.waiting, host.deferred), tuple[int, int, int])
+        async with host.scope() as tasks:
+            async with tasks.route():
+                assert_type(tasks, TasksScheduler)
+            assert_type(await tasks.after_response.schedule(spell, 1), str)
+        await host.aclose()
+    assert_type(current_host(), TaskHost)
+    assert_type(current_task(), Task[Any])
+    assert_type(config.shielded, bool)
+    assert_type(config.merge(TaskConfig()), TaskConfig)
+
+
+def accept(task: Task[Any], exception: Exception) -> None: ...
+
+
+async def ask_again(task: Task[Any], exception: Exception) -> Retry | None:
+    return Retry(after=task.attempt * 0.5) if isinstance(exception, OSError) else None
+
+
+class Report:
+    async def __call__(self, task: Task[object], exception: BaseException) -> str:
+        return f"{task.name}: {exception}"
+
+
+def handlers(tasks: TasksScheduler) -> list[TaskErrorHandler]:
+    every: list[TaskErrorHandler] = [
+        accept,
+        ask_again,
+        Report(),
+        lambda task, exception: task.cancel(),
+        retry(),
+        retry(attempts=5, on=(OSError, TimeoutError), backoff=0.5, jitter=False, max_delay=30),
+        retry(on=OSError),
+    ]
+    assert_type(retry(), TaskErrorHandler)
+    tasks.task(on_error=accept).schedule(is_even, 1)
+    tasks.task(on_error=ask_again).after_route.schedule(is_even, 1)
+    tasks.after_response.task(on_error=Report()).schedule(is_even, 1)
+    tasks.task(on_error=retry(on=OSError)).schedule(is_even, 1)
+    tasks.task(on_error=lambda task, exception: Retry(after=task.attempt)).schedule(is_even, 1)
+    TaskConfig(on_error=accept)
+    TaskConfig(on_error=ask_again)
+    TaskConfig(on_error=Report())
+    return every
+
+
+app = FastAPI()
+add_tasks(app)
+add_tasks(
+    app,
+    config=TaskConfig(shield=True),
+    max_running=1,
+    max_pending=2,
+    max_threads=3,
+    drain_timeout=5,
+    shield_timeout=0.5,
+    hold=True,
+)
+
+
+@app.post("/orders")
+async def order(number: int, tasks: Tasks) -> dict[str, int]:
+    assert_type(tasks, TasksScheduler)
+    assert_type(tasks.schedule(is_even, number), Task[bool])
+    assert_type(tasks.after_route.schedule(spell, number), Task[str])
+    tasks.task(name="process", shield=True, on_error=ask_again).after_response.schedule(forget, "order")
+    return {"number": number}
+
+
+@app.get("/plain")
+def plain(tasks: Tasks, request: Request) -> None:
+    tasks.after_response.schedule(spell, 1)
+    TasksScheduler(request.state.fastapi_tasks_tg).schedule(is_even, 1)
+
+
+@app.websocket("/socket")
+async def socket(websocket: WebSocket, tasks: Tasks) -> None:
+    assert_type(await tasks.schedule(is_even, 1), bool)
+
+
+async def dependency(tasks: Tasks) -> TasksScheduler:
+    return tasks

@@ -1,0 +1,177 @@
+# pyright: strict
+"""Never executed. Every line with the mark is an error to each type checker, and no other line is."""
+
+from functools import partial
+from typing import Any
+
+from anyio.abc import TaskGroup
+from fastapi import FastAPI
+
+from fastapi_tasks import Retry, Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
+from taskphase import TaskHost
+
+
+async def is_even(number: int) -> bool:
+    return number % 2 == 0
+
+
+def spell(number: int, *, capital: bool) -> str:
+    return str(number).upper() if capital else str(number)
+
+
+class Greeter:
+    async def __call__(self, name: str) -> str:
+        return name
+
+    def greet(self, name: str) -> str:
+        return name
+
+
+def arguments(tasks: TasksScheduler) -> None:
+    tasks.schedule()  # error
+    tasks.schedule(is_even)  # error
+    tasks.schedule(is_even, "1")  # error
+    tasks.schedule(is_even, 1, 2)  # error
+    tasks.schedule(is_even, 1, shield=True)  # error
+    tasks.schedule(is_even, numbre=1)  # error
+    tasks.schedule(func=is_even)  # error
+    tasks.schedule(spell, 1)  # error
+    tasks.schedule(spell, 1, True)  # error
+    tasks.schedule(spell, 1, capital="yes")  # error
+    tasks.schedule(partial(is_even, "1"))  # error
+    tasks.schedule(Greeter(), 1)  # error
+    tasks.schedule(Greeter().greet)  # error
+    tasks.schedule(lambda: 1, 1)  # error
+    tasks.schedule(len, 1)  # error
+
+
+def arguments_everywhere(tasks: TasksScheduler, batch: TasksBatch, host: TaskHost) -> None:
+    tasks.after_route.schedule(is_even)  # error
+    tasks.after_response.schedule(is_even, "1")  # error
+    tasks.after_response.schedule(spell, 1, 2, capital=True)  # error
+    tasks.task(name="parity").schedule(is_even, "1")  # error
+    tasks.task(name="parity").after_route.schedule(is_even)  # error
+    tasks.task().after_response.schedule(spell, 1, colour=True)  # error
+    tasks.task().task().schedule(is_even, None)  # error
+    tasks.after_route.task().schedule(spell)  # error
+    batch.schedule(is_even, 1.5)  # error
+    batch.task().schedule(is_even)  # error
+    host.schedule(is_even, "1")  # error
+    host.task().schedule(is_even, 1, 2)  # error
+
+
+def no_functions(tasks: TasksScheduler) -> None:
+    tasks.schedule(1)  # error
+    tasks.schedule(None)  # error
+    tasks.schedule("is_even", 1)  # error
+    tasks.after_route.schedule(spell(1, capital=True))  # error
+    tasks.task().schedule(object())  # error
+
+
+def settings(tasks: TasksScheduler, host: TaskHost) -> None:
+    tasks.task(when="sucess")  # error
+    tasks.task(when=True)  # error
+    tasks.task(timeout="1")  # error
+    tasks.task(name=1)  # error
+    tasks.task(shield="yes")  # error
+    tasks.task("name")  # error
+    tasks.task(retries=3)  # error
+    tasks.after_route.task(when="never")  # error
+    tasks.task(name="a").task(timeout="1")  # error
+    host.task(timeout=[1])  # error
+    host.task(phase="after_route")  # error
+    TaskConfig(when="never")  # error
+    TaskConfig(timeout="1")  # error
+    TaskConfig().name = "changed"  # error
+    TaskConfig().shielded = True  # error
+    TaskConfig().merge({"name": "parity"})  # error
+
+
+def no_task(exception: Exception) -> None: ...
+
+
+def no_exception(task: Task[Any]) -> None: ...
+
+
+def wrong_way_round(exception: Exception, task: Task[Any]) -> None: ...
+
+
+async def too_narrow(task: Task[Any], exception: ValueError) -> None: ...
+
+
+def too_many(task: Task[Any], exception: Exception, attempt: int) -> None: ...
+
+
+def handlers(tasks: TasksScheduler, host: TaskHost) -> None:
+    tasks.task(on_error=no_task)  # error
+    tasks.task(on_error=no_exception)  # error
+    tasks.task(on_error=wrong_way_round)  # error
+    tasks.task(on_error=too_narrow)  # error
+    tasks.task(on_error=too_many)  # error
+    tasks.task(on_error=Retry(after=1))  # error
+    tasks.task(on_error=retry)  # error
+    tasks.task(on_error=lambda task: None)  # error
+    tasks.task(on_error="log")  # error
+    tasks.after_response.task(on_error=no_task)  # error
+    host.task(on_error=too_narrow)  # error
+    TaskConfig(on_error=too_many)  # error
+    handler: TaskErrorHandler = no_exception  # error
+    retry(3)  # error
+    retry(attempts="3")  # error
+    retry(on=ValueError())  # error
+    retry(on=KeyboardInterrupt)  # error
+    retry(on=[ValueError])  # error
+    retry(max_delays=1)  # error
+    Retry(after="1")  # error
+    Retry().after = 1  # error
+    del handler
+
+
+async def results(tasks: TasksScheduler, host: TaskHost) -> None:
+    task = tasks.schedule(is_even, 1)
+    number: list[int] = await task  # error
+    word: str = task.return_value  # error
+    other: Task[str] = task  # error
+    later: Task[str] = tasks.task(name="parity").after_route.schedule(is_even, 1)  # error
+    thread: Task[int] = host.schedule(spell, 1, capital=True)  # error
+    awaited: bytes = await tasks.after_response.schedule(spell, 1, capital=True)  # error
+    inline: bytes = await Task[str](spell, (1,), {"capital": True})()  # error
+    task.return_value = True  # error
+    attempts: int = task.attempts  # error
+    task.started()  # error
+    del number, word, other, later, thread, awaited, inline, attempts
+
+
+def what_is_made_by_hand(tasks: TasksScheduler, tg: TaskGroup) -> None:
+    Task[bool]()  # error
+    Task[bool](1)  # error
+    Task[bool](is_even, [1])  # error
+    Task[bool](is_even, (1,), {1: 1})  # error
+    Task[bool](is_even, (1,), name="parity")  # error
+    TasksScheduler()  # error
+    TasksScheduler(tasks)  # error
+    TasksScheduler(tg, "config")  # error
+    TasksBatch(tg)  # error
+    TasksBatch().start(tg)  # error
+    tasks.start(is_even)  # error
+
+
+async def hosts(app: FastAPI, host: TaskHost) -> None:
+    TaskHost(5)  # error
+    TaskHost(drain_timeout=None)  # error
+    TaskHost(drain_timeout="5")  # error
+    TaskHost(max_running=0.5)  # error
+    TaskHost(config={"shield": True})  # error
+    TaskHost(hold=True)  # error
+    add_tasks()  # error
+    add_tasks("app")  # error
+    add_tasks(app, 5)  # error
+    add_tasks(app, hold="yes")  # error
+    add_tasks(app, max_task=5)  # error
+    host.running = 1  # error
+    with host:  # error
+        pass
+    async with host.scope() as tasks:
+        tasks.scheduel(is_even, 1)  # error
+        with tasks.route():  # error
+            pass
