@@ -74,21 +74,21 @@ class TaskHost(Schedules[TaskDefinition]):
             DrainStage.SHIELDED: math.inf if shield_timeout is None else shield_timeout,
             DrainStage.FORCED: math.inf,
         }
-        self._opened: AbstractAsyncContextManager[None] | None = None
+        self._entered: AbstractAsyncContextManager[None] | None = None
         self._maybe_runner: Runner | None = None
 
     async def __aenter__(self) -> TaskHost:
-        if self._opened is not None:
+        if self._entered is not None:
             raise RuntimeError("a TaskHost can be entered only once; make another one")
-        self._opened = self._open()
-        await self._opened.__aenter__()
+        self._entered = self._open()
+        await self._entered.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
-        assert self._opened is not None
-        return await self._opened.__aexit__(exc_type, exc, tb)
+        assert self._entered is not None
+        return await self._entered.__aexit__(exc_type, exc, tb)
 
     async def aclose(self) -> None:
         """Drain the host now, or wait until it is drained if somebody else has begun. A checkpoint; its end cannot
@@ -180,20 +180,22 @@ class TaskHost(Schedules[TaskDefinition]):
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[None]:
         error: BaseException | None = None
-        self._closing, self._closed, self._changed = Event(), Event(), Event()
-        seam = native_seam()
+        self._opened, self._closing, self._closed, self._changed = Event(), Event(), Event(), Event()
+        self._maybe_runner = Runner(native_seam(), host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
         try:
             async with create_task_group() as tg:
                 # What runs the tasks is a task of its own, shielded: the cancellation of the body does not reach them.
-                self._maybe_runner = Runner(seam, host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
-                await tg.start(self._supervise)
-                token = self.set_current()
+                tg.start_soon(self._supervise)
                 try:
-                    yield
+                    await self._opened.wait()
+                    token = self.set_current()
+                    try:
+                        yield
+                    finally:
+                        self.reset_current(token)
                 except BaseException as exc:
                     error = exc  # kept out of the group, which would wrap it
                 finally:
-                    self.reset_current(token)
                     await self.aclose()
         except BaseExceptionGroup as group:
             # Only what has no business in a task gets here: KeyboardInterrupt.
@@ -201,17 +203,18 @@ class TaskHost(Schedules[TaskDefinition]):
         if error is not None:
             raise error
 
-    async def _supervise(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    async def _supervise(self) -> None:
         try:
             with CancelScope(shield=True):
                 async with self._runner.seam.open(), create_task_group() as keeper:
                     self._runner.on_change = self._wake
                     await keeper.start(self._keep_group)
-                    task_status.started()
+                    self._opened.set()
                     await self._closing.wait()
                     await self._drain()
         finally:
-            self._runner.close()
+            if self._runner.stage is not DrainStage.CLOSED:
+                self._runner.abort()
             self._closed.set()
 
     async def _keep_group(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -232,10 +235,14 @@ class TaskHost(Schedules[TaskDefinition]):
     async def _drain(self) -> None:
         swept: dict[Job, None] = {}
         abandoned: list[Job] = []
-        while self._runner.stage is not DrainStage.CLOSED:
+        while True:
             with move_on_after(self._patience[self._runner.stage]):
                 await self._idle()
-            self._to(DrainEvent.IDLE if self._is_idle else DrainEvent.DEADLINE)
+            if self._is_idle:
+                if self._runner.close():
+                    break
+                continue
+            self._to(DrainEvent.DEADLINE)
             match SWEEPS[self._runner.stage]:
                 case Sweep.UNSHIELDED:
                     self._tg.cancel_scope.cancel()

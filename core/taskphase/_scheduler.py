@@ -80,7 +80,8 @@ class TasksBatch(Schedules[TaskDefinition]):
         """
         if self._scheduler is None:
             while self._held:
-                scheduler.start(self._held[0])
+                if not self._held[0]._has_ended:  # it may have been cancelled
+                    scheduler.start(self._held[0])
                 del self._held[0]
         elif self._phase is Phase.AFTER_RESPONSE:
             self._scheduler.end()

@@ -44,7 +44,13 @@ def ask_pyright(path: str) -> Complaints:
     return {entry["range"]["start"]["line"] + 1: entry["message"] for entry in found}
 
 
-CHECKERS = [pytest.param(ask_mypy, id="mypy"), pytest.param(ask_pyright, id="pyright")]
+def ask_ty(path: str) -> Complaints:
+    lines = output_of("ty", "check", "--output-format", "concise", "--python", sys.prefix, path).splitlines()
+    found = [re.match(r"[^:]+:(\d+):\d+: error(.*)", line) for line in lines]
+    return {int(match[1]): match[2] for match in found if match}
+
+
+CHECKERS = [pytest.param(ask_mypy, id="mypy"), pytest.param(ask_pyright, id="pyright"), pytest.param(ask_ty, id="ty")]
 
 
 @pytest.mark.parametrize("ask", CHECKERS)

@@ -549,6 +549,33 @@ class TestFromAnywhere:
         assert {task.status for task in taken} <= {TaskStatus.SUCCEEDED, TaskStatus.CANCELLED, TaskStatus.DROPPED}
 
 
+class TestOpening:
+    async def test_whoever_is_cancelled_while_it_enters_a_host_gets_out_g9(self) -> None:
+        host = TaskHost()
+        with anyio.CancelScope() as cancel_scope:
+            cancel_scope.cancel()
+            async with host:
+                pytest.fail("the body of a host that could not be entered")
+        assert cancel_scope.cancelled_caught
+        with pytest.raises(TasksClosedError):
+            host.schedule(checkpoint)
+
+    async def test_a_native_cancel_while_entering_gets_out_too_g9(self, backend_name: str) -> None:
+        if backend_name != "asyncio":
+            return  # trio has no cancellation beside its scopes
+
+        async def main() -> None:
+            async with TaskHost():
+                await anyio.sleep_forever()
+
+        for count in range(6):
+            native = asyncio.ensure_future(main())
+            await turns(count)
+            native.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await native
+
+
 class TestMisuse:
     async def test_a_host_that_is_not_open_takes_no_tasks(self) -> None:
         host = TaskHost()

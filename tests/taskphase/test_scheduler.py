@@ -286,6 +286,7 @@ async def test_a_batch_of_ones_own_is_held_until_it_is_started() -> None:
     log = Log()
     batch = TasksBatch()
     task = batch.task(name="b").schedule(log.add, "b")
+    batch.schedule(log.add, "never").cancel()
     batch.schedule(log.add, "c")
     assert task.status is TaskStatus.NEW
     async with TaskHost() as host, host.scope() as tasks:

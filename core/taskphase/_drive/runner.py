@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from threading import Lock, get_ident
 
 from .._machine.config import TaskConfig
-from .._machine.drain import DrainStage, accepts
+from .._machine.drain import DrainEvent, DrainStage, accepts, next_stage
 from .._machine.life import LifeEvent, TaskStatus
 from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
@@ -124,15 +124,25 @@ class Runner:
         if self._inbox:
             job, place = self._inbox.popleft()
             if not job._has_ended:
-                place(job)
+                try:
+                    place(job)
+                except TasksClosedError as exc:  # a task group of somebody else, closed meanwhile
+                    self.drop(job, str(exc))
             self._changed()
 
-    def close(self) -> None:
-        """Refuse whatever comes from now on, and drop what is on its way from a thread."""
+    def close(self) -> bool:
+        """Refuse whatever comes from now on. Not if something is on its way from a thread: then return False."""
         with self._lock:
-            self.stage = DrainStage.CLOSED
-        while self._inbox:
-            self.drop(self._inbox.popleft()[0], "the host closed before the task arrived from its thread")
+            if not self._inbox:
+                self.stage = next_stage(self.stage, DrainEvent.IDLE)
+        return self.stage is DrainStage.CLOSED
+
+    def abort(self) -> None:
+        """Refuse whatever comes from now on, and cancel what has no native task that would be cancelled by others."""
+        with self._lock:
+            self.stage = next_stage(self.stage, DrainEvent.ABORT)
+        for job in (*self.jobs(), *(job for job, _ in self._inbox)):
+            self.cancel(job)
 
     # From here on: the loop's thread only.
 

@@ -28,6 +28,8 @@ class DrainEvent(StrEnum):
     """The stage's time is up."""
     IDLE = "idle"
     """Nothing of the host is alive, and nothing waits for its phase."""
+    ABORT = "abort"
+    """What runs the host is itself being taken down, as by `KeyboardInterrupt`."""
 
 
 class Sweep(StrEnum):
@@ -42,10 +44,10 @@ _S, _E = DrainStage, DrainEvent
 
 DRAIN = MappingProxyType(
     {
-        _S.OPEN: MappingProxyType({_E.CLOSE: _S.GRACE}),
-        _S.GRACE: MappingProxyType({_E.DEADLINE: _S.SHIELDED, _E.IDLE: _S.CLOSED}),
-        _S.SHIELDED: MappingProxyType({_E.DEADLINE: _S.FORCED, _E.IDLE: _S.CLOSED}),
-        _S.FORCED: MappingProxyType({_E.IDLE: _S.CLOSED}),
+        _S.OPEN: MappingProxyType({_E.CLOSE: _S.GRACE, _E.ABORT: _S.CLOSED}),
+        _S.GRACE: MappingProxyType({_E.DEADLINE: _S.SHIELDED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
+        _S.SHIELDED: MappingProxyType({_E.DEADLINE: _S.FORCED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
+        _S.FORCED: MappingProxyType({_E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
         _S.CLOSED: MappingProxyType({}),
     }
 )
