@@ -10,17 +10,13 @@ from typing import Any
 import anyio
 import pytest
 
-BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
-]
+from tests.backends import ASYNCIO, TRIO
 
 # A test that waits for what never comes fails after this many seconds; none takes a tenth of it.
 TEST_TIMEOUT = 20
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[*ASYNCIO, *TRIO])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return request.param  # type: ignore[no-any-return]
 

@@ -247,6 +247,7 @@ class TaskHost(Schedules[TaskDefinition]):
                 case Sweep.UNSHIELDED:
                     self._tg.cancel_scope.cancel()
                     self._cancel([job for job in self._runner.jobs() if not job.config.shielded], swept)
+                    report.waiting_for(job for job in self._runner.jobs() if job.config.shielded)
                 case Sweep.EVERYBODY:
                     self._cancel(list(self._runner.jobs()), swept)
                     abandoned += [job for job in list(self._runner.alive) if self._runner.threads.abandon(job)]

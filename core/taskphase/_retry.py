@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ._machine.config import check_seconds
 from ._machine.dispatch import Retry
-from ._task import Task, TaskErrorHandler
+from ._task import Task
 
 # A float overflows at 2 ** 1024; long before that, any `max_delay` has been reached.
 _MOST_DOUBLINGS = 1000
@@ -20,7 +21,7 @@ def retry(
     backoff: float = 1.0,
     jitter: bool = True,
     max_delay: float = 60.0,
-) -> TaskErrorHandler:
+) -> Callable[[Task[Any], Exception], Awaitable[Retry | None]]:
     """Return an error handler that has its task run again, after exponentially growing pauses.
 
     The pause before attempt `n + 1` is `backoff * 2 ** (n - 1)` seconds, at most `max_delay`; with `jitter` it is drawn

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.backends import native_cancel_only
 from tests.wire import Closed, Denied, Events, Session, WireError, lifespan, request, websocket
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"1")]}
@@ -599,9 +600,8 @@ async def test_a_body_that_is_cancelled_cancels_the_lifespan() -> None:
     assert events == ["startup.complete", "cleaned up"]
 
 
-async def test_a_lifespan_task_that_is_cancelled_natively_is_an_offence(anyio_backend_name: str) -> None:
-    if anyio_backend_name == "trio":
-        pytest.skip("trio cancels scopes, never a task")
+@native_cancel_only
+async def test_a_lifespan_task_that_is_cancelled_natively_is_an_offence() -> None:
     events: Events = []
     with pytest.raises(WireError, match="cancelled when running"):
         async with lifespan(raising(asyncio.CancelledError(), RECEIVE, UP), events=events):

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
-from tests.turns import turns
+from tests.backends import native_cancel_only, turns
 
 from taskphase import (
     NoCurrentError,
@@ -179,11 +179,14 @@ class TestDrain:
         async with TaskHost() as host:
             host.task(name="plain").schedule(journal.forever, "plain")
             host.task(name="plain").schedule(journal.forever, "plain")
-            shielded = host.task(shield=True).schedule(anyio.sleep, SHORT)
+            shielded = host.task(name="saved", shield=True).schedule(anyio.sleep, SHORT)
             await turns()
         assert journal == ["plain began", "plain began", "plain left", "plain left"]
         assert shielded.status is TaskStatus.SUCCEEDED
-        assert logged() == [("WARNING", "closing the task host: 2 cancelled: plain (2)")]
+        assert logged() == [
+            ("INFO", "closing the task host: waiting for 1: saved"),
+            ("WARNING", "closing the task host: 2 cancelled: plain (2)"),
+        ]
 
     async def test_within_drain_timeout_everything_may_end_by_itself_g9(self, logged: Logged) -> None:
         async with TaskHost(drain_timeout=15) as host:
@@ -203,7 +206,10 @@ class TestDrain:
         async with TaskHost(shield_timeout=SHORT) as host:
             task = host.task(shield=True, name="stubborn").schedule(anyio.sleep_forever)
         assert task.status is TaskStatus.CANCELLED
-        assert logged() == [("WARNING", "closing the task host: 1 cancelled: stubborn")]
+        assert logged() == [
+            ("INFO", "closing the task host: waiting for 1: stubborn"),
+            ("WARNING", "closing the task host: 1 cancelled: stubborn"),
+        ]
 
     async def test_who_may_schedule_in_which_stage_g9(self, journal: Journal) -> None:
         async def in_grace() -> None:
@@ -290,11 +296,9 @@ class TestDrain:
             TaskStatus.SUCCEEDED,
         ]
 
-    async def test_asyncio_s_own_cancel_drains_it_in_the_same_way_however_often_g9(self, backend_name: str) -> None:
+    @native_cancel_only
+    async def test_asyncio_s_own_cancel_drains_it_in_the_same_way_however_often_g9(self) -> None:
         """A `Task.cancel()` knows no shield: it comes once a call, wherever the task is."""
-        if backend_name != "asyncio":
-            return  # trio has no cancellation beside its scopes, which the test above has
-
         statuses: list[TaskStatus] = []
 
         async def main() -> None:
@@ -452,7 +456,9 @@ class TestThreads:
                 await anyio.to_thread.run_sync(began.wait)
             assert task.status is TaskStatus.CANCELLED
             assert not ended.is_set()
-            assert logged() == [("WARNING", "closing the task host: 1 abandoned, with its thread still running: stuck")]
+            assert logged()[1:] == [
+                ("WARNING", "closing the task host: 1 abandoned, with its thread still running: stuck")
+            ]
         finally:
             release.set()
         await anyio.to_thread.run_sync(ended.wait)
@@ -560,10 +566,8 @@ class TestOpening:
         with pytest.raises(TasksClosedError):
             host.schedule(checkpoint)
 
-    async def test_a_native_cancel_while_entering_gets_out_too_g9(self, backend_name: str) -> None:
-        if backend_name != "asyncio":
-            return  # trio has no cancellation beside its scopes
-
+    @native_cancel_only
+    async def test_a_native_cancel_while_entering_gets_out_too_g9(self) -> None:
         async def main() -> None:
             async with TaskHost():
                 await anyio.sleep_forever()

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.turns import turns
+from tests.backends import native_cancel_only, turns
 
 from taskphase import (
     Phase,
@@ -375,16 +375,15 @@ class TestAnyTaskGroup:
             tasks.schedule(forever)
             assert (host.running, host.deferred) == (1, 1)
 
-    async def test_a_cancel_that_is_not_the_group_s_stays_in_the_task_g3(self, backend_name: str) -> None:
-        """asyncio: awaiting a cancelled future raises CancelledError, which anyio would take for the group's end."""
+    @native_cancel_only
+    async def test_a_cancel_that_is_not_the_group_s_stays_in_the_task_g3(self) -> None:
+        """Awaiting a cancelled future raises CancelledError, which anyio would take for the group's end."""
 
         async def await_cancelled() -> None:
             future = asyncio.get_running_loop().create_future()
             future.cancel()
             await future
 
-        if backend_name == "trio":
-            return  # there is no such thing on trio: nobody can raise Cancelled by hand
         async with anyio.create_task_group() as tg:
             tasks = TasksScheduler(tg)
             task = tasks.schedule(await_cancelled)

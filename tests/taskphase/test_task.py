@@ -8,7 +8,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from tests.turns import turns, until
+from tests.backends import turns, until
 
 from taskphase import (
     Phase,

@@ -1,7 +1,7 @@
 # pyright: strict
 """Never executed. Whatever is here is right, and is of the type that it is said to be."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, assert_type
 
@@ -223,7 +223,7 @@ def handlers(tasks: TasksScheduler) -> list[TaskErrorHandler]:
         retry(attempts=5, on=(OSError, TimeoutError), backoff=0.5, jitter=False, max_delay=30),
         retry(on=OSError),
     ]
-    assert_type(retry(), TaskErrorHandler)
+    assert_type(retry(), Callable[[Task[Any], Exception], Awaitable[Retry | None]])
     tasks.task(on_error=accept).schedule(is_even, 1)
     tasks.task(on_error=ask_again).after_route.schedule(is_even, 1)
     tasks.after_response.task(on_error=Report()).schedule(is_even, 1)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 async def attempt(job: Job) -> None:
     """Make one attempt, from the first step to the end or to the request of another one.
 
-    Raises nothing but what does not belong to the task: the cancellation of what encloses it, `KeyboardInterrupt`,
-    `GeneratorExit`.
+    Raises nothing but what does not belong to the task: the cancellation of what encloses it and `KeyboardInterrupt`.
     """
     runner = job._runner
     if job.status is not TaskStatus.STARTING:  # it was cancelled before its first step
@@ -40,6 +39,8 @@ async def attempt(job: Job) -> None:
             else:
                 result = await call(job, job.func, job.args, job.kwargs, job._is_async, job.config.timeout)
             outcome = Outcome.RETURNED
+    except GeneratorExit:  # the event loop has gone without its tasks
+        raise
     except BaseException as exc:
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
     try:
@@ -129,15 +130,13 @@ async def call(
         result = func(*args, **kwargs)
     if timeout is None:
         return await result
-    with move_on_after(timeout) as scope:
+    with move_on_after(timeout):
         return await result
-    if scope.cancelled_caught:
-        raise TimeoutError(f"timed out after {timeout:g} seconds")
-    raise AssertionError("unreachable: a scope that swallows has caught a cancellation")
+    raise TimeoutError(f"timed out after {timeout:g} seconds")
 
 
 def _classify(exc: BaseException, job: Job) -> Outcome:
-    cancelled = (job._runner.seam.cancelled, ThreadAbandoned, GeneratorExit)
+    cancelled = (job._runner.seam.cancelled, ThreadAbandoned)
     if isinstance(exc, Exception):
         return Outcome.RAISED
     if isinstance(exc, BaseExceptionGroup):
@@ -148,7 +147,7 @@ def _classify(exc: BaseException, job: Job) -> Outcome:
 
 def _stray(exc: BaseException, job: Job) -> BaseException | None:
     """Return the part of `exc` that does not speak to the task, but to the loop or to what encloses the task."""
-    stray: tuple[type[BaseException], ...] = (KeyboardInterrupt, GeneratorExit)
+    stray: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
     if current_effective_deadline() == float("-inf"):
         stray = (*stray, job._runner.seam.cancelled)
     if isinstance(exc, BaseExceptionGroup):

@@ -27,7 +27,7 @@ def handler_failed(job: Job, error: BaseException) -> None:
 
 def retrying(job: Job, error: BaseException, after: float) -> None:
     """Log that an attempt has failed and another is to come. To be called inside the task's context."""
-    text = "task %r raised %s in attempt %d; the next one comes in %g s"
+    text = "task %r raised %s in attempt %d; the next one comes in %.3g s"
     _log(logging.INFO, text, job.name, type(error).__name__, job.attempt, after)
 
 
@@ -42,13 +42,24 @@ def group_failed(error: BaseException) -> None:
     _log(logging.ERROR, "a task started in the host's task group failed; the others in it were cancelled", error=error)
 
 
+def waiting_for(jobs: Iterable[Job]) -> None:
+    """Log, by name and count, what the closing of the host waits for: it may be long."""
+    listed, total = _listed(jobs)
+    if total:
+        _log(logging.INFO, "closing the task host: waiting for %d: %s", total, listed)
+
+
 def drained(cancelled: Iterable[Job], abandoned: Iterable[Job]) -> None:
     """Log, by name and count, what the closing of the host cut short."""
     for what, jobs in (("cancelled", cancelled), ("abandoned, with its thread still running", abandoned)):
-        names = Counter(job.name for job in jobs)
-        if names:
-            listed = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
-            _log(logging.WARNING, "closing the task host: %d %s: %s", names.total(), what, listed)
+        listed, total = _listed(jobs)
+        if total:
+            _log(logging.WARNING, "closing the task host: %d %s: %s", total, what, listed)
+
+
+def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
+    names = Counter(job.name for job in jobs)
+    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items()), names.total()
 
 
 def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Lock, get_ident
+from typing import NamedTuple
 
 from .._machine.config import TaskConfig
 from .._machine.drain import DrainEvent, DrainStage, accepts, next_stage
@@ -15,6 +16,14 @@ from .current import JOB
 from .job import Job
 from .seam import Seam
 from .threads import Threads
+
+
+class _Mail(NamedTuple):
+    """A job on its way from a thread. `pending`: it will not start when it arrives."""
+
+    job: Job
+    place: Callable[[Job], None]
+    pending: bool
 
 
 class Runner:
@@ -50,7 +59,7 @@ class Runner:
         self._waiting: deque[Job] = deque()
         self._waiting_count = 0
         self._pausing = 0
-        self._inbox: deque[tuple[Job, Callable[[Job], None]]] = deque()
+        self._inbox: deque[_Mail] = deque()
         self._lock = Lock()
 
     @property
@@ -85,14 +94,15 @@ class Runner:
         by = JOB.get()
         by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
         if get_ident() == self.seam.thread:
-            self._admit(by_shielded, held)
+            self._admit(by_shielded, pending=held or self._is_full())
             job._runner = self
             place(job)
             return
         with self._lock:
-            self._admit(by_shielded, held)
+            pending = held or (self._max_pending is not None and self._is_full(self._on_their_way(pending=False)))
+            self._admit(by_shielded, pending=pending)
             job._runner = self
-            self._inbox.append((job, place))
+            self._inbox.append(_Mail(job, place, pending))
             try:
                 self.seam.call_from_thread(self._read_inbox)
             except RuntimeError as exc:
@@ -106,12 +116,12 @@ class Runner:
         else:
             self.seam.call_from_thread(lambda: func(job))
 
-    def _admit(self, by_shielded: bool, held: bool) -> None:
+    def _admit(self, by_shielded: bool, *, pending: bool) -> None:
         if self.stage is not DrainStage.OPEN and not accepts(self.stage, by_shielded=by_shielded):
             raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
-        if self._max_pending is None or not (held or self._is_full()):
+        if self._max_pending is None or not pending:
             return
-        if self._waiting_count + len(self.deferred) + len(self._inbox) >= self._max_pending:
+        if self._waiting_count + len(self.deferred) + self._on_their_way(pending=True) >= self._max_pending:
             raise TasksSaturatedError(
                 running=self.running,
                 waiting=self._waiting_count,
@@ -119,10 +129,15 @@ class Runner:
                 max_pending=self._max_pending,
             )
 
+    def _on_their_way(self, *, pending: bool) -> int:
+        return sum(mail.pending is pending for mail in tuple(self._inbox))
+
     def _read_inbox(self) -> None:
         # One job a call, and one call a job: threads that schedule without pause do not keep the loop here.
-        if self._inbox:
-            job, place = self._inbox.popleft()
+        with self._lock:
+            mail = self._inbox.popleft() if self._inbox else None
+        if mail is not None:
+            job, place, _ = mail
             if not job._has_ended:
                 try:
                     place(job)
@@ -141,7 +156,7 @@ class Runner:
         """Refuse whatever comes from now on, and cancel what has no native task that would be cancelled by others."""
         with self._lock:
             self.stage = next_stage(self.stage, DrainEvent.ABORT)
-        for job in (*self.jobs(), *(job for job, _ in self._inbox)):
+        for job in (*self.jobs(), *(mail.job for mail in self._inbox)):
             self.cancel(job)
 
     # From here on: the loop's thread only.
@@ -216,8 +231,8 @@ class Runner:
             self._fill()
         self._changed()
 
-    def _is_full(self) -> bool:
-        return self._max_running is not None and self.running >= self._max_running
+    def _is_full(self, more: int = 0) -> bool:
+        return self._max_running is not None and self.running + more >= self._max_running
 
     def _fill(self) -> None:
         while self._waiting_count and not self._is_full():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import anyio.to_thread
 import pytest
-from tests.turns import turns, until
+from tests.backends import turns, until
 
 from taskphase import Task, TaskHost, TasksSaturatedError, TaskStatus
 
@@ -87,6 +87,20 @@ async def test_the_limit_holds_for_threads_too_g8_g15() -> None:
         blocker.cancel()
         for task in taken:
             await task
+
+
+async def test_tasks_on_their_way_from_a_thread_that_will_not_wait_are_not_pending_g8_g15() -> None:
+    def in_thread() -> None:
+        for _ in range(3):
+            host.schedule(anyio.sleep, 0)
+        scope.after_response.schedule(anyio.sleep, 0)
+        with pytest.raises(TasksSaturatedError):
+            scope.after_response.schedule(anyio.sleep, 0)
+
+    for max_running in (None, 3):
+        async with TaskHost(max_running=max_running, max_pending=1) as host, host.scope() as scope:
+            await anyio.to_thread.run_sync(in_thread)
+            assert host.deferred == 1
 
 
 async def test_a_task_cancelled_on_its_way_from_a_thread_never_starts_g2_g8() -> None:

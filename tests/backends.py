@@ -1,10 +1,20 @@
-"""Waiting without time: by turns of the event loop."""
+"""The backends, and waiting without time: by turns of the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from anyio.lowlevel import checkpoint
+
+ASYNCIO = [
+    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+]
+TRIO = [pytest.param(("trio", {}), id="trio")]
+
+# For what there is not on trio: the cancellation of a task by anything but a scope.
+native_cancel_only = pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 
 # More than anything in the tests needs to come to rest that does not wait for a timer, a thread or a socket.
 ENOUGH = 25

@@ -1,0 +1,140 @@
+"""An app with tasks in every phase, shielded work, a task that fails and one that runs in a thread.
+
+    python examples/quickstart.py [port]       then open http://127.0.0.1:8000/docs
+
+Every step is logged, so that one can read what ran when. `demo.py` runs this app under uvicorn and shows that.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from fastapi_tasks import Retry, Task, Tasks, add_tasks
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d  %(message)s", datefmt="%H:%M:%S")
+log = logging.getLogger("quickstart")
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+    log.info("lifespan: database opened")
+    yield
+    log.info("lifespan: database closed")
+
+
+app = FastAPI(title="Quickstart", lifespan=lifespan)
+add_tasks(app, shield_timeout=10)
+
+
+# One task in each phase.
+
+
+async def find_avatar(email: str) -> None:
+    log.info("immediate: looking for the avatar of %s", email)
+    await anyio.sleep(0.05)
+    log.info("immediate: avatar found")
+
+
+async def count(event: str) -> None:
+    log.info("after_route: counted %s", event)
+
+
+async def send_welcome(email: str) -> None:
+    log.info("after_response: writing to %s", email)
+    await anyio.sleep(0.2)
+    log.info("after_response: mail sent")
+
+
+@app.post("/users")
+async def create_user(email: str, tasks: Tasks) -> dict[str, str]:
+    tasks.schedule(find_avatar, email)
+    tasks.after_route.schedule(count, "user_created")
+    tasks.after_response.schedule(send_welcome, email)
+    log.info("route: storing the user")
+    await anyio.sleep(0.1)
+    log.info("route: returns")
+    return {"email": email}
+
+
+# The response may take its time: it is over when its last chunk is out.
+
+
+async def audit(what: str) -> None:
+    log.info("after_response: audited %s", what)
+
+
+@app.get("/export")
+async def export(tasks: Tasks) -> StreamingResponse:
+    async def rows() -> AsyncIterator[str]:
+        for number in range(3):
+            await anyio.sleep(0.1)
+            log.info("stream: row %d", number)
+            yield f"row {number}\n"
+
+    tasks.after_route.schedule(count, "export_begun")
+    tasks.after_response.schedule(audit, "export")
+    return StreamingResponse(rows(), media_type="text/plain")
+
+
+# A sync function runs in a thread. A failure ends in its handler, and in the log.
+
+
+def shrink_picture(name: str) -> None:
+    log.info("thread: shrinking %s", name)
+    time.sleep(0.15)  # a whole thread waits here, and nobody else
+    log.info("thread: %s is small", name)
+
+
+async def fetch_contacts(source: str) -> None:
+    await anyio.sleep(0.05)
+    raise ConnectionError(f"{source} does not answer")
+
+
+async def once_more(task: Task, error: Exception) -> Retry | None:
+    log.info("handler: attempt %d of %s: %s", task.attempt, task.name, error)
+    return Retry(after=0.1) if task.attempt < 2 else None
+
+
+@app.post("/imports")
+def begin_import(tasks: Tasks) -> dict[str, str]:
+    tasks.schedule(shrink_picture, "portrait.png")
+    tasks.task(name="fetch contacts", on_error=once_more).schedule(fetch_contacts, "ldap")
+    return {"status": "begun"}
+
+
+# What shutdown spares, and what it does not.
+
+
+async def settle(payment: int) -> None:
+    for step in ("reserved", "booked", "confirmed"):
+        log.info("shielded: payment %d is being %s", payment, step)
+        await anyio.sleep(0.4)
+    log.info("shielded: payment %d settled", payment)
+
+
+async def recommend(payment: int) -> None:
+    log.info("unshielded: recommendations for the buyer of %d", payment)
+    try:
+        await anyio.sleep(60)
+    except anyio.get_cancelled_exc_class():
+        log.info("unshielded: cancelled")
+        raise
+
+
+@app.post("/payments/{payment}", status_code=202)
+async def pay(payment: int, tasks: Tasks) -> dict[str, int]:
+    tasks.after_response.task(name="settle", shield=True).schedule(settle, payment)
+    tasks.after_response.task(name="recommend").schedule(recommend, payment)
+    return {"payment": payment}
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    uvicorn.run(app, port=int(sys.argv[1]) if len(sys.argv) > 1 else 8000)
