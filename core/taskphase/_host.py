@@ -12,6 +12,7 @@ from typing import Any, cast
 from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, move_on_after
 from anyio.abc import TaskGroup, TaskStatus
 
+from ._definition import Schedules, TaskDefinition
 from ._drive import report
 from ._drive.current import BODY, Body, running_host, running_job
 from ._drive.job import Job
@@ -20,7 +21,6 @@ from ._drive.seam import native_seam
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep, next_stage
 from ._machine.life import TaskStatus as Status
-from ._schedule import Schedules, TaskDefinition
 from ._scheduler import TasksScheduler
 from ._task import Task
 from .errors import NoCurrentError, TasksClosedError

@@ -10,13 +10,13 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from ._definition import Schedules, TaskDefinition
 from ._drive.current import running_host
 from ._drive.job import Job
 from ._drive.on_group import GroupSeam
 from ._drive.runner import Runner
 from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
-from ._schedule import Schedules, TaskDefinition
 from ._task import Task
 
 

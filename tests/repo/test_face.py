@@ -18,7 +18,7 @@ import fastapi_tasks
 import fastapi_tasks.errors
 import taskphase
 import taskphase.errors
-from taskphase._schedule import TaskDefinition
+from taskphase._definition import TaskDefinition
 from taskphase._scheduler import ScopedTaskDefinition
 
 CORE_ERRORS = [

@@ -1,4 +1,4 @@
-"""Whatever has `.schedule` and `.task`."""
+"""`.schedule` and `.task`, and what the latter returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Definition = TypeVar("Definition")
 
 
 class Schedules(ABC, Generic[Definition]):
-    """Whatever has `.schedule` and `.task`."""
+    """`.schedule` and `.task`, and what the latter returns."""
 
     __slots__ = ()
 
