@@ -198,8 +198,8 @@ class TaskHost(Schedules[TaskDefinition]):
                 finally:
                     await self.aclose()
         except BaseExceptionGroup as group:
-            # Only what has no business in a task gets here: KeyboardInterrupt.
-            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+            # Only what has no business in a task gets here: KeyboardInterrupt, from however deep inside.
+            raise _alone(group) from None
         if error is not None:
             raise error
 
@@ -286,6 +286,11 @@ def current_host() -> TaskHost:
     if host is None:
         raise NoCurrentError("this code runs neither in a task nor in the body of a TaskHost")
     return cast(TaskHost, host)
+
+
+def _alone(exc: BaseException) -> BaseException:
+    inside = cast("tuple[BaseException, ...]", getattr(exc, "exceptions", ()))
+    return _alone(inside[0]) if len(inside) == 1 else exc
 
 
 def _check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
