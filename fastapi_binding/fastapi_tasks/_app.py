@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from threading import get_ident
 from typing import Any
 
 from fastapi import FastAPI
@@ -92,6 +93,7 @@ class Installation:
 
     def __init__(self, app_host: Callable[[], TaskHost], request_host: Callable[[], TaskHost], *, hold: bool) -> None:
         self.host: TaskHost | None = None
+        self._thread = 0
         self._app_host = app_host
         self._request_host = request_host
         self._hold = hold
@@ -112,7 +114,7 @@ class Installation:
                     await host.aclose()
                 return message
 
-            self.host = host
+            self.host, self._thread = host, get_ident()
             try:
                 await app(scope, receive_when_drained, send)
             finally:
@@ -123,7 +125,9 @@ class Installation:
         self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Run one request or session, with the tasks of the app or, without a lifespan, with its own."""
-        if self.host is not None and not self._hold:
+        # Another thread has another event loop, as a second TestClient has: what is not thread-safe in the host is
+        # not for it.
+        if self.host is not None and not self._hold and self._thread == get_ident():
             await _run_scope(self.host, app, scope, receive, send)
             return
         async with self._request_host() as host:

@@ -202,7 +202,7 @@ USES = {
     ),
     "core/README.md#in-short": Use(None, ("3 succeeded",)),
     "CONTRIBUTING.md#how-to-add-a-test": Use(
-        lambda module: anyio.run(module.test_g2_a_task_that_returns_has_succeeded)
+        lambda module: anyio.run(module.test_a_task_that_returns_has_succeeded_g2)
     ),
 }
 

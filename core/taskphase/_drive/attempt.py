@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import isawaitable
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
-from anyio import current_effective_deadline, move_on_after, sleep
+from anyio import CancelScope, current_effective_deadline, current_time, sleep
 
 from .._machine.calling import is_async
 from .._machine.dispatch import Answer, Outcome, Retry, after_attempt, after_handler
@@ -122,15 +123,14 @@ async def call(
 
     :raises TimeoutError: if it takes more than `timeout` seconds
     """
-    if not func_is_async:
-        result = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
+    if func_is_async:
+        result = func(*args, **kwargs)
+        deadline = inf if timeout is None else current_time() + timeout
+    else:
+        result, deadline = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
         if not isawaitable(result):
             return result
-    else:
-        result = func(*args, **kwargs)
-    if timeout is None:
-        return await result
-    with move_on_after(timeout):
+    with CancelScope(deadline=deadline):
         return await result
     raise TimeoutError(f"timed out after {timeout:g} seconds")
 

@@ -47,11 +47,12 @@ class Threads:
         scope.deadline = _ABANDONED
         return True
 
-    async def call(self, owner: object, func: Callable[[], Any], timeout: float | None) -> Any:
+    async def call(self, owner: object, func: Callable[[], Any], timeout: float | None) -> tuple[Any, float]:
         """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
 
         :param owner: for whom, for `abandon()`; one call at a time
         :param timeout: seconds from the moment that it has its slot
+        :return: the result, and the time at which the timeout is up
         :raises TimeoutError: if it takes longer; the thread is left running
         :raises ThreadAbandoned: if `abandon(owner)` was called; the same
         """
@@ -61,7 +62,7 @@ class Threads:
         with CancelScope(shield=True, deadline=deadline) as scope:
             self._calls[owner] = scope
             try:
-                return await self._run(slot, func)
+                return await self._run(slot, func), deadline
             finally:
                 del self._calls[owner]
         if scope.deadline == _ABANDONED:

@@ -1,0 +1,121 @@
+"""What the tests of the binding share: a journal of what happens, and a server for one app."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from tests import wire
+from tests.backends import turns
+
+from fastapi_tasks import Task, TaskConfig, TasksScheduler, add_tasks
+
+ASYNC_AND_DEF = pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+# The BaseHTTPMiddleware of Starlette 0.49 leaves a generator to the garbage collector, of which trio complains.
+UNCLOSED_STREAM = pytest.mark.filterwarnings(
+    "ignore:Async generator 'starlette.requests.Request.stream':ResourceWarning"
+)
+
+DRAIN = 5  # seconds for all tasks to end by themselves when a server stops; they need none, so it means "wait for them"
+FEW = 3  # turns: more than a task needs to start, were it allowed to
+
+
+class Journal(list[str]):
+    """What has happened, in order. The wire writes to it too."""
+
+    async def note(self, event: str) -> None:
+        self.append(event)
+
+    async def note_late(self, event: str) -> None:
+        """Give whatever may start the time to do so, then note `event`."""
+        await turns(FEW)
+        self.append(event)
+
+    def each_phase(
+        self, tasks: TasksScheduler, prefix: str = "", config: TaskConfig | None = None
+    ) -> tuple[Task[None], Task[None], Task[None]]:
+        """Schedule a task in each phase that notes its phase; the last phase first, so that it is not their order
+        that decides. Return them in the order of the phases.
+        """
+        define = tasks.task(when=config and config.when, name=config and config.name)
+        after_response = define.after_response.schedule(self.note, f"{prefix}after_response")
+        after_route = define.after_route.schedule(self.note, f"{prefix}after_route")
+        return define.schedule(self.note, f"{prefix}immediate"), after_route, after_response
+
+    def only(self, *events: str) -> list[str]:
+        return [event for event in self if event in events]
+
+    def without(self, *events: str) -> list[str]:
+        return [event for event in self if event not in events]
+
+    def assert_order(self, *events: str) -> None:
+        """Assert that all of `events` happened, and each for the first time after the last time of the one before."""
+        for earlier, later in pairwise(events):
+            assert earlier in self, self
+            assert later in self, self
+            last = len(self) - 1 - self[::-1].index(earlier)
+            assert last < self.index(later), f"{later!r} before {earlier!r}: {self}"
+
+
+def app_with_tasks(app: FastAPI | None = None, **settings: Any) -> FastAPI:
+    """Return an app whose tasks are waited for when its server stops."""
+    app = FastAPI() if app is None else app
+    add_tasks(app, **{"drain_timeout": DRAIN, **settings})
+    return app
+
+
+def app_with_scopes(journal: Journal, endpoint: Callable[..., Any], **declared: Any) -> FastAPI:
+    """Return an app with one route, whose dependencies are left after `Tasks` would have been, if it did not care."""
+
+    async def request_scope() -> AsyncIterator[None]:
+        yield
+        await journal.note_late("request.exit")
+
+    async def function_scope() -> AsyncIterator[None]:
+        yield
+        journal.append("function.exit")
+
+    app = FastAPI(dependencies=[Depends(request_scope), Depends(function_scope, scope="function")])
+    app.add_api_route("/", endpoint, **declared)
+    return app_with_tasks(app)
+
+
+# What happens in such an app, besides "immediate", whose place depends on whether the route is a thread. "background"
+# is noted by a background task of the response, and "route" at the end of the route.
+ORDER = ["route", "function.exit", "after_route", "start", "final", "background", "request.exit", "after_response"]
+
+
+@dataclass
+class Server:
+    """An app in its lifespan. All that passes over the wire is noted in the journal."""
+
+    app: FastAPI
+    journal: Journal
+    state: dict[str, Any] | None
+
+    async def get(self, path: str = "/", **options: Any) -> wire.Response:
+        return await self.request("GET", path, **options)
+
+    async def request(self, method: str, path: str = "/", **options: Any) -> wire.Response:
+        return await wire.request(self.app, method, path, events=self.journal, state=self.state, **options)
+
+    def websocket(self, path: str = "/") -> AbstractAsyncContextManager[wire.Session]:
+        return wire.websocket(self.app, path, events=self.journal, state=self.state)
+
+
+@asynccontextmanager
+async def serving(
+    app: FastAPI, journal: Journal | None = None, *, events: Journal | None = None
+) -> AsyncIterator[Server]:
+    """Serve `app`. Left, it has shut down, and its tasks have ended.
+
+    :param journal: for what happens on the wire of requests and websockets
+    :param events: for what happens on that of the lifespan
+    """
+    async with wire.lifespan(app, events=events) as state:
+        yield Server(app, Journal() if journal is None else journal, state)

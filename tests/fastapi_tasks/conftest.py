@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from tests.fastapi_tasks.apps import Journal
+
+from fastapi_tasks._app import Installation
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Logged:
+    """Return a function that gives what the logger `taskphase` has said so far: (level, message)."""
+    caplog.set_level(logging.DEBUG, logger="taskphase")
+    return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "taskphase"]
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Return a function that gives what the logger `fastapi_tasks` has said so far, as in a fresh process."""
+    monkeypatch.setattr(Installation, "_has_warned", False)
+    caplog.set_level(logging.DEBUG, logger="fastapi_tasks")
+    return lambda: [f"{r.levelname}: {r.getMessage()}" for r in caplog.records if r.name == "fastapi_tasks"]

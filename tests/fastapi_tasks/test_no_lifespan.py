@@ -1,0 +1,210 @@
+"""G13: no lifespan. Each request then owns its tasks, and its ASGI call lasts until they have ended."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+from tests import wire
+from tests.backends import turns
+from tests.fastapi_tasks.apps import Journal, serving
+
+from fastapi_tasks import Task, Tasks, TasksSaturatedError, TaskStatus, add_tasks, current_host
+
+Warned = Callable[[], list[str]]
+
+
+async def work(journal: Journal, name: str) -> None:
+    await turns()
+    journal.append(name)
+
+
+def app_of(journal: Journal, **settings: Any) -> FastAPI:
+    app = FastAPI()
+    add_tasks(app, **settings)
+
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.schedule(work, journal, "immediate")
+        tasks.after_route.schedule(work, journal, "after_route")
+        tasks.after_response.schedule(work, journal, "after_response")
+
+    async def without() -> None: ...
+
+    app.add_api_route("/", endpoint)
+    app.add_api_route("/without", without)
+    return app
+
+
+async def test_the_call_returns_when_its_tasks_have_ended_with_one_warning_g13(
+    journal: Journal, warned: Warned
+) -> None:
+    app = app_of(journal)
+    assert (await wire.request(app, path="/without")).status == 200
+    assert warned() == []
+    for _ in range(2):
+        journal.clear()
+        assert (await wire.request(app, events=journal)).status == 200
+        assert journal[:2] == ["start", "final"]
+        assert journal[2:-1] == ["immediate", "after_route", "after_response"]
+    await wire.request(app_of(journal))
+    assert len(warned()) == 1
+    assert warned()[0].startswith("WARNING: tasks were used while no lifespan of the app was running")
+    for remedy in ("--lifespan on", "with TestClient(app)", "on its parent", "hold=True"):
+        assert remedy in warned()[0]
+
+
+@pytest.mark.parametrize("with_lifespan", [False, True])
+async def test_hold_asks_for_that_without_a_warning_g13(journal: Journal, warned: Warned, with_lifespan: bool) -> None:
+    app = app_of(journal, hold=True)
+    if with_lifespan:
+        async with serving(app, journal) as server:
+            await server.get()
+    else:
+        await wire.request(app, events=journal)
+    assert journal == ["start", "final", "immediate", "after_route", "after_response", "returned"]
+    assert warned() == []
+
+
+async def test_with_a_lifespan_the_call_does_not_wait_and_nobody_is_warned_g13(
+    journal: Journal, warned: Warned
+) -> None:
+    async with serving(app_of(journal, drain_timeout=5), journal) as server:
+        await server.get()
+        assert journal == ["start", "final", "returned"]
+    assert journal[3:] == ["immediate", "after_route", "after_response"]
+    assert warned() == []
+
+
+async def test_a_request_after_the_lifespan_owns_its_tasks_again_g13(journal: Journal, warned: Warned) -> None:
+    app = app_of(journal)
+    async with serving(app):
+        pass
+    await wire.request(app, events=journal)
+    assert journal[2:] == ["immediate", "after_route", "after_response", "returned"]
+    assert len(warned()) == 1
+
+
+async def test_the_settings_hold_for_each_request_g13_g15(journal: Journal) -> None:
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.schedule(work, journal, "first")
+        tasks.schedule(work, journal, "second")
+        with pytest.raises(TasksSaturatedError):
+            tasks.schedule(work, journal, "third")
+
+    app = FastAPI()
+    add_tasks(app, max_running=1, max_pending=1, hold=True)
+    app.add_api_route("/", endpoint)
+    async with anyio.create_task_group() as tg:
+        for _ in range(3):
+            tg.start_soon(wire.request, app)
+    assert journal == ["first"] * 3 + ["second"] * 3
+
+
+async def test_an_exception_comes_out_as_itself_when_the_tasks_have_ended_g3_g13(journal: Journal) -> None:
+    async def fails(tasks: Tasks) -> None:
+        tasks.schedule(work, journal, "immediate")
+        tasks.task(when="failure").after_response.schedule(work, journal, "after_response")
+        raise LookupError
+
+    app = FastAPI()
+    add_tasks(app, hold=True)
+    app.add_api_route("/", fails)
+    response = await wire.request(app, events=journal)
+    assert (response.status, type(response.raised)) == (500, LookupError)
+    assert journal == ["start", "final", "immediate", "after_response", "raised"]
+
+
+async def test_a_client_that_leaves_or_a_cancelled_call_cancels_no_task_g11_g13(journal: Journal) -> None:
+    async def endpoint(tasks: Tasks) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"one"
+            reached.set()
+            await anyio.sleep_forever()
+
+        ended.append(tasks.schedule(work, journal, "immediate"))
+        ended.append(tasks.after_response.schedule(work, journal, "after_response"))
+        return StreamingResponse(chunks())
+
+    ended: list[Task[Any]] = []
+    app = FastAPI()
+    add_tasks(app, hold=True)
+    app.add_api_route("/", endpoint)
+    reached = anyio.Event()
+    await wire.request(app, disconnect_after=2)
+    async with anyio.create_task_group() as tg:
+        reached = anyio.Event()
+        tg.start_soon(wire.request, app)
+        await reached.wait()
+        tg.cancel_scope.cancel()
+    assert [task.status for task in ended] == [TaskStatus.SUCCEEDED] * 4
+
+
+async def test_each_request_has_a_host_of_its_own_g13_g14(journal: Journal) -> None:
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        assert request.state.fastapi_tasks_tg is tasks.tg is current_host().tg
+        hosts.append(current_host())
+        current_host().schedule(work, journal, "of the host")
+        tasks.tg.start_soon(work, journal, "of the group")
+
+    hosts: list[Any] = []
+    app = FastAPI()
+    add_tasks(app, hold=True)
+    app.add_api_route("/", endpoint)
+    for _ in range(2):
+        journal.clear()
+        await wire.request(app)
+        assert sorted(journal) == ["of the group", "of the host"]
+    assert hosts[0] is not hosts[1]
+
+
+async def test_dependencies_and_errors_are_no_different_g5_g13(journal: Journal) -> None:
+    async def refuses(tasks: Tasks) -> None:
+        journal.each_phase(tasks)
+        tasks.task(when="failure").after_route.schedule(journal.note, "failure")
+        raise HTTPException(403)
+
+    async def endpoint() -> None: ...
+
+    app = FastAPI()
+    add_tasks(app, hold=True)
+    app.add_api_route("/", endpoint, dependencies=[Depends(refuses)])
+    assert (await wire.request(app, events=journal)).status == 403
+    assert journal == ["immediate", "failure", "start", "final", "returned"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_test_client_without_with_sees_its_tasks_ended_g13(journal: Journal, warned: Warned, backend: Any) -> None:
+    client = TestClient(app_of(journal), backend=backend)
+    assert client.get("/").status_code == 200
+    assert journal == ["immediate", "after_route", "after_response"]
+    assert len(warned()) == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_test_client_with_with_runs_the_lifespan_g13(journal: Journal, warned: Warned, backend: Any) -> None:
+    with TestClient(app_of(journal, drain_timeout=5), backend=backend) as client:
+        assert client.get("/").status_code == 200
+    assert journal == ["immediate", "after_route", "after_response"]
+    assert warned() == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_request_in_another_event_loop_than_the_lifespan_owns_its_tasks_g13(backend: Any) -> None:
+    """A test client without `with`, beside one that is open: the host of that must not be touched from here."""
+
+    async def endpoint(tasks: Tasks) -> None:
+        hosts.append(current_host())
+
+    hosts: list[Any] = []
+    app = FastAPI()
+    add_tasks(app)
+    app.add_api_route("/", endpoint)
+    with TestClient(app, backend=backend) as running:
+        running.get("/")
+        running.get("/")
+        TestClient(app, backend=backend).get("/")
+    assert hosts[0] is hosts[1]
+    assert hosts[2] is not hosts[0]

@@ -1,0 +1,232 @@
+"""G5 (outcome policy) and G4 (errors), for requests."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import ResponseValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.background import BackgroundTask
+from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+
+from fastapi_tasks import Task, TaskConfig, Tasks, TaskStatus
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+
+class Handled(Exception):
+    """The app has a handler for it, which answers with 200."""
+
+
+class Unhandled(Exception):
+    pass
+
+
+async def fine() -> None: ...
+
+
+async def http_exception() -> None:
+    raise HTTPException(418)
+
+
+def http_exception_in_thread() -> None:
+    raise HTTPException(418)
+
+
+async def handled() -> None:
+    raise Handled
+
+
+async def unhandled() -> None:
+    raise Unhandled
+
+
+async def invalid_request(number: int) -> None: ...
+
+
+async def invalid_response() -> int:
+    return "x"  # type: ignore[return-value]
+
+
+async def no_json() -> JSONResponse:
+    return JSONResponse(object())
+
+
+async def dependency_refuses(_: Annotated[None, Depends(http_exception)]) -> None: ...
+
+
+async def dependency_raises(_: Annotated[None, Depends(unhandled)]) -> None: ...
+
+
+async def raises_in_exit() -> AsyncIterator[None]:
+    yield
+    raise Unhandled
+
+
+async def exit_raises(_: Annotated[None, Depends(raises_in_exit, scope="function")]) -> None: ...
+
+
+async def request_exit_raises(_: Annotated[None, Depends(raises_in_exit)]) -> None: ...
+
+
+async def stream_raises() -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise Unhandled
+
+    return StreamingResponse(chunks())
+
+
+async def thread_stream_raises() -> StreamingResponse:
+    def chunks() -> Iterator[bytes]:
+        yield b"one"
+        raise Unhandled
+
+    return StreamingResponse(chunks())
+
+
+async def background_raises() -> PlainTextResponse:
+    return PlainTextResponse(background=BackgroundTask(unhandled))
+
+
+# The endpoint, the status of the response, and what the app raises.
+FAILED: list[tuple[Callable[..., Any], int, type[Exception] | None]] = [
+    (http_exception, 418, None),
+    (http_exception_in_thread, 418, None),
+    (handled, 200, None),
+    (unhandled, 500, Unhandled),
+    (invalid_request, 422, None),
+    (invalid_response, 500, ResponseValidationError),
+    (no_json, 500, TypeError),
+    (dependency_refuses, 418, None),
+    (dependency_raises, 500, Unhandled),
+    (exit_raises, 500, Unhandled),
+]
+# What goes wrong once the route has succeeded is no failure of it.
+SUCCEEDED: list[tuple[Callable[..., Any], int, type[Exception] | None]] = [
+    (fine, 200, None),
+    (request_exit_raises, 200, Unhandled),
+    (stream_raises, 200, Unhandled),
+    (thread_stream_raises, 200, Unhandled),
+    (background_raises, 200, Unhandled),
+]
+CASES = [(*case, True) for case in FAILED] + [(*case, False) for case in SUCCEEDED]
+
+
+async def recover(request: Request, exc: Exception) -> JSONResponse:
+    return JSONResponse("recovered")
+
+
+def outcome_app(journal: Journal, endpoint: Callable[..., Any], when: Any, tasks_of: list[Task[None]]) -> FastAPI:
+    async def schedule(tasks: Tasks) -> None:
+        tasks_of.extend(journal.each_phase(tasks, config=TaskConfig(when=when, name="it")))
+
+    app = FastAPI(exception_handlers={Handled: recover}, dependencies=[Depends(schedule)])
+    app.add_api_route("/", endpoint)
+    return app_with_tasks(app)
+
+
+@pytest.mark.parametrize("when", [None, "success", "failure", "always"])
+@pytest.mark.parametrize(
+    ("endpoint", "status", "raised", "failed"),
+    CASES,
+    ids=lambda value: getattr(value, "__name__", None) and value.__name__,
+)
+async def test_deferred_tasks_run_or_are_dropped_by_the_outcome_of_the_route_g5(
+    journal: Journal, logged: Logged, endpoint: Any, status: int, raised: Any, failed: bool, when: Any
+) -> None:
+    tasks: list[Task[None]] = []
+    async with serving(outcome_app(journal, endpoint, when, tasks), journal) as server:
+        response = await server.get()
+    assert response.status == status
+    assert (None if response.raised is None else type(response.raised)) == raised
+    runs = {"success": not failed, "failure": failed, "always": True}[when or "success"]
+    ends = [TaskStatus.SUCCEEDED] + [TaskStatus.SUCCEEDED if runs else TaskStatus.DROPPED] * 2
+    assert [task.status for task in tasks] == ends
+    wire_order = journal.without("body", "returned", "raised")
+    if runs:
+        *before, last = (
+            "immediate",
+            "after_route",
+            "start",
+            *(["final"] if response.complete else []),
+            "after_response",
+        )
+        assert wire_order == [*before, last]
+        assert logged() == []
+    else:
+        assert wire_order == ["immediate", "start", *(["final"] if response.complete else [])]
+        reason = f"its route {'failed' if failed else 'succeeded'}, and it was to run on {when or 'success'} only"
+        level = "WARNING" if when is None else "DEBUG"
+        assert logged() == [(level, f"task 'it' was dropped: {reason}")] * 2
+
+
+async def test_a_task_that_is_scheduled_once_the_route_has_failed_follows_its_outcome_too_g5() -> None:
+    async def session(tasks: Tasks) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            ended.append(tasks.task(when="success").after_route.schedule(anyio.sleep, 0))
+            ended.append(tasks.task(when="success").after_response.schedule(anyio.sleep, 0))
+            ended.append(tasks.task(when="failure").after_route.schedule(anyio.sleep, 0))
+            ended.append(tasks.task(when="failure").after_response.schedule(anyio.sleep, 0))
+
+    ended: list[Task[None]] = []
+    app = app_with_tasks()
+    app.add_api_route("/", http_exception, dependencies=[Depends(session)])
+    async with serving(app) as server:
+        assert (await server.get()).status == 418
+    assert [task.status for task in ended] == [TaskStatus.DROPPED] * 2 + [TaskStatus.SUCCEEDED] * 2
+
+
+async def test_an_exception_that_a_request_scope_dependency_swallows_is_a_failure_all_the_same_g1_g5() -> None:
+    """FastAPI has no response then, and sends a 500."""
+
+    async def swallows() -> AsyncIterator[None]:
+        try:
+            yield
+        except Unhandled:
+            pass
+
+    async def endpoint(tasks: Tasks, _: Annotated[None, Depends(swallows, scope="request")]) -> None:
+        ended.extend(journal.each_phase(tasks))
+        raise Unhandled
+
+    ended: list[Task[None]] = []
+    journal = Journal()
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app) as server:
+        assert (await server.get()).status == 500
+    assert [task.status for task in ended] == [TaskStatus.SUCCEEDED, TaskStatus.DROPPED, TaskStatus.DROPPED]
+
+
+async def test_a_failing_task_touches_neither_its_request_nor_the_next_and_is_logged_once_g3_g4(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(secret: str) -> None:
+        raise LookupError("of the task")
+
+    async def handle(task: Task[Any], error: Exception) -> None:
+        journal.append(f"{task.name} {task.phase}: {error}")
+
+    async def endpoint(tasks: Tasks) -> str:
+        for define in (tasks, tasks.after_route, tasks.after_response):
+            define.schedule(fail, "password")
+            define.task(name="mine", on_error=handle).schedule(fail, "password")
+        return "fine"
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal) as server:
+        for _ in range(2):
+            response = await server.get()
+            assert (response.status, response.json(), response.raised) == (200, "fine", None)
+    for phase in ("immediate", "after_route", "after_response"):
+        assert journal.count(f"mine {phase}: of the task") == 2
+    records = [record for record in caplog.records if record.name == "taskphase"]
+    assert len(records) == 12
+    assert all(record.levelname == "ERROR" and record.exc_info for record in records)
+    assert "password" not in caplog.text

@@ -1,0 +1,96 @@
+"""G4, G5 and G9: what is said to the log, and what is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from tests.backends import turns, until
+
+from taskphase import Retry, Task, TaskHost, TaskStatus, retry
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+
+async def refuse(password: str) -> None:
+    raise PermissionError(f"not {password}")
+
+
+async def test_a_retried_failure_is_told_without_arguments_or_message_and_not_as_an_error_g4_g16(
+    logged: Logged,
+) -> None:
+    async with TaskHost() as host:
+        handler = retry(attempts=2, backoff=0, jitter=False)
+        await host.task(name="log in", on_error=handler).schedule(refuse, "s3cret").wait()
+    assert logged() == [
+        ("INFO", "task 'log in' raised PermissionError in attempt 1; the next one comes in 0 s"),
+        ("ERROR", "task 'log in' failed in attempt 2"),
+    ]
+
+
+async def test_no_message_of_the_library_shows_a_task_s_arguments_g4(logged: Logged) -> None:
+    def handler(task: Task[Any], error: Exception) -> None:
+        raise LookupError
+
+    async def forever(password: str) -> None:
+        await anyio.sleep_forever()
+
+    async with TaskHost(max_running=4) as host, host.scope() as tasks:
+        for phase in (tasks, tasks.after_route, tasks.after_response):
+            phase.task(when="failure").schedule(refuse, "s3cret")
+            phase.task(on_error=handler).schedule(refuse, password="s3cret")
+            phase.task(shield=True, timeout=0.02).schedule(forever, "s3cret")
+            phase.schedule(forever, "s3cret")
+    assert logged()
+    assert "s3cret" not in str(logged())
+
+
+async def test_a_failing_handler_is_logged_with_its_exception_and_its_task_s_name_g4(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(task: Task[Any], error: Exception) -> None:
+        raise LookupError("in the handler")
+
+    async with TaskHost() as host:
+        await host.task(name="t", on_error=handler).schedule(refuse, "").wait()
+    handled, failed = [record for record in caplog.records if record.name == "taskphase"]
+    assert (handled.levelno, handled.getMessage()) == (logging.ERROR, "the error handler of task 't' failed")
+    assert handled.exc_info is not None
+    assert isinstance(handled.exc_info[1], LookupError)
+    assert failed.exc_info is not None
+    assert isinstance(failed.exc_info[1], PermissionError)
+
+
+async def test_a_handler_that_the_drain_cancels_has_not_failed_g4_g9(logged: Logged) -> None:
+    async def handler(task: Task[Any], error: Exception) -> Retry:
+        await anyio.sleep_forever()
+        return Retry()
+
+    async with TaskHost() as host:
+        task = host.task(name="t", on_error=handler).schedule(refuse, "")
+        await until(lambda: task.status is TaskStatus.HANDLING)
+        await turns()
+    assert logged() == [("ERROR", "task 't' failed in attempt 1")]
+
+
+async def test_what_ended_by_itself_after_it_was_cancelled_is_not_named_as_cancelled_g9(logged: Logged) -> None:
+    async def stubborn() -> None:
+        with anyio.CancelScope(shield=True):
+            await cancelled.wait()
+
+    async def tell() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    cancelled = anyio.Event()
+    async with TaskHost() as host:
+        task = host.task(name="stubborn").schedule(stubborn)
+        host.task(name="told").schedule(tell)
+        await turns()
+    assert task.status is TaskStatus.SUCCEEDED
+    assert logged() == [("WARNING", "closing the task host: 1 cancelled: told")]

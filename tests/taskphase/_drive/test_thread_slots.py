@@ -1,0 +1,144 @@
+"""G8, G9 and G16: who holds a thread's slot, from when, until when, and what is left when a call is given up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+from tests.backends import turns, until
+
+from taskphase import Task, TaskHost, TaskStatus
+from taskphase._drive import threads
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+SHORT = 0.05  # seconds that a test waits on purpose
+
+
+async def test_the_timeout_of_a_thread_counts_from_its_slot_g16() -> None:
+    release = threading.Event()
+    async with TaskHost(max_threads=1, drain_timeout=10) as host:
+        try:
+            first = host.schedule(release.wait)
+            await until(lambda: host._runner.threads.in_use == 1)
+            second = host.task(timeout=SHORT).schedule(lambda: "in time")
+            await anyio.sleep(2 * SHORT)
+            assert second.status is TaskStatus.RUNNING
+        finally:
+            release.set()
+        await first
+        assert await second == "in time"
+
+
+async def test_a_thread_that_never_began_has_given_its_slot_back_g16() -> None:
+    ran: list[int] = []
+    async with TaskHost(max_threads=1) as host:
+        late = host.task(timeout=0).schedule(ran.append, 1)
+        await late.wait()
+        assert isinstance(late.exception, TimeoutError)
+        await until(lambda: host._runner.threads.in_use == 0)
+        assert await host.schedule(lambda: "got the slot") == "got the slot"
+
+
+async def test_a_call_that_was_given_up_before_its_thread_began_never_runs_g2_g16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def queue(func: Callable[[], Any], **_: Any) -> None:
+        queued.append(func)
+        await anyio.sleep_forever()  # as when the machine is too busy to start the thread
+
+    queued: list[Callable[[], Any]] = []
+    ran: list[int] = []
+    monkeypatch.setattr(threads, "to_thread", SimpleNamespace(run_sync=queue))
+    async with TaskHost(max_threads=1) as host:
+        task = host.task(timeout=SHORT).schedule(ran.append, 1)
+        await task.wait()
+        assert host._runner.threads.in_use == 0
+        thread = threading.Thread(target=queued[0])
+        thread.start()
+        thread.join()
+        await turns()
+        assert (ran, host._runner.threads.in_use) == ([], 0)
+
+
+async def test_a_slot_that_a_thread_gives_back_goes_to_the_next_in_line_at_once_g8() -> None:
+    """The loop sleeps meanwhile, and nothing but the end of the thread wakes it."""
+    release = threading.Event()
+    async with TaskHost(max_threads=1) as host:
+        try:
+            first = host.task(timeout=SHORT).schedule(release.wait)
+            await first.wait()
+            second = host.schedule(lambda: "next")
+            await turns()
+            timer = threading.Timer(SHORT, release.set)
+            timer.start()
+            with anyio.fail_after(5):
+                assert await second == "next"
+            timer.join()
+        finally:
+            release.set()
+
+
+async def test_an_unshielded_thread_is_waited_for_and_abandoned_as_a_shielded_one_g9(logged: Logged) -> None:
+    release = threading.Event()
+    try:
+        async with TaskHost(shield_timeout=SHORT) as host:
+            task = host.task(name="plain").schedule(release.wait)
+            await until(lambda: host._runner.threads.in_use == 1)
+        assert task.status is TaskStatus.CANCELLED
+        assert logged()[-1] == ("WARNING", "closing the task host: 1 abandoned, with its thread still running: plain")
+        assert "cancelled" not in str(logged())
+    finally:
+        release.set()
+
+
+async def test_the_thread_of_a_handler_is_abandoned_too_and_its_task_has_failed_g4_g9(logged: Logged) -> None:
+    def handler(task: Task[Any], error: Exception) -> None:
+        release.wait()
+
+    async def fail() -> None:
+        raise ValueError
+
+    release = threading.Event()
+    try:
+        async with TaskHost(shield_timeout=SHORT) as host:
+            task = host.task(name="handled", shield=True, on_error=handler).schedule(fail)
+            await until(lambda: host._runner.threads.in_use == 1)
+        assert isinstance(task.exception, ValueError)
+        assert logged() == [
+            ("INFO", "closing the task host: waiting for 1: handled"),
+            ("ERROR", "task 'handled' failed in attempt 1"),
+            ("WARNING", "closing the task host: 1 abandoned, with its thread still running: handled"),
+        ]
+    finally:
+        release.set()
+
+
+async def test_a_task_whose_thread_has_ended_is_not_said_to_be_abandoned_g9(logged: Logged) -> None:
+    def begin() -> Any:
+        began.set()
+        return anyio.sleep_forever()  # what comes out of the thread is awaited
+
+    began = threading.Event()
+    async with TaskHost(shield_timeout=SHORT) as host:
+        task = host.task(name="awaiting", shield=True).schedule(begin)
+        await until(lambda: began.is_set() and host._runner.threads.in_use == 0)
+        await turns()
+    assert task.status is TaskStatus.CANCELLED
+    assert logged()[1:] == [("WARNING", "closing the task host: 1 cancelled: awaiting")]
+
+
+async def test_the_timeout_of_an_attempt_bounds_its_thread_and_what_comes_out_of_it_together_g16() -> None:
+    def begin() -> Any:
+        time.sleep(3 * SHORT)
+        return anyio.sleep(3 * SHORT)
+
+    async with TaskHost() as host:
+        task = host.task(timeout=5 * SHORT).schedule(begin)
+        await task.wait()
+    assert isinstance(task.exception, TimeoutError)

@@ -1,0 +1,201 @@
+"""G2 and G9: whatever was the last thing that a closing host waited for, its end is noticed at once.
+
+The drain timeouts are long: a host that missed the change would wait for them, and fail its test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from tests.backends import turns, until
+
+from taskphase import Retry, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase._drive.runner import Runner
+from taskphase._drive.seam import native_seam
+from taskphase._machine.config import UNSET
+from taskphase._machine.drain import DrainStage
+
+Logged = Callable[[], list[tuple[str, str]]]
+
+LONG = 1000
+
+
+@asynccontextmanager
+async def closing(host: TaskHost) -> AsyncGenerator[None]:
+    """Close `host`, with its drain at rest in the body of this, and be done soon after that."""
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(host.aclose)
+            await turns()
+            yield
+
+
+def schedule_in_thread(schedule: Callable[..., Task[None]]) -> Task[None]:
+    """Return a task that is on its way: the loop does not turn meanwhile."""
+    tasks: list[Task[None]] = []
+    thread = threading.Thread(target=lambda: tasks.append(schedule(anyio.sleep, 0)))
+    thread.start()
+    thread.join()
+    return tasks[0]
+
+
+async def test_that_a_deferred_task_was_cancelled_g9() -> None:
+    async with TaskHost(drain_timeout=LONG) as host:
+        task = host.scope().after_response.schedule(anyio.sleep, 0)
+        async with closing(host):
+            task.cancel()
+
+
+async def test_that_a_deferred_task_was_dropped_g9() -> None:
+    async with TaskHost(drain_timeout=LONG) as host:
+        scope = host.scope()
+        task = scope.after_response.schedule(anyio.sleep, 0)
+        async with closing(host):
+            scope.end(failed=True)
+        assert task.status is TaskStatus.DROPPED
+
+
+async def test_that_a_shielded_deferred_task_was_dropped_in_the_last_stage_but_one_g9() -> None:
+    async with TaskHost() as host:
+        scope = host.scope()
+        task = scope.task(shield=True).after_response.schedule(anyio.sleep, 0)
+        async with closing(host):
+            assert task.status is TaskStatus.DEFERRED
+            scope.end(failed=True)
+        assert task.status is TaskStatus.DROPPED
+
+
+async def test_that_a_task_ended_while_it_was_on_its_way_from_a_thread_g8_g9() -> None:
+    async with TaskHost(drain_timeout=LONG) as host:
+        held = host.scope().after_response.schedule(anyio.sleep, 0)
+        async with closing(host):
+            held.cancel()  # the drain looks again now, and finds the one that follows
+            task = schedule_in_thread(host.schedule)
+            task.cancel()
+        assert task.status is TaskStatus.CANCELLED
+
+
+async def test_that_a_pause_before_another_attempt_was_cancelled_g9_g16() -> None:
+    def again(task: Task[None], error: Exception) -> Retry:
+        return Retry(after=LONG)
+
+    async def fail() -> None:
+        raise ValueError
+
+    async with TaskHost(drain_timeout=LONG) as host:
+        task = host.task(on_error=again).schedule(fail)
+        await until(lambda: task.status is TaskStatus.RETRYING)
+        async with closing(host):
+            task.cancel()
+
+
+async def test_that_a_waiting_task_was_cancelled_g9_g15() -> None:
+    async with TaskHost(max_running=1, drain_timeout=LONG) as host:
+        running, waiting = (host.schedule(anyio.sleep_forever) for _ in range(2))
+        async with closing(host):
+            waiting.cancel()
+            await turns()
+            running.cancel()
+
+
+async def test_that_the_plain_group_is_empty_g9() -> None:
+    release = anyio.Event()
+    async with TaskHost(drain_timeout=LONG) as host:
+        host.tg.start_soon(release.wait)
+        async with closing(host):
+            release.set()
+
+
+async def test_that_the_plain_group_failed_and_it_is_not_replaced_any_more_g3_g9(logged: Logged) -> None:
+    async def fail() -> None:
+        await release.wait()
+        raise ValueError
+
+    release = anyio.Event()
+    async with TaskHost(drain_timeout=LONG) as host:
+        host.tg.start_soon(fail)
+        async with closing(host):
+            release.set()
+    assert [level for level, _ in logged()] == ["ERROR"]
+
+
+async def test_a_drain_that_waits_is_at_rest_g9() -> None:
+    """It sleeps until something changes, and does not look again and again."""
+    release = anyio.Event()
+    async with TaskHost(drain_timeout=LONG) as host:
+        first = host.schedule(anyio.sleep, 0)
+        task = host.schedule(release.wait)
+        async with closing(host):
+            assert first.status is TaskStatus.SUCCEEDED
+            with anyio.fail_after(2):
+                await anyio.wait_all_tasks_blocked()
+            release.set()
+        assert task.status is TaskStatus.SUCCEEDED
+
+
+async def test_a_host_does_not_close_while_a_task_is_on_its_way_from_a_thread_g2_g8() -> None:
+    async with TaskHost(drain_timeout=LONG) as host:
+        held = host.scope().after_response.schedule(anyio.sleep, 0)
+        async with closing(host):
+            held.cancel()
+            task = schedule_in_thread(host.schedule)
+        assert task.status is TaskStatus.SUCCEEDED
+
+
+async def test_a_task_from_a_thread_that_finds_its_group_closed_is_dropped_g2_g8(logged: Logged) -> None:
+    async with anyio.create_task_group() as tg:
+        tasks = TasksScheduler(tg)
+    task = schedule_in_thread(tasks.schedule)
+    await until(lambda: task.status is not TaskStatus.NEW)
+    assert task.status is TaskStatus.DROPPED
+    assert [level for level, _ in logged()] == ["WARNING"]
+
+
+async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_is_on_its_way_g2_g8() -> None:
+    runner = Runner(native_seam(), config=UNSET, max_running=1)
+    jobs = [Task(anyio.sleep_forever) for _ in range(4)]
+
+    def on_its_way() -> None:
+        runner.submit(jobs[3], runner.start, held=False)
+
+    async with runner.seam.open():
+        runner.submit(jobs[0], runner.start, held=False)
+        runner.submit(jobs[1], runner.start, held=False)
+        runner.submit(jobs[2], runner.defer, held=True)
+        thread = threading.Thread(target=on_its_way)
+        thread.start()
+        thread.join()
+        assert [job.status for job in jobs] == [
+            TaskStatus.STARTING,
+            TaskStatus.WAITING,
+            TaskStatus.DEFERRED,
+            TaskStatus.NEW,
+        ]
+        runner.abort()
+        assert {job.status for job in jobs} == {TaskStatus.CANCELLED}
+        with pytest.raises(TasksClosedError, match="closed"):
+            runner.submit(Task(anyio.sleep_forever), runner.start, held=False)
+        await until(lambda: runner.idle)
+
+
+@pytest.mark.parametrize("decision", ["submit", "close", "abort", "read"])
+async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(decision: str) -> None:
+    """Each of them decides by what the others have written, so none may come between."""
+    runner = Runner(native_seam(), config=UNSET)
+    runner.stage = DrainStage.GRACE
+    decide: dict[str, Callable[[], object]] = {
+        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), runner.defer, held=True),
+        "close": runner.close,
+        "abort": runner.abort,
+        "read": runner._read_inbox,
+    }
+    thread = threading.Thread(target=decide[decision])
+    with runner._lock:
+        thread.start()
+        thread.join(0.05)  # were it not kept waiting, it would be done long before
+        assert thread.is_alive()
+    thread.join()

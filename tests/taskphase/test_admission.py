@@ -1,0 +1,104 @@
+"""G9 and G14: who speaks for a host: its own tasks while they run, and nobody in their name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from tests.backends import turns, until
+
+from taskphase import TaskHost, TasksClosedError, TaskStatus, current_task
+
+
+@asynccontextmanager
+async def in_stage_three() -> AsyncGenerator[TaskHost]:
+    """A host that waits for its shielded tasks for as long as the body lasts."""
+    release = anyio.Event()
+    async with TaskHost() as host:
+        host.task(shield=True).schedule(release.wait)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(host.aclose)
+            await turns()
+            yield host
+            release.set()
+
+
+async def test_a_shielded_task_of_another_host_is_refused_as_everybody_else_is_g9() -> None:
+    async def schedule() -> None:
+        with pytest.raises(TasksClosedError, match="the task host is shielded"):
+            closing.schedule(anyio.sleep, 0)
+
+    async with in_stage_three() as closing, TaskHost() as other:
+        await other.task(shield=True).schedule(schedule)
+
+
+async def test_what_a_shielded_task_left_behind_is_refused_once_that_has_ended_g9() -> None:
+    async def left_behind() -> None:
+        await ended.wait()
+        assert current_task() is task
+        with pytest.raises(TasksClosedError):
+            host.schedule(anyio.sleep, 0)
+        refused.set()
+
+    async def leave() -> None:
+        tg.start_soon(left_behind)
+
+    ended, refused, release = anyio.Event(), anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as tg, TaskHost() as host:
+        host.task(shield=True).schedule(release.wait)
+        task = host.task(shield=True).schedule(leave)
+        await task
+        tg.start_soon(host.aclose)
+        await turns()
+        ended.set()
+        await refused.wait()
+        release.set()
+
+
+async def test_what_a_task_left_behind_may_close_the_host_once_that_has_ended_g9() -> None:
+    async def leave() -> None:
+        tg.start_soon(host.aclose)
+
+    async with anyio.create_task_group() as tg, TaskHost() as host:
+        await host.schedule(leave)
+        await until(lambda: host._runner.stage.value == "closed")
+
+
+async def test_a_task_may_close_another_host_than_its_own_g9() -> None:
+    async with TaskHost() as other:
+        forever = other.schedule(anyio.sleep_forever)
+        async with TaskHost() as host:
+            await host.schedule(other.aclose)
+        assert forever.status is TaskStatus.CANCELLED
+
+
+@pytest.mark.parametrize("shield", [True, False])
+async def test_the_handler_of_a_shielded_task_may_schedule_in_stage_three_too_g9(shield: bool) -> None:
+    async def fail() -> None:
+        with anyio.CancelScope(shield=True):
+            await closing.wait()
+        raise ValueError
+
+    def handler(task: Any, error: Exception) -> None:
+        try:
+            follow_up.append(host.schedule(anyio.sleep, 0))
+        except TasksClosedError:
+            refused.append(True)
+
+    follow_up: list[Awaitable[None]] = []
+    refused: list[bool] = []
+    schedule: Callable[..., Any]
+    closing, release = anyio.Event(), anyio.Event()
+    async with TaskHost() as host:
+        host.task(shield=True).schedule(release.wait)
+        task = host.task(shield=shield, on_error=handler).schedule(fail)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(host.aclose)
+            await turns()
+            closing.set()
+            await task.wait()
+            release.set()
+    assert (len(follow_up), refused) == ((1, []) if shield else (0, [True]))

@@ -1,0 +1,128 @@
+"""G1: what has started when the route is left, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from tests.backends import native_cancel_only, turns
+
+from taskphase import TaskHost, TasksScheduler
+
+
+class Log(list[str]):
+    async def add(self, entry: str) -> None:
+        self.append(entry)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """A list with one entry a checkpoint that a scope has made."""
+
+    async def count() -> None:
+        made.append(None)
+        await checkpoint()
+
+    made: list[None] = []
+    monkeypatch.setattr("taskphase._scheduler.checkpoint", count)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["host", "group"])
+async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error_is_answered_g1_g5(kind: str) -> None:
+    """Often, because trio runs what is ready in random order."""
+    async with TaskHost() as host, anyio.create_task_group() as tg:
+        for _ in range(30):
+            log = Log()
+            tasks = host.scope() if kind == "host" else TasksScheduler(tg)
+            async with tasks:
+                with pytest.raises(LookupError):
+                    async with tasks.route():
+                        tasks.after_route.task(when="always").schedule(log.add, "after_route")
+                        tasks.schedule(log.add, "immediate")
+                        raise LookupError
+                assert log == ["immediate", "after_route"]
+
+
+async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
+    checkpoints: list[None], backend_name: str
+) -> None:
+    one = 1 if backend_name == "asyncio" else 2
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            pass
+        assert len(checkpoints) == 0
+        async with host.scope() as tasks:
+            async with tasks.route():
+                tasks.after_route.schedule(anyio.sleep, 0)
+            assert len(checkpoints) == one
+            await tasks.settle()
+        assert len(checkpoints) == one
+        checkpoints.clear()
+        async with host.scope() as tasks:
+            async with tasks.route():
+                tasks.schedule(anyio.sleep, 0)
+            assert len(checkpoints) == one
+        checkpoints.clear()
+        async with host.scope() as tasks, tasks.route():
+            tasks.after_response.schedule(anyio.sleep, 0)
+        assert len(checkpoints) == 0
+
+
+async def test_on_trio_the_earlier_phase_pays_another_one_g1(checkpoints: list[None], backend_name: str) -> None:
+    async with TaskHost() as host, host.scope() as tasks:
+        async with tasks.route():
+            tasks.schedule(anyio.sleep, 0)
+            tasks.after_route.schedule(anyio.sleep, 0)
+        assert len(checkpoints) == (1 if backend_name == "asyncio" else 4)
+
+
+async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(checkpoints: list[None]) -> None:
+    async with TaskHost() as host, host.scope() as tasks, tasks.route():
+        tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
+    assert len(checkpoints) == 0
+
+
+async def test_a_cancelled_scope_keeps_its_phases_in_order_g1_g11() -> None:
+    """Often, because trio runs what is ready in random order."""
+    async with TaskHost() as host:
+        for _ in range(30):
+            log = Log()
+            with anyio.CancelScope() as cancel_scope:
+                async with host.scope() as tasks:
+                    last = tasks.after_response.task(when="always").schedule(log.add, "after_response")
+                    tasks.after_route.task(when="always").schedule(log.add, "after_route")
+                    tasks.schedule(log.add, "immediate")
+                    cancel_scope.cancel()
+                    await checkpoint()
+            await last.wait()
+            assert log == ["immediate", "after_route", "after_response"]
+
+
+async def test_a_cancelled_route_keeps_its_phases_in_order_g1_g11() -> None:
+    async with TaskHost() as host:
+        for _ in range(30):
+            log = Log()
+            with anyio.CancelScope() as cancel_scope:
+                async with host.scope() as tasks, tasks.route():
+                    tasks.after_response.task(when="always").schedule(log.add, "after_response")
+                    tasks.after_route.task(when="always").schedule(log.add, "after_route")
+                    tasks.schedule(log.add, "immediate")
+                    cancel_scope.cancel()
+                    await checkpoint()
+            assert cancel_scope.cancelled_caught
+            await turns()
+            assert log == ["immediate", "after_route", "after_response"]
+
+
+@native_cancel_only
+async def test_leaving_a_cancelled_route_does_not_wait_g1_g11(checkpoints: list[Any]) -> None:
+    async with TaskHost() as host:
+        with anyio.CancelScope() as cancel_scope:
+            async with host.scope() as tasks, tasks.route():
+                tasks.after_route.task(when="always").schedule(anyio.sleep, 0)
+                cancel_scope.cancel()
+                await checkpoint()
+        assert checkpoints == []
