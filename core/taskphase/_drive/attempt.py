@@ -40,9 +40,9 @@ async def attempt(job: Job) -> None:
             else:
                 result = await call(job, job.func, job.args, job.kwargs, job._is_async, job.config.timeout)
             outcome = Outcome.RETURNED
-    except GeneratorExit:  # the event loop has gone without its tasks
-        raise
     except BaseException as exc:
+        if isinstance(exc, GeneratorExit) and _loop_has_gone():
+            raise  # the loop went without its tasks, and this is the garbage collector
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
     try:
         await conclude(job, outcome, result)
@@ -133,6 +133,14 @@ async def call(
     with CancelScope(deadline=deadline):
         return await result
     raise TimeoutError(f"timed out after {timeout:g} seconds")
+
+
+def _loop_has_gone() -> bool:
+    try:
+        current_effective_deadline()
+    except RuntimeError:  # anyio's NoEventLoopError, from 4.12 on, is one too
+        return True
+    return False
 
 
 def _classify(exc: BaseException, job: Job) -> Outcome:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+from anyio import CancelScope, CapacityLimiter, WouldBlock, current_time, to_thread
 
 from .seam import Seam
 
@@ -57,7 +57,11 @@ class Threads:
         :raises ThreadAbandoned: if `abandon(owner)` was called; the same
         """
         slot = object()
-        await self._slots.acquire_on_behalf_of(slot)
+        try:
+            # No checkpoint: a sync handler of a task that fails while it is being cancelled is called all the same.
+            self._slots.acquire_on_behalf_of_nowait(slot)
+        except WouldBlock:
+            await self._slots.acquire_on_behalf_of(slot)
         deadline = math.inf if timeout is None else current_time() + timeout
         with CancelScope(shield=True, deadline=deadline) as scope:
             self._calls[owner] = scope
