@@ -19,7 +19,7 @@ from ._drive.job import Job
 from ._drive.runner import Runner
 from ._drive.seam import native_seam
 from ._machine.config import UNSET, TaskConfig, check_seconds
-from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep, next_stage
+from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
 from ._machine.life import TaskStatus as Status
 from ._scheduler import TasksScheduler
 from ._task import Task
@@ -101,7 +101,7 @@ class TaskHost(Schedules[TaskDefinition]):
         if job is not None and not job._has_ended and getattr(job, "_runner", None) is runner:
             raise RuntimeError("a task cannot close its own host: it would wait for itself")
         if runner.stage is DrainStage.OPEN:
-            self._to(DrainEvent.CLOSE)
+            runner.follow(DrainEvent.CLOSE)
             self._closing.set()
         cancellation = None
         with CancelScope(shield=True):
@@ -242,7 +242,7 @@ class TaskHost(Schedules[TaskDefinition]):
                 if self._runner.close():
                     break
                 continue
-            self._to(DrainEvent.DEADLINE)
+            self._runner.follow(DrainEvent.DEADLINE)
             match SWEEPS[self._runner.stage]:
                 case Sweep.UNSHIELDED:
                     self._tg.cancel_scope.cancel()
@@ -272,9 +272,6 @@ class TaskHost(Schedules[TaskDefinition]):
 
     def _wake(self) -> None:
         self._changed.set()
-
-    def _to(self, event: DrainEvent) -> None:
-        self._runner.stage = next_stage(self._runner.stage, event)
 
 
 def current_host() -> TaskHost:

@@ -1,8 +1,9 @@
-"""G9 and G14: who speaks for a host: its own tasks while they run, and nobody in their name."""
+"""G9, G14 and G15: who speaks for a host: its own tasks while they run, and nobody in their name."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import TaskHost, TasksClosedError, TaskStatus, current_task
+from taskphase import TaskHost, TasksBatch, TasksClosedError, TasksSaturatedError, TaskStatus, current_task
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def test_the_handler_of_a_shielded_task_may_schedule_in_stage_three_too_g9
             await closing.wait()
         raise ValueError
 
-    def handler(task: Any, error: Exception) -> None:
+    async def handler(task: Any, error: Exception) -> None:
         try:
             follow_up.append(host.schedule(anyio.sleep, 0))
         except TasksClosedError:
@@ -90,7 +91,6 @@ async def test_the_handler_of_a_shielded_task_may_schedule_in_stage_three_too_g9
 
     follow_up: list[Awaitable[None]] = []
     refused: list[bool] = []
-    schedule: Callable[..., Any]
     closing, release = anyio.Event(), anyio.Event()
     async with TaskHost() as host:
         host.task(shield=True).schedule(release.wait)
@@ -102,3 +102,49 @@ async def test_the_handler_of_a_shielded_task_may_schedule_in_stage_three_too_g9
             await task.wait()
             release.set()
     assert (len(follow_up), refused) == ((1, []) if shield else (0, [True]))
+
+
+async def test_deferred_tasks_are_pending_though_slots_are_free_g15() -> None:
+    async with TaskHost(max_running=5, max_pending=2) as host, host.scope() as tasks:
+        tasks.after_route.schedule(anyio.sleep, 0)
+        tasks.after_response.schedule(anyio.sleep, 0)
+        for phase in (tasks.after_route, tasks.after_response):
+            with pytest.raises(TasksSaturatedError):
+                phase.schedule(anyio.sleep, 0)
+        running = tasks.schedule(anyio.sleep, 0)
+        assert (host.deferred, running.status) == (2, TaskStatus.STARTING)
+
+
+async def test_tasks_on_their_way_from_a_thread_to_a_slot_take_it_g8_g15() -> None:
+    def in_thread() -> None:
+        for _ in range(2):
+            host.schedule(anyio.sleep, 0)
+        with pytest.raises(TasksSaturatedError):
+            host.schedule(anyio.sleep, 0)
+        done.append(True)
+
+    done: list[bool] = []
+    async with TaskHost(max_running=2, max_pending=0) as host:
+        thread = threading.Thread(target=in_thread)
+        thread.start()
+        thread.join()  # in the loop's thread: it does not turn
+    assert done
+
+
+async def test_what_is_refused_was_not_scheduled_g15() -> None:
+    """Neither held by its scope nor by a batch, which keeps it for another time."""
+    batch = TasksBatch()
+    async with TaskHost(max_running=1, max_pending=0) as host:
+        blocker = host.schedule(anyio.sleep_forever)
+        scope = host.scope()
+        task = batch.schedule(anyio.sleep, 0)
+        for refused in (batch.start, batch.start):
+            with pytest.raises(TasksSaturatedError):
+                refused(scope)
+        assert task.status is TaskStatus.NEW
+        blocker.cancel()
+        await until(lambda: host.running == 0)
+        batch.start(scope)
+        assert await task is None
+        scope.end()
+        assert (host.running, host.waiting, host.deferred) == (0, 0, 0)

@@ -81,6 +81,7 @@ class Runner:
         yield from list(self.alive)
         yield from [job for job in self._waiting if not job._has_ended]
         yield from list(self.deferred)
+        yield from [mail.job for mail in tuple(self._inbox) if not mail.job._has_ended]
 
     # Admission: from any thread.
 
@@ -145,6 +146,11 @@ class Runner:
                     self.drop(job, str(exc))
             self._changed()
 
+    def follow(self, event: DrainEvent) -> None:
+        """Bring the drain on to its next stage. What a thread was allowed to schedule before is in the inbox then."""
+        with self._lock:
+            self.stage = next_stage(self.stage, event)
+
     def close(self) -> bool:
         """Refuse whatever comes from now on. Not if something is on its way from a thread: then return False."""
         with self._lock:
@@ -154,9 +160,8 @@ class Runner:
 
     def abort(self) -> None:
         """Refuse whatever comes from now on, and cancel what has no native task that would be cancelled by others."""
-        with self._lock:
-            self.stage = next_stage(self.stage, DrainEvent.ABORT)
-        for job in (*self.jobs(), *(mail.job for mail in self._inbox)):
+        self.follow(DrainEvent.ABORT)
+        for job in self.jobs():
             self.cancel(job)
 
     # From here on: the loop's thread only.

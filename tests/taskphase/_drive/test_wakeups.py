@@ -182,6 +182,26 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
         await until(lambda: runner.idle)
 
 
+async def test_a_runner_does_not_close_while_something_is_on_its_way_g2_g8() -> None:
+    """It may have come in since the drain looked."""
+    runner = Runner(native_seam(), config=UNSET)
+    runner.stage = DrainStage.GRACE
+    task = Task(anyio.sleep, (0,))
+
+    def on_its_way() -> None:
+        runner.submit(task, runner.start, held=False)
+
+    async with runner.seam.open():
+        thread = threading.Thread(target=on_its_way)
+        thread.start()
+        thread.join()
+        assert not runner.close()
+        assert runner.stage is DrainStage.GRACE
+        await until(lambda: runner.idle)
+        assert runner.close()
+        assert (runner.stage, task.status) == (DrainStage.CLOSED, TaskStatus.SUCCEEDED)
+
+
 @pytest.mark.parametrize("decision", ["submit", "close", "abort", "read"])
 async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(decision: str) -> None:
     """Each of them decides by what the others have written, so none may come between."""
