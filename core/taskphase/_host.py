@@ -9,8 +9,9 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, cast
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, move_on_after
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, current_time
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import checkpoint
 
 from ._definition import Schedules, TaskDefinition
 from ._drive import report
@@ -75,6 +76,7 @@ class TaskHost(Schedules[TaskDefinition]):
             DrainStage.FORCED: math.inf,
         }
         self._entered: AbstractAsyncContextManager[None] | None = None
+        self._began = False
         self._maybe_runner: Runner | None = None
 
     async def __aenter__(self) -> TaskHost:
@@ -107,6 +109,7 @@ class TaskHost(Schedules[TaskDefinition]):
         with CancelScope(shield=True):
             while not self._closed.is_set():
                 try:
+                    await self._supervised()
                     await self._closed.wait()
                 except runner.seam.cancelled as exc:  # asyncio's own cancel() knows no shield
                     cancellation = exc
@@ -174,7 +177,7 @@ class TaskHost(Schedules[TaskDefinition]):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         task = Task[Any](func, args, kwargs, self._config.merge(config))
-        self._runner.submit(task, self._runner.start, held=False)
+        self._runner.submit(task, self._runner.start)
         return task
 
     @asynccontextmanager
@@ -204,6 +207,7 @@ class TaskHost(Schedules[TaskDefinition]):
             raise error
 
     async def _supervise(self) -> None:
+        self._began = True
         try:
             with CancelScope(shield=True):
                 async with self._runner.seam.open(), create_task_group() as keeper:
@@ -215,6 +219,15 @@ class TaskHost(Schedules[TaskDefinition]):
         finally:
             if self._runner.stage is not DrainStage.CLOSED:
                 self._runner.abort()
+            self._closed.set()
+
+    async def _supervised(self) -> None:
+        """Give the supervisor its first step. If it takes none it never will: asyncio's own cancel() was faster."""
+        for _ in range(self._runner.seam.checkpoints):
+            if not self._began:
+                await checkpoint()
+        if not self._began:
+            self._runner.abort()
             self._closed.set()
 
     async def _keep_group(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -236,8 +249,10 @@ class TaskHost(Schedules[TaskDefinition]):
         swept: dict[Job, None] = {}
         abandoned: list[Job] = []
         while True:
-            with move_on_after(self._patience[self._runner.stage]):
-                await self._idle()
+            self._runner.bury()
+            deadline = current_time() + self._patience[self._runner.stage]
+            with CancelScope(deadline=deadline):
+                await self._idle(deadline)
             if self._is_idle:
                 if self._runner.close():
                     break
@@ -250,6 +265,7 @@ class TaskHost(Schedules[TaskDefinition]):
                     report.waiting_for(job for job in self._runner.jobs() if job.config.shielded)
                 case Sweep.EVERYBODY:
                     self._cancel(list(self._runner.jobs()), swept)
+                    self._runner.threads.abandon_new()
                     abandoned += [job for job in list(self._runner.alive) if self._runner.threads.abandon(job)]
                 case Sweep.NOBODY:
                     pass
@@ -261,8 +277,9 @@ class TaskHost(Schedules[TaskDefinition]):
             swept[job] = None
             self._runner.cancel(job)
 
-    async def _idle(self) -> None:
-        while not self._is_idle:
+    async def _idle(self, deadline: float) -> None:
+        # It looks at the clock itself: anyio cancels no asyncio task that is woken in every turn.
+        while not self._is_idle and current_time() < deadline:
             self._changed = Event()
             await self._changed.wait()
 

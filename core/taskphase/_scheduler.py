@@ -19,6 +19,9 @@ from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
 from ._task import Task
 
+# Tasks that schedule tasks without end must not hold the response up; what is meant to be one phase is never as deep.
+_GENERATIONS = 10
+
 
 class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
     """A definition whose tasks can be scheduled for each phase of a scope: what `tasks.task(...)` returns."""
@@ -154,7 +157,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         if not task._is_new:
             raise RuntimeError(f"task {task.name!r} is {task.status.value} already; a task starts once")
         task.config = self._config.merge(task.config)
-        self._runner.submit(task, self._place, held=False)
+        self._runner.submit(task, self._place)
 
     def route(self) -> Route:
         """Return an async context manager around the route: the part of the scope that produces its answer.
@@ -194,9 +197,12 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     async def settle(self) -> None:
         """Wait until each task that was asked to start has taken its first step. A checkpoint if there is any.
 
-        Tasks that wait for a slot are not waited for.
+        Those that the first steps themselves schedule here are included, down to ten generations. Tasks that wait for a
+        slot are not waited for.
         """
-        if self._unsettled:
+        for _ in range(_GENERATIONS):
+            if not self._unsettled:
+                break
             self._unsettled = False
             for _ in range(self._runner.seam.checkpoints):
                 await checkpoint()
@@ -233,8 +239,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     ) -> Task[Any]:
         task = Task[Any](func, args, kwargs, self._config.merge(config))
         task.phase = phase
-        held = verdict(self._state, phase, task._when) is Verdict.HOLD
-        self._runner.submit(task, self._place, held=held)
+        self._runner.submit(task, self._place, verdict(self._state, phase, task._when))
         return task
 
     def _place(self, job: Job) -> None:

@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from threading import get_ident
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
@@ -23,8 +22,6 @@ from ._request import SCOPE_KEY, RequestTasks
 from .errors import FastAPITasksAlreadyAddedError
 
 _LOGGER = logging.getLogger("fastapi_tasks")
-
-_ASGIMethod = Callable[[Any, Scope, Receive, Send], Awaitable[None]]
 
 
 def add_tasks(
@@ -131,9 +128,11 @@ class Installation:
             await _run_scope(self.host, app, scope, receive, send)
             return
         async with self._request_host() as host:
-            await _run_scope(host, app, scope, receive, send)
-            if not self._hold and scope[SCOPE_KEY].tasks is not None:
-                self._warn()
+            try:
+                await _run_scope(host, app, scope, receive, send)
+            finally:
+                if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
+                    self._warn()
 
     def _warn(self) -> None:
         if not Installation._has_warned:
@@ -154,8 +153,7 @@ async def _run_scope(
     state["fastapi_tasks_tg"] = host.tg
     token = host.set_current()
     try:
-        # A websocket has no response that a barrier could stand before.
-        await app(scope, receive, request.send if scope["type"] == "http" else send)
+        await app(scope, receive, request.send)
     except BaseException as exc:
         await request.end(exc)
         raise
@@ -170,10 +168,8 @@ class _HasTasks:
 
 
 def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI]:
-    inner: _ASGIMethod = base.__call__
-
     async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
-        app = inner.__get__(self)
+        app = super(with_tasks, self).__call__
         if scope["type"] == "lifespan":
             await installation.run_lifespan(app, scope, receive, send)
         elif SCOPE_KEY in scope:  # mounted on an app that has tasks
@@ -182,4 +178,5 @@ def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI
             await installation.run_request(app, scope, receive, send)
 
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base, _HasTasks), {**names, "__call__": call})
+    with_tasks: type[FastAPI] = type(base.__name__, (base, _HasTasks), {**names, "__call__": call})
+    return with_tasks

@@ -579,6 +579,34 @@ class TestOpening:
             with pytest.raises(asyncio.CancelledError):
                 await native
 
+    # anyio's own wrapper of a coroutine is what was started, and is all that is closed.
+    @pytest.mark.filterwarnings("ignore:coroutine 'TaskHost._supervise' was never awaited")
+    @native_cancel_only
+    async def test_a_supervisor_that_is_cancelled_before_its_first_step_hangs_nobody_g9(self) -> None:
+        """As `asyncio.run()` does at its end with a task that is just entering a host."""
+
+        async def enter() -> None:
+            async with TaskHost():
+                await anyio.sleep_forever()
+
+        before = asyncio.all_tasks()
+        native = asyncio.ensure_future(enter())
+        await turns(1)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await native
+
+    @native_cancel_only
+    async def test_a_task_that_is_cancelled_by_others_before_its_first_step_is_not_waited_for_g2(self) -> None:
+        before = asyncio.all_tasks()
+        async with TaskHost() as host:
+            before |= asyncio.all_tasks()
+            task = host.schedule(checkpoint)
+            for native in asyncio.all_tasks() - before:
+                native.cancel()
+        assert task.status is TaskStatus.CANCELLED
+
 
 class TestMisuse:
     async def test_a_host_that_is_not_open_takes_no_tasks(self) -> None:

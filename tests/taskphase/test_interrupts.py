@@ -96,11 +96,11 @@ async def main():
             tasks["held"] = host.scope().after_response.schedule(fail)
             while host._runner.threads.in_use == 0:
                 await anyio.lowlevel.checkpoint()
-            if case == "Ctrl-C":
-                print("ready", flush=True)
-            elif task := begin(host):
-                tasks["interrupting"] = task
             with anyio.fail_after(5):
+                if case == "Ctrl-C":
+                    print("ready", flush=True)  # from here on it may come at any moment
+                elif task := begin(host):
+                    tasks["interrupting"] = task
                 await anyio.sleep_forever()
     except BaseException as error:
         came_out = describe(error)

@@ -228,6 +228,18 @@ async def test_a_deferred_task_that_was_cancelled_does_not_start_g2(logged: Logg
     assert logged() == []
 
 
+async def test_a_deferred_task_that_was_cancelled_is_not_dropped_too_g2_g5(logged: Logged) -> None:
+    async with TaskHost() as host:
+        with pytest.raises(LookupError):
+            async with host.scope() as tasks:
+                cancelled = [tasks.after_route.schedule(forever), tasks.after_response.schedule(forever)]
+                for task in cancelled:
+                    task.cancel()
+                raise LookupError
+    assert {task.status for task in cancelled} == {TaskStatus.CANCELLED}
+    assert logged() == []
+
+
 async def test_scopes_do_not_know_each_other_g3() -> None:
     log = Log()
     async with TaskHost() as host, host.scope() as outer:
@@ -268,6 +280,24 @@ async def test_a_task_knows_its_phase_and_settings() -> None:
         ]
         assert [task.name for task in every] == ["mine", "mine", "mine", "batch", "host", "all"]
         assert every[2].config == TaskConfig(name="mine", shield=True, when="always", timeout=5)
+
+
+async def test_the_setting_that_is_nearest_to_schedule_wins_wherever_it_is_made() -> None:
+    settings = TaskConfig(name="host", timeout=1)
+    async with TaskHost(config=settings) as host, host.scope() as tasks, anyio.create_task_group() as tg:
+        own = TasksScheduler(tg, TaskConfig(name="scheduler", timeout=1))
+        for definition in (
+            host.task(name="outer"),
+            tasks.task(name="outer"),
+            tasks.task(name="outer").after_route,
+            tasks.after_response.task(name="outer"),
+            own.task(name="outer"),
+            own.after_route.task(name="outer"),
+        ):
+            task = definition.task(name="inner").task(shield=True).schedule(anyio.sleep, 0)
+            assert task.config == TaskConfig(name="inner", shield=True, timeout=1)
+            assert definition.schedule(anyio.sleep, 0).config == TaskConfig(name="outer", timeout=1)
+        own.end()
 
 
 async def test_bad_calls_are_refused_at_once_and_leave_nothing_g7() -> None:

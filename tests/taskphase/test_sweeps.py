@@ -7,6 +7,7 @@ turn that is depends on the event loop; the tests try each of the first ones.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from contextvars import Context, copy_context
 
 import anyio
@@ -32,6 +33,24 @@ def schedule_in_thread(host: TaskHost, shield: bool, context: Context) -> Task[N
     thread.start()
     thread.join()
     return tasks[0] if tasks else None
+
+
+async def test_threads_that_schedule_in_every_turn_do_not_hold_the_deadline_up_g8_g9() -> None:
+    def schedule() -> None:
+        with suppress(TasksClosedError):
+            host.schedule(anyio.lowlevel.checkpoint)
+
+    async def feed() -> None:
+        while True:
+            thread = threading.Thread(target=schedule)
+            thread.start()
+            thread.join()
+            await anyio.lowlevel.checkpoint()
+
+    async with TaskHost() as host:
+        task = host.schedule(feed)
+        await task.started.wait()
+    assert task.status is TaskStatus.CANCELLED
 
 
 @pytest.mark.parametrize("count", TURNS)

@@ -18,4 +18,4 @@ async def run_inline(job: Job) -> None:
     """Run `job` to its end, further attempts included; to be cancelled here cancels it."""
     async with create_task_group() as tg:
         runner = Runner(GroupSeam(tg), config=UNSET)
-        runner.submit(job, runner.start, held=False)
+        runner.submit(job, runner.start)

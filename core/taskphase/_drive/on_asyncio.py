@@ -46,6 +46,9 @@ class AsyncioSeam:
             return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=context)
         return self._loop.create_task(attempt(job), name=job.name, context=context)
 
+    def is_over(self, native: object) -> bool:
+        return isinstance(native, asyncio.Future) and native.done()
+
     def cancel_scope(self, *, shield: bool) -> CancelScope:
         scope: CancelScope = self._scope_class(shield=shield)
         return scope

@@ -39,6 +39,9 @@ class GroupSeam:
     def _start_soon(self, job: Job) -> None:
         self._tg.start_soon(attempt, job, name=job.name)
 
+    def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
+        return False
+
     def cancel_scope(self, *, shield: bool) -> CancelScope:
         return self._native.cancel_scope(shield=shield)
 

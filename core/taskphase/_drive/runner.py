@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .._machine.config import TaskConfig
 from .._machine.drain import DrainEvent, DrainStage, accepts, next_stage
 from .._machine.life import LifeEvent, TaskStatus
+from .._machine.scope import Verdict
 from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
 from .current import JOB
@@ -85,22 +86,22 @@ class Runner:
 
     # Admission: from any thread.
 
-    def submit(self, job: Job, place: Callable[[Job], None], *, held: bool) -> None:
+    def submit(self, job: Job, place: Callable[[Job], None], expected: Verdict = Verdict.START) -> None:
         """Take `job`, or refuse it with nothing changed; `place` puts it where it belongs, in the loop's thread.
 
-        :param held: whether it will wait for its phase
+        :param expected: what `place` will do with it
         :raises TasksClosedError: if tasks are no longer taken from the caller
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
         by = JOB.get()
         by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
         if get_ident() == self.seam.thread:
-            self._admit(by_shielded, pending=held or self._is_full())
+            self._admit(by_shielded, pending=self._will_pend(expected))
             job._runner = self
             place(job)
             return
         with self._lock:
-            pending = held or (self._max_pending is not None and self._is_full(self._on_their_way(pending=False)))
+            pending = self._will_pend(expected)
             self._admit(by_shielded, pending=pending)
             job._runner = self
             self._inbox.append(_Mail(job, place, pending))
@@ -129,6 +130,11 @@ class Runner:
                 deferred=len(self.deferred),
                 max_pending=self._max_pending,
             )
+
+    def _will_pend(self, expected: Verdict) -> bool:
+        if self._max_pending is None or expected is Verdict.DROP:
+            return False
+        return expected is Verdict.HOLD or self._is_full(self._on_their_way(pending=False))
 
     def _on_their_way(self, *, pending: bool) -> int:
         return sum(mail.pending is pending for mail in tuple(self._inbox))
@@ -228,6 +234,13 @@ class Runner:
         self.left(job)
         if not job._has_ended:
             self._start_late(self.start, job)
+
+    def bury(self) -> None:
+        """Note the end of jobs whose native tasks somebody else has cancelled before their first step."""
+        for job, native in list(self.alive.items()):
+            if self.seam.is_over(native):
+                self.cancel(job)
+                self.left(job)
 
     def left(self, job: Job) -> None:
         """Note that the native task of `job` is at its end, and give its slot to the next in line."""

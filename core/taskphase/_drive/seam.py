@@ -52,6 +52,10 @@ class Seam(Protocol):
         """Ask for an attempt at `job` to start, in its context. Return what has to be kept alive meanwhile."""
         ...
 
+    def is_over(self, native: object) -> bool:
+        """Tell whether what `start()` returned has ended. (Of an attempt that has begun the runner hears by itself.)"""
+        ...
+
     def cancel_scope(self, *, shield: bool) -> CancelScope: ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:

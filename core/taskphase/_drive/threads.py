@@ -33,11 +33,16 @@ class Threads:
         # anyio counts a slot as free as soon as a call is abandoned, so the slots are counted here.
         self._uncounted = CapacityLimiter(math.inf)
         self._calls: dict[object, CancelScope] = {}
+        self._patience = True
 
     @property
     def in_use(self) -> int:
         """How many threads run, those left behind included."""
         return int(self._slots.borrowed_tokens)
+
+    def abandon_new(self) -> None:
+        """Leave behind at once whichever thread begins from now on."""
+        self._patience = False
 
     def abandon(self, owner: object) -> bool:
         """Leave behind the thread that runs for `owner`; return whether there was one."""
@@ -57,13 +62,9 @@ class Threads:
         :raises ThreadAbandoned: if `abandon(owner)` was called; the same
         """
         slot = object()
-        try:
-            # No checkpoint: a sync handler of a task that fails while it is being cancelled is called all the same.
-            self._slots.acquire_on_behalf_of_nowait(slot)
-        except WouldBlock:
-            await self._slots.acquire_on_behalf_of(slot)
+        await self._take(slot)
         deadline = math.inf if timeout is None else current_time() + timeout
-        with CancelScope(shield=True, deadline=deadline) as scope:
+        with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
             self._calls[owner] = scope
             try:
                 return await self._run(slot, func), deadline
@@ -72,6 +73,18 @@ class Threads:
         if scope.deadline == _ABANDONED:
             raise ThreadAbandoned
         raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
+
+    async def _take(self, slot: object) -> None:
+        # Without a checkpoint if it can be: a sync handler of a task that fails while it is being cancelled is called
+        # all the same. (The first test is for trio before anyio 4.13, where another class says that it would block.)
+        if self._slots.available_tokens > 0:
+            try:
+                self._slots.acquire_on_behalf_of_nowait(slot)
+            except WouldBlock:
+                pass
+            else:
+                return
+        await self._slots.acquire_on_behalf_of(slot)
 
     async def _run(self, slot: object, func: Callable[[], Any]) -> Any:
         # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from .config import check_seconds
 from .life import LifeEvent, TaskStatus
+from .table import IllegalEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +87,11 @@ def after_attempt(outcome: Outcome, *, has_handler: bool) -> LifeEvent:
 
 
 def after_handler(answer: Answer, status: TaskStatus) -> LifeEvent:
-    """Return the event that the handler's end is for a task in `status` (HANDLING or ABORTING)."""
-    return ANSWERS[answer, status]
+    """Return the event that the handler's end is for a task in `status`.
+
+    :raises IllegalEvent: if that is neither HANDLING nor ABORTING
+    """
+    try:
+        return ANSWERS[answer, status]
+    except KeyError:
+        raise IllegalEvent(status, answer) from None

@@ -94,3 +94,12 @@ async def test_what_ended_by_itself_after_it_was_cancelled_is_not_named_as_cance
         await turns()
     assert task.status is TaskStatus.SUCCEEDED
     assert logged() == [("WARNING", "closing the task host: 1 cancelled: told")]
+
+
+async def test_what_its_user_cancelled_while_it_waited_is_not_named_by_the_drain_g9_g15(logged: Logged) -> None:
+    async with TaskHost(max_running=1) as host:
+        host.task(name="running").schedule(anyio.sleep_forever)
+        host.task(name="given up").schedule(anyio.sleep_forever).cancel()
+        host.task(name="waiting").schedule(anyio.sleep_forever)
+        await turns()
+    assert logged() == [("WARNING", "closing the task host: 2 cancelled: running, waiting")]

@@ -54,6 +54,14 @@ async def test_more_than_max_pending_are_refused_and_nothing_is_half_scheduled_g
         assert (host.running, host.waiting, host.deferred) == (1, 1, 1)
 
 
+async def test_a_task_that_is_dropped_is_never_too_much_g5_g15() -> None:
+    async with TaskHost(max_running=1, max_pending=0) as host:
+        host.schedule(anyio.sleep_forever)
+        scope = host.scope()
+        scope.end_route(failed=True)
+        assert scope.after_route.schedule(anyio.sleep, 0).status is TaskStatus.DROPPED
+
+
 async def test_while_a_slot_is_free_nothing_is_pending_g15() -> None:
     async with TaskHost(max_running=1, max_pending=0) as host:
         first = host.schedule(anyio.sleep_forever)

@@ -223,3 +223,22 @@ def test_a_loop_that_has_ended_takes_no_tasks_from_threads_and_keeps_none_g2_g8(
     thread.join()
     assert done
     assert tasks._runner.idle
+
+
+@pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO])
+def test_an_ended_task_may_be_cancelled_for_ever_even_without_its_loop_g17(anyio_backend: tuple[str, Any]) -> None:
+    async def main() -> Task[None]:
+        async with TaskHost() as host:
+            return host.schedule(anyio.sleep_forever)
+
+    def in_thread() -> None:
+        task.cancel()
+        done.append(task.status)
+
+    done: list[TaskStatus] = []
+    backend, options = anyio_backend
+    task = anyio.run(main, backend=backend, backend_options=options)
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert done == [TaskStatus.CANCELLED]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from tests.backends import turns, until
 
@@ -18,6 +19,26 @@ from taskphase._drive import threads
 Logged = Callable[[], list[tuple[str, str]]]
 
 SHORT = 0.05  # seconds that a test waits on purpose
+
+
+async def test_running_sync_tasks_hold_none_of_the_default_threads_g8() -> None:
+    def work() -> None:
+        began.append(True)
+        release.wait()
+
+    began: list[bool] = []
+    release = threading.Event()
+    default = anyio.to_thread.current_default_thread_limiter()
+    async with TaskHost() as host:
+        try:
+            tasks = [host.schedule(work) for _ in range(50)]
+            await until(lambda: len(began) == 40)
+            assert default.borrowed_tokens == 0
+        finally:
+            release.set()
+        for task in tasks:
+            await task
+    assert len(began) == 50
 
 
 async def test_the_timeout_of_a_thread_counts_from_its_slot_g16() -> None:
@@ -116,6 +137,35 @@ async def test_the_thread_of_a_handler_is_abandoned_too_and_its_task_has_failed_
             ("WARNING", "closing the task host: 1 abandoned, with its thread still running: handled"),
         ]
     finally:
+        release.set()
+
+
+async def test_a_handler_whose_thread_begins_when_the_host_is_out_of_patience_is_left_behind_too_g4_g9(
+    logged: Logged,
+) -> None:
+    async def fail_while_unwinding() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError
+
+    def handler(task: Task[Any], error: Exception) -> None:
+        began.set()
+        release.wait()
+
+    began, release = threading.Event(), threading.Event()
+    rescue = threading.Timer(2, release.set)  # so that a failure does not hang
+    rescue.start()
+    try:
+        async with TaskHost(shield_timeout=0) as host:
+            task = host.task(name="late", shield=True, on_error=handler).schedule(fail_while_unwinding)
+            await task.started.wait()
+        assert not release.is_set()
+        assert isinstance(task.exception, ValueError)
+        expected = "closing the task host: 1 abandoned, with its thread still running: late"
+        assert not began.is_set() or logged()[-1] == ("WARNING", expected)
+    finally:
+        rescue.cancel()
         release.set()
 
 

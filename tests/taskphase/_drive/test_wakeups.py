@@ -18,6 +18,7 @@ from taskphase._drive.runner import Runner
 from taskphase._drive.seam import native_seam
 from taskphase._machine.config import UNSET
 from taskphase._machine.drain import DrainStage
+from taskphase._machine.scope import Verdict
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -160,12 +161,12 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
     jobs = [Task(anyio.sleep_forever) for _ in range(4)]
 
     def on_its_way() -> None:
-        runner.submit(jobs[3], runner.start, held=False)
+        runner.submit(jobs[3], runner.start)
 
     async with runner.seam.open():
-        runner.submit(jobs[0], runner.start, held=False)
-        runner.submit(jobs[1], runner.start, held=False)
-        runner.submit(jobs[2], runner.defer, held=True)
+        runner.submit(jobs[0], runner.start)
+        runner.submit(jobs[1], runner.start)
+        runner.submit(jobs[2], runner.defer, Verdict.HOLD)
         thread = threading.Thread(target=on_its_way)
         thread.start()
         thread.join()
@@ -178,7 +179,7 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
         runner.abort()
         assert {job.status for job in jobs} == {TaskStatus.CANCELLED}
         with pytest.raises(TasksClosedError, match="closed"):
-            runner.submit(Task(anyio.sleep_forever), runner.start, held=False)
+            runner.submit(Task(anyio.sleep_forever), runner.start)
         await until(lambda: runner.idle)
 
 
@@ -189,7 +190,7 @@ async def test_a_runner_does_not_close_while_something_is_on_its_way_g2_g8() -> 
     task = Task(anyio.sleep, (0,))
 
     def on_its_way() -> None:
-        runner.submit(task, runner.start, held=False)
+        runner.submit(task, runner.start)
 
     async with runner.seam.open():
         thread = threading.Thread(target=on_its_way)
@@ -208,7 +209,7 @@ async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(dec
     runner = Runner(native_seam(), config=UNSET)
     runner.stage = DrainStage.GRACE
     decide: dict[str, Callable[[], object]] = {
-        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), runner.defer, held=True),
+        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), runner.defer, Verdict.HOLD),
         "close": runner.close,
         "abort": runner.abort,
         "read": runner._read_inbox,
