@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest lint format bench clean help
+.PHONY: demo test test-oldest property lint format bench clean help
 
 help:
 	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
 	@echo 'make test         lint, and every test on asyncio, uvloop and trio'
 	@echo 'make test-oldest  the tests of the packages with the oldest supported FastAPI'
+	@echo 'make property     the tables against an oracle, exhaustively and at random (a part of make test)'
 	@echo 'make lint         ruff, mypy, pyright, import rules'
 	@echo 'make format       what ruff can mend'
 	@echo 'make bench        the cost of a task and of a request, as ratios'
@@ -38,6 +39,9 @@ OF_STARLETTE_0_49 := -W "ignore:The on_startup and on_shutdown parameters:Deprec
 
 test-oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest $(OF_STARLETTE_0_49) tests/taskphase tests/fastapi_tasks
+
+property: $(VENV)/ready
+	$(BIN)/python -m pytest property_tests
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

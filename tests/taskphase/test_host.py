@@ -596,6 +596,8 @@ class TestOpening:
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await native
+        del native, task
+        gc.collect()  # here, where the warning is expected
 
     @native_cancel_only
     async def test_a_task_that_is_cancelled_by_others_before_its_first_step_is_not_waited_for_g2(self) -> None:

@@ -1,0 +1,30 @@
+"""Which async library runs here, for anyio to know."""
+
+from __future__ import annotations
+
+try:
+    import sniffio
+except ImportError:  # anyio needs it before 4.12 only, and trio always
+    sniffio = None  # type: ignore[assignment]
+
+
+def enter_library(name: str | None) -> None:
+    """Have anyio find this library, or none, in the current context."""
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(name)
+
+
+def running_library() -> str | None:
+    """Return the async library that runs in this thread, if any."""
+    if sniffio is None:
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        return "asyncio"
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return None

@@ -1,0 +1,170 @@
+"""Many runs of one program, and the shrinking of one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import wraps
+from random import Random
+from typing import ParamSpec
+
+from .policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
+from .record import Run
+from .running import Backend, simulate
+
+P = ParamSpec("P")
+
+# Runs, of a failing one with other choices. A shrunk list is for the reader: what is left after these is short enough.
+_MOST_TRIES = 300
+
+# Lines of the timeline in the note of a failure.
+_MOST_LINES = 120
+
+# They end the exploration; there is nothing to be shrunk.
+_NOT_OURS = (KeyboardInterrupt, SystemExit)
+
+
+def explore(
+    schedules: int = 300,
+    backends: Sequence[Backend] = ("asyncio", "trio"),
+    seed: int | str = 0,
+    *,
+    replay: Sequence[int] | None = None,
+    turns: bool = False,
+    max_steps: int = 20_000,
+    patience: float = 5.0,
+) -> Callable[[Callable[P, Awaitable[object]]], Callable[P, None]]:
+    """Run an async test function under many schedules; decorate it, and it becomes a sync one.
+
+    First in, first out comes first; then schedules that deviate from that at one decision, and at a few; then random
+    walks, and random priorities (`PCT`). The function is called anew for each, with the same arguments. What the
+    first failure raises is raised here, once its choices have been shrunk, with a note that says how to replay it.
+
+    :param schedules: how many on each backend, 1 or more
+    :param backends: "asyncio", "trio", or both
+    :param seed: the same seed makes the same schedules
+    :param replay: the choices of a failure: they are run instead of the schedules, on each backend
+    :param turns: as for `simulate()`
+    :param max_steps: after how many steps a run is given up, as a `Livelock`
+    :param patience: how many real seconds a worker thread may take for a step
+    """
+    if schedules < 1:
+        raise ValueError(f"schedules must be 1 or more, not {schedules!r}")
+
+    def decorate(test: Callable[P, Awaitable[object]]) -> Callable[P, None]:
+        @wraps(test)
+        def run_all(*args: P.args, **kwargs: P.kwargs) -> None:
+            @wraps(test)
+            def main() -> Awaitable[object]:
+                return test(*args, **kwargs)
+
+            for backend in backends:
+
+                def run_with(policy: Policy, backend: Backend = backend) -> Run:
+                    return simulate(
+                        main, backend=backend, policy=policy, turns=turns, max_steps=max_steps, patience=patience
+                    )
+
+                if replay is not None:
+                    _fail_if(run_with(Replay(replay)))
+                else:
+                    _explore(run_with, schedules, f"{seed}/{backend}")
+
+        return run_all
+
+    return decorate
+
+
+def _explore(run_with: Callable[[Policy], Run], schedules: int, seed: str) -> None:
+    first = run_with(Fifo())
+    _fail_if(first)
+    if not first.decisions:
+        return  # there is one schedule
+    for policy in _policies(first, schedules - 1, seed):
+        run = run_with(policy)
+        if run.exception is not None:
+            _fail_if(_shrunk(run, lambda choices: run_with(Replay(choices))))
+
+
+def _policies(first: Run, schedules: int, seed: str) -> Iterator[Policy]:
+    """Yield what is tried after first in, first out: each deviation by itself, as far as a third goes; then others."""
+    random = Random(seed)  # noqa: S311
+    singles = [
+        (index, choice) for index, (_, count) in enumerate(first.decisions) for choice in range(1, min(count, 4))
+    ]
+    random.shuffle(singles)
+    singles = singles[: -(-schedules // 3)]
+    yield from (Deviate(dict([single])) for single in singles)
+    for number in range(schedules - len(singles)):
+        name = f"{seed}/{number}"
+        if number % 3 == 0:
+            # Most deviations change what comes after them; so the decisions may be more than there were at first.
+            indices = (random.randrange(len(first.decisions) + 8) for _ in range(random.randint(2, 5)))
+            yield Deviate({index: random.randint(1, 4) for index in indices})
+        elif number % 3 == 1:
+            yield RandomWalk(name)
+        else:
+            yield PCT(name, depth=random.randint(1, 5), steps=len(first.decisions))
+
+
+def _shrunk(failure: Run, run_with: Callable[[Sequence[int]], Run]) -> Run:
+    """Return a run that fails in the same way, with fewer and smaller choices: shorter, then zeros, then smaller."""
+    best, tries = failure, 0
+
+    def fails(choices: Sequence[int]) -> bool:
+        nonlocal best, tries
+        tries += 1
+        run = run_with(choices)
+        if type(run.exception) is not type(failure.exception):
+            return False
+        best = run
+        return True
+
+    kept = _without_tail(failure.choices)
+    while True:
+        smaller = next((c for c in _smaller(kept) if tries < _MOST_TRIES and fails(c)), None)
+        if smaller is None:
+            break
+        kept = _without_tail(smaller)
+    # The last one that failed was run with exactly these choices, or none has failed but the first.
+    return best
+
+
+def _smaller(choices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield simpler lists, the boldest first. The last choice is never 0."""
+    length = len(choices)
+    for kept in sorted({length // 2, length - length // 4, length - 1} - {length}):
+        yield _without_tail(choices[:kept])
+    chunk = length
+    while chunk:
+        for start in range(0, length, chunk):
+            if any(choices[start : start + chunk]):
+                zeros = [0] * len(choices[start : start + chunk])
+                yield _without_tail([*choices[:start], *zeros, *choices[start + chunk :]])
+        chunk //= 2
+    for index, choice in enumerate(choices):
+        for less in range(1, choice):
+            yield [*choices[:index], less, *choices[index + 1 :]]
+
+
+def _without_tail(choices: Sequence[int]) -> list[int]:
+    """Return the choices without the zeros at their end, which mean nothing."""
+    length = len(choices)
+    while length and not choices[length - 1]:
+        length -= 1
+    return list(choices[:length])
+
+
+def _fail_if(run: Run) -> None:
+    """Raise what the run has raised, if it has, with a note that says how to have that again."""
+    error = run.exception
+    if error is None:
+        return
+    if not isinstance(error, _NOT_OURS):
+        choices = _without_tail(run.choices)
+        error.add_note(
+            f"simulated on {run.backend}, with the choices {choices}\n"
+            f"again: @explore(replay={choices}, backends=({run.backend!r},)), or\n"
+            f"       simulate(..., backend={run.backend!r}, policy=Replay({choices})); `turns` as it was\n"
+            f"{run.timeline(_MOST_LINES)}"
+        )
+    raise error

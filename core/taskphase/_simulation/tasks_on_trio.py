@@ -1,0 +1,118 @@
+"""Tasks of trio: told apart by number, and handed out one by one; and the clock that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import CORO_CREATED, getcoroutinestate
+from itertools import count
+from typing import Any, NamedTuple
+
+import trio
+from trio.lowlevel import Task
+
+from .record import Actor
+from .schedule import Schedule
+from .threads import Worker
+
+
+class VirtualClock(trio.abc.Clock):
+    """Reads the schedule's time. There is never anything to sleep for: the host decides when trio goes on."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._schedule.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:  # noqa: ARG002
+        return 0
+
+
+class Ready(NamedTuple):
+    """A candidate: whose step, and the task or the worker that makes it."""
+
+    actor: Actor
+    who: Task | Worker
+
+
+class Queue:
+    """What trio takes for the queue of what is runnable. It finds there the picked task and no other.
+
+    Tasks that became runnable in the same step are in the order of spawning, because trio wakes them in the order of
+    a set.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self.ready: list[Ready] = []
+        self.plumbing: list[Task] = []
+        self._members = members
+        self._fresh: list[Task] = []
+        self._picked: list[Task] = []
+
+    # trio's side.
+
+    def append(self, task: Task) -> None:
+        self._fresh.append(task)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._picked)
+
+    def __len__(self) -> int:
+        return len(self._picked) + len(self._fresh) + len(self.ready) + len(self.plumbing)
+
+    def clear(self) -> None:
+        self._picked.clear()
+
+    # The host's side.
+
+    def sort(self) -> None:
+        """Put what has become runnable where it belongs."""
+        if len(self._fresh) > 1:
+            self._fresh.sort(key=self._members.order_of)
+        for task in self._fresh:
+            actor = self._members.actors.get(task)
+            if actor is None:
+                self.plumbing.append(task)
+            else:
+                self.ready.append(Ready(actor, task))
+        self._fresh.clear()
+
+    def pick(self, task: Task) -> None:
+        """Have trio run this task at its next tick."""
+        self._picked.append(task)
+
+
+class Members(trio.abc.Instrument):
+    """The tasks that are alive. Those of trio itself have no actor: they are plumbing."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.actors: dict[Task, Actor] = {}
+        self._schedule = schedule
+        self._order: dict[Task, int] = {}
+        self._numbers = count()
+        self._init: Task | None = None
+
+    def order_of(self, task: Task) -> int:
+        return self._order[task]
+
+    def task_spawned(self, task: Task) -> None:
+        self._order[task] = next(self._numbers)
+        nursery = task.parent_nursery
+        if nursery is None:
+            self._init = task
+        elif nursery.parent_task is not self._init or len(self._order) == 2:  # the main task comes right after init
+            self.actors[task] = self._schedule.spawn(task.name)
+
+    def task_exited(self, task: Task) -> None:
+        del self._order[task]
+        actor = self.actors.pop(task, None)
+        if actor is not None:
+            self._schedule.note("end", actor)
+
+
+def has_started(task: Any) -> bool:
+    """Tell whether `task` has taken its first step."""
+    return getcoroutinestate(task.coro) != CORO_CREATED

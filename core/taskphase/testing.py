@@ -1,0 +1,49 @@
+"""Deterministic simulation of anyio programs, for tests: every interleaving on purpose, on asyncio and on trio.
+
+@explore(schedules=300)
+async def test_two_buyers_never_get_the_same_item() -> None:
+    ...
+
+`simulate()` makes one run, a pure function of the program, the choices of a policy and the faults; `explore()` makes
+many, and shrinks the one that fails to a few choices, from which it can be replayed. No time passes for real: it is
+virtual, and moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets,
+files, subprocesses and threads of other origin do not.
+
+Works with pytest and without. It rests on private names of asyncio, anyio and trio, and says so, by an error that
+names it, when one of them has changed.
+"""
+
+from ._simulation.errors import Deadlock, ForeignBlock, Livelock
+from ._simulation.exploring import explore
+from ._simulation.faults import Call, Cancel, Throw
+from ._simulation.policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
+from ._simulation.record import Decision, Entry, Run
+from ._simulation.running import simulate
+from ._simulation.schedule import mark
+from ._simulation.threads import pause
+
+__all__ = [
+    "Call",
+    "Cancel",
+    "Deadlock",
+    "Decision",
+    "Deviate",
+    "Entry",
+    "Fifo",
+    "ForeignBlock",
+    "Livelock",
+    "PCT",
+    "Policy",
+    "RandomWalk",
+    "Replay",
+    "Run",
+    "Throw",
+    "explore",
+    "mark",
+    "pause",
+    "simulate",
+]
+
+# A traceback names what a user can import.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,0 +1,458 @@
+"""Every sequence of events up to a depth, the machine against the model: `python -m property_tests.exhaustive`.
+
+The tables are walked through every history, without merging any: whatever the model makes of a history, it is asked
+for each. Where that has shown that it makes no more of one than the status it led to, histories of a whole program that
+led to the same situation need to be continued only once, which is what the walk of the combination does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import product
+from threading import get_ident
+from time import monotonic
+from typing import Any, cast, get_args
+
+from anyio.abc import TaskGroup
+
+from property_tests import model
+from property_tests.model import Event, Fate, Kind, What, World
+from taskphase import Task, TaskConfig, TasksClosedError, TasksSaturatedError, TasksScheduler
+from taskphase._drive.current import JOB
+from taskphase._drive.job import Job
+from taskphase._drive.runner import Runner
+from taskphase._machine import dispatch, drain, life, scope
+from taskphase._machine.config import UNSET, When
+from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.drain import DrainEvent, DrainStage, Sweep
+from taskphase._machine.life import LifeEvent, TaskStatus
+from taskphase._machine.scope import Phase, ScopeEvent, ScopeState
+from taskphase._machine.table import IllegalEvent
+
+# `dispatch` looks its tables up without `follow()`, and so refuses with the error of a mapping.
+REFUSALS = (IllegalEvent, KeyError)
+
+
+class Disagreement(AssertionError):
+    """The machine does something else than the model says."""
+
+
+def agree(what: object, machine: object, expected: object) -> None:
+    if machine != expected:
+        raise Disagreement(f"{what}: {machine}, and should be {expected}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, as the walk needs it: `may` and `word` are the model's."""
+
+    name: str
+    start: Enum
+    events: type[Enum]
+    follow: Callable[[Any, Any], Enum]
+    may: Callable[[Any, Any], bool]
+    word: Callable[[Any], Enum]
+    look: Callable[[Any, Any], None]
+
+
+def _look_at_life(past: Sequence[LifeEvent], status: TaskStatus) -> None:
+    agree(("is an end", past), status in life.ENDS, model.end_of(past) is not None)
+
+
+def _look_at_scope(signals: Sequence[ScopeEvent], state: ScopeState) -> None:
+    for phase, when in product(Phase, get_args(When)):
+        agree((signals, phase, when), scope.verdict(state, phase, when), model.verdict_of(signals, phase, when))
+
+
+def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:
+    agree(("sweeps", events), drain.SWEEPS[stage], model.sweep_of(events))
+    for shielded in (False, True):
+        expected = model.takes(events, by_shielded=shielded)
+        agree(("takes", events, shielded), drain.accepts(stage, by_shielded=shielded), expected)
+
+
+LIFE = Table("life", TaskStatus.NEW, LifeEvent, life.next_status, model.may_live, model.status_of, _look_at_life)
+SCOPE = Table("scope", ScopeState.ROUTE, ScopeEvent, scope.next_state, model.may_signal, model.state_of, _look_at_scope)
+DRAIN = Table("drain", DrainStage.OPEN, DrainEvent, drain.next_stage, model.may_drain, model.stage_of, _look_at_drain)
+
+
+def follow_both(table: Table, past: tuple[Any, ...], state: Enum, event: Enum) -> Enum | None:
+    """Let `event` happen after `past`, and return the state that it leads to; None if both refuse it."""
+    may = table.may(past, event)
+    try:
+        reached = table.follow(state, event)
+    except IllegalEvent as refusal:
+        agree((*past, event), "illegal", "legal" if may else "illegal")
+        agree("what is illegal", (refusal.state, refusal.event), (state, event))
+        return None
+    agree((*past, event), reached, table.word((*past, event)) if may else "illegal")
+    table.look((*past, event), reached)
+    return reached
+
+
+def walk(table: Table, *, depth: float = math.inf, until: float = math.inf) -> tuple[int, int, bool]:
+    """Try every event after every history, level by level, to `depth` or `until` this moment.
+
+    :return: the depth reached, the number of sequences tried, and whether there are no longer ones
+    """
+    table.look((), table.start)
+    agree("the start", table.start, table.word(()))
+    level: list[tuple[tuple[Any, ...], Enum]] = [((), table.start)]
+    reached = count = 0
+    while level and reached < depth:
+        after: list[tuple[tuple[Any, ...], Enum]] = []
+        for past, state in level:
+            if monotonic() > until:
+                return reached, count, False
+            for event in table.events:
+                count += 1
+                to = follow_both(table, past, state, event)
+                if to is not None:
+                    after.append(((*past, event), to))
+        level, reached = after, reached + 1
+    return reached, count, not level
+
+
+def check_dispatch() -> int:
+    """Try every end of an attempt and every answer, in every status. Return how many that were."""
+    count = 0
+    for outcome, has_handler in product(Outcome, (False, True)):
+        expected: object = model.meaning_of_end(outcome, has_handler=has_handler)
+        agree((outcome, has_handler), _or_refused(dispatch.after_attempt, outcome, has_handler=has_handler), expected)
+        count += 1
+    told_to_stop = {TaskStatus.HANDLING: False, TaskStatus.ABORTING: True}
+    for answer, status in product(Answer, TaskStatus):
+        expected = None
+        if status in told_to_stop:
+            expected = model.meaning_of_answer(answer, told_to_stop=told_to_stop[status])
+        agree((answer, status), _or_refused(dispatch.after_handler, answer, status), expected)
+        count += 1
+    return count
+
+
+def _or_refused(ask: Callable[..., LifeEvent], *args: object, **kwargs: object) -> LifeEvent | None:
+    try:
+        return ask(*args, **kwargs)
+    except REFUSALS:
+        return None
+
+
+def check_tables(depth: int) -> None:
+    """Try every sequence of `depth` events with each table.
+
+    :raises Disagreement: if one does not do what the model says
+    """
+    try:
+        check_dispatch()
+        for table in (DRAIN, SCOPE, LIFE):
+            walk(table, depth=depth)
+    except KeyError as exc:
+        raise Disagreement(f"there is no row for {exc}") from exc
+
+
+class FakeLoop:
+    """A seam that starts nothing: it notes who was asked to start, and what threads have asked it to call."""
+
+    cancelled: type[BaseException] = KeyboardInterrupt
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        self.starts: list[object] = []
+        self.calls: list[Callable[[], object]] = []
+
+    def start(self, job: object) -> object:
+        self.starts.append(job)
+        return job
+
+    def call_from_thread(self, callback: Callable[[], object]) -> None:
+        self.calls.append(callback)
+
+
+async def _function() -> None: ...
+
+
+async def _handler(_task: object, _exc: Exception) -> None: ...
+
+
+class System:
+    """The real runner and scheduler of one scope, with a loop that does what the program says.
+
+    What `attempt.py` and `_host.py` do around their awaits is done here, in the same order.
+    """
+
+    def __init__(self, world: World, path: Sequence[Event] = ()) -> None:
+        """Make one with the limits of `world`, to which `path` has happened."""
+        self.loop = FakeLoop()
+        seam, limits = cast(Any, self.loop), (world.max_running, world.max_pending)
+        self.runner = Runner(seam, config=UNSET, max_running=limits[0], max_pending=limits[1])
+        self.scheduler = TasksScheduler._of(self.runner, cast(TaskGroup, None))
+        self.tasks: list[Task[Any]] = []
+        self.paused: set[Job] = set()
+        for event in path:
+            self.do(event)
+
+    def do(self, event: Event) -> None:
+        """Do what `event` is.
+
+        :raises IllegalEvent: as the machine
+        :raises KeyError: as the machine
+        :raises TasksClosedError: as `schedule()`
+        :raises TasksSaturatedError: as `schedule()`
+        """
+        task = None if event.task is None else self.tasks[event.task]
+        match event.what, event.how:
+            case What.SCHEDULE, Kind() as kind:
+                self._schedule(kind, task, from_thread=event.flag)
+            case What.ARRIVE, _:
+                self.loop.calls.pop(0)()
+            case What.SIGNAL, ScopeEvent.ENDED:
+                self.scheduler.end(failed=event.flag)
+            case What.SIGNAL, signal:
+                self.scheduler.end_route(failed=signal is ScopeEvent.ROUTE_FAILED)
+            case What.DRAIN, DrainEvent() as drained:
+                self._drain(drained)
+            case _:
+                assert task is not None
+                self._attempt(task, event)
+        self._let_natives_leave()
+
+    def _schedule(self, kind: Kind, by: Task[Any] | None, *, from_thread: bool) -> None:
+        config = TaskConfig(when=kind.when, shield=kind.shielded, on_error=_handler if kind.has_handler else None)
+        token = JOB.set(by)
+        self.loop.thread = -1 if from_thread else get_ident()
+        try:
+            self.tasks.append(self.scheduler._submit(kind.phase, config, _function, (), {}))
+        finally:
+            self.loop.thread = get_ident()
+            JOB.reset(token)
+
+    def _attempt(self, task: Task[Any], event: Event) -> None:
+        match event.what, event.how:
+            case What.STEP, _:
+                task._step()
+            case What.FINISH, Outcome() as outcome:
+                self._follow(task, dispatch.after_attempt(outcome, has_handler=task.config.on_error is not None))
+            case What.ANSWER, Answer() as answer:
+                self._follow(task, dispatch.after_handler(answer, task.status))
+            case What.PAUSE_ENDS, _:
+                self.paused.remove(task)
+                self.runner.resumed(task)
+            case _:
+                task.cancel()
+
+    def _follow(self, task: Task[Any], event: LifeEvent) -> None:
+        if event is LifeEvent.RAISE:
+            task._move(event)
+        elif event is LifeEvent.RETRY:
+            task._move(event)
+            self.paused.add(task)
+            self.runner.paused()
+        else:
+            task._end(event)
+            self.runner.left(task)
+
+    def _drain(self, event: DrainEvent) -> None:
+        if event is DrainEvent.IDLE:
+            self.runner.close()
+        elif event is DrainEvent.ABORT:
+            self.runner.abort()
+        else:
+            self.runner.follow(event)
+            sweep = drain.SWEEPS[self.runner.stage]
+            for job in list(self.runner.jobs()):
+                if sweep is Sweep.EVERYBODY or (sweep is Sweep.UNSHIELDED and not job.config.shielded):
+                    self.runner.cancel(job)
+
+    def _let_natives_leave(self) -> None:
+        for job in [job for job in self.runner.alive if job._has_ended]:
+            if job in self.paused:
+                self.paused.remove(job)
+                self.runner.resumed(job)
+            else:
+                self.runner.left(job)
+
+
+def seen(system: System) -> tuple[object, ...]:
+    """Return what can be seen of a program that runs."""
+    runner, tasks = system.runner, system.tasks
+    counts = (runner.running, runner.waiting, len(runner.deferred), runner.idle)
+    starts = [tasks.index(cast("Task[Any]", job)) for job in system.loop.starts]
+    # The context is kept for the next attempt, and let go at the end.
+    per_task = [(task.status, task.attempt, task._context is None) for task in tasks]
+    return (per_task, starts, counts, system.scheduler._state, runner.stage)
+
+
+def foreseen(world: World) -> tuple[object, ...]:
+    """Return what should be seen."""
+    ended = [model.end_of(past) is not None for past in world.pasts]
+    steps = [past.count(LifeEvent.STEP) for past in world.pasts]
+    per_task = list(zip(map(model.status_of, world.pasts), steps, ended, strict=True))
+    latest = [past[-1:] for past in world.pasts]
+    counts = (world.running(), latest.count((LifeEvent.QUEUE,)), latest.count((LifeEvent.DEFER,)), world.idle())
+    return (per_task, world.starts, counts, model.state_of(world.signals), model.stage_of(world.drain))
+
+
+_REFUSED: dict[type[Exception], Fate] = {
+    TasksClosedError: Fate.CLOSED,
+    TasksSaturatedError: Fate.SATURATED,
+    IllegalEvent: Fate.ILLEGAL,
+    KeyError: Fate.ILLEGAL,
+}
+
+
+def meet(system: System, world: World, event: Event) -> bool:
+    """Let `event` meet both, and return whether it has happened.
+
+    :raises Disagreement: if it meets another fate than the model says
+    """
+    fate = world.fate(event)
+    try:
+        system.do(event)
+    except tuple(_REFUSED) as exc:
+        agree(event, _REFUSED[type(exc)], fate)
+    else:
+        agree((event, fate), fate in (Fate.HAPPENS, Fate.CHANGES_NOTHING), True)
+    if fate is Fate.HAPPENS:
+        world.happen(event)
+    return fate is Fate.HAPPENS
+
+
+KINDS = (
+    Kind(Phase.IMMEDIATE),
+    Kind(Phase.IMMEDIATE, shielded=True),
+    Kind(Phase.IMMEDIATE, has_handler=False),
+    Kind(Phase.AFTER_ROUTE, "success"),
+    Kind(Phase.AFTER_ROUTE, "failure"),
+    Kind(Phase.AFTER_RESPONSE, "success", shielded=True),
+    Kind(Phase.AFTER_RESPONSE, "always"),
+)
+
+
+def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: bool) -> Iterator[Event]:
+    """Yield every event that something could cause."""
+    numbers = range(len(world.kinds))
+    if len(numbers) < most_tasks:
+        for kind in kinds:
+            yield from (Event(What.SCHEDULE, by, kind) for by in (None, *numbers))
+            if threads:
+                yield Event(What.SCHEDULE, None, kind, flag=True)
+    for number in numbers:
+        yield from (Event(What.FINISH, number, outcome) for outcome in Outcome)
+        yield from (Event(What.ANSWER, number, answer) for answer in Answer)
+        yield from (Event(what, number) for what in (What.STEP, What.PAUSE_ENDS, What.CANCEL))
+    yield from (Event(What.SIGNAL, how=signal) for signal in ScopeEvent)
+    yield Event(What.SIGNAL, how=ScopeEvent.ENDED, flag=True)
+    yield from (Event(What.DRAIN, how=drained) for drained in DrainEvent)
+    yield Event(What.ARRIVE)
+
+
+def situation(world: World) -> tuple[object, ...]:
+    """Return all of `world` that has a bearing on what is to come."""
+    statuses = tuple(model.status_of(past) for past in world.pasts)
+    order = tuple(map(tuple, (world.on_their_way, world.arrived, world.line)))
+    return (tuple(world.kinds), statuses, order, model.state_of(world.signals), model.stage_of(world.drain))
+
+
+@dataclass(frozen=True)
+class Explored:
+    """`depth` events deep; `tried`: pairs of a situation and an event; `sequences`: what they stand for."""
+
+    depth: int
+    situations: int
+    tried: int
+    sequences: int
+    complete: bool
+
+
+def explore(
+    world: World,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    most_tasks: int = 3,
+    threads: bool = False,
+    depth: float = math.inf,
+    until: float = math.inf,
+) -> Explored:
+    """Let every event meet every situation that comes of `world`, level by level, to `depth` or `until` this moment.
+
+    :raises Disagreement: if something else happens, or can be seen afterwards, than the model says
+    """
+    start = world
+    numbers = {situation(start): 0}
+    refused: list[int] = []  # how many events changed nothing, by number of the situation
+    after: list[list[int]] = []  # where the others led to
+    level: list[tuple[tuple[Event, ...], World]] = [((), start)]
+    reached = 0
+    while level and reached < depth:
+        following: list[tuple[tuple[Event, ...], World]] = []
+        for path, world in level:
+            if monotonic() > until:
+                return _explored(reached, refused, after, complete=False)
+            unchanged = System(start, path)
+            refused.append(0)
+            after.append([])
+            for event in events(world, kinds, most_tasks, threads=threads):
+                fate = world.fate(event)
+                if fate is Fate.HAPPENS:
+                    system, child = System(start, path), world.copy()
+                    meet(system, child, event)
+                    agree((*path, event), seen(system), foreseen(child))
+                    key = situation(child)
+                    if key not in numbers:
+                        numbers[key] = len(numbers)
+                        following.append(((*path, event), child))
+                    after[-1].append(numbers[key])
+                elif fate is not Fate.IMPOSSIBLE:
+                    meet(unchanged, world, event)
+                    refused[-1] += 1
+            agree((path, "and what changes nothing"), seen(unchanged), foreseen(world))
+        level, reached = following, reached + 1
+    return _explored(reached, refused, after, complete=not level)
+
+
+def _explored(depth: int, refused: list[int], after: list[list[int]], *, complete: bool) -> Explored:
+    ways, sequences = Counter({0: 1}), 0
+    for _ in range(depth):
+        longer: Counter[int] = Counter()
+        for number, count in ways.items():
+            sequences += count * (refused[number] + len(after[number]))
+            for to in after[number]:
+                longer[to] += count
+        ways = longer
+    tried = sum(refused) + sum(map(len, after))
+    return Explored(depth, len(after), tried, sequences, complete)
+
+
+def main(seconds: float) -> None:
+    """Check everything for about `seconds`, and print how far that went."""
+    begin = monotonic()
+    print(f"dispatch: {check_dispatch()} cases, which is all")
+    for table, share in ((DRAIN, 1), (SCOPE, 0.05), (LIFE, 0.1)):
+        depth, count, complete = walk(table, until=begin + share * seconds)
+        print(f"{table.name}: {count} sequences to depth {depth}{', which is all' * complete}", flush=True)
+    for most_tasks, limit, share in (
+        (1, None, 0.2),
+        (1, 1, 0.25),
+        (2, None, 0.45),
+        (2, 1, 0.65),
+        (3, None, 0.8),
+        (3, 1, 1),
+    ):
+        found = explore(World(limit), most_tasks=most_tasks, until=begin + share * seconds)
+        print(
+            f"a scope with up to {most_tasks} tasks, {limit or 'any number'} at a time, and a drain: to depth"
+            f" {found.depth} {found.sequences} sequences through {found.situations} situations"
+            f" ({found.tried} tries){', which is all' * found.complete}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, metavar="N", help="how long, default: 60")
+    main(parser.parse_args().seconds)

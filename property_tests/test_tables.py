@@ -1,0 +1,265 @@
+"""The four tables, and the runner that moves tasks through them, against the model: G1, G2, G4, G5, G9, G15, G16."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import product
+from types import MappingProxyType
+from typing import Any, get_args
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from property_tests import exhaustive, model
+from property_tests.exhaustive import DRAIN, LIFE, SCOPE, Disagreement, System, Table, explore, walk
+from property_tests.model import Event, Fate, Kind, What, World
+from taskphase._machine import dispatch, drain, life, scope
+from taskphase._machine.config import When
+from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.drain import DrainStage, Sweep
+from taskphase._machine.life import LifeEvent, TaskStatus
+from taskphase._machine.scope import Phase, ScopeState, Verdict
+
+# Long enough for each row of each table to be met.
+DEEP_ENOUGH = 5
+
+
+class AgainstModel(RuleBasedStateMachine):
+    """One table and the list of what has happened. An event that is illegal changes nothing: the next one meets the
+    same state, and the table is what it was.
+    """
+
+    table: Table
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past: tuple[Any, ...] = ()
+        self.state = self.table.start
+
+    def meet(self, event: Any) -> None:
+        reached = exhaustive.follow_both(self.table, self.past, self.state, event)
+        if reached is not None:
+            self.past, self.state = (*self.past, event), reached
+
+    def legal(self) -> list[Any]:
+        return [event for event in self.table.events if self.table.may(self.past, event)]
+
+    @rule(data=st.data())
+    def anything_is_tried(self, data: st.DataObject) -> None:
+        self.meet(data.draw(st.sampled_from(list(self.table.events))))
+
+    @precondition(lambda self: self.legal())
+    @rule(data=st.data())
+    def something_legal_happens(self, data: st.DataObject) -> None:
+        self.meet(data.draw(st.sampled_from(self.legal())))
+
+
+class LifeAgainstModel(AgainstModel):
+    table = LIFE
+
+    @invariant()
+    def the_guarantees_hold_in_so_many_words(self) -> None:
+        past: tuple[LifeEvent, ...] = self.past
+        count = Counter(past)
+        asked_to_stop = past[past.index(LifeEvent.CANCEL) :] if LifeEvent.CANCEL in past else ()
+        assert count[LifeEvent.STEP] <= 1 + count[LifeEvent.RETRY], "G1: once, and once for each retry"
+        assert count[LifeEvent.STEP] <= count[LifeEvent.START], "G1: never before it was asked to start"
+        assert count[LifeEvent.RETRY] <= count[LifeEvent.RAISE], "G16: only a handler asks for another attempt"
+        assert not {LifeEvent.START, LifeEvent.STEP, LifeEvent.RETRY} & set(asked_to_stop), "G9: a stop is a stop"
+        assert LifeEvent.DROP not in past or LifeEvent.START not in past, "G5: what was let go is not dropped"
+        ends = {LifeEvent.SUCCEED, LifeEvent.FAIL, LifeEvent.UNWIND, LifeEvent.DROP}
+        assert sum(count[end] for end in ends) <= 1, "G2: one end"
+
+
+class ScopeAgainstModel(AgainstModel):
+    table = SCOPE
+
+
+class DrainAgainstModel(AgainstModel):
+    table = DRAIN
+
+
+class DispatchAgainstModel(LifeAgainstModel):
+    """A task whose attempts and handlers end in every way, each legal in its life."""
+
+    @initialize(has_handler=st.booleans())
+    def begin(self, has_handler: bool) -> None:
+        self.has_handler = has_handler
+        self.meet(LifeEvent.START)
+        self.meet(LifeEvent.STEP)
+
+    @precondition(lambda self: model.runs_code(self.past) and not model.in_handler(self.past))
+    @rule(outcome=st.sampled_from(Outcome))
+    def the_attempt_ends(self, outcome: Outcome) -> None:
+        event = dispatch.after_attempt(outcome, has_handler=self.has_handler)
+        assert event is model.meaning_of_end(outcome, has_handler=self.has_handler)
+        assert event in self.legal()
+        self.meet(event)
+
+    @rule(answer=st.sampled_from(Answer))
+    def a_handler_answers(self, answer: Answer) -> None:
+        if not model.in_handler(self.past):
+            with pytest.raises(exhaustive.REFUSALS):
+                dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
+            return
+        event = dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
+        assert event is model.meaning_of_answer(answer, told_to_stop=LifeEvent.CANCEL in self.past)
+        assert event in self.legal()
+        self.meet(event)
+
+
+WHENS: tuple[When, ...] = get_args(When)
+KINDS = [Kind(*settings) for settings in product(Phase, WHENS, (False, True), (True, False))]
+
+
+class ProgramAgainstModel(RuleBasedStateMachine):
+    """A scope, its tasks and a drain, moved by the real runner and scheduler."""
+
+    # No limit here: the model does not say how many of those that are on their way from a thread will wait.
+    max_pending: st.SearchStrategy[int | None] = st.none()
+
+    @initialize(max_running=st.sampled_from([None, 1, 2]), open_for=st.integers(0, 35), data=st.data())
+    def begin(self, max_running: int | None, open_for: int, data: st.DataObject) -> None:
+        self.world = World(max_running, data.draw(self.max_pending))
+        self.system = System(self.world)
+        self.open_for = open_for  # so many steps: else most programs would be closed before they have done anything
+
+    def try_one(self, data: st.DataObject, fates: set[Fate]) -> None:
+        self.open_for -= 1
+        choices: dict[str, list[Event]] = defaultdict(list)
+        for event in exhaustive.events(self.world, KINDS, most_tasks=8, threads=True):
+            if self.world.fate(event) in fates and (self.open_for < 0 or event.what is not What.DRAIN):
+                choices[event.what.name].append(event)
+        if choices:
+            what = data.draw(st.sampled_from(sorted(choices)))
+            exhaustive.meet(self.system, self.world, data.draw(st.sampled_from(choices[what])))
+
+    @rule(data=st.data())
+    def something_happens(self, data: st.DataObject) -> None:
+        self.try_one(data, {Fate.HAPPENS})
+
+    @rule(data=st.data())
+    def something_is_refused(self, data: st.DataObject) -> None:
+        self.try_one(data, set(Fate) - {Fate.HAPPENS, Fate.IMPOSSIBLE})
+
+    @invariant()
+    def what_can_be_seen_was_foreseen(self) -> None:
+        assert exhaustive.seen(self.system) == exhaustive.foreseen(self.world)
+
+    def teardown(self) -> None:
+        """Close the host: however far the program has come, everything ends (G2)."""
+        if not hasattr(self, "world"):
+            return
+        for _ in range(100):
+            tried = exhaustive.events(self.world, (), most_tasks=0, threads=True)
+            choices = [event for event in tried if self.world.fate(event) is Fate.HAPPENS]
+            if not choices:
+                break
+            # The last ones first: the drain, then what ends tasks.
+            exhaustive.meet(self.system, self.world, choices[-1])
+            self.what_can_be_seen_was_foreseen()
+        assert all(task.status in life.ENDS for task in self.system.tasks)
+        assert self.system.runner.stage is DrainStage.CLOSED
+
+
+TestLifeAgainstModel = LifeAgainstModel.TestCase
+TestScopeAgainstModel = ScopeAgainstModel.TestCase
+TestDrainAgainstModel = DrainAgainstModel.TestCase
+TestDispatchAgainstModel = DispatchAgainstModel.TestCase
+TestProgramAgainstModel = ProgramAgainstModel.TestCase
+
+
+@pytest.mark.parametrize(("table", "depth"), [(LIFE, 20), (SCOPE, 8), (DRAIN, 99)], ids=lambda value: str(value)[:5])
+def test_each_history_leads_where_the_model_says_g1_g2_g5_g9(table: Table, depth: int) -> None:
+    _, count, complete = walk(table, depth=depth)
+    assert count > 0
+    assert complete is (table is DRAIN)
+
+
+def test_each_end_and_each_answer_means_what_the_model_says_g4_g16() -> None:
+    assert exhaustive.check_dispatch() == len(Outcome) * 2 + len(Answer) * len(TaskStatus)
+
+
+@pytest.mark.parametrize("max_running", [None, 1])
+def test_a_program_of_one_task_does_what_the_model_says_in_every_situation_g1_g2_g5_g9(max_running: int | None) -> None:
+    assert explore(World(max_running), most_tasks=1).complete
+
+
+def test_a_program_of_two_tasks_does_so_whatever_the_drain_does_g9_g15_g16() -> None:
+    kinds = [Kind(Phase.IMMEDIATE), Kind(Phase.IMMEDIATE, shielded=True)]
+    assert explore(World(max_running=1), kinds=kinds, most_tasks=2).complete
+
+
+@pytest.mark.parametrize("max_running", [None, 1])
+def test_a_program_of_three_tasks_of_any_kind_does_so_g1_g2_g5(max_running: int | None) -> None:
+    assert explore(World(max_running), most_tasks=3, depth=3).depth == 3
+
+
+def test_a_program_of_three_tasks_that_wait_for_a_slot_does_so_g15() -> None:
+    assert explore(World(max_running=1), kinds=[Kind(Phase.IMMEDIATE)], most_tasks=3, depth=6).depth == 6
+
+
+def test_a_task_that_is_on_its_way_from_a_thread_does_so_and_is_swept_like_any_other_g8_g9() -> None:
+    assert explore(World(), most_tasks=1, threads=True).complete
+
+
+def test_a_task_that_would_be_dropped_is_not_refused_for_want_of_room_g15() -> None:
+    kinds = [Kind(Phase.IMMEDIATE), Kind(Phase.AFTER_ROUTE, "success")]
+    explore(World(max_running=1, max_pending=0), kinds=kinds, most_tasks=2, depth=4)
+
+
+Row = tuple[Any, ...]
+
+
+def changed(table: Mapping[Row, Any], keys: Iterator[Row], values: Any) -> Iterator[tuple[Row, dict[Row, Any]]]:
+    """Yield `table` with one row deleted, led elsewhere or added, in each way, and what that row now is."""
+    for key in keys:
+        if key in table:
+            yield (*key, None), {other: value for other, value in table.items() if other != key}
+        for value in values:
+            if table.get(key) is not value:
+                yield (*key, value), {**table, key: value}
+
+
+def mutants() -> Iterator[tuple[str, Any, str, object]]:
+    """Yield every table with every change of a single row: its description, its module, its name, and itself."""
+    nested = ((life, "LIFE", TaskStatus, LifeEvent), (scope, "SCOPE", ScopeState, scope.ScopeEvent))
+    for module, name, states, events in (*nested, (drain, "DRAIN", DrainStage, drain.DrainEvent)):
+        flat = {(state, event): to for state, row in getattr(module, name).items() for event, to in row.items()}
+        for what, rows in changed(flat, product(states, events), states):
+            table = {state: MappingProxyType({e: to for (s, e), to in rows.items() if s is state}) for state in states}
+            yield f"{name} {what}", module, name, MappingProxyType(table)
+    for module, name, keys, values in (
+        (dispatch, "DISPATCH", product(Outcome, (False, True)), LifeEvent),
+        (dispatch, "ANSWERS", product(Answer, TaskStatus), LifeEvent),
+        (scope, "VERDICTS", product(ScopeState, Phase, WHENS), Verdict),
+    ):
+        for what, rows in changed(getattr(module, name), keys, values):
+            yield f"{name} {what}", module, name, MappingProxyType(rows)
+    for what, rows in changed({(key,): to for key, to in drain.SWEEPS.items()}, product(DrainStage), Sweep):
+        yield f"SWEEPS {what}", drain, "SWEEPS", MappingProxyType({key: to for (key,), to in rows.items()})
+    for module, name, members in (
+        (drain, "_TAKES_ANY", DrainStage),
+        (drain, "_TAKES_SHIELDED", DrainStage),
+        (life, "ENDS", TaskStatus),
+    ):
+        yield from ((f"{name} ^ {one}", module, name, getattr(module, name) ^ {one}) for one in members)
+
+
+def test_every_change_of_a_single_row_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exhaustive.check_tables(DEEP_ENOUGH)  # unchanged they pass
+    noticed: Counter[str] = Counter()
+    unnoticed: list[str] = []
+    for what, module, name, mutant in mutants():
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, mutant)
+            try:
+                exhaustive.check_tables(DEEP_ENOUGH)
+            except Disagreement:
+                noticed[name] += 1
+            else:
+                unnoticed.append(what)
+    print(f"{noticed.total()} changes noticed: {dict(noticed)}")
+    assert unnoticed == []  # none is equivalent: the model foresees each status by its name
