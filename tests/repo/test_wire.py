@@ -79,13 +79,13 @@ async def test_http_scope_is_uvicorns() -> None:
         seen.append(scope)
         await scripted(START, LAST)(scope, receive, send)
 
-    await request(app, "POST", "/ä b", headers=[(b"X-A", b"1")], query=b"q=1", root_path="/root")
+    await request(app, "POST", "/ä b", headers=[(b"X-A", b"1")], query=b"q=1", root_path="/base")
     [scope] = seen
     assert (scope["type"], scope["method"], scope["asgi"]["spec_version"]) == ("http", "POST", "2.3")
     assert (scope["root_path"], scope["path"], scope["raw_path"]) == (
-        "/root",
-        "/root/ä b",
-        b"/root/%C3%A4%20b",
+        "/base",
+        "/base/ä b",
+        b"/base/%C3%A4%20b",
     )
     assert (scope["query_string"], scope["headers"]) == (b"q=1", [(b"host", b"wire"), (b"x-a", b"1")])
     assert "state" not in scope
