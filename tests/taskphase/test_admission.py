@@ -148,3 +148,16 @@ async def test_what_is_refused_was_not_scheduled_g15() -> None:
         assert await task is None
         scope.end()
         assert (host.running, host.waiting, host.deferred) == (0, 0, 0)
+
+
+async def test_a_late_task_is_pending_only_if_it_has_to_wait_g1_g15() -> None:
+    async with TaskHost(max_running=1, max_pending=0) as host, host.scope() as tasks:
+        async with tasks.route():
+            with pytest.raises(TasksSaturatedError):
+                tasks.after_route.schedule(anyio.sleep, 0)
+        await tasks.after_route.schedule(anyio.sleep, 0)
+        host.schedule(anyio.sleep_forever)
+        with pytest.raises(TasksSaturatedError):
+            tasks.after_route.schedule(anyio.sleep, 0)
+        dropped = tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
+        assert dropped.status is TaskStatus.DROPPED

@@ -353,7 +353,30 @@ async def test_dunder_start_starts_a_task_that_was_made_by_hand_once() -> None:
             task.__start__(scheduler)
 
 
+async def test_a_task_that_was_made_by_hand_keeps_the_settings_that_it_has() -> None:
+    async with TaskHost(config=TaskConfig(name="host", timeout=5)) as host:
+        task = Task(anyio.sleep, (0,), config=TaskConfig(name="own", shield=True))
+        host.scope().start(task)
+        assert task.config == TaskConfig(name="own", shield=True, timeout=5)
+
+
 class TestAnyTaskGroup:
+    async def test_a_group_within_a_host_is_not_the_host_s_g14(self) -> None:
+        done = False
+
+        async def run() -> None:
+            nonlocal done
+            await turns()
+            done = True
+
+        async with TaskHost() as host:
+            async with anyio.create_task_group() as tg:
+                tasks = TasksScheduler(tg)
+                tasks.schedule(run)
+                tasks.after_response.schedule(run).cancel()
+                assert (host.running, host.deferred) == (0, 0)
+            assert done
+
     async def test_its_tasks_run_in_the_group_g1(self) -> None:
         log = Log()
         async with anyio.create_task_group() as tg, TasksScheduler(tg, TaskConfig(name="mine")) as tasks:
