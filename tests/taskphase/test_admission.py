@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -161,3 +163,13 @@ async def test_a_late_task_is_pending_only_if_it_has_to_wait_g1_g15() -> None:
             tasks.after_route.schedule(anyio.sleep, 0)
         dropped = tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
         assert dropped.status is TaskStatus.DROPPED
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2_g15() -> None:
+    async with TaskHost(max_running=1) as host:
+        host.schedule(anyio.sleep_forever)
+        waiting = [weakref.ref(host.schedule(anyio.sleep, 0)) for _ in range(3)]
+        for task in waiting:
+            task().cancel()  # type: ignore[union-attr]
+        gc.collect()
+        assert [task() for task in waiting] == [None, None, None]

@@ -38,7 +38,7 @@ async def attempt(job: Job) -> None:
             if job._is_async and job.config.timeout is None:
                 result = await job.func(*job.args, **job.kwargs)
             else:
-                result = await call(job, job.func, job.args, job.kwargs, job._is_async, job.config.timeout)
+                result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=job.config.timeout)
             outcome = Outcome.RETURNED
     except BaseException as exc:
         if isinstance(exc, GeneratorExit) and _loop_has_gone():
@@ -85,7 +85,7 @@ async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException
         job._scope.cancel()
     try:
         with job._scope:
-            value = await call(job, on_error, (job, error), {}, is_async(on_error), None)
+            value = await call(job, on_error, (job, error), {}, is_async(on_error), surely=True)
             answer = Answer.RETRY if isinstance(value, Retry) else Answer.ACCEPTED
     except BaseException as exc:
         if _classify(exc, job) is not Outcome.CANCELLED:
@@ -117,17 +117,20 @@ async def call(
     args: tuple[Any, ...],
     kwargs: Any,
     func_is_async: bool,
-    timeout: float | None,
+    *,
+    timeout: float | None = None,
+    surely: bool = False,
 ) -> Any:
     """Call `func` as what it is: awaited, or in a thread. An awaitable that comes out of a thread is awaited.
 
+    :param surely: whether cancellation does not keep it from being called
     :raises TimeoutError: if it takes more than `timeout` seconds
     """
     if func_is_async:
         result = func(*args, **kwargs)
         deadline = inf if timeout is None else current_time() + timeout
     else:
-        result, deadline = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout)
+        result, deadline = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout, surely=surely)
         if not isawaitable(result):
             return result
     with CancelScope(deadline=deadline):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from threading import Lock, get_ident
 from typing import NamedTuple
@@ -57,8 +57,7 @@ class Runner:
         self.on_change: Callable[[], None] | None = None
         self._max_running = max_running
         self._max_pending = max_pending
-        self._waiting: deque[Job] = deque()
-        self._waiting_count = 0
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
         self._pausing = 0
         self._inbox: deque[_Mail] = deque()
         self._lock = Lock()
@@ -71,16 +70,16 @@ class Runner:
     @property
     def waiting(self) -> int:
         """How many jobs wait for a slot."""
-        return self._waiting_count
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
-        return not (self.alive or self._waiting_count or self.deferred or self._inbox)
+        return not (self.alive or self._waiting or self.deferred or self._inbox)
 
     def jobs(self) -> Iterator[Job]:
         """Yield every job that has not ended, in no order that means anything."""
         yield from list(self.alive)
-        yield from [job for job in self._waiting if not job._has_ended]
+        yield from list(self._waiting)
         yield from list(self.deferred)
         yield from [mail.job for mail in tuple(self._inbox) if not mail.job._has_ended]
 
@@ -123,10 +122,10 @@ class Runner:
             raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
         if self._max_pending is None or not pending:
             return
-        if self._waiting_count + len(self.deferred) + self._on_their_way(pending=True) >= self._max_pending:
+        if self.waiting + len(self.deferred) + self._on_their_way(pending=True) >= self._max_pending:
             raise TasksSaturatedError(
                 running=self.running,
-                waiting=self._waiting_count,
+                waiting=self.waiting,
                 deferred=len(self.deferred),
                 max_pending=self._max_pending,
             )
@@ -177,10 +176,9 @@ class Runner:
 
         :raises TasksClosedError: if the task group of somebody else is closed; nothing has changed
         """
-        if self._max_running is not None and (self._waiting_count or self._is_full()):
+        if self._max_running is not None and (self._waiting or self._is_full()):
             job._move(LifeEvent.QUEUE)
-            self._waiting.append(job)
-            self._waiting_count += 1
+            self._waiting[job] = None
             return
         self._start_now(job)
 
@@ -216,8 +214,7 @@ class Runner:
             job._move(LifeEvent.CANCEL)
         else:
             self.deferred.pop(job, None)
-            if status is TaskStatus.WAITING:
-                self._waiting_count -= 1  # it stays in the queue, and is passed over
+            self._waiting.pop(job, None)
             job._end(LifeEvent.CANCEL)
             self._changed()
         if scope is not None:
@@ -245,7 +242,7 @@ class Runner:
     def left(self, job: Job) -> None:
         """Note that the native task of `job` is at its end, and give its slot to the next in line."""
         del self.alive[job]
-        if self._waiting_count:
+        if self._waiting:
             self._fill()
         self._changed()
 
@@ -253,11 +250,9 @@ class Runner:
         return self._max_running is not None and self.running + more >= self._max_running
 
     def _fill(self) -> None:
-        while self._waiting_count and not self._is_full():
-            job = self._waiting.popleft()
-            if not job._has_ended:
-                self._waiting_count -= 1
-                self._start_late(self._start_now, job)
+        while self._waiting and not self._is_full():
+            job, _ = self._waiting.popitem(last=False)
+            self._start_late(self._start_now, job)
 
     def _start_late(self, start: Callable[[Job], None], job: Job) -> None:
         # The caller of `schedule()` has long gone: a task group that was closed meanwhile cancels the job.

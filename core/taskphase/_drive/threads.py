@@ -33,6 +33,7 @@ class Threads:
         # anyio counts a slot as free as soon as a call is abandoned, so the slots are counted here.
         self._uncounted = CapacityLimiter(math.inf)
         self._calls: dict[object, CancelScope] = {}
+        self._queue: dict[object, CancelScope] = {}
         self._patience = True
 
     @property
@@ -46,23 +47,29 @@ class Threads:
 
     def abandon(self, owner: object) -> bool:
         """Leave behind the thread that runs for `owner`; return whether there was one."""
+        if owner in self._queue:
+            self._queue[owner].deadline = _ABANDONED
         scope = self._calls.get(owner)
         if scope is None:
             return False
         scope.deadline = _ABANDONED
         return True
 
-    async def call(self, owner: object, func: Callable[[], Any], timeout: float | None) -> tuple[Any, float]:
+    async def call(
+        self, owner: object, func: Callable[[], Any], timeout: float | None, *, surely: bool
+    ) -> tuple[Any, float]:
         """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
 
         :param owner: for whom, for `abandon()`; one call at a time
         :param timeout: seconds from the moment that it has its slot
+        :param surely: whether cancellation does not keep it from being called
         :return: the result, and the time at which the timeout is up
         :raises TimeoutError: if it takes longer; the thread is left running
         :raises ThreadAbandoned: if `abandon(owner)` was called; the same
         """
         slot = object()
-        await self._take(slot)
+        if not self._take_at_once(slot):
+            await self._take(owner, slot, shield=surely)
         deadline = math.inf if timeout is None else current_time() + timeout
         with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
             self._calls[owner] = scope
@@ -74,17 +81,27 @@ class Threads:
             raise ThreadAbandoned
         raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
 
-    async def _take(self, slot: object) -> None:
-        # Without a checkpoint if it can be: a sync handler of a task that fails while it is being cancelled is called
-        # all the same. (The first test is for trio before anyio 4.13, where another class says that it would block.)
+    def _take_at_once(self, slot: object) -> bool:
+        # (The first test is for trio before anyio 4.13, where another class says that it would block.)
         if self._slots.available_tokens > 0:
             try:
                 self._slots.acquire_on_behalf_of_nowait(slot)
             except WouldBlock:
-                pass
-            else:
+                return False
+            return True
+        return False
+
+    async def _take(self, owner: object, slot: object, *, shield: bool) -> None:
+        deadline = math.inf if self._patience or not shield else _ABANDONED
+        with CancelScope(shield=shield, deadline=deadline) as scope:
+            if shield:
+                self._queue[owner] = scope
+            try:
+                await self._slots.acquire_on_behalf_of(slot)
                 return
-        await self._slots.acquire_on_behalf_of(slot)
+            finally:
+                self._queue.pop(owner, None)
+        raise ThreadAbandoned
 
     async def _run(self, slot: object, func: Callable[[], Any]) -> Any:
         # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.

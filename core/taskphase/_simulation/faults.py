@@ -1,7 +1,7 @@
 """What goes wrong, and when: plain data, beside the choices.
 
 A fault is due at a step, counted from 1 as in the trace. Whom it hits is decided by the choices: the task that makes
-that step. If a worker thread makes it, the next task is hit.
+that step. If that is a worker thread, or a task of another name than the fault asks for, the next one is hit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ class Throw:
 
     :param step: 1 or more
     :param error: an exception, or its class, of which each run has an instance of its own
+    :param task: the beginning of the names of the tasks that may be hit, as in the trace; default: any
     """
 
     step: int
     error: BaseException | type[BaseException]
+    task: str = ""
 
     def make(self) -> BaseException:
         """Return what is to be raised."""
@@ -37,10 +39,12 @@ class Cancel:
 
     :param step: 1 or more
     :param native: on asyncio, `Task.cancel()` instead; on trio there is no such thing, and it is a scope as well
+    :param task: the beginning of the names of the tasks that may be hit, as in the trace; default: any
     """
 
     step: int
     native: bool = False
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import local
 from typing import NoReturn, Protocol
 
-from .faults import Call, Cancel, Fault, Throw
+from .faults import Call, Fault, Throw
 from .policy import Policy
 from .record import Actor, Decision, Entry, short_name
 
@@ -118,13 +118,19 @@ class Schedule:
         :param is_task: whether a task makes it
         :param has_started: whether it is not that task's first
         """
-        hits = {Call: True, Cancel: is_task, Throw: is_task and has_started}
-        due = [fault for fault in self._faults if fault.step <= self.steps and hits[type(fault)]]
+        due = [fault for fault in self._faults if fault.step <= self.steps and self._hits(fault, is_task, has_started)]
         self._faults = [fault for fault in self._faults if fault not in due]
         for fault in due:
             actor = None if isinstance(fault, Call) else self.current
             self.note("fault", actor, type(fault).__name__)
         return due
+
+    def _hits(self, fault: Fault, is_task: bool, has_started: bool) -> bool:
+        if isinstance(fault, Call):
+            return True
+        if not is_task or (isinstance(fault, Throw) and not has_started):
+            return False
+        return self.current is not None and self.current.label.startswith(fault.task)
 
     def end(self) -> None:
         """Note nothing more: from here on the run is only unwound."""

@@ -90,6 +90,8 @@ class Worker:
 
         :raises ForeignBlock: if it takes longer than the crew's patience
         """
+        if self.over:
+            return  # a timer of one that has been unwound
         if self._thread is None:
             self._thread = Thread(target=self._run, name=self.actor.label, daemon=True)
             self._thread.start()

@@ -192,3 +192,46 @@ async def test_the_timeout_of_an_attempt_bounds_its_thread_and_what_comes_out_of
         task = host.task(timeout=5 * SHORT).schedule(begin)
         await task.wait()
     assert isinstance(task.exception, TimeoutError)
+
+
+async def test_a_sync_handler_that_waits_for_a_slot_is_called_though_its_task_is_cancelled_g4_g9() -> None:
+    def handle(_task: Task[Any], exc: Exception) -> None:
+        handled.append(exc)
+
+    async def fail() -> None:
+        raise ValueError
+
+    handled: list[Exception] = []
+    release = threading.Event()
+    async with TaskHost(max_threads=1, drain_timeout=10) as host:
+        try:
+            busy = host.schedule(release.wait)
+            await until(lambda: host._runner.threads.in_use == 1)
+            failing = host.task(on_error=handle).schedule(fail)
+            await until(lambda: failing.status is TaskStatus.HANDLING)
+            failing.cancel()
+            await turns()
+            assert failing.status is TaskStatus.ABORTING
+        finally:
+            release.set()
+        await busy
+        await failing.wait()
+    assert [type(exc) for exc in handled] == [ValueError]
+
+
+async def test_a_sync_handler_that_waits_for_a_slot_does_not_outlast_the_patience_of_the_host_g9() -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    handled: list[object] = []
+    release = threading.Event()
+    try:
+        async with TaskHost(max_threads=1, shield_timeout=SHORT) as host:
+            host.schedule(release.wait)
+            await until(lambda: host._runner.threads.in_use == 1)
+            failing = host.task(on_error=lambda *args: handled.append(args), shield=True).schedule(fail)
+            await until(lambda: failing.status is TaskStatus.HANDLING)
+        assert failing.status is TaskStatus.FAILED
+        assert handled == []
+    finally:
+        release.set()

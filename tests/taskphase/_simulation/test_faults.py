@@ -171,3 +171,11 @@ def test_a_drain_can_begin_at_every_step(backend: Backend) -> None:
     for step in range(8, steps):
         run = simulate(main, backend=backend, faults=[Call(step, lambda: closing and closing.set())])
         assert run.result() <= {TaskStatus.SUCCEEDED, TaskStatus.CANCELLED}
+
+
+def test_a_fault_can_be_for_tasks_of_a_name(backend: Backend) -> None:
+    for fault in (Throw(1, Injected, task="work#2"), Throw(3, Injected, task="work#2")):
+        run = simulate(two_tasks, backend=backend, faults=[fault])
+        assert run.result() == ["a0", "b hit", "a1"]
+    run = simulate(two_tasks, backend=backend, faults=[Throw(1, Injected, task="nobody")])
+    assert run.result() == ["a0", "b0", "a1", "b1"]

@@ -292,3 +292,40 @@ def test_anyio_outside_of_a_run_is_untouched(backend: Backend, nothing_is_left_b
 
     assert simulate(main, backend=backend).result() == [8, 8]
     nothing_is_left_behind.update(threading.enumerate())  # trio keeps its threads for a while
+
+
+def test_a_timer_of_a_thread_that_was_unwound_runs_nothing(backend: Backend) -> None:
+    class Enough(BaseException):
+        pass
+
+    class GiveUpLater:
+        def choose(self, count: int) -> int:
+            if late:
+                raise Enough
+            return 0
+
+    async def lasting() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(5)  # so that the timer of the pause comes while all is being unwound
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(lasting)
+            tg.start_soon(to_thread.run_sync, lambda: pause(1))
+            await anyio.sleep(0.5)
+            late.append(True)
+            for _ in range(2):
+                tg.start_soon(anyio.sleep, 0)
+
+    late: list[bool] = []
+    with pytest.raises(Enough):
+        simulate(main, backend=backend, policy=GiveUpLater())
+    late.clear()
+
+    async def again() -> str:
+        return "another run"
+
+    assert simulate(again, backend=backend).result() == "another run"

@@ -1,0 +1,63 @@
+"""What one task does if nobody disturbs it, said naively: by following what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from property_tests.programs import Cancel, Cling, Fail, Handler, Hold, Sleep, Spec, Wait
+from taskphase import TaskStatus
+
+_TOO_CLOSE = 0.01
+
+
+def ends_of(spec: Spec) -> Iterator[tuple[TaskStatus, int]]:
+    """Yield how it ends, and after how many attempts; nothing if that depends on others, or on a tie."""
+    attempt = 1
+    while True:
+        outcome = _attempt(spec, attempt)
+        if outcome is None:
+            return
+        if outcome == "returns":
+            yield TaskStatus.SUCCEEDED, attempt
+            return
+        if not _retries(spec.handler, attempt):
+            yield TaskStatus.FAILED, attempt
+            return
+        attempt += 1
+
+
+def stops_at_once(spec: Spec) -> bool:
+    """Say whether, wherever it is when it is told to stop, it takes no time to do so."""
+    if spec.sync or (spec.handler is not None and spec.handler.sync):
+        return False
+    return not any(isinstance(action, Hold | Cling) for action in spec.actions)
+
+
+def _retries(handler: Handler | None, attempt: int) -> bool:
+    return handler is not None and handler.answer == "retry" and attempt <= handler.retries
+
+
+def _attempt(spec: Spec, attempt: int) -> str | None:
+    """Return "returns", "raises", or None if that cannot be told."""
+    time = 0.0
+    for action in spec.actions:
+        match action:
+            case Fail(attempts) if attempt <= attempts:
+                if spec.sync and spec.timeout is not None and abs(time - spec.timeout) < _TOO_CLOSE:
+                    return None
+                return "raises"  # by itself, or by the time that is up
+            case Cancel() | Wait() if spec.timeout is not None:
+                return None
+            case Cling() if spec.timeout is not None:
+                return None
+            case Sleep(seconds) | Hold(seconds) | Cling(seconds):
+                time += seconds
+                if spec.timeout is not None and abs(time - spec.timeout) < _TOO_CLOSE:
+                    return None
+                if spec.timeout is not None and time > spec.timeout and (spec.sync or not isinstance(action, Hold)):
+                    return "raises"
+            case _:
+                pass
+    if spec.timeout is not None and (time > spec.timeout or spec.timeout == 0):
+        return None
+    return "returns"

@@ -1,0 +1,208 @@
+"""Random programs: what tasks, scopes and a host do, as plain values that print as what builds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
+
+from hypothesis import strategies as st
+
+from taskphase import Phase
+from taskphase._machine.config import When
+
+
+class _Value:
+    """Prints without the settings that have been left alone."""
+
+    def __repr__(self) -> str:
+        set_ = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in set_)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Sleep(_Value):
+    """Wait for some virtual seconds; 0 is a checkpoint."""
+
+    seconds: float = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Hold(_Value):
+    """The same in a cancel scope of the user's own, with `shield=True`."""
+
+    seconds: float = 1
+
+
+@dataclass(frozen=True, repr=False)
+class Cling(_Value):
+    """Wait; if cancelled meanwhile clean up, which takes as long again, and go on as if nothing had been."""
+
+    seconds: float = 1
+
+
+@dataclass(frozen=True, repr=False)
+class Fail(_Value):
+    """Raise `Boom`, in the first so many attempts."""
+
+    attempts: int = 99
+
+
+@dataclass(frozen=True, repr=False)
+class Cancel(_Value):
+    """Call `cancel()` on the task that was scheduled so many before the latest one: perhaps this one."""
+
+    back: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Wait(_Value):
+    """Wait until that task has ended, at most for a second."""
+
+    back: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule(_Value):
+    task: Spec
+    phase: Phase = Phase.IMMEDIATE
+    """Where no scope is at hand every task is immediate."""
+
+
+Action: TypeAlias = Sleep | Hold | Cling | Fail | Cancel | Wait | Schedule
+Actions: TypeAlias = tuple[Action, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Handler(_Value):
+    """What an `on_error` does, after so many seconds. It asks for another attempt `retries` times, each after `after`
+    seconds; from then on it returns.
+    """
+
+    answer: Literal["return", "raise", "retry"] = "return"
+    seconds: float = 0
+    retries: int = 1
+    after: float = 0.5
+    sync: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Spec(_Value):
+    """A task. If it is `sync` it does what it does in a thread, where nothing of it can be cancelled."""
+
+    actions: Actions = ()
+    when: When | None = None
+    shield: bool = False
+    timeout: float | None = None
+    handler: Handler | None = None
+    sync: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Scope(_Value):
+    """A unit of work: opened `at` some time, with a route or without; it ends as it says once its actions are done."""
+
+    at: float = 0
+    route: Actions | None = None
+    rest: Actions = ()
+    ending: Literal["return", "raise", "cancel"] = "return"
+
+
+@dataclass(frozen=True, repr=False)
+class Program(_Value):
+    """A host, its scopes, and how its body ends: when the scopes have; or, `at` some time, by an exception, by
+    cancellation, or because somebody else closes the host while the scopes go on.
+    """
+
+    tasks: tuple[Spec, ...] = ()
+    scopes: tuple[Scope, ...] = ()
+    ending: Literal["return", "raise", "cancel", "close"] = "return"
+    at: float = 0
+    drain_timeout: float = 0
+    shield_timeout: float | None = None
+    max_running: int | None = None
+    max_pending: int | None = None
+    max_threads: int = 40
+
+
+SECONDS = st.sampled_from([0, 0.5, 1, 2.5])
+BACK = st.integers(0, 3)
+
+_plain = st.one_of(
+    st.builds(Sleep, SECONDS),
+    st.builds(Fail, st.sampled_from([99, 1, 2])),
+    st.builds(Hold, st.sampled_from([0.25, 1])),
+    st.builds(Cling, st.sampled_from([0.25, 1])),
+    st.builds(Cancel, BACK),
+    st.builds(Wait, BACK),
+)
+
+handlers = st.builds(
+    Handler,
+    answer=st.sampled_from(["return", "raise", "retry", "retry"]),
+    seconds=st.sampled_from([0, 0.5]),
+    retries=st.integers(1, 2),
+    after=st.sampled_from([0, 0.5, 2]),
+    sync=st.booleans(),
+)
+
+
+def specs(depth: int) -> st.SearchStrategy[Spec]:
+    """Return tasks that schedule others, up to so many levels below them."""
+    actions = _plain if depth == 0 else st.one_of(_plain, _plain, schedules(depth - 1))
+    return st.builds(
+        Spec,
+        actions=st.lists(actions, max_size=3).map(tuple),
+        when=st.sampled_from([None, None, "success", "failure", "always"]),
+        shield=st.booleans(),
+        timeout=st.sampled_from([None, None, None, 0, 0.75, 2]),
+        handler=st.none() | handlers,
+        sync=st.sampled_from([False, False, False, True]),
+    )
+
+
+def schedules(depth: int) -> st.SearchStrategy[Schedule]:
+    return st.builds(Schedule, specs(depth), st.sampled_from(Phase))
+
+
+_in_scopes = st.one_of(schedules(1), schedules(1), st.builds(Sleep, SECONDS), st.builds(Cancel, BACK))
+_route = st.tuples(st.lists(_in_scopes, max_size=3), st.sampled_from([(), (), (), (Fail(),)])).map(
+    lambda parts: (*parts[0], *parts[1])
+)
+
+scopes = st.builds(
+    Scope,
+    at=st.sampled_from([0, 0, 0.5, 2]),
+    route=st.none() | _route,
+    rest=st.lists(_in_scopes, max_size=2).map(tuple),
+    ending=st.sampled_from(["return", "return", "raise", "cancel"]),
+)
+
+programs = st.builds(
+    Program,
+    tasks=st.lists(specs(1), max_size=2).map(tuple),
+    scopes=st.lists(scopes, max_size=2).map(tuple),
+    ending=st.sampled_from(["return", "raise", "cancel", "close"]),
+    at=st.sampled_from([0, 0.75, 3]),
+    drain_timeout=st.sampled_from([0, 0, 0.6, 5]),
+    shield_timeout=st.sampled_from([None, None, 0, 0.4, 3]),
+    max_running=st.sampled_from([None, None, 1, 2]),
+    max_pending=st.sampled_from([None, None, None, 1]),
+    max_threads=st.sampled_from([40, 1]),
+)
+
+
+def specs_in(program: Program) -> Iterator[Spec]:
+    """Yield every task that the program may schedule."""
+    for spec in program.tasks:
+        yield spec
+        yield from _specs_in(spec.actions)
+    for scope in program.scopes:
+        yield from _specs_in((*(scope.route or ()), *scope.rest))
+
+
+def _specs_in(actions: Sequence[Action]) -> Iterator[Spec]:
+    for action in actions:
+        if isinstance(action, Schedule):
+            yield action.task
+            yield from _specs_in(action.task.actions)

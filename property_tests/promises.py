@@ -1,0 +1,291 @@
+"""The guarantees, as functions over a story: each raises `AssertionError` with what is broken.
+
+Those of `ALWAYS` hold in every run, whoever steps first. What is said of the order of starts is in `order`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+from property_tests import foresight, model
+from property_tests.programs import specs_in
+from property_tests.reading import (
+    A_MOMENT,
+    REACHABLE,
+    abandoned,
+    asked,
+    by_shielded,
+    closing_time,
+    deadlines,
+    disturbed,
+    from_thread,
+    place_of,
+    signal_of,
+    signals_of,
+    the,
+)
+from property_tests.story import SECRET, Story
+from taskphase import Phase, TasksClosedError, TasksSaturatedError, TaskStatus
+from taskphase._machine.life import ENDS
+from taskphase._machine.scope import Verdict
+
+Promise = Callable[[Story], None]
+
+S = TaskStatus
+_HOLDS_SLOT = {S.STARTING, S.RUNNING, S.CANCELLING, S.HANDLING, S.ABORTING}
+
+
+def g1_no_task_starts_inside_schedule_or_more_often_than_it_was_asked_to(story: Story) -> None:
+    for number, call, task in story.tasks():
+        begins = story.when("begin", number)
+        attempts = [event.detail for _, event in begins]
+        assert attempts == list(range(1, len(attempts) + 1)), f"task {number} has made the attempts {attempts}"
+        if not call.spec.sync:
+            assert len(attempts) == task.attempt, f"task {number} counts {task.attempt} attempts, and made {attempts}"
+        retries = len(story.when("handled", number))
+        assert task.attempt <= 1 + retries, f"task {number} was started again without being asked"
+        if begins:
+            assert begins[0][0] > place_of(story, "taken", number), f"task {number} has started inside schedule()"
+
+
+def g1_a_phase_comes_when_its_time_has_come(story: Story) -> None:
+    for number, call, task in story.tasks():
+        if call.phase is Phase.IMMEDIATE or not task.attempt:
+            continue
+        signal = signal_of(story, call)
+        assert signal is not None, f"task {number} has started although its scope never came so far"
+        for place, _ in story.when("begin", number)[:1]:
+            assert place > signal[0], f"task {number} of {call.phase.value} has started before that"
+
+
+def g2_each_task_has_one_end_and_nothing_is_alive_after_the_close(story: Story) -> None:
+    closed, _ = the(story, "closed")
+    for number, _, task in story.tasks():
+        assert task.status in ENDS, f"task {number} is {task.status}"
+        ended = story.when("ended", number)
+        assert len(ended) <= 1, f"task {number} has ended {len(ended)} times"
+        if not (from_thread(story, number) and abandoned(story, story.calls[number].by)):
+            assert ended, f"nobody has heard of the end of task {number}"
+        if ended:
+            assert ended[0][1].detail is task.status, f"task {number} ended as {ended[0][1].detail}, is {task.status}"
+        for begin, end in (("begin", "finish"), ("handler", "handled")):
+            begun, ends = len(story.when(begin, number)), story.when(end, number)
+            assert begun == len(ends) or abandoned(story, number), f"{begin} of task {number} without its {end}"
+            late = [place for place, _ in ends if place > closed]
+            assert not late or abandoned(story, number), f"task {number} was alive after the close"
+
+
+def g2_each_change_of_a_status_is_in_the_table(story: Story) -> None:
+    for before, after in pairwise(story.events):
+        for number, (was, is_) in enumerate(zip(before.tasks, after.tasks, strict=False)):
+            assert is_ in REACHABLE[was], f"task {number} was {was}, and became {is_}"
+
+
+def g2_the_counts_are_true(story: Story) -> None:
+    # Those that are on their way from a thread are in no count.
+    for event in story.events:
+        if event.counts is None or event.what == "call":
+            continue
+        statuses = Counter(event.tasks)
+        running, waiting, deferred = event.counts
+        assert waiting == statuses[S.WAITING], f"{waiting} are said to wait: {event}"
+        assert deferred == statuses[S.DEFERRED], f"{deferred} are said to be deferred: {event}"
+        least = sum(statuses[status] for status in _HOLDS_SLOT)
+        assert running >= least, f"{running} are said to run, and {least} do: {event}"
+
+
+def g3_g16_what_nobody_disturbs_ends_as_if_it_were_alone(story: Story) -> None:
+    for number, call, task in story.tasks():
+        if disturbed(story, number) or task.status is S.DROPPED:
+            continue
+        for expected in foresight.ends_of(call.spec):
+            assert (task.status, task.attempt) == expected, (
+                f"task {number} is {task.status} after {task.attempt} attempts; alone it is {expected}"
+            )
+
+
+def g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once(story: Story) -> None:
+    for number, call, task in story.tasks():
+        failed_attempts = [e for _, e in story.when("finish", number) if e.detail not in ("returned", "cancelled")]
+        handled = story.when("handler", number)
+        for _, event in handled:
+            about, exc = event.detail
+            assert about == number, f"the handler of {number} was called with task {about}"
+            assert type(exc).__name__ in ("Boom", "TimeoutError"), f"the handler got {exc!r}"
+        if call.spec.handler is None:
+            assert not handled
+        elif call.spec.timeout is None and not abandoned(story, number):
+            assert len(handled) == len(failed_attempts), f"{len(handled)} handlers for {len(failed_attempts)} failures"
+        name = f"'task-{number}'"
+        errors = [log for log in story.logs if log.level == logging.ERROR and name in log.text]
+        final = [log for log in errors if f"task {name} failed in attempt {task.attempt}" in log.text]
+        assert len(final) == (task.status is S.FAILED), f"task {number} is {task.status}, logged {len(final)} times"
+        assert all(log.tag == number for log in errors), f"logged in the context of {errors}"
+        assert all("Traceback" in log.text for log in errors), "logged without its traceback"
+        how = [event.detail for _, event in story.when("handled", number)]
+        of_handlers = [log for log in errors if "the error handler of task" in log.text]
+        left_behind = abandoned(story, number) and len(of_handlers) < how.count("Boom")
+        assert left_behind or len(of_handlers) == how.count("Boom"), (
+            f"failing handlers {how}, logged {len(of_handlers)} times"
+        )
+    assert not [log for log in story.logs if SECRET in log.text], "an argument is in a log"
+
+
+def g5_a_task_is_dropped_exactly_by_policy(story: Story) -> None:
+    for number, call, task in story.tasks():
+        dropped = task.status is S.DROPPED
+        logs = [log for log in story.logs if f"task 'task-{number}' was dropped" in log.text]
+        assert len(logs) == dropped, f"a drop of task {number} is logged {len(logs)} times"
+        level = logging.WARNING if call.spec.when is None else logging.DEBUG
+        assert all((log.level, log.tag) == (level, number) for log in logs), f"logged as {logs}"
+        signals = signals_of(story, call.scope)
+        if call.phase is Phase.IMMEDIATE or not signals:
+            assert not dropped, f"task {number} was dropped without a reason"
+            continue
+        verdict = model.verdict_of(signals, call.phase, call.spec.when or "success")
+        assert not dropped or verdict is Verdict.DROP, f"task {number} was dropped, and should be: {verdict}"
+        if verdict is Verdict.DROP:
+            assert dropped or task.status is S.CANCELLED, f"task {number} should be dropped, and is {task.status}"
+            assert not task.attempt
+
+
+def g9_before_its_time_the_drain_cancels_nothing_and_refuses_nothing(story: Story) -> None:
+    first, second = deadlines(story)
+    for number, call in enumerate(story.calls):
+        place, event = the(story, "refused" if call.task is None else "taken", number)
+        if isinstance(call.refusal, TasksClosedError):
+            limit = second if by_shielded(story, call, place) else first
+            closed = story.first("closed")
+            idle = closed is not None and closed[1].time <= event.time + A_MOMENT
+            assert idle or event.time >= limit - A_MOMENT, f"task {number} was refused at {event.time}"
+        elif call.task is not None:
+            limit = second if by_shielded(story, call, place) else first
+            assert event.time <= limit + A_MOMENT, f"task {number} was taken at {event.time}, after {limit}"
+
+
+def g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task(story: Story) -> None:
+    first, second = deadlines(story)
+    closed = the(story, "closed")[1].time
+    last = closing_time(story)
+    for number, call, task in story.tasks():
+        ended = story.first("ended", number)
+        if ended is None:
+            last = max([last, *(event.time for _, event in story.when("finish", number))])
+            continue
+        time = ended[1].time
+        last = max(last, time)
+        deadline = second if call.spec.shield else first
+        if foresight.stops_at_once(call.spec) and time > deadline + A_MOMENT:
+            begin = story.first("call", number)
+            assert begin is not None
+            assert begin[1].time >= first - A_MOMENT, f"task {number} was swept at {deadline}, and ended at {time}"
+        if task.status is S.CANCELLED and not asked(story, number):
+            assert time >= deadline - A_MOMENT, f"task {number} was cancelled at {time}, before {deadline}"
+    if not any(abandoned(story, number) for number, _, _ in story.tasks()):
+        assert closed <= last + A_MOMENT, f"closed at {closed}, and the last task ended at {last}"
+
+
+def g9_what_was_cut_short_is_logged_by_name(story: Story) -> None:
+    logs = [log.text for log in story.logs if "closing the task host" in log.text and log.level == logging.WARNING]
+    assert len(logs) <= 2, f"more than one log for each kind: {logs}"
+    cut = {name.split(" ")[0] for text in logs for name in text.rsplit(": ", 1)[1].split(", ")}
+    first, _ = deadlines(story)
+    for number, _, task in story.tasks():
+        ended = story.first("ended", number)
+        if task.status is S.CANCELLED and not asked(story, number) and ended is not None:
+            assert f"task-{number}" in cut, f"task {number} was cancelled by the drain, and that is not in {cut}"
+        if f"task-{number}" in cut:
+            assert not asked(story, number) or ended is None or ended[1].time >= first - A_MOMENT
+
+
+def g15_the_limits_hold(story: Story) -> None:
+    most, pending_most = story.program.max_running, story.program.max_pending
+    retried = any(spec.handler is not None and spec.handler.answer == "retry" for spec in specs_in(story.program))
+    for event in story.events:
+        statuses = Counter(event.tasks)
+        holding = sum(statuses[status] for status in _HOLDS_SLOT)
+        assert most is None or holding <= most, f"{holding} run: {event}"
+        pending = statuses[S.WAITING] + statuses[S.DEFERRED]
+        # Another attempt is never refused.
+        assert pending_most is None or retried or pending <= pending_most, f"{pending} are pending: {event}"
+    for call in story.calls:
+        if isinstance(call.refusal, TasksSaturatedError):
+            refusal = call.refusal
+            assert pending_most is not None
+            assert refusal.waiting + refusal.deferred <= pending_most or retried
+    used: set[int] = set()
+    for event in story.events:
+        if event.number >= 0 and event.what in ("begin", "finish") and story.calls[event.number].spec.sync:
+            (used.add if event.what == "begin" else used.discard)(event.number)
+            assert len(used) <= story.program.max_threads, f"{len(used)} threads at a time"
+
+
+def g16_an_attempt_has_its_time_and_a_retry_its_pause(story: Story) -> None:
+    for number, call, _task in story.tasks():
+        begins = [event for _, event in story.when("begin", number)]
+        finishes = [event for _, event in story.when("finish", number)]
+        if call.spec.timeout is not None and foresight.stops_at_once(call.spec):
+            for begin, finish in zip(begins, finishes, strict=False):
+                took = finish.time - begin.time
+                assert took <= call.spec.timeout + A_MOMENT, f"an attempt at task {number} took {took} s"
+        handled = [event for _, event in story.when("handled", number)]
+        for answered, begin in zip(handled, begins[1:], strict=False):
+            assert call.spec.handler is not None
+            waited = begin.time - answered.time
+            assert waited >= call.spec.handler.after - A_MOMENT, f"task {number} waited {waited} s before a retry"
+            if story.program.max_running is None and not call.spec.sync:
+                assert waited <= call.spec.handler.after + A_MOMENT, f"task {number} waited {waited} s before a retry"
+
+
+def g17_the_handle_tells_what_has_become_of_its_task(story: Story) -> None:
+    for number, _, task in story.tasks():
+        assert task.started.is_set() is bool(task.attempt)
+        if story.first("started", number) is not None:
+            assert task.attempt, f"task {number} is said to have started"
+        if task.status is S.SUCCEEDED:
+            assert task.return_value == number
+            assert task.exception is None
+        elif task.status is S.FAILED:
+            assert task.exception is not None
+    for place, event in story.when("cancel"):
+        if event.detail is None and event.tasks[event.number] in (S.DEFERRED, S.WAITING, S.STARTING, S.RETRYING):
+            after = story.events[place + 1 :]
+            begun = [e for e in after if e.what == "begin" and e.number == event.number]
+            assert not begun, f"task {event.number} has begun after it was cancelled"
+
+
+ALWAYS: tuple[Promise, ...] = (
+    g1_no_task_starts_inside_schedule_or_more_often_than_it_was_asked_to,
+    g1_a_phase_comes_when_its_time_has_come,
+    g2_each_task_has_one_end_and_nothing_is_alive_after_the_close,
+    g2_each_change_of_a_status_is_in_the_table,
+    g2_the_counts_are_true,
+    g3_g16_what_nobody_disturbs_ends_as_if_it_were_alone,
+    g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once,
+    g5_a_task_is_dropped_exactly_by_policy,
+    g9_before_its_time_the_drain_cancels_nothing_and_refuses_nothing,
+    g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task,
+    g9_what_was_cut_short_is_logged_by_name,
+    g15_the_limits_hold,
+    g16_an_attempt_has_its_time_and_a_retry_its_pause,
+    g17_the_handle_tells_what_has_become_of_its_task,
+)
+
+
+def check(story: Story, promises: Iterable[Promise]) -> None:
+    """Hold `story` against each of `promises`.
+
+    :raises AssertionError: with the story's timeline as a note
+    """
+    if not story.when("closing"):  # cancelled before the host was open
+        assert not story.calls
+        return
+    for promise in promises:
+        try:
+            promise(story)
+        except AssertionError as exc:
+            exc.add_note(f"{promise.__name__} is broken by {story.program}\n{story.run.timeline(150)}")
+            raise

@@ -1,0 +1,105 @@
+"""What a story says of one task, one scope or the drain."""
+
+from __future__ import annotations
+
+import math
+
+from property_tests.story import Event, Scheduled, Story
+from taskphase import Phase, TaskStatus
+from taskphase._machine.life import ENDS, LIFE
+from taskphase._machine.scope import ScopeEvent
+
+A_MOMENT = 1e-9
+"""Seconds: times that differ by less are the same."""
+
+
+def closing_time(story: Story) -> float:
+    """Return when somebody wanted the host closed."""
+    return the(story, "closing")[1].time
+
+
+def deadlines(story: Story) -> tuple[float, float]:
+    """Return until when the unshielded are spared, and until when all are."""
+    first = closing_time(story) + story.program.drain_timeout
+    patience = story.program.shield_timeout
+    return first, math.inf if patience is None else first + patience
+
+
+REACHABLE: dict[TaskStatus, set[TaskStatus]] = {}
+for _status in TaskStatus:
+    _reached = {_status}
+    while more := {to for status in _reached for to in LIFE[status].values()} - _reached:
+        _reached |= more
+    REACHABLE[_status] = _reached
+
+
+def the(story: Story, what: str, number: int | None = None) -> tuple[int, Event]:
+    found = story.first(what, number)
+    assert found is not None, f"there is no {what} of {number}"
+    return found
+
+
+def place_of(story: Story, what: str, number: int) -> float:
+    found = story.first(what, number)
+    return math.inf if found is None else found[0]
+
+
+def signal_of(story: Story, call: Scheduled) -> tuple[int, Event] | None:
+    """Return what lets this task's phase come."""
+    over = story.first("over", call.scope)
+    if call.phase is Phase.AFTER_RESPONSE:
+        return over
+    return story.first("answered", call.scope) or over
+
+
+def signals_of(story: Story, scope: int | None) -> list[ScopeEvent]:
+    if scope is None:
+        return []
+    answered, over = story.first("answered", scope), story.first("over", scope)
+    signals: list[ScopeEvent] = []
+    for signal in (answered, over):
+        if signal is not None and not signals:
+            signals.append(ScopeEvent.ROUTE_FAILED if signal[1].detail else ScopeEvent.ROUTE_SUCCEEDED)
+    return [*signals, ScopeEvent.ENDED] if over is not None else signals
+
+
+def by_scope(story: Story) -> dict[int, list[tuple[int, Scheduled]]]:
+    """Return, of each scope, what has begun by itself: not in a thread, and without having waited for a slot."""
+    scopes: dict[int, list[tuple[int, Scheduled]]] = {}
+    for number, call, task in story.tasks():
+        simple = not call.spec.sync and not from_thread(story, number)
+        if call.scope is not None and task.attempt and simple and story.program.max_running is None:
+            scopes.setdefault(call.scope, []).append((number, call))
+    return scopes
+
+
+def from_thread(story: Story, number: int) -> bool:
+    by = story.calls[number].by
+    return by is not None and story.calls[by].spec.sync
+
+
+def asked(story: Story, number: int) -> bool:
+    """Say whether the program, or a fault, has done something to this task."""
+    return story.first("cancel", number) is not None or number in story.hit()
+
+
+def disturbed(story: Story, number: int) -> bool:
+    """Say whether it was cancelled by anybody."""
+    first, second = deadlines(story)
+    deadline = second if story.calls[number].spec.shield else first
+    ended = story.first("ended", number)
+    time = ended[1].time if ended is not None else max((e.time for _, e in story.when("finish", number)), default=0)
+    return asked(story, number) or time >= deadline - A_MOMENT
+
+
+def abandoned(story: Story, number: int | None) -> bool:
+    """Say whether its thread, or its handler's, may have been left behind."""
+    spec = story.calls[number].spec
+    in_thread = spec.sync or (spec.handler is not None and spec.handler.sync)
+    return in_thread and (spec.timeout is not None or story.program.shield_timeout is not None)
+
+
+def by_shielded(story: Story, call: Scheduled, place: int) -> bool:
+    if call.by is None or not story.calls[call.by].spec.shield:
+        return False
+    return story.events[place].tasks[call.by] not in ENDS

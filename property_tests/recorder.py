@@ -1,0 +1,227 @@
+"""The tasks of a program, on the real runtime; whatever happens to them is written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import anyio.from_thread
+from anyio import CancelScope
+from anyio.abc import TaskGroup
+
+from property_tests.programs import Action, Cancel, Cling, Fail, Handler, Hold, Program, Schedule, Sleep, Wait
+from property_tests.story import LEFT, SECRET, TAG, Event, Scheduled, Story
+from taskphase import (
+    Phase,
+    Retry,
+    Task,
+    TaskCancelled,
+    TaskDropped,
+    TaskHost,
+    TasksClosedError,
+    TasksSaturatedError,
+    TasksScheduler,
+    TaskStatus,
+    current_host,
+    current_task,
+)
+from taskphase._simulation.schedule import here
+from taskphase.testing import mark, pause
+
+
+class Boom(Exception):
+    """What a program raises by itself."""
+
+
+class Recorder:
+    """Does what the tasks of a program do, and writes down what happens.
+
+    - "call", "taken", "refused": before, and after, `schedule()`
+    - "begin", "finish": an attempt, by the function itself; `detail`: its number, and how it finished
+    - "handler", "handled": the same for the handler
+    - "started", "ended": seen from outside, by who waits for it
+    - "cancel": somebody calls `cancel()`; `detail`: from a thread, if so
+    - "opened", "answered", "settled", "over": a scope; its route's last line has run (`detail`: whether it failed), the
+      line behind it is reached, its own last line has run
+    - "closing", "closed": the host, as who closes it sees it; the latter again when its body is left
+    """
+
+    def __init__(self, program: Program, *, jitter: bool) -> None:
+        self._jitters = jitter
+        self.host = TaskHost(
+            drain_timeout=program.drain_timeout + self.jitter(None, 80),
+            shield_timeout=program.shield_timeout,
+            max_running=program.max_running,
+            max_pending=program.max_pending,
+            max_threads=program.max_threads,
+        )
+        self.story = Story(program, self.host)
+        self.sinks: dict[int, TasksScheduler] = {}
+        self.is_open = False
+        self.watchers: TaskGroup
+        self._from_threads = anyio.create_memory_object_stream[Task[Any]](math.inf)
+
+    # Writing down.
+
+    def note(self, what: str, number: int = -1, detail: Any = None) -> None:
+        statuses = tuple(TaskStatus.NEW if call.task is None else call.task.status for call in self.story.calls)
+        counts = (self.host.running, self.host.waiting, self.host.deferred) if self.is_open else None
+        mark(f"{what} {number} {'' if detail is None else detail}")
+        self.story.events.append(Event(here.schedule.now, what, number, detail, statuses, counts))
+
+    @contextmanager
+    def span(self, begin: str, end: str, number: int, detail: Any) -> Generator[None]:
+        """Write down the beginning and the end of what runs for a task, having looked at where it runs."""
+        self.note(begin, number, detail)
+        how = "cancelled"
+        try:
+            assert TAG.get() == number, f"G6: the context is that of {TAG.get()}"
+            seen = (None, number) if begin == "handler" else (None,)  # a handler runs in the context of its attempt
+            assert LEFT.get() in seen, f"G6: {LEFT.get()} has left something in the context"
+            assert current_host() is self.host, "G14: another host"
+            assert current_task() is self.story.calls[number].task, "G14: another task"
+            yield
+            how = "returned"
+        except Exception as exc:
+            how = type(exc).__name__
+            raise
+        finally:
+            LEFT.set(number)
+            self.note(end, number, how)
+
+    # Tasks.
+
+    def schedule(self, action: Schedule, scope: int | None, by: int | None) -> Task[Any] | None:
+        """Schedule a task, and return it unless it was refused."""
+        spec, number = action.task, len(self.story.calls)
+        sink: Any = self.host if scope is None else self.sinks[scope]
+        if scope is None or action.phase is Phase.IMMEDIATE:
+            phase, place = Phase.IMMEDIATE, sink
+        else:
+            phase, place = action.phase, getattr(sink, action.phase.value)
+        call = Scheduled(spec, by, scope, phase)
+        self.story.calls.append(call)
+        handler = None if spec.handler is None else self._handler(spec.handler, number)
+        timeout = spec.timeout if spec.timeout is None else spec.timeout + self.jitter(number, 90)
+        definition = place.task(
+            name=f"task-{number}", shield=spec.shield, on_error=handler, when=spec.when, timeout=timeout
+        )
+        self.note("call", number, by)
+        token = TAG.set(number)
+        try:
+            body = self._sync_body if spec.sync else self._body
+            call.task = definition.schedule(body, number, scope, secret=SECRET)
+        except (TasksClosedError, TasksSaturatedError) as exc:
+            call.refusal = exc
+        finally:
+            TAG.reset(token)
+        self.note("refused" if call.task is None else "taken", number)
+        return call.task
+
+    async def _body(self, number: int, scope: int | None, *, secret: str) -> int:
+        attempt = current_task().attempt
+        with self.span("begin", "finish", number, attempt):
+            await self.follow(self.story.calls[number].spec.actions, scope, number, attempt)
+        return number
+
+    async def follow(self, actions: Iterable[Action], scope: int | None, number: int | None, attempt: int = 1) -> None:
+        for place, action in enumerate(actions):
+            if self._jitters:
+                await anyio.sleep(self.jitter(number, place, attempt))
+            match action:
+                case Sleep(seconds):
+                    await anyio.sleep(seconds)
+                case Hold(seconds):
+                    with CancelScope(shield=True):
+                        await anyio.sleep(seconds)
+                case Cling(seconds):
+                    try:
+                        await anyio.sleep(seconds)
+                    except anyio.get_cancelled_exc_class():
+                        with CancelScope(shield=True):
+                            await anyio.sleep(seconds)
+                case Wait(back):
+                    if (target := self._back(back)) is not None:
+                        with anyio.move_on_after(1):
+                            await target.wait()
+                case Schedule():
+                    task = self.schedule(action, scope, number)
+                    if task is not None:
+                        self.watchers.start_soon(self._watch, task)
+                case _:
+                    self._do_at_once(action, number, attempt)
+
+    def _sync_body(self, number: int, scope: int | None, *, secret: str) -> int:
+        attempt = current_task().attempt
+        with self.span("begin", "finish", number, attempt):
+            for action in self.story.calls[number].spec.actions:
+                match action:
+                    case Sleep(seconds) | Hold(seconds) | Cling(seconds):
+                        pause(seconds)
+                    case Wait():
+                        pause()
+                    case Schedule():
+                        task = self.schedule(action, scope, number)
+                        if task is not None:
+                            anyio.from_thread.run_sync(self._from_threads[0].send_nowait, task)
+                    case _:
+                        self._do_at_once(action, number, attempt, "from a thread")
+        return number
+
+    def _do_at_once(self, action: Action, number: int | None, attempt: int, whence: str | None = None) -> None:
+        match action:
+            case Fail(attempts) if attempt <= attempts:
+                raise Boom(number)
+            case Cancel(back) if (target := self._back(back)) is not None:
+                self.note("cancel", self.number_of(target), whence)
+                target.cancel()
+
+    def _handler(self, handler: Handler, number: int) -> Callable[..., Any]:
+        def answer(task: Task[Any]) -> Retry | None:
+            if handler.answer == "raise":
+                raise Boom(number)
+            if handler.answer == "retry" and task.attempt <= handler.retries:
+                return Retry(after=handler.after)
+            return None
+
+        async def on_error(task: Task[Any], exc: Exception) -> Retry | None:
+            with self.span("handler", "handled", number, (self.number_of(task), exc)):
+                await anyio.sleep(handler.seconds)
+                return answer(task)
+
+        def sync_on_error(task: Task[Any], exc: Exception) -> Retry | None:
+            with self.span("handler", "handled", number, (self.number_of(task), exc)):
+                pause(handler.seconds)
+                return answer(task)
+
+        return sync_on_error if handler.sync else on_error
+
+    def _back(self, back: int) -> Task[Any] | None:
+        tasks = [task for _, _, task in self.story.tasks()]
+        return tasks[-1 - back % len(tasks)] if tasks else None
+
+    def number_of(self, task: Task[Any]) -> int:
+        return int(task.name.removeprefix("task-"))
+
+    def jitter(self, number: int | None, place: int, attempt: int = 1) -> float:
+        """Return some seconds so that no two things happen at the same time, or 0 if they may."""
+        who = 1 if number is None else number + 2
+        return 1e-4 * (1 + who * 0.618 + place * 0.0317 + attempt * 0.0011) if self._jitters else 0.0
+
+    async def watch_those_of_threads(self) -> None:
+        async with self._from_threads[1] as tasks:
+            async for task in tasks:
+                self.watchers.start_soon(self._watch, task)
+
+    async def _watch(self, task: Task[Any]) -> None:
+        number = self.number_of(task)
+        try:
+            await task.started.wait()
+            self.note("started", number)
+        except (TaskCancelled, TaskDropped):
+            pass
+        await task.wait()
+        self.note("ended", number, task.status)
