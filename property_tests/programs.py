@@ -17,7 +17,8 @@ class _Value:
 
     def __repr__(self) -> str:
         set_ = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in set_)})"
+        shown = [f"{name}={f'Phase.{value.name}' if isinstance(value, Phase) else repr(value)}" for name, value in set_]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @dataclass(frozen=True, repr=False)

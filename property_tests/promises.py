@@ -208,6 +208,8 @@ def g15_the_limits_hold(story: Story) -> None:
         statuses = Counter(event.tasks)
         holding = sum(statuses[status] for status in _HOLDS_SLOT)
         assert most is None or holding <= most, f"{holding} run: {event}"
+        if most is not None and event.counts is not None and event.counts[1]:
+            assert event.counts[0] >= most, f"somebody waits, and a slot is free: {event}"
         pending = statuses[S.WAITING] + statuses[S.DEFERRED]
         # Another attempt is never refused.
         assert pending_most is None or retried or pending <= pending_most, f"{pending} are pending: {event}"
@@ -287,5 +289,5 @@ def check(story: Story, promises: Iterable[Promise]) -> None:
         try:
             promise(story)
         except AssertionError as exc:
-            exc.add_note(f"{promise.__name__} is broken by {story.program}\n{story.run.timeline(150)}")
+            exc.add_note(f"{promise.__name__} is broken; again:\n{story.again}\n{story.run.timeline(150)}")
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -166,6 +167,16 @@ def _call(runtime: Runtime, meddle: Meddle) -> Call:
     return Call(meddle.step, lambda: runtime.meddle(meddle.how))
 
 
+def _again(story: Story, faults: list[Fault | Meddle], flags: dict[str, bool]) -> str:
+    """Return the command that makes the same run."""
+    words = ["python", "-m", "property_tests.replay", *(flag for flag, given in flags.items() if given)]
+    if any(story.run.choices):
+        words.append(f"--choices={','.join(map(str, story.run.choices)).rstrip('0,')}")
+    if faults:
+        words.append(f"--faults={faults}".replace(repr(Boom), Boom.__name__))
+    return shlex.join([*words, story.run.backend, str(story.program)])
+
+
 def tell(
     program: Program,
     *,
@@ -181,13 +192,15 @@ def tell(
     :raises BaseException: what the simulation found, or what came out of the program
     """
     runtime = Runtime(program, jitter=jitter)
+    faults = list(faults)
     plan = [_call(runtime, fault) if isinstance(fault, Meddle) else fault for fault in faults]
     story = runtime.story
     with _logs_of(story):
         story.run = simulate(
             runtime.main, backend=backend, policy=policy, faults=plan, turns=turns, max_steps=_MOST_STEPS
         )
+    story.again = _again(story, faults, {"--turns": turns, "--jitter": jitter})
     if story.run.exception is not None:
-        story.run.exception.add_note(f"{program}\n{story.run.timeline(60)}")
+        story.run.exception.add_note(f"{story.again}\n{story.run.timeline(60)}")
         raise story.run.exception
     return story

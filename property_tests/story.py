@@ -64,6 +64,8 @@ class Story:
 
     program: Program
     host: TaskHost
+    again: str = ""
+    """The command that makes the same run again."""
     calls: list[Scheduled] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)

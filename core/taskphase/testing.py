@@ -5,7 +5,8 @@ async def test_two_buyers_never_get_the_same_item() -> None:
     ...
 
 `simulate()` makes one run, a pure function of the program, the choices of a policy and the faults; `explore()` makes
-many, and shrinks the one that fails to a few choices, from which it can be replayed. No time passes for real: it is
+many, and shrinks the one that fails to a few choices, from which it can be replayed; `explore_shutdown()` has a
+shutdown begin at every step. No time passes for real: it is
 virtual, and moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets,
 files, subprocesses and threads of other origin do not.
 
@@ -20,6 +21,7 @@ from ._simulation.policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
 from ._simulation.record import Decision, Entry, Run
 from ._simulation.running import simulate
 from ._simulation.schedule import mark
+from ._simulation.shutdown import explore_shutdown
 from ._simulation.threads import pause
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Run",
     "Throw",
     "explore",
+    "explore_shutdown",
     "mark",
     "pause",
     "simulate",

@@ -288,6 +288,10 @@ def test_plain_asyncio_runs() -> None:
     assert "closed: nothing of it is alive" in output.splitlines()[-1]
 
 
+def test_the_shop_sells_and_books_once_under_every_schedule() -> None:
+    assert run_example("stock.py").startswith("sold once, and booked")
+
+
 def test_order_service_keeps_its_books() -> None:
     rows = run_example("order_service.py").splitlines()
     assert rows[-1] == "database closed"

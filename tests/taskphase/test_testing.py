@@ -346,7 +346,7 @@ def test_the_face_is_these_names() -> None:
     names = taskphase.testing.__all__
     assert names == [
         "Call", "Cancel", "Deadlock", "Decision", "Deviate", "Entry", "Fifo", "ForeignBlock", "Livelock", "PCT",
-        "Policy", "RandomWalk", "Replay", "Run", "Throw", "explore", "mark", "pause", "simulate",
+        "Policy", "RandomWalk", "Replay", "Run", "Throw", "explore", "explore_shutdown", "mark", "pause", "simulate",
     ]  # fmt: skip
     for name in names:
         value = getattr(taskphase.testing, name)

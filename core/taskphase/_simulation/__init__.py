@@ -7,5 +7,5 @@ next, 0 being the oldest. Time is virtual, and moves only when nothing is runnab
 - `schedule`: one run, as both event loops see it: what is chosen, noted and injected
 - `on_asyncio`, `on_trio`: the event loops; `privates`: every private name that they rest on
 - `threads`: worker threads, one at a time; `threads_on_asyncio`, `threads_on_trio`: how anyio's calls get there
-- `running`: one run; `exploring`: many, and the shrinking of one that fails
+- `running`: one run; `exploring`: many, and the shrinking of one that fails; `shutdown`: one a step
 """

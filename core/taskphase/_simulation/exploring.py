@@ -156,15 +156,20 @@ def _without_tail(choices: Sequence[int]) -> list[int]:
 
 def _fail_if(run: Run) -> None:
     """Raise what the run has raised, if it has, with a note that says how to have that again."""
+    choices = _without_tail(run.choices)
+    fail_if(
+        run,
+        f"with the choices {choices}\n"
+        f"again: @explore(replay={choices}, backends=({run.backend!r},)), or\n"
+        f"       simulate(..., backend={run.backend!r}, policy=Replay({choices})); `turns` as it was",
+    )
+
+
+def fail_if(run: Run, how: str) -> None:
+    """Raise what the run has raised, if it has, with a note. `how`: what it ran with, and how to have that again."""
     error = run.exception
     if error is None:
         return
     if not isinstance(error, _NOT_OURS):
-        choices = _without_tail(run.choices)
-        error.add_note(
-            f"simulated on {run.backend}, with the choices {choices}\n"
-            f"again: @explore(replay={choices}, backends=({run.backend!r},)), or\n"
-            f"       simulate(..., backend={run.backend!r}, policy=Replay({choices})); `turns` as it was\n"
-            f"{run.timeline(_MOST_LINES)}"
-        )
+        error.add_note(f"simulated on {run.backend}, {how}\n{run.timeline(_MOST_LINES)}")
     raise error
