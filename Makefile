@@ -5,16 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest property lint format bench clean help
+.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard clean help
 
 help:
 	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
 	@echo 'make test         lint, and every test on asyncio, uvloop and trio'
 	@echo 'make test-oldest  the tests of the packages with the oldest supported FastAPI'
-	@echo 'make property     the tables against an oracle, exhaustively and at random (a part of make test)'
+	@echo 'make property     the properties, at random and exhaustively (a part of make test)'
+	@echo 'make property-deep     the same for hours, going on where it was stopped; HOURS=8 ends it'
+	@echo 'make property-mutants  which of the planted bugs the properties notice'
 	@echo 'make lint         ruff, mypy, pyright, import rules'
 	@echo 'make format       what ruff can mend'
-	@echo 'make bench        the cost of a task and of a request, as ratios'
+	@echo 'make bench        the cost of a task and of a request, as ratios; OPTIONS=--help tells what can be left out'
+	@echo 'make bench-guard  how many instructions they take, against benchmarks/guard.json; OPTIONS=--update writes it'
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -43,8 +46,17 @@ test-oldest: .venv-oldest/ready
 property: $(VENV)/ready
 	$(BIN)/python -m pytest property_tests
 
-bench: $(VENV)/ready
-	$(BIN)/python -m benchmarks
+property-deep: $(VENV)/ready
+	$(BIN)/python -m property_tests.deep $(if $(HOURS),--hours $(HOURS))
+
+property-mutants: $(VENV)/ready
+	$(BIN)/python -m property_tests.mutants
+
+bench: $(VENV)/ready .venv-peer/ready
+	$(BIN)/python -m benchmarks $(OPTIONS)
+
+bench-guard: $(VENV)/ready
+	$(BIN)/python -m benchmarks.guard $(OPTIONS)
 
 $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -58,5 +70,12 @@ $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	.venv-oldest/bin/python $(PIP) install --quiet -c constraints-oldest.txt --group test -e ./core -e .
 	touch $@
 
+# Apart, because the fastapi-tasks that PyPI has bears the import name of this one.
+.venv-peer/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	.venv-peer/bin/python $(PIP) install --quiet -c constraints.txt --group peer
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest
+	rm -rf $(VENV) .venv-oldest .venv-peer

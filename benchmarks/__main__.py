@@ -1,25 +1,68 @@
-"""`python -m benchmarks`: microseconds for one task and for one request, and the ratios between them."""
+"""`python -m benchmarks`: every figure, in one run. `--help` says what can be left out."""
 
 from __future__ import annotations
 
-import asyncio
-import platform
-from importlib.metadata import version
+import argparse
+import time
+from collections.abc import Sequence
 
-import trio
-import uvloop
+from . import figures, machine, report, traffic
+from .figures import Table
+from .measure import say
+from .processes import PYTHONS
+from .wanted import judge
 
-from . import requests, tasks
-from .measure import table
+ROUNDS = {"tasks": 11, "requests": 11, "traffic": 5, "memory": 1, "growth": 1}
+"""How often everything of a section takes its turn. Bytes are the same each time, and a million tasks take long."""
+
+UNITS = {"tasks": "us", "requests": "us", "memory": "bytes", "growth": "us"}
+
+
+def measure(section: str, libraries: Sequence[str], rounds: int, *, quick: bool) -> list[Table]:
+    if section == "traffic":
+        return traffic.measure(libraries, rounds)
+    if section == "growth":
+        libraries = ["ours"]
+    return figures.measure(section, UNITS[section], libraries, rounds, quick=quick)
 
 
 def main() -> None:
-    versions = [f"{name} {version(name)}" for name in ("anyio", "trio", "uvloop", "starlette", "fastapi")]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}\n")
-    print(table("One task, asyncio", asyncio.run(tasks.on_asyncio())))
-    print(table("One task, asyncio with uvloop", uvloop.run(tasks.on_asyncio())))
-    print(table("One task, trio", trio.run(tasks.on_trio)))
-    print(table("One request, uvloop", uvloop.run(requests.in_process())))
+    options = parse()
+    libraries = [library for library, python in PYTHONS.items() if python.exists()]
+    if len(libraries) < len(PYTHONS):
+        say("without the fastapi-tasks of PyPI: `make bench` makes the environment for it")
+    begin, tables = time.perf_counter(), []
+    for section in options.only:
+        say(f"{time.perf_counter() - begin:4.0f} s: {section}")
+        rounds = 1 if options.quick else ROUNDS[section]
+        tables += measure(section, libraries, rounds * options.repeat, quick=options.quick)
+    say(f"{time.perf_counter() - begin:4.0f} s\n")
+    verdicts = judge(tables)
+    print(report.text(tables, verdicts))
+    if options.only == list(ROUNDS) and not options.quick and len(libraries) == len(PYTHONS):
+        report.write(machine.facts(), tables, verdicts)
+        print("written: docs/benchmarks/")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure everything, as ratios.")
+    parser.add_argument(
+        "--only",
+        type=sections,
+        default=list(ROUNDS),
+        help=f"some of {','.join(ROUNDS)}, separated by commas; nothing is written then",
+    )
+    parser.add_argument("--quick", action="store_true", help="whether it works, in seconds; nothing is written then")
+    parser.add_argument("--repeat", type=int, default=1, help="how many times as many rounds")
+    return parser.parse_args()
+
+
+def sections(names: str) -> list[str]:
+    chosen = names.split(",")
+    unknown = set(chosen) - set(ROUNDS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not among {', '.join(ROUNDS)}")
+    return [name for name in ROUNDS if name in chosen]
 
 
 if __name__ == "__main__":

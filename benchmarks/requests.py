@@ -1,96 +1,123 @@
-"""The CPU time of one request, driven in-process, with and without tasks."""
+"""The CPU time of one request, driven in-process.
+
+An app is called as a server calls it: its lifespan runs, each request has a scope of its own and the lifespan's state,
+and the loop turns once after each, as it does before a server has read the next. Tasks run meanwhile; the sample ends
+when all have ended.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from anyio.lowlevel import checkpoint
-from fastapi import BackgroundTasks, FastAPI
-from tests.wire import lifespan
+from starlette.types import ASGIApp
 
-from fastapi_tasks import Tasks, add_tasks
+from .apps import make_apps, runs
+from .measure import Group, Stopwatch, in_a_loop
 
-from .measure import medians
+COUNT = 300  # requests in one sample
+WARM_UP = 20
+TURNS = 10  # of the loop; more than the tasks of the last request take
 
-COUNT = 1_500
-
-
-async def nothing() -> None: ...
-
-
-async def no_tasks() -> dict[str, int]:
-    return {"a": 1}
+BASE = "no tasks"
 
 
-async def background(background: BackgroundTasks) -> dict[str, int]:
-    for _ in range(3):
-        background.add_task(nothing)
-    return {"a": 1}
+@asynccontextmanager
+async def lifespan(app: ASGIApp) -> AsyncGenerator[dict[str, Any]]:
+    """Run the lifespan of `app`, and give its state."""
+    state: dict[str, Any] = {}
+    to_app, from_app = anyio.create_memory_object_stream[Any](2), anyio.create_memory_object_stream[Any](2)
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
+
+    async def ask(what: str) -> None:
+        await to_app[0].send({"type": f"lifespan.{what}"})
+        answer = await from_app[1].receive()
+        if answer["type"] != f"lifespan.{what}.complete":
+            raise RuntimeError(f"the app answered {answer}")
+
+    with to_app[0], to_app[1], from_app[0], from_app[1]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(app, scope, to_app[1].receive, from_app[0].send)
+            await ask("startup")
+            yield state
+            await ask("shutdown")
 
 
-async def none_scheduled(tasks: Tasks) -> dict[str, int]:  # noqa: ARG001 - what it costs to ask for it
-    return {"a": 1}
-
-
-async def one_in_each_phase(tasks: Tasks) -> dict[str, int]:
-    tasks.schedule(nothing)
-    tasks.after_route.schedule(nothing)
-    tasks.after_response.schedule(nothing)
-    return {"a": 1}
-
-
-def app_of(endpoint: Callable[..., Awaitable[dict[str, int]]], *, with_tasks: bool) -> FastAPI:
-    app = FastAPI()
-    if with_tasks:
-        add_tasks(app)
-    app.get("/")(endpoint)
-    return app
-
-
-APPS = {
-    "no tasks": app_of(no_tasks, with_tasks=False),
-    "bystander: add_tasks, no Tasks": app_of(no_tasks, with_tasks=True),
-    "Tasks, nothing scheduled": app_of(none_scheduled, with_tasks=True),
-    "Tasks, one in each phase": app_of(one_in_each_phase, with_tasks=True),
-    "three BackgroundTasks": app_of(background, with_tasks=False),
-}
-
-SCOPE = {
-    "type": "http",
-    "asgi": {"version": "3.0", "spec_version": "2.3"},
-    "http_version": "1.1",
-    "method": "GET",
-    "scheme": "http",
-    "path": "/",
-    "raw_path": b"/",
-    "query_string": b"",
-    "root_path": "",
-    "headers": [(b"host", b"bench")],
-    "client": ("127.0.0.1", 1),
-    "server": ("127.0.0.1", 80),
-}
+def scope_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the scope of one request, as uvicorn makes it."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1:8000"), (b"user-agent", b"benchmark"), (b"accept", b"*/*")],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+        "state": state.copy(),
+    }
 
 
 async def receive() -> dict[str, Any]:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def send(message: Any) -> None: ...
+async def send(_message: Any) -> None: ...
 
 
-def requests_to(app: FastAPI) -> Callable[[int], Awaitable[None]]:
-    async def run(count: int) -> None:
-        for _ in range(count):
-            await app({**SCOPE, "state": {}}, receive, send)
-            await checkpoint()
+async def status_of(app: ASGIApp, state: dict[str, Any]) -> int:
+    statuses: list[int] = []
 
-    return run
+    async def note(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    await app(scope_of(state), receive, note)
+    return statuses[0]
 
 
-async def in_process() -> dict[str, float]:
-    async with AsyncExitStack() as stack:
-        for app in APPS.values():
-            await stack.enter_async_context(lifespan(app))
-        return await medians({name: requests_to(app) for name, app in APPS.items()}, COUNT)
+async def serve(app: ASGIApp, state: dict[str, Any], count: int) -> None:
+    for _ in range(count):
+        await app(scope_of(state), receive, send)
+        await checkpoint()
+    for _ in range(TURNS):
+        await checkpoint()
+
+
+async def sample(app: ASGIApp, tasks: int, count: int) -> float:
+    """Return the microseconds for one request.
+
+    :param tasks: how many each of them schedules
+    :raises RuntimeError: if a response is wrong, or not every task has run
+    """
+    watch = Stopwatch()
+    async with lifespan(app) as state:
+        if await status_of(app, state) != 200:
+            raise RuntimeError("the app does not answer as it should")
+        await serve(app, state, WARM_UP)
+        before = next(runs)
+        with watch:
+            await serve(app, state, count)
+        ran = next(runs) - before - 1
+    if ran != count * tasks:
+        raise RuntimeError(f"{ran} tasks ran of {count * tasks}")
+    return watch.seconds / count * 1e6
+
+
+def groups(library: str, *, quick: bool) -> dict[str, Group]:
+    """Return the groups by title. `library`: whose `fastapi_tasks` this environment has, "ours" or "theirs"."""
+    count = 20 if quick else COUNT
+    apps = make_apps(library)
+    return {
+        f"one request, {backend}": Group(
+            BASE, {name: in_a_loop(backend, sample, app, tasks, count) for name, (app, tasks) in apps.items()}
+        )
+        for backend in ("uvloop", "asyncio")
+    }

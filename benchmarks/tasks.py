@@ -1,77 +1,160 @@
-"""The cost of one task that does nothing, from its request to its end."""
+"""The cost of one task that does nothing, from its request to its end.
+
+In each sample a batch of tasks is asked to start, and waited for. The end of the last one ends the sample. Nothing else
+is timed: loops and hosts are opened before and closed after.
+
+This module has what is measured in every environment: the floors. `tasks_ours` and `tasks_theirs` have the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from itertools import count
+from typing import Any
 
 import anyio
 import trio
-from anyio.lowlevel import checkpoint
 
-from taskphase import TaskHost
+from .measure import BACKENDS, Group, Stopwatch, in_a_loop
 
-from .measure import medians
+BATCH = 1000  # tasks that are asked to start before any is waited for
+THREAD_BATCH = 200
+THREADS = 40  # at most, whoever provides them
 
-COUNT = 20_000
-BURST = 100  # tasks that are asked to start before the loop turns again
+FLOOR = {"asyncio": "create_task", "uvloop": "create_task", "trio": "nursery.start_soon"}
+_THREAD_TASK = "create_task of to_thread"
+THREAD_FLOOR = {"asyncio": _THREAD_TASK, "uvloop": _THREAD_TASK, "trio": "start_soon of to_thread"}
+KEPT = "create_task, in a set until it is done"  # what asyncio's documentation asks for
+SCOPED = "the floor, in a CancelScope and a try"
 
-# From a request to start to the end of all that was asked: two turns on asyncio, three on trio.
-TURNS = 3
-
-
-async def nothing() -> None: ...
-
-
-async def in_bursts(start: Callable[[], object], count: int) -> None:
-    for _ in range(count // BURST):
-        for _ in range(BURST):
-            start()
-        for _ in range(TURNS):
-            await checkpoint()
+_runs = count()
 
 
-async def anyio_group(count: int) -> None:
-    async with anyio.create_task_group() as tg:
-        await in_bursts(lambda: tg.start_soon(nothing), count)
+async def nothing() -> None:
+    """Be a task. (It counts itself, so that no case can forget one.)"""
+    next(_runs)
 
 
-async def host(count: int) -> None:
-    async with TaskHost() as host:
-        await in_bursts(lambda: host.schedule(nothing), count)
+def nothing_sync() -> None:
+    """Be a task in a thread."""
+    next(_runs)
 
 
-async def deferred(count: int) -> None:
-    async with TaskHost() as host:
-        for _ in range(count // BURST):
-            async with host.scope() as tasks:
-                for _ in range(BURST):
-                    tasks.after_response.schedule(nothing)
-            for _ in range(TURNS):
-                await checkpoint()
+Case = Callable[[Stopwatch, int], Awaitable[None]]
+"""Asks for so many tasks and waits for all of them, with the stopwatch running."""
 
 
-async def bare_create_task(count: int) -> None:
+async def create_task(watch: Stopwatch, size: int) -> None:
     loop = asyncio.get_running_loop()
-    kept: list[asyncio.Task[None]] = []
-    await in_bursts(lambda: kept.append(loop.create_task(nothing())), count)
+    with watch:
+        # Without a reference the garbage collector may take a task that runs.
+        tasks = [loop.create_task(nothing()) for _ in range(size)]
+        while not tasks[-1].done():  # noqa: ASYNC110 - the turns of the loop are what is measured
+            await asyncio.sleep(0)
 
 
-async def bare_nursery(count: int) -> None:
-    async with trio.open_nursery() as nursery:
-        await in_bursts(lambda: nursery.start_soon(nothing), count)
+async def create_task_kept(watch: Stopwatch, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    with watch:
+        tasks: set[asyncio.Task[None]] = set()
+        for _ in range(size):
+            task = loop.create_task(nothing())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        while tasks:  # noqa: ASYNC110 - the turns of the loop are what is measured
+            await asyncio.sleep(0)
 
 
-OURS: dict[str, Callable[[int], Awaitable[None]]] = {
-    "anyio's task group": anyio_group,
-    "taskphase, immediate": host,
-    "taskphase, after_response": deferred,
-}
+async def create_task_scoped(watch: Stopwatch, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    scope_class: Any = type(anyio.CancelScope())
+
+    async def scoped() -> None:
+        try:
+            with scope_class():
+                await nothing()
+        except ValueError:
+            pass
+
+    with watch:
+        tasks = [loop.create_task(scoped()) for _ in range(size)]
+        while not tasks[-1].done():  # noqa: ASYNC110 - the turns of the loop are what is measured
+            await asyncio.sleep(0)
 
 
-async def on_asyncio() -> dict[str, float]:
-    return await medians({"bare create_task": bare_create_task, **OURS}, COUNT)
+async def create_task_of_thread(watch: Stopwatch, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    with watch:
+        await asyncio.wait([loop.create_task(asyncio.to_thread(nothing_sync)) for _ in range(size)])
 
 
-async def on_trio() -> dict[str, float]:
-    return await medians({"bare nursery": bare_nursery, **OURS}, COUNT)
+async def nursery(watch: Stopwatch, size: int) -> None:
+    with watch:
+        async with trio.open_nursery() as nursery:
+            for _ in range(size):
+                nursery.start_soon(nothing)
+
+
+async def nursery_scoped(watch: Stopwatch, size: int) -> None:
+    async def scoped() -> None:
+        try:
+            with trio.CancelScope():
+                await nothing()
+        except ValueError:
+            pass
+
+    with watch:
+        async with trio.open_nursery() as nursery:
+            for _ in range(size):
+                nursery.start_soon(scoped)
+
+
+async def nursery_of_thread(watch: Stopwatch, size: int) -> None:
+    with watch:
+        async with trio.open_nursery() as nursery:
+            for _ in range(size):
+                nursery.start_soon(trio.to_thread.run_sync, nothing_sync)
+
+
+def floors(backend: str) -> dict[str, Case]:
+    """Return what a task costs at least, and what with a cancel scope and a `try`, which every task here needs."""
+    if backend == "trio":
+        return {FLOOR[backend]: nursery, SCOPED: nursery_scoped}
+    return {FLOOR[backend]: create_task, KEPT: create_task_kept, SCOPED: create_task_scoped}
+
+
+def thread_floors(backend: str) -> dict[str, Case]:
+    return {THREAD_FLOOR[backend]: nursery_of_thread if backend == "trio" else create_task_of_thread}
+
+
+async def sample(case: Case, size: int) -> float:
+    """Return the microseconds for one task.
+
+    :raises RuntimeError: if not every task has run
+    """
+    watch = Stopwatch()
+    before = next(_runs)
+    await case(watch, size)
+    ran = next(_runs) - before - 1
+    if ran != size:
+        raise RuntimeError(f"{ran} tasks ran of {size}")
+    return watch.seconds / size * 1e6
+
+
+def groups(library: str, *, quick: bool) -> dict[str, Group]:
+    """Return the groups by title. `library`: whose tasks, "ours" or "theirs"."""
+    others = import_module(f".tasks_{library}", __package__)
+    found: dict[str, Group] = {}
+    for backend in BACKENDS:
+        for title, base, cases, size in (
+            ("one task", FLOOR, floors(backend) | others.cases(backend), BATCH),
+            ("one sync task", THREAD_FLOOR, thread_floors(backend) | others.thread_cases(backend), THREAD_BATCH),
+        ):
+            few = size // 10 if quick else size
+            samples = {name: in_a_loop(backend, sample, case, few) for name, case in cases.items()}
+            found[f"{title}, {backend}"] = Group(base[backend], samples)
+    return found

@@ -1,0 +1,78 @@
+"""How the cost of one task grows with the number of tasks that are there at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from anyio.lowlevel import checkpoint
+
+from taskphase import TaskHost
+
+from .measure import Group, Stopwatch, in_a_loop
+from .tasks import nothing
+
+SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1M": 1_000_000}
+BASE = "10k"
+AT_LEAST = 50_000  # tasks in one sample: the speed of a shared machine changes from one moment to the next
+
+
+async def dropped(watch: Stopwatch, size: int) -> None:
+    """Hold tasks for their phase, which drops them."""
+    async with TaskHost() as host:
+        with watch:
+            async with host.scope() as tasks:
+                schedule = tasks.after_response.task(when="failure").schedule
+                for _ in range(size):
+                    schedule(nothing)
+
+
+async def released(watch: Stopwatch, size: int) -> None:
+    """Hold tasks for their phase, which starts them, all at once."""
+    async with TaskHost() as host:
+        with watch:
+            async with host.scope() as tasks:
+                for _ in range(size):
+                    tasks.after_response.schedule(nothing)
+            while host.running:
+                await checkpoint()
+
+
+async def waiting(watch: Stopwatch, size: int) -> None:
+    """Queue tasks for a slot, of which there are few, until each has had one."""
+    async with TaskHost(max_running=100) as host:
+        with watch:
+            for _ in range(size):
+                host.schedule(nothing)
+            while host.running:
+                await checkpoint()
+
+
+CASES = {
+    "asyncio": {"deferred, then dropped": dropped, "deferred, then started": released, "waiting for a slot": waiting},
+    # What runs there costs the same bookkeeping, and takes too long for a command that is run often.
+    "trio": {"deferred, then dropped": dropped},
+}
+
+
+async def sample(case: Callable[[Stopwatch, int], Awaitable[None]], size: int, at_least: int) -> float:
+    """Return the microseconds for one task. Few tasks are taken several times, until it is `at_least` so many."""
+    times = max(1, at_least // size)
+    taken = 0.0
+    for _ in range(times):
+        watch = Stopwatch()
+        await case(watch, size)
+        taken += watch.seconds
+    return taken / (times * size) * 1e6
+
+
+def groups(library: str, *, quick: bool) -> dict[str, Group]:  # noqa: ARG001 - only ours has limits and drops
+    """Return the groups by title."""
+    less = 1000 if quick else 1
+    sizes = {name: size // less for name, size in SIZES.items()}
+    return {
+        f"one task of many, {title}, {backend}": Group(
+            BASE, {name: in_a_loop(backend, sample, case, size, AT_LEAST // less) for name, size in sizes.items()}
+        )
+        for backend, cases in CASES.items()
+        for title, case in cases.items()
+    }

@@ -1,0 +1,118 @@
+"""`python -m benchmarks.guard`: how many instructions a task and a request take, against a baseline.
+
+Valgrind counts them, so that the load of the machine makes no difference, and neither does its clock. What a case needs
+once, whatever the number of tasks, is taken out: each runs with N and with twice N, and the difference counts.
+
+The baseline is `guard.json`, by Python version and architecture. What is missing in it is added; `--update` writes all
+of it anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from .measure import say
+from .processes import ROOT
+
+BASELINE = Path(__file__).with_name("guard.json")
+TOLERANCE = 0.03  # of the baseline; the same program counts the same within 0.1 %
+COUNT = 200  # tasks in the smaller of two runs
+
+PACKAGES = ("anyio", "trio", "starlette", "fastapi")
+
+
+def key() -> str:
+    """Return what baselines are kept by."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}"
+
+
+def environment() -> str:
+    """Return what else moves the counts."""
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"Python {platform.python_version()}, {packages}"
+
+
+def count_instructions() -> dict[str, int]:
+    """Return the instructions of one task, or request, of each case.
+
+    :raises RuntimeError: if the run has failed
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/%p"]
+        command += [sys.executable, "-m", "benchmarks.guard_cases", str(COUNT)]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"valgrind has failed:\n{done.stderr}")
+        counts: dict[str, dict[int, int]] = {}
+        for line in done.stdout.splitlines():
+            pid, count, name = line.split(" ", 2)
+            counts.setdefault(name, {})[int(count)] = total_of(Path(folder) / pid)
+    return {name: round(difference(each)) for name, each in counts.items()}
+
+
+def total_of(output: Path) -> int:
+    """Return the instructions of one process, from what cachegrind has written."""
+    line = next(line for line in output.read_text().splitlines() if line.startswith("summary:"))
+    return int(line.split()[1])
+
+
+def difference(counts: Mapping[int, int]) -> float:
+    """Return what one more costs. `counts`: two numbers of tasks, and what they have taken."""
+    (few, less), (many, more) = sorted(counts.items())
+    return (more - less) / (many - few)
+
+
+def compare(counts: Mapping[str, int], baseline: Mapping[str, int]) -> list[str]:
+    """Return what has become worse than the tolerance allows, a line each."""
+    return [
+        f"{name}: {count} instructions, {count / baseline[name] - 1:+.1%} of {baseline[name]}"
+        for name, count in counts.items()
+        if name in baseline and count > baseline[name] * (1 + TOLERANCE)
+    ]
+
+
+def table(counts: Mapping[str, int], baseline: Mapping[str, int]) -> str:
+    lines = []
+    for name, count in counts.items():
+        change = f"{count / baseline[name] - 1:+.1%}" if name in baseline else "new"
+        lines.append(f"{name:<48} {count:>10} {change:>8}")
+    return "\n".join([f"{'instructions':>59} {'change':>8}", *lines])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__.partition("\n")[0])
+    parser.add_argument("--update", action="store_true", help="write the baseline anew")
+    options = parser.parse_args()
+    if shutil.which("valgrind") is None:
+        say("valgrind is not installed; it is in Debian's package `valgrind`")
+        return 2
+    everything = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    entry = {} if options.update else everything.get(key(), {})
+    baseline = entry.get("instructions", {})
+    counts = count_instructions()
+    print(f"{environment()}\n\n{table(counts, baseline)}\n")
+    if counts.keys() - baseline.keys():
+        known = {"environment": environment(), "instructions": {**counts, **baseline}}
+        BASELINE.write_text(json.dumps({**everything, key(): known}, indent=1) + "\n")
+        print(f"the baseline of {key()} had not all of these, and has them now: commit {BASELINE.name}")
+    worse = compare(counts, baseline)
+    if worse and entry["environment"] != environment():
+        print(f"the baseline is that of another environment: {entry['environment']}")
+    print("\n".join(["worse than before:", *worse]) if worse else f"nothing is worse by more than {TOLERANCE:.0%}")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

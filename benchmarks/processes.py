@@ -1,0 +1,81 @@
+"""What runs beside the command: one process for each environment, and one that is forked for each weighing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PYTHONS = {"ours": Path(sys.executable), "theirs": ROOT / ".venv-peer" / "bin" / "python"}
+"""The interpreters of the environments: this one, and one with the fastapi-tasks that PyPI has."""
+
+
+def start_python(library: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python with `arguments` in the environment of `library`, from the root of the repository."""
+    return subprocess.Popen(
+        [PYTHONS[library], *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """A process that takes samples of one section; see `worker`.
+
+    :ivar groups: the groups that it has, by title, each with `base` and `cases`
+    """
+
+    def __init__(self, section: str, library: str, *, quick: bool) -> None:
+        self.library = library
+        self._process = start_python(
+            library, "-m", "benchmarks.worker", section, library, *(["--quick"] if quick else [])
+        )
+        self.groups: dict[str, dict[str, Any]] = self._answer()
+
+    def take(self, title: str, case: str) -> tuple[float, float]:
+        """Return a sample of the case, and what the base of its group costs at that time."""
+        assert self._process.stdin is not None
+        print(json.dumps([title, case]), file=self._process.stdin, flush=True)
+        taken, base = self._answer()
+        return taken, base
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker with the environment of {self.library!r} has ended; see its traceback")
+        return json.loads(line)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def in_a_fork(function: Callable[[], float]) -> float:
+    """Call `function` in a copy of this process, which leaves nothing behind, and return what it returns."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(write, repr(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return float(answer)

@@ -1,0 +1,103 @@
+"""The figures, for a terminal, for the documentation, and for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from .chart import chart
+from .figures import Figure, Table
+from .processes import ROOT
+from .wanted import Verdict
+
+FOLDER = ROOT / "docs" / "benchmarks"
+
+# What a reader sees; the other tables are in the text.
+PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")
+
+INTRODUCTION = """\
+# Figures
+
+`make bench` has measured them, in one run, and has written this page; what is measured and how is said in
+`benchmarks/README.md`. The ratios are what counts: each is the median over the rounds of a figure against the base of
+the same round, which ran just before and just after. The spread is that of the middle half of the rounds. "PyPI" is
+the project `fastapi-tasks` 0.1.0 that PyPI has; it is another one than this.
+"""
+
+
+def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
+    """Return what is shown in a terminal."""
+    blocks = [aligned(heading(table), rows(table)) for table in tables]
+    if verdicts:
+        blocks.append(aligned("Wanted", [HEAD_WANTED, *map(row_of, verdicts)]))
+    return "\n".join(blocks)
+
+
+def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> None:
+    """Write the page, its plots, and the same as JSON."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    plots = {table.title: f"{slug(table.title)}.svg" for table in tables if PLOTTED.match(table.title)}
+    for table in tables:
+        if table.title in plots:
+            (FOLDER / plots[table.title]).write_text(chart(table))
+    (FOLDER / "results.md").write_text(page(facts, tables, verdicts, plots))
+    data = {"run": dict(facts), "tables": [asdict(table) for table in tables], "wanted": [asdict(v) for v in verdicts]}
+    (FOLDER / "results.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
+
+
+def page(
+    facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict], plots: Mapping[str, str]
+) -> str:
+    parts = [INTRODUCTION, markdown([("run", ""), *facts.items()])]
+    parts += ["## What is wanted\n", markdown([HEAD_WANTED, *map(row_of, verdicts)])]
+    for table in tables:
+        parts.append(f"## {heading(table)}\n")
+        if table.title in plots:
+            parts.append(f"![{table.title}]({plots[table.title]})\n")
+        parts.append(markdown(rows(table)))
+    return "\n".join(parts)
+
+
+HEAD_WANTED = ("what", "wanted", "measured", "")
+
+
+def row_of(verdict: Verdict) -> tuple[str, ...]:
+    return verdict.what, verdict.wanted, verdict.measured, "reached" if verdict.reached else "not reached"
+
+
+def heading(table: Table) -> str:
+    return table.title[0].upper() + table.title[1:]
+
+
+def rows(table: Table) -> list[tuple[str, ...]]:
+    """Return the cells of a table, its head first."""
+    more = list(table.figures[0].more)
+    head = ("", table.unit, "ratio", f"spread of {table.rounds}", *more)
+    return [head, *(cells(figure, table.unit) for figure in table.figures)]
+
+
+def cells(figure: Figure, unit: str) -> tuple[str, ...]:
+    value = f"{figure.value:.2f}" if unit == "us" else f"{figure.value:.0f}"
+    more = (f"{number:.2f}" for number in figure.more.values())
+    return figure.name, value, f"{figure.ratio:.2f}", f"{figure.low:.2f} to {figure.high:.2f}", *more
+
+
+def aligned(title: str, table: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in each)
+        for each in (enumerate(zip(row, widths, strict=True)) for row in table)
+    ]
+    return "\n".join([title, *lines, ""])
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    head, *body = table
+    lines = [head, ["---", *("---:" for _ in head[1:])] if len(head) > 2 else ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.partition(" connections")[0].lower()).strip("-").removesuffix("-16")

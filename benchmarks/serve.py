@@ -1,0 +1,32 @@
+"""`python -m benchmarks.serve APP LIBRARY`: one uvicorn worker. It prints its port, and ends with its input."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+
+import uvicorn
+
+from .apps import make_apps
+
+
+def main(name: str, library: str) -> None:
+    app, _ = make_apps(library)[name]
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+    server = uvicorn.Server(config)
+    threading.Thread(target=end_with_stdin, args=[server], daemon=True).start()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        print(listener.getsockname()[1], flush=True)
+        server.run(sockets=[listener])
+
+
+def end_with_stdin(server: uvicorn.Server) -> None:
+    sys.stdin.read()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""That each benchmark runs, on few tasks. What it finds is not looked at: figures are no matter of right and wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WITHIN = 60.0  # seconds; it takes two or three
+
+
+def run(program: str) -> str:
+    """Run a program from the root, as the commands do."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("section", ["tasks", "requests", "memory", "growth"])
+def test_each_case_of_a_section_gives_a_sample(section: str) -> None:
+    program = f"""
+import json
+from benchmarks import {section} as section
+found = section.groups("ours", quick=True)
+print(json.dumps({{title: [group.base, {{name: case() for name, case in group.cases.items()}}]
+    for title, group in found.items()}}))
+"""
+    groups = json.loads(run(program))
+
+    assert groups
+    for base, samples in groups.values():
+        assert base in samples
+        assert len(samples) > 1
+        assert all(sample > 0 for sample in samples.values())
+
+
+def test_a_wanted_figure_is_a_row_of_a_table() -> None:
+    program = """
+import json
+from benchmarks import growth, memory, requests, tasks, traffic
+from benchmarks.wanted import WANTED
+rows = [[title, name] for section in (growth, memory, requests, tasks)
+    for title, group in section.groups("ours", quick=True).items() for name in group.cases]
+rows += [[traffic.TITLE, name] for name in traffic.SERVERS["ours"]]
+print(json.dumps([rows, [[each.table, row] for each in WANTED for row in (each.row, each.base) if row]]))
+"""
+    rows, wanted = json.loads(run(program))
+
+    assert wanted
+    for table, name in wanted:
+        assert any((title == table or title.startswith(f"{table},")) and name == row for title, row in rows), table
+
+
+def test_the_ratio_of_a_figure_is_that_of_pairs() -> None:
+    program = """
+from benchmarks.figures import figure_of
+figure = figure_of("x", [(2.0, 1.0), (40.0, 10.0), (3.0, 1.0)])
+print(figure.value, figure.ratio, figure.low, figure.high)
+"""
+    assert run(program).split() == ["3.0", "3.0", "2.0", "4.0"]
+
+
+def test_the_guard_counts_each_case_with_two_numbers_of_tasks() -> None:
+    lines = run("from benchmarks.guard_cases import main; main(50)").splitlines()
+
+    cases: dict[str, list[str]] = {}
+    for line in lines:
+        pid, count, name = line.split(" ", 2)
+        assert pid.isdecimal()
+        cases.setdefault(name, []).append(count)
+    assert len(cases) > 1
+    assert set(map(tuple, cases.values())) == {("50", "100")}
+
+
+def test_the_guard_sees_what_has_become_worse_and_nothing_else() -> None:
+    program = """
+from benchmarks.guard import compare, difference
+print(difference({100: 5_000, 200: 8_000}))
+print(compare({"a": 1000, "b": 1029, "c": 1031, "d": 1, "new": 7}, dict.fromkeys("abcd", 1000)))
+"""
+    per_task, worse = run(program).splitlines()
+
+    assert per_task == "30.0"
+    assert worse == "['c: 1031 instructions, +3.1% of 1000']"
+
+
+def test_the_baseline_of_the_guard_has_every_case() -> None:
+    counted = run("import json; from benchmarks.guard_cases import cases; print(json.dumps(list(cases())))")
+
+    for name, entry in json.loads((ROOT / "benchmarks" / "guard.json").read_text()).items():
+        assert re.fullmatch(r"3\.\d+-\w+", name)
+        assert sorted(entry["instructions"]) == sorted(json.loads(counted))
+        assert entry["environment"].startswith("Python 3.")
+
+
+def test_load_is_measured_whatever_makes_it() -> None:
+    program = """
+import json
+from benchmarks import load
+from benchmarks.traffic import BASE, server
+for load.WRK in {load.WRK, None}:
+    with server("ours", BASE) as at:
+        print(json.dumps(load.load(*at, 2, 0.1)))
+"""
+    for line in run(program).splitlines():
+        answer = json.loads(line)
+        assert sorted(answer) == ["CPU, us", "p50, ms", "p95, ms", "p99, ms", "requests"]
+        assert all(figure > 0 for figure in answer.values())
+
+
+def test_a_page_and_its_plots_are_made_of_tables(tmp_path: Path) -> None:
+    program = f"""
+import xml.dom.minidom
+from pathlib import Path
+from benchmarks import report
+from benchmarks.figures import Table, figure_of
+from benchmarks.tasks import KEPT
+from benchmarks.wanted import judge
+report.FOLDER = Path({str(tmp_path)!r})
+rows = [figure_of("create_task", [(1, 1)]), figure_of(KEPT, [(1.25, 1)]), figure_of("taskphase, immediate", [(2, 1)]),
+    figure_of("taskphase, after_response", [(1.5, 1)])]
+tables = [Table("one task, asyncio", "us", "create_task", rows, 1)]
+report.write({{"Python": "3"}}, tables, judge(tables))
+xml.dom.minidom.parse(str(report.FOLDER / "one-task-asyncio.svg"))
+"""
+    run(program)
+    page = (tmp_path / "results.md").read_text()
+    data = json.loads((tmp_path / "results.json").read_text())
+
+    assert "| taskphase, immediate | 2.00 | 2.00 | 2.00 to 2.00 |" in page
+    assert "(one-task-asyncio.svg)" in page
+    assert [verdict["reached"] for verdict in data["wanted"]] == [False, True, True, True]
+    assert data["tables"][0]["figures"][2]["ratio"] == 2
