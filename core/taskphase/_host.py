@@ -75,6 +75,7 @@ class TaskHost(Schedules[TaskDefinition]):
             DrainStage.SHIELDED: math.inf if shield_timeout is None else shield_timeout,
             DrainStage.FORCED: math.inf,
         }
+        self._body = Body(self, None)
         self._entered: AbstractAsyncContextManager[None] | None = None
         self._began = False
         self._maybe_runner: Runner | None = None
@@ -133,7 +134,8 @@ class TaskHost(Schedules[TaskDefinition]):
 
         :return: what `reset_current()` takes
         """
-        return BODY.set(Body(self, running_job()))
+        job = running_job()
+        return BODY.set(self._body if job is None else Body(self, job))
 
     def reset_current(self, token: Token[Any]) -> None:
         """Undo `set_current()`. In another context than that, where there is nothing to undo, nothing happens."""
@@ -176,8 +178,9 @@ class TaskHost(Schedules[TaskDefinition]):
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
-        task = Task[Any](func, args, kwargs, self._config.merge(config))
-        self._runner.submit(task, self._runner.start)
+        runner = self._runner
+        task: Task[Any] = Task(func, args, kwargs, self._config.merge(config))
+        runner.submit(task, runner.start)
         return task
 
     @asynccontextmanager
@@ -211,7 +214,6 @@ class TaskHost(Schedules[TaskDefinition]):
         try:
             with CancelScope(shield=True):
                 async with self._runner.seam.open(), create_task_group() as keeper:
-                    self._runner.on_change = self._wake
                     await keeper.start(self._keep_group)
                     self._opened.set()
                     await self._closing.wait()
@@ -248,6 +250,7 @@ class TaskHost(Schedules[TaskDefinition]):
     async def _drain(self) -> None:
         swept: dict[Job, None] = {}
         abandoned: list[Job] = []
+        self._runner.on_change = self._wake
         while True:
             self._runner.bury()
             deadline = current_time() + self._patience[self._runner.stage]

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, cast
 
-from anyio import CancelScope
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from ._definition import Schedules, TaskDefinition
 from ._drive.current import running_host
@@ -100,7 +98,7 @@ class TasksBatch(Schedules[TaskDefinition]):
     ) -> Task[Any]:
         if self._scheduler is not None:
             return self._scheduler._submit(self._phase, config, func, args, kwargs)
-        task = Task[Any](func, args, kwargs, config)
+        task: Task[Any] = Task(func, args, kwargs, config)
         self._held.append(task)
         return task
 
@@ -116,8 +114,6 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     has no scope: its batches are started by you, with `end_route()` and `end()`, or by `async with` too.
 
     :ivar tg: the task group; that of the host, if it belongs to one
-    :ivar after_route: tasks for when the route has returned
-    :ivar after_response: tasks for when the scope is over
     :param tg: any entered anyio task group; that of a host makes this a scheduler of the host
     :param config: settings for all of its tasks
     """
@@ -137,12 +133,26 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
 
     def _bind(self, runner: Runner, tg: TaskGroup, config: TaskConfig) -> None:
         self.tg = tg
-        self.after_route = TasksBatch._of(self, Phase.AFTER_ROUTE)
-        self.after_response = TasksBatch._of(self, Phase.AFTER_RESPONSE)
+        self._after_route: TasksBatch | None = None
+        self._after_response: TasksBatch | None = None
         self._runner = runner
         self._config = runner.config.merge(config)
         self._state = ScopeState.ROUTE
         self._unsettled = False
+
+    @property
+    def after_route(self) -> TasksBatch:
+        """Tasks for when the route has returned."""
+        if self._after_route is None:
+            self._after_route = TasksBatch._of(self, Phase.AFTER_ROUTE)
+        return self._after_route
+
+    @property
+    def after_response(self) -> TasksBatch:
+        """Tasks for when the scope is over."""
+        if self._after_response is None:
+            self._after_response = TasksBatch._of(self, Phase.AFTER_RESPONSE)
+        return self._after_response
 
     def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
         return ScopedTaskDefinition(self, config)
@@ -177,7 +187,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         unless `settle()` was awaited. In the event loop's thread; no checkpoint.
         """
         if self._state is ScopeState.ROUTE:
-            self._follow(ScopeEvent.ROUTE_FAILED if failed else ScopeEvent.ROUTE_SUCCEEDED, self.after_route)
+            self._follow(ScopeEvent.ROUTE_FAILED if failed else ScopeEvent.ROUTE_SUCCEEDED, self._after_route)
 
     def end(self, *, failed: bool = False) -> None:
         """Say that the scope is over, and its route with it, if it had not ended: what was held is started or
@@ -187,7 +197,14 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         event loop's thread; no checkpoint.
         """
         self.end_route(failed=failed)
-        self._follow(ScopeEvent.ENDED, self.after_response)
+        self._follow(ScopeEvent.ENDED, self._after_response)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether tasks take their first steps in the order in which they were asked to, as on asyncio. On trio those
+        that are asked in one turn do so in any order.
+        """
+        return self._runner.seam.in_order
 
     @property
     def unsettled(self) -> bool:
@@ -195,17 +212,22 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         return self._unsettled
 
     async def settle(self) -> None:
-        """Wait until each task that was asked to start has taken its first step. A checkpoint if there is any.
+        """Wait until each task that was asked to start has taken its first step: for some turns of the event loop, if
+        there is any. Cancellation does not shorten it.
 
         Those that the first steps themselves schedule here are included, down to ten generations. Tasks that wait for a
         slot are not waited for.
         """
-        for _ in range(_GENERATIONS):
-            if not self._unsettled:
-                break
-            self._unsettled = False
-            for _ in range(self._runner.seam.checkpoints):
-                await checkpoint()
+        if not self._unsettled:
+            return
+        seam = self._runner.seam
+        with seam.cancel_scope(shield=True):
+            for _ in range(_GENERATIONS):
+                self._unsettled = False
+                for _ in range(seam.checkpoints):
+                    await seam.checkpoint()
+                if not self._unsettled:
+                    break
 
     async def __aenter__(self) -> TasksScheduler:
         return self
@@ -213,16 +235,17 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._let_earlier_start()
+        if self._unsettled:
+            await self._let_earlier_start()
         self.end_route(failed=exc is not None)
-        await self._let_earlier_start()
+        if self._unsettled:
+            await self._let_earlier_start()
         self.end()
 
     async def _let_earlier_start(self) -> None:
         """Make sure that what was asked to start takes its first step before what is asked next."""
-        if self._unsettled and not self._runner.seam.in_order:
-            with CancelScope(shield=True):
-                await self.settle()
+        if not self._runner.seam.in_order:
+            await self.settle()
 
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -237,13 +260,16 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Task[Any]:
-        task = Task[Any](func, args, kwargs, self._config.merge(config))
+        task: Task[Any] = Task(func, args, kwargs, self._config.merge(config))
         task.phase = phase
-        self._runner.submit(task, self._place, verdict(self._state, phase, task._when))
+        self._runner.submit(task, self._place, self._verdict)
         return task
 
+    def _verdict(self, job: Job) -> Verdict:
+        return verdict(self._state, job.phase, job._when)
+
     def _place(self, job: Job) -> None:
-        match verdict(self._state, job.phase, job._when):
+        match self._verdict(job):
             case Verdict.START:
                 self._runner.start(job)
                 self._unsettled = True
@@ -254,10 +280,10 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
             case Verdict.DROP:
                 self._runner.drop(job, _mismatch(job))
 
-    def _follow(self, event: ScopeEvent, batch: TasksBatch) -> None:
+    def _follow(self, event: ScopeEvent, batch: TasksBatch | None) -> None:
         self._state = next_state(self._state, event)
-        for job in batch._take():
-            if verdict(self._state, job.phase, job._when) is Verdict.START:
+        for job in () if batch is None else batch._take():
+            if self._verdict(job) is Verdict.START:
                 self._runner.release(job)
                 self._unsettled = True
             else:
@@ -279,10 +305,12 @@ class Route:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._scheduler._let_earlier_start()
-        self._scheduler.end_route(failed=exc is not None)
-        if exc is None or isinstance(exc, Exception):
-            await self._scheduler.settle()
+        scheduler = self._scheduler
+        if scheduler._unsettled:
+            await scheduler._let_earlier_start()
+        scheduler.end_route(failed=exc is not None)
+        if scheduler._unsettled and (exc is None or isinstance(exc, Exception)):
+            await scheduler.settle()
 
 
 def _mismatch(job: Job) -> str:

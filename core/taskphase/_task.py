@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 from ._drive.current import running_job
 from ._drive.inline import run_inline
 from ._drive.job import Job
-from ._machine.config import UNSET, TaskConfig
+from ._machine.config import TaskConfig
 from ._machine.life import LifeEvent, TaskStatus
 from .errors import NoCurrentError, TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
 
@@ -47,30 +47,25 @@ class Task(Job, Generic[T_co]):
 
     __slots__ = ()
 
-    @overload
-    def __init__(
-        self: Task[T],
-        func: Callable[..., Awaitable[T]],
-        args: tuple[Any, ...] = ...,
-        kwargs: Mapping[str, Any] | None = ...,
-        config: TaskConfig = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Task[T],
-        func: Callable[..., T],
-        args: tuple[Any, ...] = ...,
-        kwargs: Mapping[str, Any] | None = ...,
-        config: TaskConfig = ...,
-    ) -> None: ...
-    def __init__(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        config: TaskConfig = UNSET,
-    ) -> None:
-        super().__init__(func, args, {} if kwargs is None else kwargs, config)
+    if TYPE_CHECKING:  # at run time it is that of `Job`
+
+        @overload
+        def __init__(
+            self: Task[T],
+            func: Callable[..., Awaitable[T]],
+            args: tuple[Any, ...] = ...,
+            kwargs: Mapping[str, Any] | None = ...,
+            config: TaskConfig = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: Task[T],
+            func: Callable[..., T],
+            args: tuple[Any, ...] = ...,
+            kwargs: Mapping[str, Any] | None = ...,
+            config: TaskConfig = ...,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     @property
     def started(self) -> Started:

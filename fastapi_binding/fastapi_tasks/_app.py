@@ -118,18 +118,17 @@ class Installation:
                 if self.host is host:
                     self.host = None
 
-    async def run_request(
-        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Run one request or session, with the tasks of the app or, without a lifespan, with its own."""
+    def host_here(self) -> TaskHost | None:
+        """Return the host of the app, unless a request has to have one of its own."""
         # Another thread has another event loop, as a second TestClient has: what is not thread-safe in the host is
         # not for it.
-        if self.host is not None and not self._hold and self._thread == get_ident():
-            await _run_scope(self.host, app, scope, receive, send)
-            return
+        return self.host if self._thread == get_ident() and not self._hold else None
+
+    async def run_alone(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request or session with a host of its own."""
         async with self._request_host() as host:
             try:
-                await _run_scope(host, app, scope, receive, send)
+                await run_in(host, app, scope, receive, send)
             finally:
                 if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
                     self._warn()
@@ -144,9 +143,10 @@ class Installation:
             )
 
 
-async def _run_scope(
+async def run_in(
     host: TaskHost, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
 ) -> None:
+    """Run one request or session, with the tasks of `host`."""
     request = RequestTasks(host, send)
     scope[SCOPE_KEY] = request
     state = scope.setdefault("state", {})  # not every server has one
@@ -155,10 +155,12 @@ async def _run_scope(
     try:
         await app(scope, receive, request.send)
     except BaseException as exc:
-        await request.end(exc)
+        if request.tasks is not None:
+            await request.tasks.__aexit__(type(exc), exc, None)
         raise
     else:
-        await request.end(None)
+        if request.tasks is not None:
+            await request.tasks.__aexit__(None, None, None)
     finally:
         host.reset_current(token)
 
@@ -174,8 +176,10 @@ def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI
             await installation.run_lifespan(app, scope, receive, send)
         elif SCOPE_KEY in scope:  # mounted on an app that has tasks
             await app(scope, receive, send)
+        elif (host := installation.host_here()) is not None:
+            await run_in(host, app, scope, receive, send)
         else:
-            await installation.run_request(app, scope, receive, send)
+            await installation.run_alone(app, scope, receive, send)
 
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     with_tasks: type[FastAPI] = type(base.__name__, (base, _HasTasks), {**names, "__call__": call})

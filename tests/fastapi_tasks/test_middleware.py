@@ -225,6 +225,37 @@ async def test_middleware_that_gives_up_on_the_app_cancels_no_task_g11(journal: 
     journal.assert_order("after_route", "start", "final", "after_response")
 
 
+async def test_middleware_that_gives_up_as_the_response_begins_finds_the_same_response_g1_g3() -> None:
+    """The barrier before it is not where that cancellation comes: without tasks there would be none."""
+
+    class GivesUp(Pure):
+        async def request(self, scope: Scope, receive: Receive, send: Send) -> None:
+            async def watch(message: Message) -> None:
+                give_up.cancel()
+                await send(message)
+
+            with anyio.CancelScope() as give_up:
+                await self.app(scope, receive, watch)
+
+    app = FastAPI()
+    add_tasks(app)
+    app.add_middleware(GivesUp)
+    tasks_of: list[Task[None]] = []
+
+    @app.get("/{count}")
+    async def endpoint(count: int, tasks: Tasks) -> str:
+        tasks_of[:] = [tasks.schedule(anyio.sleep, 0) for _ in range(count)]
+        return "answer"
+
+    async def begun(_message: Message) -> None:
+        assert all(task.attempt for task in tasks_of)
+
+    async with serving(app) as server:
+        for count in (0, 1):
+            response = await wire.request(app, path=f"/{count}", state=server.state, on_send=begun)
+            assert response.messages[0]["status"] == 200
+
+
 async def test_middleware_may_answer_itself_and_schedule_g12_g14(journal: Journal) -> None:
     async def answer(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if request.url.path == "/json":

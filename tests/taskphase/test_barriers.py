@@ -10,6 +10,8 @@ from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns
 
 from taskphase import TaskHost, TasksScheduler
+from taskphase._drive.on_asyncio import AsyncioSeam
+from taskphase._drive.on_trio import TrioSeam
 
 
 class Log(list[str]):
@@ -26,7 +28,8 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[None]:
         await checkpoint()
 
     made: list[None] = []
-    monkeypatch.setattr("taskphase._scheduler.checkpoint", count)
+    for seam in (AsyncioSeam, TrioSeam):
+        monkeypatch.setattr(seam, "checkpoint", staticmethod(count))
     return made
 
 

@@ -25,49 +25,59 @@ async def attempt(job: Job) -> None:
 
     Raises nothing but what does not belong to the task: the cancellation of what encloses it and `KeyboardInterrupt`.
     """
-    runner = job._runner
-    if job.status is not TaskStatus.STARTING:  # it was cancelled before its first step
+    runner, config = job._runner, job.config
+    if job._status is not TaskStatus.STARTING:  # it was cancelled before its first step
         runner.left(job)
         return
     JOB.set(job)
-    outcome, result, stray = Outcome.CANCELLED, None, None
-    job._scope = runner.seam.cancel_scope(shield=job.config.shielded)
+    outcome: Outcome = Outcome.CANCELLED
+    result: Any = None
+    stray: BaseException | None = None
+    job._scope = scope = runner.seam.cancel_scope(shield=config.shielded)
     try:
-        with job._scope:
+        with scope:
             job._step()
-            if job._is_async and job.config.timeout is None:
+            if not job._is_async or config.timeout is not None:
+                result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=config.timeout)
+            elif job.kwargs:
                 result = await job.func(*job.args, **job.kwargs)
             else:
-                result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=job.config.timeout)
+                result = await job.func(*job.args)
             outcome = Outcome.RETURNED
     except BaseException as exc:
         if isinstance(exc, GeneratorExit) and _loop_has_gone():
             raise  # the loop went without its tasks, and this is the garbage collector
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
+    event = after_attempt(outcome, has_handler=config.on_error is not None)
     try:
-        await conclude(job, outcome, result)
+        if event is LifeEvent.RAISE:
+            await ask_handler(job, result)
+        else:
+            conclude(job, event, result)
     finally:
         if stray is not None:
             raise stray
 
 
-async def conclude(job: Job, outcome: Outcome, result: Any) -> None:
-    """Bring `job` to its end, or on to another attempt. `result`: what was returned or raised."""
-    event = after_attempt(outcome, has_handler=job.config.on_error is not None)
-    stray = None
-    if event is LifeEvent.RAISE:
-        job._move(event)
-        answer, value, stray = await handle(job, result)
-        event = after_handler(answer, job.status)
-        if event is LifeEvent.RETRY:
-            job._move(event)
-            report.retrying(job, result, value.after)
-            await pause(job, value.after)
-            return
+def conclude(job: Job, event: LifeEvent, result: Any) -> None:
+    """Bring `job` to its end. `result`: what was returned or raised."""
     if event is LifeEvent.FAIL:
         report.failed(job, result)
     job._end(event, None if event is LifeEvent.UNWIND else result)
     job._runner.left(job)
+
+
+async def ask_handler(job: Job, error: Exception) -> None:
+    """Let the handler bring `job` to its end, or on to another attempt."""
+    job._move(LifeEvent.RAISE)
+    answer, value, stray = await handle(job, error)
+    event = after_handler(answer, job.status)
+    if event is LifeEvent.RETRY:
+        job._move(event)
+        report.retrying(job, error, value.after)
+        await pause(job, value.after)
+        return
+    conclude(job, event, error)
     if stray is not None:
         raise stray
 

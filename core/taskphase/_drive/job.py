@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from anyio import Event
 
 from .._machine.calling import check_call, name_of
-from .._machine.config import DEFAULT_WHEN, TaskConfig, When
+from .._machine.config import DEFAULT_WHEN, UNSET, TaskConfig, When
 from .._machine.life import ENDS, LifeEvent, TaskStatus, next_status
 from .._machine.scope import Phase
 
@@ -22,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ids = count(1)
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Job:
@@ -63,14 +65,14 @@ class Job:
     def __init__(
         self,
         func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        config: TaskConfig,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        config: TaskConfig = UNSET,
     ) -> None:
+        self.kwargs = kwargs = kwargs or _NONE  # an empty dict for each would be a sixth of a deferred task
         self._is_async = check_call(func, args, kwargs)
         self.func = func
         self.args = args
-        self.kwargs = kwargs
         self.config = config
         self.phase = Phase.IMMEDIATE
         self.id = next(_ids)
@@ -115,7 +117,7 @@ class Job:
 
     def _step(self) -> None:
         """Note the first step of an attempt."""
-        self._move(LifeEvent.STEP)
+        self._status = next_status(self._status, LifeEvent.STEP)
         self.attempt += 1
         if self._started_event is not None:
             self._started_event.set()

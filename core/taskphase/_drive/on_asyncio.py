@@ -6,8 +6,9 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -23,13 +24,14 @@ class AsyncioSeam:
     # The loop's queue is first in, first out.
     checkpoints = 1
     in_order = True
+    checkpoint = staticmethod(partial(asyncio.sleep, 0))
 
     def __init__(self) -> None:
         self.thread = get_ident()
         self._loop = asyncio.get_running_loop()
         self._callbacks: set[asyncio.Task[None]] = set()
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
-        self._scope_class: Any = type(anyio.CancelScope())
+        self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -42,16 +44,12 @@ class AsyncioSeam:
             # An attempt changes its context, and the next one, which only a handler can ask for, has to find it
             # untouched.
             context = context.copy()
-        if _is_eager(self._loop):
+        if _CAN_BE_EAGER and _is_eager(self._loop):
             return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=context)
         return self._loop.create_task(attempt(job), name=job.name, context=context)
 
     def is_over(self, native: object) -> bool:
         return isinstance(native, asyncio.Future) and native.done()
-
-    def cancel_scope(self, *, shield: bool) -> CancelScope:
-        scope: CancelScope = self._scope_class(shield=shield)
-        return scope
 
     def in_task(self, callback: Callable[[], object]) -> None:
         async def run() -> None:
@@ -64,6 +62,8 @@ class AsyncioSeam:
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(callback)
 
+
+_CAN_BE_EAGER = sys.version_info >= (3, 12)
 
 if sys.version_info >= (3, 12):
 

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from ..errors import TasksClosedError
 from .attempt import attempt
-from .seam import CancelScope, native_seam
+from .seam import native_seam
 
 if TYPE_CHECKING:
     from .job import Job
@@ -24,6 +24,8 @@ class GroupSeam:
         self.thread = self._native.thread
         self.checkpoints = self._native.checkpoints
         self.in_order = self._native.in_order
+        self.cancel_scope = self._native.cancel_scope
+        self.checkpoint = self._native.checkpoint
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -41,9 +43,6 @@ class GroupSeam:
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False
-
-    def cancel_scope(self, *, shield: bool) -> CancelScope:
-        return self._native.cancel_scope(shield=shield)
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         # anyio starts tasks only from a task.

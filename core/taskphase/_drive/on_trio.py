@@ -23,6 +23,8 @@ class TrioSeam:
     # the former have stepped.
     checkpoints = 2
     in_order = False
+    checkpoint = staticmethod(trio.lowlevel.checkpoint)
+    cancel_scope: Callable[..., CancelScope] = trio.CancelScope
 
     def __init__(self) -> None:
         self.thread = get_ident()
@@ -47,9 +49,6 @@ class TrioSeam:
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False
-
-    def cancel_scope(self, *, shield: bool) -> CancelScope:
-        return trio.CancelScope(shield=shield)
 
     def in_task(self, callback: Callable[[], object]) -> None:
         callback()  # trio calls back from a task of its own

@@ -85,23 +85,22 @@ class Runner:
 
     # Admission: from any thread.
 
-    def submit(self, job: Job, place: Callable[[Job], None], expected: Verdict = Verdict.START) -> None:
+    def submit(self, job: Job, place: Callable[[Job], None], foresee: Callable[[Job], Verdict] | None = None) -> None:
         """Take `job`, or refuse it with nothing changed; `place` puts it where it belongs, in the loop's thread.
 
-        :param expected: what `place` will do with it
+        :param foresee: tells what `place` would do with it now; default: start it
         :raises TasksClosedError: if tasks are no longer taken from the caller
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
-        by = JOB.get()
-        by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
         if get_ident() == self.seam.thread:
-            self._admit(by_shielded, pending=self._will_pend(expected))
+            if self.stage is not DrainStage.OPEN or self._max_pending is not None:
+                self._admit(pending=self._will_pend(job, foresee))
             job._runner = self
             place(job)
             return
         with self._lock:
-            pending = self._will_pend(expected)
-            self._admit(by_shielded, pending=pending)
+            pending = self._will_pend(job, foresee)
+            self._admit(pending=pending)
             job._runner = self
             self._inbox.append(_Mail(job, place, pending))
             try:
@@ -117,8 +116,10 @@ class Runner:
         else:
             self.seam.call_from_thread(lambda: func(job))
 
-    def _admit(self, by_shielded: bool, *, pending: bool) -> None:
-        if self.stage is not DrainStage.OPEN and not accepts(self.stage, by_shielded=by_shielded):
+    def _admit(self, *, pending: bool) -> None:
+        by = JOB.get()
+        by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
+        if not accepts(self.stage, by_shielded=by_shielded):
             raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
         if self._max_pending is None or not pending:
             return
@@ -130,10 +131,13 @@ class Runner:
                 max_pending=self._max_pending,
             )
 
-    def _will_pend(self, expected: Verdict) -> bool:
-        if self._max_pending is None or expected is Verdict.DROP:
+    def _will_pend(self, job: Job, foresee: Callable[[Job], Verdict] | None) -> bool:
+        if self._max_pending is None:
             return False
-        return expected is Verdict.HOLD or self._is_full(self._on_their_way(pending=False))
+        verdict = Verdict.START if foresee is None else foresee(job)
+        if verdict is Verdict.DROP:
+            return False
+        return verdict is Verdict.HOLD or self._is_full(self._on_their_way(pending=False))
 
     def _on_their_way(self, *, pending: bool) -> int:
         return sum(mail.pending is pending for mail in tuple(self._inbox))
@@ -244,7 +248,8 @@ class Runner:
         del self.alive[job]
         if self._waiting:
             self._fill()
-        self._changed()
+        if self.on_change is not None:
+            self.on_change()
 
     def _is_full(self, more: int = 0) -> bool:
         return self._max_running is not None and self.running + more >= self._max_running

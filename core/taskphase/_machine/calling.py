@@ -20,9 +20,14 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
     """
     if type(func) is FunctionType:
         code = func.__code__
+        flags = code.co_flags
         # The common case, without the cost of a signature (which is tens of times that of starting the task).
-        if not kwargs and not code.co_flags & _GENERATORS and _takes(func, len(args)):
-            return bool(code.co_flags & CO_COROUTINE) or inspect.iscoroutinefunction(func)
+        if (
+            not kwargs
+            and not flags & _GENERATORS
+            and ((code.co_argcount == len(args) and not code.co_kwonlyargcount) or _takes(func, len(args)))
+        ):
+            return bool(flags & CO_COROUTINE) or inspect.iscoroutinefunction(func)
     elif not callable(func):
         raise TypeError(f"expected a callable, not {type(func).__name__}{_hint(func)}")
     if _is(func, inspect.isgeneratorfunction) or _is(func, inspect.isasyncgenfunction):
@@ -38,6 +43,8 @@ def is_async(func: Callable[..., object]) -> bool:
 
 def name_of(func: Callable[..., object]) -> str:
     """Return the qualified name of `func`, with its module, as anyio names tasks."""
+    if type(func) is FunctionType:
+        return f"{func.__module__}.{func.__qualname__}"
     inner = _unwrap(func)
     named: Any = inner if hasattr(inner, "__qualname__") else inner.__class__
     return f"{named.__module__}.{named.__qualname__}"

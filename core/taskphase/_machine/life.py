@@ -15,7 +15,7 @@ because the scope or the host decided so; CANCELLED is one that somebody asked t
 from enum import StrEnum
 from types import MappingProxyType
 
-from .table import follow
+from .table import IllegalEvent
 
 
 class TaskStatus(StrEnum):
@@ -144,4 +144,8 @@ def next_status(status: TaskStatus, event: LifeEvent) -> TaskStatus:
 
     :raises IllegalEvent: if `status` has no row for it
     """
-    return follow(LIFE, status, event)
+    # Three times a task: what `table.follow` does, without the cost of calling it.
+    try:
+        return LIFE[status][event]
+    except KeyError:
+        raise IllegalEvent(status, event) from None

@@ -1,0 +1,271 @@
+"""Random apps under the strict server, checked against the phases on the wire: G1 to G13.
+
+All of it runs simulated: no time passes for real, and worker threads take part. On asyncio first in, first out, on
+which the phases rest there; on trio every task that is runnable when a turn begins steps before any that becomes so in
+it, in an order that is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests import wire
+
+from fastapi_tasks._app import Installation
+from property_tests import apps
+from property_tests.apps import Builder, Described, Layer, Plan, Route
+from property_tests.wire_model import FOR_EVER, Journal, Wire, check
+from taskphase.testing import Fifo, RandomWalk, simulate
+
+# Starlette leaves the generator of a stream that is broken off to the garbage collector, of which trio complains.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'starlette:ResourceWarning")
+
+backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+seeds = st.integers(0, 1000)
+
+# Virtual seconds: more than all tasks together take, which a call that holds them has to wait for.
+LONG = 500.0
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_is_left() -> Iterator[None]:
+    """Have what Starlette leaves collected here, and not in the test of somebody else."""
+    yield
+    gc.collect()
+
+
+def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -> Journal:
+    """Serve the app, ask each of its routes, and shut down; return what happened."""
+    journal = Journal(described, quiet)
+    policy = Fifo() if seed == 0 or backend == "asyncio" else RandomWalk(seed)
+    Installation._has_warned = False  # as in a fresh process
+    with journal.logs():
+        simulate(lambda: _serve(journal), backend=backend, policy=policy, turns=backend == "trio").result()
+    return journal
+
+
+def _clock() -> Callable[[], float]:
+    """Return the clock of the running event loop, for any thread."""
+    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+        return asyncio.get_running_loop().time
+    return trio.lowlevel.current_clock().current_time
+
+
+async def _serve(journal: Journal) -> None:
+    clock, start = _clock(), anyio.current_time()
+    journal.clock, journal.thread = lambda: clock() - start, get_ident()
+    app = Builder(journal.described, journal).app()
+    if journal.described.mode in {"lifespan", "hold in lifespan"}:
+        await _live(app, journal)
+    else:
+        if journal.described.mode == "after lifespan":
+            async with wire.lifespan(app, timeout=LONG):
+                pass
+        await _ask_all(app, journal, None)
+
+
+async def _live(app: Any, journal: Journal) -> None:
+    """Run the lifespan. Its end may come before that of the requests, and by cancellation."""
+    stops_at = journal.described.stops_at
+    async with anyio.create_task_group() as requests:
+        with anyio.CancelScope() as server:
+            async with wire.lifespan(app, timeout=LONG) as state:
+                if stops_at is None:
+                    await _ask_all(app, journal, state)
+                else:
+                    requests.start_soon(_ask_all, app, journal, state)
+                    await anyio.sleep(stops_at)
+                journal.note(-1, "stop")
+                if journal.described.cancelled:
+                    server.cancel()
+                    await anyio.lowlevel.checkpoint()
+
+
+async def _ask_all(app: Any, journal: Journal, state: Any) -> None:
+    async with anyio.create_task_group() as requests:
+        for request in range(len(journal.described.routes)):
+            requests.start_soon(_ask, app, journal, request, state)
+
+
+async def _ask(app: Any, journal: Journal, request: int, state: Any) -> None:
+    route = journal.described.routes[request]
+    path = f"/{request}" if not journal.described.place.startswith("mount") else f"/sub/{request}"
+    events = Wire(journal, request)
+    if route.kind in apps.SESSIONS:
+        await _talk(app, path, route, events, state)
+        return
+
+    async def take_turns(message: Any) -> None:
+        with anyio.CancelScope(shield=True):  # a message that has been taken is sent
+            await anyio.lowlevel.checkpoint()
+        journal.note(request, "sent")
+
+    deadline = None if route.client.cancelled_at is None else anyio.current_time() + route.client.cancelled_at
+    with anyio.CancelScope(deadline=LONG * 10 if deadline is None else deadline):
+        journal.answers[request] = await wire.request(
+            app,
+            "HEAD" if route.kind == "head" else "GET",
+            path,
+            headers=apps.HEADERS,
+            state=state,
+            events=events,
+            extensions=apps.PATHSEND if route.kind == "pathsend" else None,
+            disconnect_after=route.client.leaves_after,
+            on_send=take_turns if route.client.slow else None,
+            timeout=LONG,
+        )
+
+
+async def _talk(app: Any, path: str, route: Route, events: Wire, state: Any) -> None:
+    async with wire.websocket(app, path, events=events, state=state, timeout=LONG) as session:
+        try:
+            await session.accept()
+            for _ in range(route.chunks):
+                await session.send("frame")
+                await session.receive()
+            if route.kind not in {"ws left", "ws caught"}:
+                await session.wait()
+        except (wire.Denied, wire.Closed):
+            pass
+
+
+def holds(described: Described, backend: Any, seed: int) -> Journal:
+    """Run it, and check every guarantee that shows."""
+    journal = run(described, backend, seed)
+    check(journal, backend)
+    return journal
+
+
+HTTP = apps.ANSWERS + apps.STREAMS
+A_FEW = apps.layers(apps.LAYERS)
+ANY = apps.layers(apps.ROUGH_LAYERS)
+
+
+@backends
+@given(described=apps.apps(apps.routes(HTTP)), seed=seeds)
+def test_each_phase_comes_at_its_time_in_any_app_g1_g2_g6_g12(described: Described, backend: str, seed: int) -> None:
+    holds(described, backend, seed)
+
+
+@backends
+@given(described=apps.apps(apps.routes(apps.FAILING + apps.ANSWERS, apps.rough_deps | apps.deps)), seed=seeds)
+def test_a_deferred_task_runs_or_is_dropped_as_the_route_ends_g1_g5(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+# A barrier that was cancelled lost the first message, and the next one had none.
+BARRIER_CANCELLED = Described(
+    routes=(
+        Route(
+            plans=(Plan("after_route", "always", then=(Plan(then=(Plan(then=(Plan(then=(Plan(),)),)),)),)),),
+            takes=2.0,
+            chunks=0,
+        ),
+    ),
+    layers=(Layer("gives up"), Layer("gives up at start")),
+)
+
+
+@backends
+@example(described=BARRIER_CANCELLED, seed=0)
+@given(described=apps.apps(apps.routes(HTTP + apps.FAILING, rough=True), layers=ANY), seed=seeds)
+def test_no_middleware_and_no_client_cancels_or_hurries_a_task_g1_g11(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+@backends
+@given(described=apps.apps(apps.routes(apps.STREAMS, rough=True)), seed=seeds)
+def test_what_a_stream_schedules_starts_at_once_or_when_it_is_over_g1_g11(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+@backends
+@given(described=apps.apps(apps.routes(apps.SESSIONS, apps.rough_deps | apps.deps)), seed=seeds)
+def test_a_websocket_session_is_a_route_g1_g5_g12(described: Described, backend: str, seed: int) -> None:
+    holds(described, backend, seed)
+
+
+@backends
+@given(
+    described=apps.apps(apps.routes(HTTP + apps.FAILING + apps.SESSIONS, rough=True), most=3, layers=ANY), seed=seeds
+)
+def test_each_of_several_requests_is_served_as_if_it_were_alone_g3(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+DRAINS = {
+    "patience": st.sampled_from([0, 0.7, 1.3, FOR_EVER]),
+    "stops_at": st.sampled_from([None, 0.3, 1.2]),
+    "cancelled": st.booleans(),
+}
+
+
+@backends
+@given(described=apps.apps(apps.routes(HTTP + apps.SESSIONS, rough=True), most=2, **DRAINS), seed=seeds)
+def test_a_drain_spares_the_shielded_and_ends_before_any_shutdown_g9_g10(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+MODES = st.sampled_from(["none", "after lifespan", "hold", "hold in lifespan"])
+
+
+@backends
+@given(
+    described=apps.apps(
+        apps.routes(HTTP + apps.FAILING + apps.SESSIONS, apps.rough_deps | apps.deps, rough=True),
+        most=2,
+        layers=ANY,
+        mode=MODES,
+    ),
+    seed=seeds,
+)
+def test_without_a_lifespan_the_call_lasts_until_its_tasks_have_ended_g1_g13(
+    described: Described, backend: str, seed: int
+) -> None:
+    holds(described, backend, seed)
+
+
+# And the message that was cancelled with it would have been handed over without tasks.
+MESSAGE_CANCELLED = Described(
+    routes=(Route(kind="file", plans=(Plan(), Plan(), Plan(does="turns", then=(Plan(),))), chunks=0),),
+    layers=(Layer("gives up at start"),),
+)
+
+
+@backends
+@example(described=MESSAGE_CANCELLED, seed=0)
+@given(described=apps.apps(apps.routes(HTTP + apps.FAILING, apps.rough_deps), layers=ANY), seed=seeds)
+def test_what_tasks_do_changes_no_response_g3(described: Described, backend: str, seed: int) -> None:
+    busy, idle = holds(described, backend, seed), run(described, backend, seed, quiet=True)
+    assert wire_of(busy) == wire_of(idle), "G3: the tasks changed the response, or delayed it"
+
+
+def wire_of(journal: Journal) -> dict[int, Any]:
+    """Return what the client of each request got, and when."""
+    got = {}
+    for request, answer in journal.answers.items():
+        packed = (b"content-encoding", b"gzip") in answer.headers
+        body = gzip.decompress(answer.body) if packed and answer.complete else answer.body
+        times = [note.time for note in journal.notes if (note.request, note.what) == (request, "wire")]
+        got[request] = answer.status, body, type(answer.raised), answer.complete, times
+    return got

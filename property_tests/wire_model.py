@@ -1,0 +1,510 @@
+"""What must happen on the wire and to each task, said naively from a description alone; and the journal of what did.
+
+Each check is named after its guarantee, walks the journal, and says what was broken. A task has *started* when its
+handle says so; so a note carries which tasks had started when it was made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from fastapi_tasks import Task, TasksClosedError
+from taskphase.testing import pause
+
+if TYPE_CHECKING:
+    from property_tests.apps import Described, Plan, Route
+
+# Virtual seconds.
+ROUTE_TAKES, GIVES_UP_AT, CANCELLED_AT = 2.0, 0.9, 1.1
+SLEEPS = {"sleep": 0.6, "sleep long": 4.7}
+FOR_EVER = 1000.0
+
+ENDS = ("succeeded", "failed", "cancelled", "dropped")
+OF_TASKS = ("schedule", "scheduled", "refused", "begin", "end", "cancelled")
+MINE: ContextVar[int] = ContextVar("MINE", default=-1)
+SET_BY_TASK: ContextVar[int] = ContextVar("SET_BY_TASK", default=-1)
+
+
+class TaskError(Exception):
+    """A task of this number failed."""
+
+
+class Note(NamedTuple):
+    """One thing that happened, and which tasks had started by then. `number`: of the task, or a count."""
+
+    request: int
+    what: str
+    number: int
+    time: float
+    started: frozenset[int]
+
+
+@dataclass(eq=False, repr=False)
+class Made:
+    """A task that was asked for. `origin`: where; `by`: which task, or -1; `task`: None if it was refused."""
+
+    number: int
+    request: int
+    plan: Plan
+    origin: str
+    by: int
+    context: tuple[int, int]
+    task: Task[Any] | None = None
+    seen: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"task {self.number} of request {self.request} ({self.plan}, from {self.origin} {self.by})"
+
+    @property
+    def status(self) -> str:
+        """How it has ended, "refused" included."""
+        return "refused" if self.task is None else self.task.status.value
+
+    @property
+    def is_sync(self) -> bool:
+        """Whether it is a sync function, which runs in a thread."""
+        return self.plan.does.startswith("sync")
+
+
+@dataclass(eq=False, repr=False)
+class Journal:
+    """All that happened in one run. `quiet`: its tasks do nothing."""
+
+    described: Described
+    quiet: bool = False
+    notes: list[Note] = field(default_factory=list)
+    made: dict[int, Made] = field(default_factory=dict)
+    logged: list[tuple[str, str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    answers: dict[int, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = float
+    thread: int = 0
+
+    def note(self, request: int, what: str, number: int = -1) -> None:
+        """Note that this happens now. From any thread."""
+        started = frozenset(made.number for made in self.made.values() if made.task is not None and made.task.attempt)
+        self.notes.append(Note(request, what, number, self.clock(), started))
+
+    def schedule(self, request: int, tasks: Any, plans: tuple[Plan, ...], origin: str, by: int = -1) -> None:
+        """Schedule these, each with a value of its own in the context; who is refused is noted."""
+        if by < 0 and SET_BY_TASK.get() >= 0:
+            self.faults.append(f"G6: what task {SET_BY_TASK.get()} set is seen in {origin}")
+        for plan in plans:
+            number = len(self.made)
+            MINE.set(number)
+            context = (number, SET_BY_TASK.get())
+            made = self.made[number] = Made(number, request, plan, origin, by, context)
+            define = tasks.task(name=f"task {number}", when=plan.when, shield=plan.shield)
+            phase = define if plan.phase == "immediate" else getattr(define, plan.phase)
+            self.note(request, "schedule", number)
+            try:
+                made.task = phase.schedule(self._sync if made.is_sync else self._async, made, tasks)
+            except TasksClosedError:
+                self.note(request, "refused", number)
+            else:
+                self.note(request, "scheduled", number)
+
+    async def _async(self, made: Made, tasks: Any) -> int:
+        self._begin(made)
+        try:
+            if not self.quiet:
+                await self._work(made, tasks)
+        except anyio.get_cancelled_exc_class():
+            self.note(made.request, "cancelled", made.number)
+            raise
+        finally:
+            self._end(made)
+        return made.number
+
+    async def _work(self, made: Made, tasks: Any) -> None:
+        does = made.plan.does
+        if does == "turns":
+            for _ in range(3):
+                await checkpoint()
+        if does in SLEEPS:
+            await anyio.sleep(SLEEPS[does])
+        self.schedule(made.request, tasks, made.plan.then, "task", made.number)
+        if does == "raise":
+            raise TaskError(made.number)
+
+    def _sync(self, made: Made, tasks: Any) -> int:
+        self._begin(made)
+        try:
+            if not self.quiet:
+                pause()
+                self.schedule(made.request, tasks, made.plan.then, "racing", made.number)
+                if made.plan.does == "sync raise":
+                    raise TaskError(made.number)
+        finally:
+            self._end(made)
+        return made.number
+
+    def _begin(self, made: Made) -> None:
+        made.seen = (MINE.get(), SET_BY_TASK.get())
+        SET_BY_TASK.set(made.number)
+        if made.is_sync is (get_ident() == self.thread):
+            self.faults.append(f"G7, G8: {made} runs in the wrong thread")
+        self.note(made.request, "begin", made.number)
+
+    def _end(self, made: Made) -> None:
+        if SET_BY_TASK.get() != made.number:
+            self.faults.append(f"G6: {made} has lost what it set")
+        self.note(made.request, "end", made.number)
+
+    def lifespan(self, name: str) -> Any:
+        """Return a lifespan that notes its shutdown, which takes its time."""
+
+        @asynccontextmanager
+        async def run(_: Any) -> AsyncIterator[None]:
+            try:
+                yield
+            finally:
+                self.note(-1, f"{name} shutdown")
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(10)
+
+        return run
+
+    @contextmanager
+    def logs(self) -> Iterator[None]:
+        """Keep what the packages log, and nobody else."""
+        journal = self
+
+        class Keep(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                journal.logged.append((record.name, record.levelname, record.getMessage()))
+
+        loggers = [logging.getLogger(name) for name in ("taskphase", "fastapi_tasks")]
+        keep = Keep()
+        before = [(logger.level, logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(keep)
+            logger.setLevel(logging.DEBUG)
+            logger.propagate = False
+        try:
+            yield
+        finally:
+            for logger, (level, propagate) in zip(loggers, before, strict=True):
+                logger.removeHandler(keep)
+                logger.setLevel(level)
+                logger.propagate = propagate
+
+
+class Wire(list[str]):
+    """The events of one request on the wire, noted in the journal as well."""
+
+    def __init__(self, journal: Journal, request: int) -> None:
+        super().__init__()
+        self.journal, self.request = journal, request
+
+    def append(self, event: str) -> None:
+        """Note it; at the end of the call also how many tasks of the request have not ended."""
+        super().append(event)
+        if event in {"returned", "raised"}:
+            mine = (made for made in self.journal.made.values() if made.request == self.request)
+            alive = sum(made.status not in {*ENDS, "refused"} for made in mine)
+            self.journal.note(self.request, "over", alive)
+        else:
+            self.journal.note(self.request, "wire")
+
+
+# What a description foretells.
+
+
+def is_cancelled(described: Described, route: Route) -> bool:
+    """Say whether a middleware or the server is faster than the route."""
+    gives_up = any(layer.kind == "gives up" for layer in described.layers)
+    return route.takes > 0 and (gives_up or route.client.cancelled_at is not None)
+
+
+def fails(described: Described, route: Route) -> bool:
+    """Say whether the route fails (G5): it, a dependency, a validation; or it is cancelled."""
+    kinds = ("http error", "handled", "unhandled", "invalid request", "invalid response", "ws raise", "ws left")
+    raising = any(dep.raises == "enter" or (dep.raises and dep.scope == "function") for dep in route.deps)
+    return route.kind in kinds or raising or is_cancelled(described, route)
+
+
+def is_dropped(described: Described, made: Made) -> bool:
+    """Say whether `when` does not fit the outcome (G5). An immediate task has none to wait for."""
+    when = made.plan.when or described.when
+    if made.plan.phase == "immediate" or when == "always":
+        return False
+    return fails(described, described.routes[made.request]) is not (when == "failure")
+
+
+def ends_of(described: Described, made: Made) -> set[str]:
+    """Say how it may end (G2, G5): a host that does not wait cancels or refuses what is not shielded (G9), and nobody
+    else does (G11).
+    """
+    if is_dropped(described, made):
+        ends = {"dropped"}
+    else:
+        ends = {"failed" if made.plan.does in {"raise", "sync raise"} else "succeeded"}
+    if described.mode == "lifespan" and (described.patience < FOR_EVER or described.stops_at is not None):
+        # A shielded one is refused too, if it comes too late; but once it has been taken it is not cancelled.
+        ends |= {"refused"} if made.plan.shield else {"refused", "cancelled"}
+    return ends
+
+
+def status_of(described: Described, route: Route) -> int | None:
+    """Say with which status such a route answers; None if something that raises or gives up is in between."""
+    rough = any(layer.kind not in {"pass", "base", "gzip", "buffer", "linger"} for layer in described.layers)
+    raises = any(dep.raises for dep in route.deps) or route.breaks or route.background == "raises"
+    stays = route.client.leaves_after is None and route.client.cancelled_at is None
+    if rough or raises or not stays:
+        return None
+    failing = {"http error": 418, "handled": 202, "unhandled": 500, "invalid request": 422, "invalid response": 500}
+    return {**failing, "empty": 204, "redirect": 307}.get(route.kind, 200)
+
+
+# Checks.
+
+
+def positions(journal: Journal, request: int, *whats: str) -> list[int]:
+    """Return where these were noted."""
+    return [at for at, note in enumerate(journal.notes) if note.request == request and note.what in whats]
+
+
+def place_of(journal: Journal, what: str, number: int) -> int | None:
+    """Return where this was noted of a task."""
+    return next((at for at, n in enumerate(journal.notes) if (n.what, n.number) == (what, number)), None)
+
+
+def not_before(journal: Journal, made: Made, whats: tuple[str, ...], rule: str) -> None:
+    """Assert that it had not started when any of these was noted of its request."""
+    for at in positions(journal, made.request, *whats):
+        note = journal.notes[at]
+        assert made.number not in note.started, f"{rule}: {made} had started before {note.what!r} (note {at})"
+
+
+def check_g1_never_inside_schedule_and_once(journal: Journal) -> None:
+    begun = Counter(note.number for note in journal.notes if note.what == "begin")
+    for made in journal.made.values():
+        assert begun[made.number] <= 1, f"G1: {made} started {begun[made.number]} times"
+        at = place_of(journal, "scheduled", made.number)
+        assert at is None or made.number not in journal.notes[at].started, f"G1: {made} started inside schedule()"
+
+
+def check_g1_barrier(journal: Journal) -> None:
+    if journal.described.one_slot:  # who waits for a slot is the exception
+        return
+    for made in journal.made.values():
+        first = next(iter(positions(journal, made.request, "wire")), None)
+        scheduled = place_of(journal, "scheduled", made.number)
+        if first is None or scheduled is None or scheduled > first or not waited_for(journal, made):
+            continue
+        assert made.number in journal.notes[first].started, f"G1: the response began before {made} had started"
+
+
+def waited_for(journal: Journal, made: Made) -> bool:
+    """Say whether the response waits for its start. A thread that nobody waits for may be overtaken; a websocket has no
+    response.
+    """
+    is_session = journal.described.routes[made.request].kind.startswith("ws ")
+    early = made.plan.phase != "after_response"
+    dropped = is_dropped(journal.described, made)
+    return early and not is_session and not dropped and made.origin != "racing" and made.status != "cancelled"
+
+
+ROUTE_PARTS = ("enter", "route", "route end", "built", "function exit")
+
+
+def request_parts(journal: Journal) -> tuple[str, ...]:
+    """Return whatever is noted of a request, its tasks and the end of the call apart."""
+    return tuple(sorted({note.what for note in journal.notes} - {*OF_TASKS, "over"}))
+
+
+def check_g1_after_route(journal: Journal) -> None:
+    for made in journal.made.values():
+        if made.plan.phase == "after_route":
+            not_before(journal, made, ROUTE_PARTS, "G1, after_route")
+
+
+def check_g1_after_response(journal: Journal) -> None:
+    parts = request_parts(journal)
+    for made in journal.made.values():
+        if made.plan.phase == "after_response":
+            not_before(journal, made, parts, "G1, after_response")
+
+
+def check_g1_phases_in_order(journal: Journal) -> None:
+    order = ("immediate", "after_route", "after_response")
+    for later in journal.made.values():
+        begun = place_of(journal, "begin", later.number)
+        if begun is None or later.plan.phase == "immediate":
+            continue
+        parts = ROUTE_PARTS if later.plan.phase == "after_route" else request_parts(journal)
+        phase_begins = max(positions(journal, later.request, *parts), default=-1)
+        for earlier in journal.made.values():
+            scheduled = place_of(journal, "scheduled", earlier.number)
+            if earlier.request != later.request or scheduled is None or scheduled > phase_begins:
+                continue
+            comes_first = order.index(earlier.plan.phase) < order.index(later.plan.phase)
+            if comes_first and earlier.origin != "racing" and has_run(earlier):
+                started = journal.notes[begun].started
+                assert earlier.number in started, f"G1: {later} began before {earlier}, of an earlier phase"
+
+
+def check_g1_at_once(journal: Journal) -> None:
+    """Time moves only when nothing can run: so what starts at once, or with its phase, starts at that very time."""
+    if journal.described.one_slot:
+        return
+    for made in journal.made.values():
+        begun = place_of(journal, "begin", made.number)
+        scheduled = place_of(journal, "scheduled", made.number)
+        if begun is None or scheduled is None:
+            continue
+        moments = [scheduled]
+        if made.plan.phase == "after_route":
+            moments += positions(journal, made.request, *ROUTE_PARTS)
+        if made.plan.phase == "after_response":
+            if journal.described.mode != "lifespan":  # the end of a stream that is cut off does not show then
+                continue
+            moments += positions(journal, made.request, "over")
+        due, at = max(journal.notes[moment].time for moment in moments), journal.notes[begun].time
+        assert at == due, f"G1: {made} started at {at}, and not at once, at {due}"
+
+
+def has_run(made: Made) -> bool:
+    """Say whether it has taken its first step."""
+    return made.task is not None and made.task.attempt > 0
+
+
+def check_g1_order_of_schedule(journal: Journal, backend: str) -> None:
+    """On trio the first steps of a batch come in any order; with one slot the order of the requests can be seen."""
+    if backend == "trio" and not journal.described.one_slot:
+        return
+    for later in journal.made.values():
+        begun = place_of(journal, "begin", later.number)
+        for earlier in list(journal.made.values())[: later.number]:
+            lane = (earlier.request, earlier.plan.phase, earlier.origin, earlier.by)
+            if begun is not None and has_run(earlier) and lane == (
+                later.request, later.plan.phase, later.origin, later.by
+            ):  # fmt: skip
+                assert earlier.number in journal.notes[begun].started, f"G1, G8: {later} began before {earlier}"
+
+
+def check_g2_one_end_g5_g9_g11(journal: Journal) -> None:
+    notes = Counter((note.what, note.number) for note in journal.notes)
+    for made in journal.made.values():
+        allowed = ends_of(journal.described, made)
+        assert made.status in allowed, f"G2, G5, G9, G11: {made} ended as {made.status}, not as {allowed}"
+        begun, ended = notes["begin", made.number], notes["end", made.number]
+        assert begun == ended, f"G2: {made} was left alive"
+        assert begun or made.status in {"dropped", "refused", "cancelled"}, f"G2: {made} never ran"
+        assert not begun or made.status not in {"dropped", "refused"}, f"G2, G5: {made} was {made.status} but ran"
+        if made.task is not None and made.status == "succeeded":
+            assert made.task.return_value == made.number, f"G17: {made} has another's result"
+        if made.task is not None and made.status == "failed":
+            assert isinstance(made.task.exception, TaskError), f"G2: {made} failed with {made.task.exception!r}"
+
+
+def check_g4_g5_log(journal: Journal) -> None:
+    for made in journal.made.values():
+        said = [(level, text) for _, level, text in journal.logged if text.startswith(f"task 'task {made.number}' ")]
+        if made.status == "dropped":
+            level = "DEBUG" if made.plan.when or journal.described.when else "WARNING"
+            how = "failed" if fails(journal.described, journal.described.routes[made.request]) else "succeeded"
+            fitting = len(said) == 1 and said[0][0] == level and f"was dropped: its route {how}, " in said[0][1]
+        elif made.status == "failed":
+            fitting = len(said) == 1 and said[0][0] == "ERROR"
+        else:
+            fitting = not said
+        assert fitting, f"G4, G5: of {made}, which was {made.status}, the log says {said}"
+
+
+def check_g6_context(journal: Journal) -> None:
+    for made in journal.made.values():
+        assert made.seen in (None, made.context), f"G6: {made} saw {made.seen}"
+    assert not journal.faults, f"broken: {journal.faults}"
+
+
+def check_g9_drain(journal: Journal) -> None:
+    stop = next((note for note in journal.notes if note.what == "stop"), None)
+    if stop is None or journal.described.mode != "lifespan":
+        return
+    sweep = stop.time + journal.described.patience
+    for note in journal.notes:
+        if note.what == "cancelled":
+            assert note.time >= sweep, f"G9: task {note.number} was cancelled at {note.time}, before {sweep}"
+        if note.what == "end" and note.time > sweep:
+            made = journal.made[note.number]
+            spared = made.plan.shield or made.is_sync or is_late(journal, made, sweep)
+            assert spared, f"G9: {made}, not shielded, ended at {note.time}, after {sweep}"
+        if note.what == "scheduled" and note.time > sweep:
+            by = journal.made.get(journal.made[note.number].by)
+            assert by is not None, f"G9: {journal.made[note.number]} was taken at {note.time}, after {sweep}"
+            assert by.plan.shield, f"G9: {journal.made[note.number]} was taken from {by} at {note.time}, after {sweep}"
+
+
+def is_late(journal: Journal, made: Made, sweep: float) -> bool:
+    """Say whether it was scheduled when the sweep was over, which a shielded task may."""
+    at = place_of(journal, "scheduled", made.number)
+    return at is not None and journal.notes[at].time >= sweep
+
+
+def check_g10_before_shutdown(journal: Journal) -> None:
+    if journal.described.mode != "lifespan":
+        return
+    names = {note.what for note in journal.notes} & {"lifespan shutdown", "router shutdown"}
+    assert "lifespan shutdown" in names, "G10: the app has not been shut down"
+    for name in names:
+        (shutdown,) = positions(journal, -1, name)
+        late = [n for n in journal.notes[shutdown:] if n.what in {"begin", "end"}]
+        assert not late, f"G10: after the {name} had begun: {late}"
+
+
+def check_g13_call_lasts(journal: Journal) -> None:
+    for note in journal.notes:
+        if note.what == "over" and journal.described.mode != "lifespan":
+            assert note.number == 0, f"G13: the call of request {note.request} left {note.number} tasks alive"
+    warnings = [said for said in journal.logged if said[0] == "fastapi_tasks"]
+    warns = journal.described.mode in {"none", "after lifespan"}
+    wanted = warns and any(made.task is not None for made in journal.made.values())
+    assert wanted <= len(warnings) <= warns, f"G13: warned {len(warnings)} times"
+
+
+def check_g12_answer(journal: Journal) -> None:
+    for request, route in enumerate(journal.described.routes):
+        if not route.kind.startswith("ws "):
+            status = status_of(journal.described, route)
+            if status is not None:
+                got = journal.answers[request]
+                raised = {"unhandled": "Unhandled", "invalid response": "ResponseValidationError"}.get(route.kind)
+                assert got.status == status, f"G12: {route} answered {got.status}"
+                name = None if got.raised is None else type(got.raised).__name__
+                assert name == raised, f"G3: the call of {route} raised {got.raised!r}"
+
+
+def check(journal: Journal, backend: str) -> None:
+    """Assert every guarantee that the journal shows."""
+    check_g1_order_of_schedule(journal, backend)
+    for one in CHECKS:
+        one(journal)
+
+
+CHECKS: tuple[Callable[[Journal], None], ...] = (
+    check_g1_never_inside_schedule_and_once,
+    check_g1_barrier,
+    check_g1_after_route,
+    check_g1_after_response,
+    check_g1_phases_in_order,
+    check_g1_at_once,
+    check_g2_one_end_g5_g9_g11,
+    check_g4_g5_log,
+    check_g6_context,
+    check_g9_drain,
+    check_g10_before_shutdown,
+    check_g12_answer,
+    check_g13_call_lasts,
+)
