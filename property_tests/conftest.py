@@ -1,4 +1,4 @@
-"""How hard the properties are tried: `HYPOTHESIS_PROFILE=ci` (the default) or `deep`."""
+"""How hard the properties are tried: `HYPOTHESIS_PROFILE=ci` (the default), `deep`, or `mutants`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 _FAILURES = DirectoryBasedExampleDatabase(Path(__file__).parents[1] / ".hypothesis" / "examples")
@@ -15,6 +15,8 @@ _FAILURES = DirectoryBasedExampleDatabase(Path(__file__).parents[1] / ".hypothes
 # The same examples in every run, so that a red build is the fault of what was changed; Hypothesis then keeps no
 # database. No deadline: a loaded machine is no bug. No health check is suppressed: none has had a reason.
 settings.register_profile("ci", derandomize=True, max_examples=100, stateful_step_count=40, deadline=None)
+# The same examples as those. That one fails is all that is asked of a planted bug.
+settings.register_profile("mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 # Other examples in every run, and the failing ones first in the next.
 settings.register_profile(
     "deep", max_examples=10_000, stateful_step_count=100, deadline=None, database=_FAILURES, print_blob=True

@@ -14,37 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
-from threading import get_ident
 from time import monotonic
-from typing import Any, cast, get_args
-
-from anyio.abc import TaskGroup
+from typing import Any, get_args
 
 from property_tests import model
-from property_tests.model import Event, Fate, Kind, What, World
-from taskphase import Task, TaskConfig, TasksClosedError, TasksSaturatedError, TasksScheduler
-from taskphase._drive.current import JOB
-from taskphase._drive.job import Job
-from taskphase._drive.runner import Runner
+from property_tests.agreement import Disagreement, agree
+from property_tests.driven import System, foreseen, meet, seen
+from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase._machine import dispatch, drain, life, scope
-from taskphase._machine.config import UNSET, When
+from taskphase._machine.config import When
 from taskphase._machine.dispatch import Answer, Outcome
-from taskphase._machine.drain import DrainEvent, DrainStage, Sweep
+from taskphase._machine.drain import DrainEvent, DrainStage
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeEvent, ScopeState
 from taskphase._machine.table import IllegalEvent
-
-# `dispatch` looks its tables up without `follow()`, and so refuses with the error of a mapping.
-REFUSALS = (IllegalEvent, KeyError)
-
-
-class Disagreement(AssertionError):
-    """The machine does something else than the model says."""
-
-
-def agree(what: object, machine: object, expected: object) -> None:
-    if machine != expected:
-        raise Disagreement(f"{what}: {machine}, and should be {expected}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +121,7 @@ def check_dispatch() -> int:
 def _or_refused(ask: Callable[..., LifeEvent], *args: object, **kwargs: object) -> LifeEvent | None:
     try:
         return ask(*args, **kwargs)
-    except REFUSALS:
+    except IllegalEvent:
         return None
 
 
@@ -153,173 +136,6 @@ def check_tables(depth: int) -> None:
             walk(table, depth=depth)
     except KeyError as exc:
         raise Disagreement(f"there is no row for {exc}") from exc
-
-
-class FakeLoop:
-    """A seam that starts nothing: it notes who was asked to start, and what threads have asked it to call."""
-
-    cancelled: type[BaseException] = KeyboardInterrupt
-
-    def __init__(self) -> None:
-        self.thread = get_ident()
-        self.starts: list[object] = []
-        self.calls: list[Callable[[], object]] = []
-
-    def start(self, job: object) -> object:
-        self.starts.append(job)
-        return job
-
-    def call_from_thread(self, callback: Callable[[], object]) -> None:
-        self.calls.append(callback)
-
-
-async def _function() -> None: ...
-
-
-async def _handler(_task: object, _exc: Exception) -> None: ...
-
-
-class System:
-    """The real runner and scheduler of one scope, with a loop that does what the program says.
-
-    What `attempt.py` and `_host.py` do around their awaits is done here, in the same order.
-    """
-
-    def __init__(self, world: World, path: Sequence[Event] = ()) -> None:
-        """Make one with the limits of `world`, to which `path` has happened."""
-        self.loop = FakeLoop()
-        seam, limits = cast(Any, self.loop), (world.max_running, world.max_pending)
-        self.runner = Runner(seam, config=UNSET, max_running=limits[0], max_pending=limits[1])
-        self.scheduler = TasksScheduler._of(self.runner, cast(TaskGroup, None))
-        self.tasks: list[Task[Any]] = []
-        self.paused: set[Job] = set()
-        for event in path:
-            self.do(event)
-
-    def do(self, event: Event) -> None:
-        """Do what `event` is.
-
-        :raises IllegalEvent: as the machine
-        :raises KeyError: as the machine
-        :raises TasksClosedError: as `schedule()`
-        :raises TasksSaturatedError: as `schedule()`
-        """
-        task = None if event.task is None else self.tasks[event.task]
-        match event.what, event.how:
-            case What.SCHEDULE, Kind() as kind:
-                self._schedule(kind, task, from_thread=event.flag)
-            case What.ARRIVE, _:
-                self.loop.calls.pop(0)()
-            case What.SIGNAL, ScopeEvent.ENDED:
-                self.scheduler.end(failed=event.flag)
-            case What.SIGNAL, signal:
-                self.scheduler.end_route(failed=signal is ScopeEvent.ROUTE_FAILED)
-            case What.DRAIN, DrainEvent() as drained:
-                self._drain(drained)
-            case _:
-                assert task is not None
-                self._attempt(task, event)
-        self._let_natives_leave()
-
-    def _schedule(self, kind: Kind, by: Task[Any] | None, *, from_thread: bool) -> None:
-        config = TaskConfig(when=kind.when, shield=kind.shielded, on_error=_handler if kind.has_handler else None)
-        token = JOB.set(by)
-        self.loop.thread = -1 if from_thread else get_ident()
-        try:
-            self.tasks.append(self.scheduler._submit(kind.phase, config, _function, (), {}))
-        finally:
-            self.loop.thread = get_ident()
-            JOB.reset(token)
-
-    def _attempt(self, task: Task[Any], event: Event) -> None:
-        match event.what, event.how:
-            case What.STEP, _:
-                task._step()
-            case What.FINISH, Outcome() as outcome:
-                self._follow(task, dispatch.after_attempt(outcome, has_handler=task.config.on_error is not None))
-            case What.ANSWER, Answer() as answer:
-                self._follow(task, dispatch.after_handler(answer, task.status))
-            case What.PAUSE_ENDS, _:
-                self.paused.remove(task)
-                self.runner.resumed(task)
-            case _:
-                task.cancel()
-
-    def _follow(self, task: Task[Any], event: LifeEvent) -> None:
-        if event is LifeEvent.RAISE:
-            task._move(event)
-        elif event is LifeEvent.RETRY:
-            task._move(event)
-            self.paused.add(task)
-            self.runner.paused()
-        else:
-            task._end(event)
-            self.runner.left(task)
-
-    def _drain(self, event: DrainEvent) -> None:
-        if event is DrainEvent.IDLE:
-            self.runner.close()
-        elif event is DrainEvent.ABORT:
-            self.runner.abort()
-        else:
-            self.runner.follow(event)
-            sweep = drain.SWEEPS[self.runner.stage]
-            for job in list(self.runner.jobs()):
-                if sweep is Sweep.EVERYBODY or (sweep is Sweep.UNSHIELDED and not job.config.shielded):
-                    self.runner.cancel(job)
-
-    def _let_natives_leave(self) -> None:
-        for job in [job for job in self.runner.alive if job._has_ended]:
-            if job in self.paused:
-                self.paused.remove(job)
-                self.runner.resumed(job)
-            else:
-                self.runner.left(job)
-
-
-def seen(system: System) -> tuple[object, ...]:
-    """Return what can be seen of a program that runs."""
-    runner, tasks = system.runner, system.tasks
-    counts = (runner.running, runner.waiting, len(runner.deferred), runner.idle)
-    starts = [tasks.index(cast("Task[Any]", job)) for job in system.loop.starts]
-    # The context is kept for the next attempt, and let go at the end.
-    per_task = [(task.status, task.attempt, task._context is None) for task in tasks]
-    return (per_task, starts, counts, system.scheduler._state, runner.stage)
-
-
-def foreseen(world: World) -> tuple[object, ...]:
-    """Return what should be seen."""
-    ended = [model.end_of(past) is not None for past in world.pasts]
-    steps = [past.count(LifeEvent.STEP) for past in world.pasts]
-    per_task = list(zip(map(model.status_of, world.pasts), steps, ended, strict=True))
-    latest = [past[-1:] for past in world.pasts]
-    counts = (world.running(), latest.count((LifeEvent.QUEUE,)), latest.count((LifeEvent.DEFER,)), world.idle())
-    return (per_task, world.starts, counts, model.state_of(world.signals), model.stage_of(world.drain))
-
-
-_REFUSED: dict[type[Exception], Fate] = {
-    TasksClosedError: Fate.CLOSED,
-    TasksSaturatedError: Fate.SATURATED,
-    IllegalEvent: Fate.ILLEGAL,
-    KeyError: Fate.ILLEGAL,
-}
-
-
-def meet(system: System, world: World, event: Event) -> bool:
-    """Let `event` meet both, and return whether it has happened.
-
-    :raises Disagreement: if it meets another fate than the model says
-    """
-    fate = world.fate(event)
-    try:
-        system.do(event)
-    except tuple(_REFUSED) as exc:
-        agree(event, _REFUSED[type(exc)], fate)
-    else:
-        agree((event, fate), fate in (Fate.HAPPENS, Fate.CHANGES_NOTHING), True)
-    if fate is Fate.HAPPENS:
-        world.happen(event)
-    return fate is Fate.HAPPENS
 
 
 KINDS = (

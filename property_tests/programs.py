@@ -3,68 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hypothesis import strategies as st
 
+from property_tests.compact import Compact
 from taskphase import Phase
 from taskphase._machine.config import When
 
 
-class _Value:
-    """Prints without the settings that have been left alone."""
-
-    def __repr__(self) -> str:
-        set_ = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
-        shown = [f"{name}={f'Phase.{value.name}' if isinstance(value, Phase) else repr(value)}" for name, value in set_]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
 @dataclass(frozen=True, repr=False)
-class Sleep(_Value):
+class Sleep(Compact):
     """Wait for some virtual seconds; 0 is a checkpoint."""
 
     seconds: float = 0
 
 
 @dataclass(frozen=True, repr=False)
-class Hold(_Value):
+class Hold(Compact):
     """The same in a cancel scope of the user's own, with `shield=True`."""
 
     seconds: float = 1
 
 
 @dataclass(frozen=True, repr=False)
-class Cling(_Value):
+class Cling(Compact):
     """Wait; if cancelled meanwhile clean up, which takes as long again, and go on as if nothing had been."""
 
     seconds: float = 1
 
 
 @dataclass(frozen=True, repr=False)
-class Fail(_Value):
+class Fail(Compact):
     """Raise `Boom`, in the first so many attempts."""
 
     attempts: int = 99
 
 
 @dataclass(frozen=True, repr=False)
-class Cancel(_Value):
+class Cancel(Compact):
     """Call `cancel()` on the task that was scheduled so many before the latest one: perhaps this one."""
 
     back: int = 0
 
 
 @dataclass(frozen=True, repr=False)
-class Wait(_Value):
+class Wait(Compact):
     """Wait until that task has ended, at most for a second."""
 
     back: int = 0
 
 
 @dataclass(frozen=True, repr=False)
-class Schedule(_Value):
+class Schedule(Compact):
     task: Spec
     phase: Phase = Phase.IMMEDIATE
     """Where no scope is at hand every task is immediate."""
@@ -75,7 +67,7 @@ Actions: TypeAlias = tuple[Action, ...]
 
 
 @dataclass(frozen=True, repr=False)
-class Handler(_Value):
+class Handler(Compact):
     """What an `on_error` does, after so many seconds. It asks for another attempt `retries` times, each after `after`
     seconds; from then on it returns.
     """
@@ -88,7 +80,7 @@ class Handler(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class Spec(_Value):
+class Spec(Compact):
     """A task. If it is `sync` it does what it does in a thread, where nothing of it can be cancelled."""
 
     actions: Actions = ()
@@ -100,7 +92,7 @@ class Spec(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class Scope(_Value):
+class Scope(Compact):
     """A unit of work: opened `at` some time, with a route or without; it ends as it says once its actions are done."""
 
     at: float = 0
@@ -110,7 +102,7 @@ class Scope(_Value):
 
 
 @dataclass(frozen=True, repr=False)
-class Program(_Value):
+class Program(Compact):
     """A host, its scopes, and how its body ends: when the scopes have; or, `at` some time, by an exception, by
     cancellation, or because somebody else closes the host while the scopes go on.
     """

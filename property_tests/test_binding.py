@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from tests import wire
 
 from fastapi_tasks._app import Installation
-from property_tests import apps
-from property_tests.apps import Builder, Described, Layer, Plan, Route
-from property_tests.wire_model import FOR_EVER, Journal, Wire, check
+from property_tests import apps, building
+from property_tests.apps import Described, Layer, Plan, Route
+from property_tests.building import Builder
+from property_tests.journal import FOR_EVER, Journal, Wire
+from property_tests.wire_model import check
 from taskphase.testing import Fifo, RandomWalk, simulate
 
 # Starlette leaves the generator of a stream that is broken off to the garbage collector, of which trio complains.
@@ -116,10 +118,10 @@ async def _ask(app: Any, journal: Journal, request: int, state: Any) -> None:
             app,
             "HEAD" if route.kind == "head" else "GET",
             path,
-            headers=apps.HEADERS,
+            headers=building.HEADERS,
             state=state,
             events=events,
-            extensions=apps.PATHSEND if route.kind == "pathsend" else None,
+            extensions=building.PATHSEND if route.kind == "pathsend" else None,
             disconnect_after=route.client.leaves_after,
             on_send=take_turns if route.client.slow else None,
             timeout=LONG,

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from property_tests import exhaustive, model
-from property_tests.exhaustive import DRAIN, LIFE, SCOPE, Disagreement, System, Table, explore, walk
-from property_tests.model import Event, Fate, Kind, What, World
+from property_tests.agreement import Disagreement
+from property_tests.driven import System, foreseen, meet, seen
+from property_tests.exhaustive import DRAIN, LIFE, SCOPE, Table, explore, walk
+from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase._machine import dispatch, drain, life, scope
 from taskphase._machine.config import When
 from taskphase._machine.dispatch import Answer, Outcome
 from taskphase._machine.drain import DrainStage, Sweep
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeState, Verdict
+from taskphase._machine.table import IllegalEvent
 
 # Long enough for each row of each table to be met.
 DEEP_ENOUGH = 5
@@ -101,7 +104,7 @@ class DispatchAgainstModel(LifeAgainstModel):
     @rule(answer=st.sampled_from(Answer))
     def a_handler_answers(self, answer: Answer) -> None:
         if not model.in_handler(self.past):
-            with pytest.raises(exhaustive.REFUSALS):
+            with pytest.raises(IllegalEvent):
                 dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
             return
         event = dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
@@ -134,7 +137,7 @@ class ProgramAgainstModel(RuleBasedStateMachine):
                 choices[event.what.name].append(event)
         if choices:
             what = data.draw(st.sampled_from(sorted(choices)))
-            exhaustive.meet(self.system, self.world, data.draw(st.sampled_from(choices[what])))
+            meet(self.system, self.world, data.draw(st.sampled_from(choices[what])))
 
     @rule(data=st.data())
     def something_happens(self, data: st.DataObject) -> None:
@@ -146,7 +149,7 @@ class ProgramAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def what_can_be_seen_was_foreseen(self) -> None:
-        assert exhaustive.seen(self.system) == exhaustive.foreseen(self.world)
+        assert seen(self.system) == foreseen(self.world)
 
     def teardown(self) -> None:
         """Close the host: however far the program has come, everything ends (G2)."""
@@ -158,7 +161,7 @@ class ProgramAgainstModel(RuleBasedStateMachine):
             if not choices:
                 break
             # The last ones first: the drain, then what ends tasks.
-            exhaustive.meet(self.system, self.world, choices[-1])
+            meet(self.system, self.world, choices[-1])
             self.what_can_be_seen_was_foreseen()
         assert all(task.status in life.ENDS for task in self.system.tasks)
         assert self.system.runner.stage is DrainStage.CLOSED

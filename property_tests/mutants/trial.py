@@ -1,0 +1,125 @@
+"""One run of the properties, in a copy of the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from property_tests.mutants.child import LIMIT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# All that the properties import, and pytest's settings. (Some of them use helpers of the other tests.)
+_COPIED = ("core", "fastapi_binding", "property_tests", "tests", "pyproject.toml")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
+
+# The check that each old text is still there, which it never is in a copy that has a bug planted.
+_NOT_RUN = "property_tests/test_mutants.py"
+
+_PASSED, _FAILED, _NOT_COLLECTED = 0, 1, 2
+
+# A run that is not busy hangs too. However loaded the machine is, this many times its time on the processor is enough.
+_PATIENCE = 20
+
+
+def copy_tree(source: Path, to: Path) -> None:
+    """Copy what the properties need."""
+    to.mkdir()
+    for name in _COPIED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, to / name, ignore=_LEFT_OUT)
+        else:
+            shutil.copy2(source / name, to / name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `by`: the first test that failed, hung or crashed; None if all passed."""
+
+    by: str | None
+    seconds: float
+
+
+class BrokenRun(Exception):
+    """The tests could not be run at all, which says nothing about the code."""
+
+
+class Trial:
+    """A run of the tests of a copy, in a process of its own. It begins when it is made.
+
+    `HYPOTHESIS_PROFILE=mutants` are the examples of `ci`, none of which is shrunk.
+
+    :param limit: seconds of the processor's time
+    """
+
+    def __init__(self, copy: Path, tests: Sequence[str], limit: float) -> None:
+        self._limit = limit * _PATIENCE
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `stop`
+        path = os.pathsep.join(str(copy / name) for name in ("core", "fastapi_binding", "."))
+        plugins = ["-p", "property_tests.mutants.child", "-p", "no:cacheprovider"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-x", "-v", "--tb=short", *plugins, f"--ignore={_NOT_RUN}", *tests],
+            cwd=copy,
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONHASHSEED": "0",
+                "HYPOTHESIS_PROFILE": "mutants",
+                LIMIT: str(int(limit)),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+        self._begin = monotonic()
+
+    def outcome(self) -> Outcome | None:
+        """Return how it ended, or None if it has not. One that takes too long is killed.
+
+        :raises BrokenRun: if it was no run of the tests
+        """
+        seconds = monotonic() - self._begin
+        code = self._process.poll()
+        if code is None:
+            if seconds < self._limit:
+                return None
+            self._process.kill()
+            self._process.wait()
+            return Outcome(f"{_latest(self.text())} (hangs)", seconds)
+        if code == _PASSED:
+            return Outcome(None, seconds)
+        if code in (_FAILED, _NOT_COLLECTED):
+            found = re.search(r"^(?:FAILED|ERROR) (\S+)", self.text(), re.MULTILINE)
+            return Outcome(found[1] if found else f"{_latest(self.text())} (exits)", seconds)
+        if code < 0:
+            how = "hangs" if -code == signal.SIGXCPU else "crashes"
+            return Outcome(f"{_latest(self.text())} ({how})", seconds)
+        raise BrokenRun(f"pytest ended with {code}:\n{self.text()}")
+
+    def text(self) -> str:
+        """Return what pytest has printed."""
+        self._output.seek(0)
+        return self._output.read()
+
+    def stop(self) -> None:
+        """End it, if it has not ended, and let go of what it has printed."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+
+def _latest(output: str) -> str:
+    """Return the test that ran last."""
+    begun: list[str] = re.findall(r"^(\S+::\S+) ?", output, re.MULTILINE)
+    return begun[-1] if begun else "before the first test"

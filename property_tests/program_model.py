@@ -1,0 +1,194 @@
+"""What may and what must happen in a whole program: one scope and its tasks, in a host with limits that drains.
+
+Like the model of the tables, which it asks, it holds nothing but lists of what has happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from property_tests.model import (
+    Past,
+    end_of,
+    in_handler,
+    may_drain,
+    may_live,
+    meaning_of_answer,
+    meaning_of_end,
+    runs_code,
+    sweep_of,
+    takes,
+    verdict_of,
+)
+from taskphase._machine.config import When
+from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.drain import DrainEvent, Sweep
+from taskphase._machine.life import LifeEvent
+from taskphase._machine.scope import Phase, ScopeEvent, Verdict
+
+L, D = LifeEvent, DrainEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The settings of a task, as far as they decide anything."""
+
+    phase: Phase
+    when: When = "always"
+    shielded: bool = False
+    has_handler: bool = True
+
+
+What = Enum("What", "SCHEDULE ARRIVE SIGNAL STEP FINISH ANSWER PAUSE_ENDS CANCEL DRAIN")
+Fate = Enum("Fate", "HAPPENS CHANGES_NOTHING CLOSED SATURATED ILLEGAL IMPOSSIBLE")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a program. `task`: whose; for SCHEDULE: of which task, if any, the call is part.
+
+    `flag`: an ENDED scope has failed, if its route did not end before; a SCHEDULE comes from a thread, so that the
+    task is on its way until ARRIVE.
+    """
+
+    what: What
+    task: int | None = None
+    how: Kind | ScopeEvent | Outcome | Answer | DrainEvent | None = None
+    flag: bool = False
+
+
+class World:
+    """Everything that has happened."""
+
+    def __init__(self, max_running: int | None = None, max_pending: int | None = None) -> None:
+        self.max_running, self.max_pending = max_running, max_pending
+        self.kinds: list[Kind] = []
+        self.pasts: list[Past] = []
+        self.signals: list[ScopeEvent] = []
+        self.drain: list[DrainEvent] = []
+        self.on_their_way: list[int] = []
+        self.arrived: list[int] = []
+        self.line: list[int] = []
+        self.starts: list[int] = []
+
+    def copy(self) -> World:
+        """Return another one, to go on from here in another way."""
+        other = World(self.max_running, self.max_pending)
+        for name in ("kinds", "pasts", "signals", "drain", "on_their_way", "arrived", "line", "starts"):
+            setattr(other, name, getattr(self, name)[:])
+        return other
+
+    def running(self) -> int:
+        """Say how many hold a slot: from the request to start to the end, but not in a pause (G16)."""
+        return sum(runs_code(past) or past[-1:] == (L.START,) for past in self.pasts if end_of(past) is None)
+
+    def full(self) -> bool:
+        return self.max_running is not None and self.running() >= self.max_running
+
+    def idle(self) -> bool:
+        return not self.on_their_way and all(end_of(past) for past in self.pasts)
+
+    def fate(self, event: Event) -> Fate:
+        """Say what `event` meets now."""
+        past = () if event.task is None else self.pasts[event.task]
+        match event.what, event.how:
+            case What.SCHEDULE, Kind() as kind:
+                return self._fate_of_schedule(kind, event)
+            case What.ARRIVE, _:
+                return Fate.HAPPENS if self.on_their_way else Fate.IMPOSSIBLE
+            case What.PAUSE_ENDS, _:
+                return Fate.HAPPENS if past[-1:] == (L.RETRY,) else Fate.IMPOSSIBLE
+            case What.SIGNAL, signal:
+                happens = ScopeEvent.ENDED not in self.signals if signal is ScopeEvent.ENDED else not self.signals
+                return Fate.HAPPENS if happens else Fate.CHANGES_NOTHING
+            case What.CANCEL, _:
+                return Fate.HAPPENS if may_live(past, L.CANCEL) else Fate.CHANGES_NOTHING
+            case What.DRAIN, DrainEvent() as drained:
+                if drained is D.IDLE and not self.idle():
+                    return Fate.IMPOSSIBLE
+                return Fate.HAPPENS if may_drain(self.drain, drained) else Fate.ILLEGAL
+            case What.FINISH, _ if in_handler(past):
+                return Fate.IMPOSSIBLE
+            case _:
+                happens = may_live(past, self._meaning(event)) and in_handler(past) is (event.what is What.ANSWER)
+                return Fate.HAPPENS if happens else Fate.ILLEGAL
+
+    def _fate_of_schedule(self, kind: Kind, event: Event) -> Fate:
+        by_shielded = False
+        if event.task is not None:
+            if L.STEP not in self.pasts[event.task]:
+                return Fate.IMPOSSIBLE
+            by_shielded = self.kinds[event.task].shielded and end_of(self.pasts[event.task]) is None
+        if not takes(self.drain, by_shielded=by_shielded):
+            return Fate.CLOSED
+        verdict = verdict_of(self.signals, kind.phase, kind.when)
+        would_wait = verdict is Verdict.HOLD or (verdict is Verdict.START and self.full())
+        waiting = sum(past[-1:] in ((L.QUEUE,), (L.DEFER,)) for past in self.pasts)
+        saturated = self.max_pending is not None and would_wait and waiting >= self.max_pending
+        return Fate.SATURATED if saturated else Fate.HAPPENS
+
+    def _meaning(self, event: Event) -> LifeEvent:
+        assert event.task is not None
+        match event.how:
+            case Outcome() as outcome:
+                return meaning_of_end(outcome, has_handler=self.kinds[event.task].has_handler)
+            case Answer() as answer:
+                return meaning_of_answer(answer, told_to_stop=L.CANCEL in self.pasts[event.task])
+            case _:
+                return L.STEP if event.what is What.STEP else L.CANCEL
+
+    def happen(self, event: Event) -> None:
+        """Add `event`, which happens, and whatever must follow from it."""
+        match event.what, event.how:
+            case What.SCHEDULE, Kind() as kind:
+                (self.on_their_way if event.flag else self.arrived).append(len(self.kinds))
+                self.kinds.append(kind)
+                self.pasts.append(())
+            case What.ARRIVE, _:
+                self.arrived.append(self.on_their_way.pop(0))
+            case What.SIGNAL, ScopeEvent() as signal:
+                if signal is ScopeEvent.ENDED and not self.signals:  # a scope without a route ends both
+                    self.signals.append(ScopeEvent.ROUTE_FAILED if event.flag else ScopeEvent.ROUTE_SUCCEEDED)
+                self.signals.append(signal)
+            case What.DRAIN, DrainEvent() as drained:
+                self.drain.append(drained)
+                self._sweep()
+            case What.PAUSE_ENDS, _:
+                self._let_go(event.task)
+            case _:
+                self._add(event.task, self._meaning(event))
+        self._settle()
+
+    def _sweep(self) -> None:
+        everybody = sweep_of(self.drain) is Sweep.EVERYBODY or self.drain[-1] is D.ABORT
+        for task, kind in enumerate(self.kinds):
+            swept = everybody or (sweep_of(self.drain) is Sweep.UNSHIELDED and not kind.shielded)
+            if swept and may_live(self.pasts[task], L.CANCEL):
+                self._add(task, L.CANCEL)
+
+    def _settle(self) -> None:
+        self.line = [task for task in self.line if self.pasts[task][-1] is L.QUEUE]
+        for phase in Phase:  # an earlier phase first, and within one in order (G1)
+            for task in self.arrived:
+                past = self.pasts[task]
+                if self.kinds[task].phase is phase and past in ((), (L.DEFER,)):
+                    verdict = verdict_of(self.signals, phase, self.kinds[task].when)
+                    if verdict is Verdict.START:
+                        self._let_go(task)
+                    elif verdict is Verdict.DROP:
+                        self._add(task, L.DROP)
+                    elif not past:
+                        self._add(task, L.DEFER)
+        while self.line and not self.full():  # first in, first out (G15)
+            self._let_go(self.line.pop(0), first=True)
+
+    def _let_go(self, task: int | None, *, first: bool = False) -> None:
+        assert task is not None
+        queues = not first and (self.full() or self.line)
+        self._add(task, L.QUEUE if queues else L.START)
+        (self.line if queues else self.starts).append(task)
+
+    def _add(self, task: int | None, event: LifeEvent) -> None:
+        assert task is not None
+        self.pasts[task] = (*self.pasts[task], event)

@@ -1,0 +1,31 @@
+"""The planted bugs fit the code: else `make property-mutants` would plant nothing, and say that all is well."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from property_tests.mutants.planted import Mutant, planted
+from property_tests.mutants.trial import ROOT
+
+
+def test_the_old_text_of_each_planted_bug_is_in_its_file_once_and_the_new_one_is_other_code() -> None:
+    for mutant in planted():
+        text = (ROOT / mutant.file).read_text()
+        changed = mutant.change(text)
+        compile(changed, mutant.file, "exec")
+        assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(text)), mutant.name
+
+
+def test_each_planted_bug_has_a_name_of_its_own_a_guarantee_and_a_sentence() -> None:
+    assert len({mutant.name for mutant in planted()}) == len(planted()) >= 40
+    assert [m.name for m in planted() if not re.fullmatch(r"G([1-9]|1[0-7])|§4", m.breaks)] == []
+    assert [m.name for m in planted() if not re.fullmatch(r".{10,120}\.", m.seen)] == []
+
+
+def test_a_bug_whose_old_text_is_there_twice_is_refused() -> None:
+    mutant = Mutant("twice", "some.py", old="a", new="b", breaks="G2", seen="Nothing.")
+    with pytest.raises(ValueError, match="2 times, not once"):
+        mutant.change("a a")
