@@ -25,6 +25,7 @@ from property_tests.reading import (
     place_of,
     signal_of,
     signals_of,
+    spared_until,
     the,
 )
 from property_tests.story import SECRET, Story
@@ -95,6 +96,10 @@ def g2_the_counts_are_true(story: Story) -> None:
         assert deferred == statuses[S.DEFERRED], f"{deferred} are said to be deferred: {event}"
         least = sum(statuses[status] for status in _HOLDS_SLOT)
         assert running >= least, f"{running} are said to run, and {least} do: {event}"
+    told, ends = story.host.statistics(), Counter(task.status for _, _, task in story.tasks())
+    for status in ENDS:
+        assert getattr(told, status.value) == ends[status], f"{told}, and in truth {ends}"
+    assert told.running == told.waiting == told.deferred == told.retrying == 0
 
 
 def g3_g16_what_nobody_disturbs_ends_as_if_it_were_alone(story: Story) -> None:
@@ -167,7 +172,7 @@ def g9_before_its_time_the_drain_cancels_nothing_and_refuses_nothing(story: Stor
 
 
 def g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task(story: Story) -> None:
-    first, second = deadlines(story)
+    first, _ = deadlines(story)
     closed = the(story, "closed")[1].time
     last = closing_time(story)
     for number, call, task in story.tasks():
@@ -177,7 +182,7 @@ def g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task(story: 
             continue
         time = ended[1].time
         last = max(last, time)
-        deadline = second if call.spec.shield else first
+        deadline = spared_until(story, call.spec)
         if foresight.stops_at_once(call.spec) and time > deadline + A_MOMENT:
             begin = story.first("call", number)
             assert begin is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from property_tests.programs import Spec
 from property_tests.story import Event, Scheduled, Story
 from taskphase import Phase, TaskStatus
 from taskphase._machine.life import ENDS, LIFE
@@ -16,6 +17,14 @@ A_MOMENT = 1e-9
 def closing_time(story: Story) -> float:
     """Return when somebody wanted the host closed."""
     return the(story, "closing")[1].time
+
+
+def spared_until(story: Story, spec: Spec) -> float:
+    """Return until when the drain spares a task of this kind."""
+    first, second = deadlines(story)
+    if spec.shield is True:
+        return second
+    return min(first + spec.shield, second) if spec.shield else first
 
 
 def deadlines(story: Story) -> tuple[float, float]:
@@ -85,8 +94,7 @@ def asked(story: Story, number: int) -> bool:
 
 def disturbed(story: Story, number: int) -> bool:
     """Say whether it was cancelled by anybody."""
-    first, second = deadlines(story)
-    deadline = second if story.calls[number].spec.shield else first
+    deadline = spared_until(story, story.calls[number].spec)
     ended = story.first("ended", number)
     time = ended[1].time if ended is not None else max((e.time for _, e in story.when("finish", number)), default=0)
     return asked(story, number) or time >= deadline - A_MOMENT

@@ -10,6 +10,7 @@ async with TaskHost() as host:
         await send(reply)
 """
 
+from ._drain import DrainReport
 from ._host import TaskHost, current_host
 from ._machine.config import TaskConfig
 from ._machine.dispatch import Retry
@@ -17,6 +18,7 @@ from ._machine.life import TaskStatus
 from ._machine.scope import Phase
 from ._retry import retry
 from ._scheduler import TasksBatch, TasksScheduler
+from ._statistics import HostStatistics
 from ._task import Task, TaskErrorHandler, current_task
 from .errors import (
     NoCurrentError,
@@ -30,6 +32,8 @@ from .errors import (
 )
 
 __all__ = [
+    "DrainReport",
+    "HostStatistics",
     "NoCurrentError",
     "Phase",
     "Retry",

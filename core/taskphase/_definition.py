@@ -40,7 +40,7 @@ class Schedules(ABC, Generic[Definition]):
         self,
         *,
         name: str | None = None,
-        shield: bool | None = None,
+        shield: bool | float | None = None,
         on_error: TaskErrorHandler | None = None,
         when: When | None = None,
         timeout: float | None = None,

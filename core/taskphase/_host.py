@@ -9,20 +9,20 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, cast
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group, current_time
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 
 from ._definition import Schedules, TaskDefinition
+from ._drain import Drain, DrainReport
 from ._drive import report
 from ._drive.current import BODY, Body, running_host, running_job
-from ._drive.job import Job
 from ._drive.runner import Runner
 from ._drive.seam import native_seam
 from ._machine.config import UNSET, TaskConfig, check_seconds
-from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
-from ._machine.life import TaskStatus as Status
+from ._machine.drain import DrainEvent, DrainStage
 from ._scheduler import TasksScheduler
+from ._statistics import Closing, HostStatistics
 from ._task import Task
 from .errors import NoCurrentError, TasksClosedError
 
@@ -76,6 +76,7 @@ class TaskHost(Schedules[TaskDefinition]):
             DrainStage.FORCED: math.inf,
         }
         self._body = Body(self, None)
+        self._report = DrainReport(0, 0, {}, {})
         self._entered: AbstractAsyncContextManager[None] | None = None
         self._began = False
         self._maybe_runner: Runner | None = None
@@ -93,10 +94,11 @@ class TaskHost(Schedules[TaskDefinition]):
         assert self._entered is not None
         return await self._entered.__aexit__(exc_type, exc, tb)
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> DrainReport:
         """Drain the host now, or wait until it is drained if somebody else has begun. A checkpoint; its end cannot
         be hastened by cancellation.
 
+        :return: what that has cut short; `drain_report` later
         :raises RuntimeError: if one of its own tasks calls this: it would wait for itself
         """
         runner = self._runner
@@ -116,9 +118,32 @@ class TaskHost(Schedules[TaskDefinition]):
                     cancellation = exc
         if cancellation is not None:
             raise cancellation
+        return self._report
 
     def _define(self, config: TaskConfig) -> TaskDefinition:
         return TaskDefinition(self, config)
+
+    @property
+    def closing(self) -> Closing:
+        """An event that is set when the drain begins: for tasks that would rather finish what they are at than be
+        cancelled in the middle.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        self._runner  # noqa: B018
+        return Closing(self._closing)
+
+    @property
+    def drain_report(self) -> DrainReport | None:
+        """What the drain has cut short; None until it is over."""
+        return self._report if self._maybe_runner is not None and self._closed.is_set() else None
+
+    def statistics(self) -> HostStatistics:
+        """Return how many tasks there are, and what has become of the others. In the event loop's thread.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        return HostStatistics._of(self._runner)
 
     def scope(self) -> TasksScheduler:
         """Return the scheduler of one unit of work; its scope is the `async with` block.
@@ -186,8 +211,15 @@ class TaskHost(Schedules[TaskDefinition]):
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[None]:
         error: BaseException | None = None
-        self._opened, self._closing, self._closed, self._changed = Event(), Event(), Event(), Event()
-        self._maybe_runner = Runner(native_seam(), host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
+        self._opened, self._closing, self._closed = Event(), Event(), Event()
+        runner = Runner(native_seam(), host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
+        self._drain = Drain(
+            runner,
+            self._patience,
+            group_open=lambda: self._group_open,
+            cancel_group=lambda: self._tg.cancel_scope.cancel(),  # noqa: PLW0108 - not that of now: it may be replaced
+        )
+        self._maybe_runner = runner
         try:
             async with create_task_group() as tg:
                 # What runs the tasks is a task of its own, shielded: the cancellation of the body does not reach them.
@@ -217,7 +249,7 @@ class TaskHost(Schedules[TaskDefinition]):
                     await keeper.start(self._keep_group)
                     self._opened.set()
                     await self._closing.wait()
-                    await self._drain()
+                    self._report = await self._drain.run()
         finally:
             if self._runner.stage is not DrainStage.CLOSED:
                 self._runner.abort()
@@ -245,53 +277,7 @@ class TaskHost(Schedules[TaskDefinition]):
             except Exception as exc:
                 report.group_failed(exc)
                 self._group_open = not self._closing.is_set()
-        self._wake()
-
-    async def _drain(self) -> None:
-        swept: dict[Job, None] = {}
-        abandoned: list[Job] = []
-        self._runner.on_change = self._wake
-        while True:
-            self._runner.bury()
-            deadline = current_time() + self._patience[self._runner.stage]
-            with CancelScope(deadline=deadline):
-                await self._idle(deadline)
-            if self._is_idle:
-                if self._runner.close():
-                    break
-                continue
-            self._runner.follow(DrainEvent.DEADLINE)
-            match SWEEPS[self._runner.stage]:
-                case Sweep.UNSHIELDED:
-                    self._tg.cancel_scope.cancel()
-                    self._cancel([job for job in self._runner.jobs() if not job.config.shielded], swept)
-                    report.waiting_for(job for job in self._runner.jobs() if job.config.shielded)
-                case Sweep.EVERYBODY:
-                    self._cancel(list(self._runner.jobs()), swept)
-                    self._runner.threads.abandon_new()
-                    abandoned += [job for job in list(self._runner.alive) if self._runner.threads.abandon(job)]
-                case Sweep.NOBODY:
-                    pass
-        cut = [job for job in swept if job.status is Status.CANCELLED and job not in abandoned]
-        report.drained(cut, abandoned)
-
-    def _cancel(self, jobs: list[Job], swept: dict[Job, None]) -> None:
-        for job in jobs:
-            swept[job] = None
-            self._runner.cancel(job)
-
-    async def _idle(self, deadline: float) -> None:
-        # It looks at the clock itself: anyio cancels no asyncio task that is woken in every turn.
-        while not self._is_idle and current_time() < deadline:
-            self._changed = Event()
-            await self._changed.wait()
-
-    @property
-    def _is_idle(self) -> bool:
-        return self._runner.idle and not self._group_open
-
-    def _wake(self) -> None:
-        self._changed.set()
+        self._drain.wake()
 
 
 def current_host() -> TaskHost:

@@ -12,6 +12,8 @@ async def create_user(email: str, tasks: Tasks) -> dict[str, str]:
 """
 
 from taskphase import (
+    DrainReport,
+    HostStatistics,
     NoCurrentError,
     Phase,
     Retry,
@@ -43,10 +45,12 @@ from .errors import (
 )
 
 __all__ = [
+    "DrainReport",
     "FastAPITasksAlreadyAddedError",
     "FastAPITasksError",
     "FastAPITasksUninitializedAppError",
     "FastAPITasksUnsupportedError",
+    "HostStatistics",
     "NoCurrentError",
     "Phase",
     "Retry",

@@ -105,10 +105,10 @@ class Installation:
                 try:
                     message = await receive()
                 except BaseException:  # a server that cancels the lifespan means shutdown too
-                    await host.aclose()
+                    await _drain(host)
                     raise
                 if message["type"] == "lifespan.shutdown":
-                    await host.aclose()
+                    await _drain(host)
                 return message
 
             self.host, self._thread = host, get_ident()
@@ -143,6 +143,19 @@ class Installation:
             )
 
 
+async def _drain(host: TaskHost) -> None:
+    report = await host.aclose()
+    cancelled, abandoned = sum(report.cancelled.values()), sum(report.abandoned.values())
+    if report.completed or cancelled or abandoned:
+        _LOGGER.info(
+            "tasks drained in %.3g s: %d ended by themselves, %d cancelled, %d abandoned",
+            report.seconds,
+            report.completed,
+            cancelled,
+            abandoned,
+        )
+
+
 async def run_in(
     host: TaskHost, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
 ) -> None:
@@ -151,6 +164,7 @@ async def run_in(
     scope[SCOPE_KEY] = request
     state = scope.setdefault("state", {})  # not every server has one
     state["fastapi_tasks_tg"] = host.tg
+    state["fastapi_tasks_host"] = host
     token = host.set_current()
     try:
         await app(scope, receive, request.send)

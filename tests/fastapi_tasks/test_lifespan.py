@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from tests.backends import native_cancel_only, turns, until
 from tests.fastapi_tasks.apps import Journal, Server, serving
 
-from fastapi_tasks import Tasks, TaskStatus, add_tasks
+from fastapi_tasks import Tasks, TaskStatus, add_tasks, current_host
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -237,3 +237,61 @@ async def test_shield_timeout_bounds_the_shutdown_g9(journal: Journal) -> None:
     async with serving(app, events=journal) as server:
         await server.get()
     journal.assert_order("shutdown", "cancelled", "app down", "shutdown.complete")
+
+
+async def test_a_task_that_watches_the_closing_ends_by_itself_before_the_shutdown_g9_g10(journal: Journal) -> None:
+    async def work(closing: Any) -> None:
+        await closing.wait()
+        journal.append("put away")
+
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        host = request.state.fastapi_tasks_host
+        assert host is current_host()
+        assert not host.closing.is_set()
+        tasks.schedule(work, host.closing)
+
+    app = FastAPI(lifespan=lifespan_of(journal, "app"))
+    add_tasks(app, drain_timeout=5)
+    app.add_api_route("/", endpoint)
+    async with serving(app, events=journal) as server:
+        await server.get()
+    journal.assert_order("shutdown", "put away", "app down")
+
+
+async def test_the_shutdown_logs_once_what_it_did_g9(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.task(shield=True).after_response.schedule(turns)
+        tasks.after_response.schedule(anyio.sleep_forever)
+
+    caplog.set_level("INFO", logger="fastapi_tasks")
+    app = FastAPI()
+    add_tasks(app)
+    app.add_api_route("/", endpoint)
+    async with serving(app) as server:
+        await server.get()
+    said = [record.getMessage() for record in caplog.records if record.name == "fastapi_tasks"]
+    assert [text.partition(" s: ")[2] for text in said] == ["1 ended by themselves, 1 cancelled, 0 abandoned"]
+
+
+async def test_a_shutdown_with_nothing_to_do_says_nothing_g9(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="fastapi_tasks")
+    app = FastAPI()
+    add_tasks(app)
+    async with serving(app):
+        pass
+    assert [record for record in caplog.records if record.name == "fastapi_tasks"] == []
+
+
+async def test_an_exception_in_the_shutdown_code_comes_after_the_drain_g9_g10(journal: Journal) -> None:
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        journal.append("app down")
+        raise LookupError("in the shutdown")
+
+    app = FastAPI(lifespan=lifespan)
+    add_tasks(app)
+    with pytest.raises(RuntimeError, match="in the shutdown"):
+        async with serving(add_work(app, journal), journal, events=journal) as server:
+            await server.get("/work")
+    journal.assert_order("shutdown", "shielded ended", "app down")

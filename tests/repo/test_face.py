@@ -42,6 +42,8 @@ BINDING_ERRORS = [
 # What both packages offer.
 SHARED = [
     *CORE_ERRORS,
+    "DrainReport",
+    "HostStatistics",
     "Phase",
     "Retry",
     "Task",

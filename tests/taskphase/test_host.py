@@ -237,7 +237,7 @@ class TestDrain:
                 unshielded_cancelled.set()
 
         closing, unshielded_cancelled = anyio.Event(), anyio.Event()
-        async with TaskHost(drain_timeout=SHORT, shield_timeout=SHORT) as host:
+        async with TaskHost(drain_timeout=SHORT, shield_timeout=10 * SHORT) as host:
             host.schedule(in_grace)
             host.schedule(cancelled_one)
             host.task(shield=True).schedule(in_shielded)

@@ -63,7 +63,7 @@ def conclude(job: Job, event: LifeEvent, result: Any) -> None:
     """Bring `job` to its end. `result`: what was returned or raised."""
     if event is LifeEvent.FAIL:
         report.failed(job, result)
-    job._end(event, None if event is LifeEvent.UNWIND else result)
+    job._runner.end(job, event, None if event is LifeEvent.UNWIND else result)
     job._runner.left(job)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from threading import Lock, get_ident
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._machine.config import TaskConfig
 from .._machine.drain import DrainEvent, DrainStage, accepts, next_stage
-from .._machine.life import LifeEvent, TaskStatus
+from .._machine.life import ENDS, LifeEvent, TaskStatus
 from .._machine.scope import Verdict
 from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
@@ -35,6 +35,8 @@ class Runner:
     :ivar alive: the jobs that have a native task, from the request to start to the end of the last attempt, pauses
         between attempts included; the value keeps the native task from the garbage collector
     :ivar on_change: called whenever a job has gone from `alive`, `waiting` or `deferred`; None unless somebody drains
+    :ivar on_admit: called with each job that has been taken; None unless somebody drains
+    :ivar ended: how many jobs have ended, by status
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Runner:
         self.alive: dict[Job, object] = {}
         self.deferred: dict[Job, None] = {}
         self.on_change: Callable[[], None] | None = None
+        self.on_admit: Callable[[Job], None] | None = None
+        self.ended = dict.fromkeys(ENDS, 0)
         self._max_running = max_running
         self._max_pending = max_pending
         self._waiting: OrderedDict[Job, None] = OrderedDict()
@@ -71,6 +75,16 @@ class Runner:
     def waiting(self) -> int:
         """How many jobs wait for a slot."""
         return len(self._waiting)
+
+    @property
+    def pausing(self) -> int:
+        """How many jobs wait for their next attempt."""
+        return self._pausing
+
+    @property
+    def completed(self) -> int:
+        """How many jobs have ended without having been cancelled."""
+        return sum(self.ended.values()) - self.ended[TaskStatus.CANCELLED]
 
     @property
     def idle(self) -> bool:
@@ -97,6 +111,8 @@ class Runner:
                 self._admit(pending=self._will_pend(job, foresee))
             job._runner = self
             place(job)
+            if self.on_admit is not None:
+                self.on_admit(job)
             return
         with self._lock:
             pending = self._will_pend(job, foresee)
@@ -153,6 +169,8 @@ class Runner:
                     place(job)
                 except TasksClosedError as exc:  # a task group of somebody else, closed meanwhile
                     self.drop(job, str(exc))
+            if self.on_admit is not None:
+                self.on_admit(job)
             self._changed()
 
     def follow(self, event: DrainEvent) -> None:
@@ -205,7 +223,7 @@ class Runner:
         if not job._has_ended:
             self.deferred.pop(job, None)
             report.dropped(job, reason)
-            job._end(LifeEvent.DROP)
+            self.end(job, LifeEvent.DROP)
             self._changed()
 
     def cancel(self, job: Job) -> None:
@@ -219,10 +237,15 @@ class Runner:
         else:
             self.deferred.pop(job, None)
             self._waiting.pop(job, None)
-            job._end(LifeEvent.CANCEL)
+            self.end(job, LifeEvent.CANCEL)
             self._changed()
         if scope is not None:
             scope.cancel()
+
+    def end(self, job: Job, event: LifeEvent, result: Any = None) -> None:
+        """End and count a job."""
+        job._end(event, result)
+        self.ended[job._status] += 1
 
     def paused(self) -> None:
         """Note that a job waits for its next attempt, and give its slot to the next in line."""

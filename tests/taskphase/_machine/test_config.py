@@ -18,7 +18,9 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
     ("settings", "error", "message"),
     [
         ({"name": 1}, TypeError, "name must be a str"),
-        ({"shield": 1}, TypeError, "shield must be a bool"),
+        ({"shield": "yes"}, TypeError, "shield must be a bool or a number"),
+        ({"shield": -1}, ValueError, "shield must be 0 seconds or more"),
+        ({"shield": math.nan}, ValueError, "shield must be 0 seconds or more"),
         ({"on_error": "log"}, TypeError, "on_error must be callable"),
         ({"when": "sometimes"}, ValueError, "when must be one of 'success', 'failure', 'always', not 'sometimes'"),
         ({"when": ["always"]}, ValueError, "when must be one of"),

@@ -1,0 +1,142 @@
+"""The closing of a host, stage by stage."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from types import MappingProxyType
+
+from anyio import CancelScope, Event, current_time
+
+from ._drive import report
+from ._drive.job import Job
+from ._drive.runner import Runner
+from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
+from ._machine.life import ENDS, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What became of the tasks that were alive when their host was closed, or were scheduled after that.
+
+    :ivar seconds: how long it took
+    :ivar completed: how many ended by themselves: succeeded, failed, or dropped
+    :ivar cancelled: how many tasks of each name the closing has cancelled
+    :ivar abandoned: the same for those whose threads were still running when patience ended
+    """
+
+    seconds: float
+    completed: int
+    cancelled: Mapping[str, int]
+    abandoned: Mapping[str, int]
+
+
+class Drain:
+    """Closes one host: who is cancelled when is the machine's decision, the clock and the waiting are here.
+
+    :param patience: seconds, by stage
+    :param group_open: whether the host's plain task group is open
+    :param cancel_group: cancels it
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        patience: Mapping[DrainStage, float],
+        *,
+        group_open: Callable[[], bool],
+        cancel_group: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._patience = patience
+        self._group_open = group_open
+        self._cancel_group = cancel_group
+        self._changed = Event()
+        self._swept: dict[Job, None] = {}
+        self._shields: list[tuple[float, int, Job]] = []  # those that end by themselves: a heap
+        self._abandoned: list[Job] = []
+
+    def wake(self) -> None:
+        """Say that something has ended, or come."""
+        self._changed.set()
+
+    async def run(self) -> DrainReport:
+        """Close the host, which has left the OPEN stage. Cancelling this does not hasten it."""
+        runner = self._runner
+        runner.on_change, runner.on_admit = self.wake, self._admitted
+        began = current_time()
+        before = runner.completed
+        self._enter(began)
+        while True:
+            runner.bury()
+            await self._idle()
+            now = current_time()
+            if self._is_idle:
+                if runner.close():
+                    break
+            elif now < self._ends:
+                self._cancel(self._unshielded_at(now))
+            else:
+                runner.follow(DrainEvent.DEADLINE)
+                self._enter(now)
+                self._sweep(SWEEPS[runner.stage])
+        cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
+        report.drained(cut, self._abandoned)
+        completed = runner.completed - before
+        return DrainReport(current_time() - began, completed, _named(cut), _named(self._abandoned))
+
+    def _enter(self, now: float) -> None:
+        self._entered = now
+        self._ends = now + self._patience[self._runner.stage]
+
+    def _sweep(self, sweep: Sweep) -> None:
+        runner = self._runner
+        if sweep is Sweep.UNSHIELDED:
+            self._cancel_group()
+            self._cancel(job for job in runner.jobs() if not job.config.shielded)
+            for job in runner.jobs():
+                self._admitted(job)
+            report.waiting_for(job for job in runner.jobs() if job.config.shielded)
+        elif sweep is Sweep.EVERYBODY:
+            self._cancel(runner.jobs())
+            runner.threads.abandon_new()
+            self._abandoned += [job for job in list(runner.alive) if runner.threads.abandon(job)]
+
+    def _cancel(self, jobs: Iterable[Job]) -> None:
+        for job in list(jobs):
+            self._swept[job] = None
+            self._runner.cancel(job)
+
+    def _admitted(self, job: Job) -> None:
+        if self._runner.stage is DrainStage.SHIELDED and job.config.protection < math.inf:
+            heappush(self._shields, (self._entered + job.config.protection, job.id, job))
+            self.wake()
+
+    def _unshielded_at(self, now: float) -> Iterator[Job]:
+        """Yield those whose shields have ended."""
+        while self._shields and self._shields[0][0] <= now:
+            yield heappop(self._shields)[2]
+
+    def _next_deadline(self) -> float:
+        while self._shields and self._shields[0][2].status in ENDS:
+            heappop(self._shields)
+        return min(self._ends, self._shields[0][0]) if self._shields else self._ends
+
+    async def _idle(self) -> None:
+        """Wait for the next deadline, or until there is nothing left to wait for."""
+        # It looks at the clock itself: anyio cancels no asyncio task that is woken in every turn.
+        while not self._is_idle and current_time() < (deadline := self._next_deadline()):
+            self._changed = Event()
+            with CancelScope(deadline=deadline):
+                await self._changed.wait()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._runner.idle and not self._group_open()
+
+
+def _named(jobs: Iterable[Job]) -> Mapping[str, int]:
+    return MappingProxyType(Counter(job.name for job in jobs))
