@@ -142,7 +142,7 @@ def use_limits(module: ModuleType) -> None:
         refused = client.post("/letters", params={"letters": 3})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert client.post("/letters", params={"letters": 2}).status_code == 200
-        assert client.get("/load").json() == {"running": 0, "waiting": 0, "deferred": 0}
+        assert client.get("/load").json() == {"running": 0, "waiting": 0, "deferred": 0, "failed": 0}
 
 
 def use_websocket_and_stream(module: ModuleType) -> None:
