@@ -263,7 +263,7 @@ def check_g13_call_lasts(journal: Journal) -> None:
     for note in journal.notes:
         if note.what == "over" and journal.described.mode != "lifespan":
             assert note.number == 0, f"G13: the call of request {note.request} left {note.number} tasks alive"
-    warnings = [said for said in journal.logged if said[0] == "fastapi_tasks"]
+    warnings = [said for said in journal.logged if said[:2] == ("fastapi_tasks", "WARNING")]
     warns = journal.described.mode in {"none", "after lifespan"}
     wanted = warns and any(made.task is not None for made in journal.made.values())
     assert wanted <= len(warnings) <= warns, f"G13: warned {len(warnings)} times"
