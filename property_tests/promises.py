@@ -22,6 +22,7 @@ from property_tests.reading import (
     deadlines,
     disturbed,
     from_thread,
+    in_thread,
     place_of,
     signal_of,
     signals_of,
@@ -76,7 +77,8 @@ def g2_each_task_has_one_end_and_nothing_is_alive_after_the_close(story: Story) 
             begun, ends = len(story.when(begin, number)), story.when(end, number)
             assert begun == len(ends) or abandoned(story, number), f"{begin} of task {number} without its {end}"
             late = [place for place, _ in ends if place > closed]
-            assert not late or abandoned(story, number), f"task {number} was alive after the close"
+            patience_ended = in_thread(story, number) and story.program.shield_timeout is not None
+            assert not late or patience_ended, f"task {number} was alive after the close"
 
 
 def g2_each_change_of_a_status_is_in_the_table(story: Story) -> None:
@@ -203,6 +205,9 @@ def g9_what_was_cut_short_is_logged_by_name(story: Story) -> None:
         if task.status is S.CANCELLED and not asked(story, number) and ended is not None:
             assert f"task-{number}" in cut, f"task {number} was cancelled by the drain, and that is not in {cut}"
         if f"task-{number}" in cut:
+            assert task.status is S.CANCELLED or abandoned(story, number), (
+                f"task {number} is {task.status}, and in {cut}"
+            )
             assert not asked(story, number) or ended is None or ended[1].time >= first - A_MOMENT
 
 
@@ -218,9 +223,10 @@ def g15_the_limits_hold(story: Story) -> None:
         pending = statuses[S.WAITING] + statuses[S.DEFERRED]
         # Another attempt is never refused.
         assert pending_most is None or retried or pending <= pending_most, f"{pending} are pending: {event}"
-    for call in story.calls:
+    for number, call in enumerate(story.calls):
         if isinstance(call.refusal, TasksSaturatedError):
             refusal = call.refusal
+            assert not story.when("begin", number), f"task {number} was refused, and has begun"
             assert pending_most is not None
             assert refusal.waiting + refusal.deferred <= pending_most or retried
     used: set[int] = set()

@@ -100,11 +100,17 @@ def disturbed(story: Story, number: int) -> bool:
     return asked(story, number) or time >= deadline - A_MOMENT
 
 
+def in_thread(story: Story, number: int) -> bool:
+    """Say whether its function, or its handler, runs in a thread."""
+    spec = story.calls[number].spec
+    return spec.sync or (spec.handler is not None and spec.handler.sync)
+
+
 def abandoned(story: Story, number: int | None) -> bool:
     """Say whether its thread, or its handler's, may have been left behind."""
-    spec = story.calls[number].spec
-    in_thread = spec.sync or (spec.handler is not None and spec.handler.sync)
-    return in_thread and (spec.timeout is not None or story.program.shield_timeout is not None)
+    assert number is not None
+    has_timeout = story.calls[number].spec.timeout is not None
+    return in_thread(story, number) and (has_timeout or story.program.shield_timeout is not None)
 
 
 def by_shielded(story: Story, call: Scheduled, place: int) -> bool:

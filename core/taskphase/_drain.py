@@ -67,6 +67,7 @@ class Drain:
         """Close the host, which has left the OPEN stage. Cancelling this does not hasten it."""
         runner = self._runner
         runner.on_change, runner.on_admit = self.wake, self._admitted
+        runner.threads.on_change = self.wake
         began = current_time()
         before = runner.completed
         self._enter(began)
@@ -103,6 +104,7 @@ class Drain:
         elif sweep is Sweep.EVERYBODY:
             self._cancel(runner.jobs())
             runner.threads.abandon_new()
+            self._abandoned += runner.threads.forget()
             self._abandoned += [job for job in list(runner.alive) if runner.threads.abandon(job)]
 
     def _cancel(self, jobs: Iterable[Job]) -> None:

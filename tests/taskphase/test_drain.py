@@ -198,3 +198,23 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
     )
     # The thread had to be waited for; the others were cancelled, and one was dropped.
     assert last == HostStatistics(0, 0, 0, 0, 0, succeeded=2, failed=1, cancelled=4, dropped=1, oldest_running=None)
+
+
+@BACKENDS
+@pytest.mark.parametrize(("patience", "closes", "abandoned"), [(None, 5, {}), (2, 2, {"slow": 1})])
+def test_a_thread_that_outlived_its_timeout_is_waited_for_or_reported_g2_g9_g16(
+    backend: Backend, patience: float | None, closes: float, abandoned: dict[str, int]
+) -> None:
+    async def main() -> tuple[float, DrainReport | None]:
+        began = anyio.current_time()
+        async with TaskHost(shield_timeout=patience) as host:
+            slow = host.task(name="slow", timeout=1).schedule(pause, 5)
+            await slow.wait()
+            assert slow.status is TaskStatus.FAILED
+            await host.aclose()
+        return anyio.current_time() - began, host.drain_report
+
+    took, report = run(main, backend)
+    assert took == pytest.approx(closes if patience is None else 1 + closes)
+    assert report is not None
+    assert report.abandoned == abandoned

@@ -88,7 +88,8 @@ class Runner:
 
     @property
     def idle(self) -> bool:
-        return not (self.alive or self._waiting or self.deferred or self._inbox)
+        """Whether nothing of it is alive, threads that were left behind included."""
+        return not (self.alive or self._waiting or self.deferred or self._inbox or self.threads.left_behind)
 
     def jobs(self) -> Iterator[Job]:
         """Yield every job that has not ended, in no order that means anything."""

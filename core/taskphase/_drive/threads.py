@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, CapacityLimiter, WouldBlock, current_time, to_thread
 
 from .seam import Seam
+
+if TYPE_CHECKING:
+    from .job import Job
 
 # A deadline that no timeout has, and that has always passed.
 _ABANDONED = -math.inf
@@ -25,6 +28,8 @@ class Threads:
     A thread cannot be stopped. So its call is not cancelled when the task is: the task ends when the function does,
     with its result. Only a timeout, or a host that is out of patience, leaves it behind; its slot stays taken until
     it really ends.
+
+    :ivar on_change: called when a thread that was left behind has ended; None unless somebody waits for that
     """
 
     def __init__(self, seam: Seam, total: float) -> None:
@@ -32,8 +37,11 @@ class Threads:
         self._slots = CapacityLimiter(total)
         # anyio counts a slot as free as soon as a call is abandoned, so the slots are counted here.
         self._uncounted = CapacityLimiter(math.inf)
-        self._calls: dict[object, CancelScope] = {}
-        self._queue: dict[object, CancelScope] = {}
+        self._calls: dict[Job, CancelScope] = {}
+        self._queue: dict[Job, CancelScope] = {}
+        self._held: set[object] = set()
+        self._left_behind: dict[object, Job] = {}
+        self.on_change: Callable[[], None] | None = None
         self._patience = True
 
     @property
@@ -41,11 +49,22 @@ class Threads:
         """How many threads run, those left behind included."""
         return int(self._slots.borrowed_tokens)
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether a thread runs on whose call has timed out."""
+        return bool(self._left_behind)
+
+    def forget(self) -> list[Job]:
+        """Wait no longer for those that were left behind; return for whom they run."""
+        owners = list(self._left_behind.values())
+        self._left_behind.clear()
+        return owners
+
     def abandon_new(self) -> None:
         """Leave behind at once whichever thread begins from now on."""
         self._patience = False
 
-    def abandon(self, owner: object) -> bool:
+    def abandon(self, owner: Job) -> bool:
         """Leave behind the thread that runs for `owner`; return whether there was one."""
         if owner in self._queue:
             self._queue[owner].deadline = _ABANDONED
@@ -56,7 +75,7 @@ class Threads:
         return True
 
     async def call(
-        self, owner: object, func: Callable[[], Any], timeout: float | None, *, surely: bool
+        self, owner: Job, func: Callable[[], Any], timeout: float | None, *, surely: bool
     ) -> tuple[Any, float]:
         """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
 
@@ -70,6 +89,7 @@ class Threads:
         slot = object()
         if not self._take_at_once(slot):
             await self._take(owner, slot, shield=surely)
+        self._held.add(slot)
         deadline = math.inf if timeout is None else current_time() + timeout
         with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
             self._calls[owner] = scope
@@ -79,6 +99,8 @@ class Threads:
                 del self._calls[owner]
         if scope.deadline == _ABANDONED:
             raise ThreadAbandoned
+        if slot in self._held:
+            self._left_behind[slot] = owner
         raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
 
     def _take_at_once(self, slot: object) -> bool:
@@ -91,7 +113,7 @@ class Threads:
             return True
         return False
 
-    async def _take(self, owner: object, slot: object, *, shield: bool) -> None:
+    async def _take(self, owner: Job, slot: object, *, shield: bool) -> None:
         deadline = math.inf if self._patience or not shield else _ABANDONED
         with CancelScope(shield=shield, deadline=deadline) as scope:
             if shield:
@@ -120,13 +142,19 @@ class Threads:
             boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
         except self._seam.cancelled:
             if not next(draw):
-                self._slots.release_on_behalf_of(slot)
+                self._release(slot)
             raise
         assert boxed is not None  # only who was cancelled draws before the thread
         return boxed[0]
 
     def _free_from_thread(self, slot: object) -> None:
         try:
-            self._seam.call_from_thread(lambda: self._slots.release_on_behalf_of(slot))
+            self._seam.call_from_thread(lambda: self._release(slot))
         except RuntimeError:
             pass  # the loop is gone, and the slot with it
+
+    def _release(self, slot: object) -> None:
+        self._slots.release_on_behalf_of(slot)
+        self._held.discard(slot)
+        if self._left_behind.pop(slot, None) is not None and self.on_change is not None:
+            self.on_change()
