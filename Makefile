@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard clean help
+.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard soak clean help
 
 help:
 	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
@@ -18,6 +18,7 @@ help:
 	@echo 'make format       what ruff can mend'
 	@echo 'make bench        the cost of a task and of a request, as ratios; OPTIONS=--help tells what can be left out'
 	@echo 'make bench-guard  how many instructions they take, against benchmarks/guard.json; OPTIONS=--update writes it'
+	@echo 'make soak         real servers under load, ended at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -57,6 +58,10 @@ bench: $(VENV)/ready .venv-peer/ready
 
 bench-guard: $(VENV)/ready
 	$(BIN)/python -m benchmarks.guard $(OPTIONS)
+
+soak: $(VENV)/ready
+	$(BIN)/python -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SEED),--seed $(SEED))
 
 $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
