@@ -1,0 +1,123 @@
+"""Work of each kind, in a host that is closed meanwhile; and when each has to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class
+from hypothesis import strategies as st
+
+from taskphase import Task, TaskHost, TaskStatus
+from taskphase.testing import pause
+
+S = TaskStatus
+
+# Virtual seconds.
+BEGIN = 0.1  # of the closing
+TIMEOUT = 0.05
+CLEANING = 0.25
+HANDLING = 3.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What takes some seconds. If it is cancelled meanwhile it obeys; cleans up and returns; or raises, for a handler
+    in a thread. In a thread it cannot be cancelled, but its task may time out; in the plain group there is no task.
+    """
+
+    kind: Literal["obeys", "clings", "raises", "thread", "times out", "plain"]
+    seconds: float
+    shield: bool = False
+
+    def end(self, grace: float, patience: float) -> tuple[float, TaskStatus | None]:
+        """Return when it ends, and how; None if that is not said."""
+        sweep = BEGIN + grace
+        last = sweep + patience
+        spared = last if self.shield else sweep
+        if self.kind == "thread":
+            return (self.seconds, S.SUCCEEDED) if self.seconds < last else (last, S.CANCELLED)
+        if self.kind == "times out":
+            return TIMEOUT, S.FAILED
+        if self.kind == "plain":
+            return min(self.seconds, sweep), None
+        if self.seconds < spared:
+            return self.seconds, S.SUCCEEDED
+        if self.kind == "clings":
+            return spared + CLEANING, S.SUCCEEDED
+        if self.kind == "raises":
+            return min(spared + HANDLING, last), None
+        return spared, S.CANCELLED
+
+    def holds_until(self, grace: float, patience: float) -> float:
+        """Return until when it keeps the host from closing."""
+        if self.kind == "times out":
+            return min(self.seconds, BEGIN + grace + patience)
+        return self.end(grace, patience)[0]
+
+    @property
+    def in_thread(self) -> bool:
+        return self.kind in ("thread", "times out")
+
+
+# No sum of these is another one's: whatever happens at the same time is of one cause.
+works = st.builds(
+    Work,
+    kind=st.sampled_from(["obeys", "clings", "raises", "thread", "times out", "plain"]),
+    seconds=st.sampled_from([0.3, 1.7, 4.15, 20.0]),
+    shield=st.booleans(),
+)
+
+
+class Closing:
+    """A host that is closed while all this is done in it."""
+
+    def __init__(self, works: list[Work], grace: float, patience: float | None) -> None:
+        self.works = works
+        self.host = TaskHost(drain_timeout=grace, shield_timeout=patience)
+        self.ends: dict[int, tuple[float, TaskStatus | None]] = {}
+
+    async def main(self) -> float:
+        async with create_task_group() as watchers:
+            async with self.host:
+                for number, work in enumerate(self.works):
+                    if work.kind == "plain":
+                        self.host.tg.start_soon(self._plain, number, work.seconds)
+                        continue
+                    timeout = TIMEOUT if work.kind == "times out" else None
+                    on_error = self._on_error if work.kind == "raises" else None
+                    definition = self.host.task(
+                        name=str(number), shield=work.shield, on_error=on_error, timeout=timeout
+                    )
+                    if work.in_thread:
+                        task = definition.schedule(pause, work.seconds)
+                    else:
+                        task = definition.schedule(self._do, work)
+                    watchers.start_soon(self._watch, number, task)
+                await anyio.sleep(BEGIN)
+            return current_time()
+
+    async def _do(self, work: Work) -> None:
+        try:
+            await anyio.sleep(work.seconds)
+        except get_cancelled_exc_class():
+            if work.kind == "obeys":
+                raise
+            if work.kind == "raises":
+                raise OSError from None
+            with CancelScope(shield=True):
+                await anyio.sleep(CLEANING)
+
+    def _on_error(self, task: Task[Any], exc: Exception) -> None:
+        pause(HANDLING)
+
+    async def _plain(self, number: int, seconds: float) -> None:
+        try:
+            await anyio.sleep(seconds)
+        finally:
+            self.ends[number] = (current_time(), None)
+
+    async def _watch(self, number: int, task: Task[Any]) -> None:
+        await task.wait()
+        self.ends[number] = (current_time(), task.status)

@@ -1,0 +1,213 @@
+"""The closing of a host, second by second: who ends when, what wakes it, and what nobody can hasten."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+from anyio import create_task_group, current_time
+from hypothesis import given
+from hypothesis import strategies as st
+
+from property_tests.closing import BEGIN, Closing, Work, works
+from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase.testing import Call, RandomWalk, pause, simulate
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+S = TaskStatus
+
+
+async def nothing() -> None:
+    pass
+
+
+@BACKENDS
+@given(
+    works=st.lists(works, min_size=1, max_size=4),
+    grace=st.sampled_from([0, 1, 2]),
+    patience=st.sampled_from([None, 0, 1.5]),
+)
+def test_each_ends_when_its_kind_has_to_and_the_host_closes_with_the_last_g9(
+    backend: Any, works: list[Work], grace: float, patience: float | None
+) -> None:
+    closing = Closing(works, grace, patience)
+    closed = simulate(closing.main, backend=backend).result()
+    patience = math.inf if patience is None else patience
+    expected = [work.end(grace, patience) for work in works]
+    for number, (time, status) in enumerate(expected):
+        ended, how = closing.ends[number]
+        assert ended == pytest.approx(time), works[number]
+        assert status in (None, how), works[number]
+    assert closed == pytest.approx(max(BEGIN, *(work.holds_until(grace, patience) for work in works)))
+    report = closing.host.drain_report
+    assert report is not None
+    assert report.seconds == pytest.approx(closed - BEGIN)
+    said = {str(n) for n, work in enumerate(works) if work.kind != "raises"}
+    cut = {str(n) for n, work in enumerate(works) if not work.in_thread and expected[n][1] is S.CANCELLED}
+    left = {str(n) for n, work in enumerate(works) if work.in_thread and work.seconds > BEGIN + grace + patience}
+    assert set(report.cancelled) & said == cut
+    assert set(report.abandoned) & said == left
+
+
+@BACKENDS
+@given(protection=st.sampled_from([0.5, 1, 2, 3]), scheduled=st.sampled_from([0.25, 1.5]))
+def test_a_shield_of_some_seconds_ends_in_time_also_for_who_comes_while_the_host_waits_g9(
+    backend: Any, protection: float, scheduled: float
+) -> None:
+    latest: list[Task[Any]] = []
+
+    async def shielded(host: TaskHost) -> None:
+        await anyio.sleep(scheduled)
+        latest.append(host.task(shield=protection).schedule(anyio.sleep, 50))
+
+    async def main() -> float:
+        async with TaskHost() as host:
+            await host.task(shield=True).schedule(shielded, host).started.wait()
+        return current_time()
+
+    assert simulate(main, backend=backend).result() == max(protection, scheduled)
+    assert latest[0].status is S.CANCELLED
+
+
+def cancel(task: Task[Any], tasks: TasksScheduler) -> None:
+    task.cancel()
+
+
+def succeed(task: Task[Any], tasks: TasksScheduler) -> None:
+    tasks.end()
+
+
+def fail(task: Task[Any], tasks: TasksScheduler) -> None:
+    tasks.end(failed=True)
+
+
+@BACKENDS
+@pytest.mark.parametrize(("go", "how"), [(cancel, S.CANCELLED), (succeed, S.SUCCEEDED), (fail, S.DROPPED)])
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_host_closes_when_the_last_of_its_tasks_has_gone_whichever_way_g9(
+    backend: Any, go: Callable[..., None], how: TaskStatus, in_thread: bool
+) -> None:
+    async def main() -> float:
+        async with create_task_group() as tg:
+            async with TaskHost(drain_timeout=5) as host:
+                tasks = host.scope()
+                task = tasks.after_response.schedule(nothing)
+                tg.start_soon(later, task, tasks)
+            assert task.status is how
+            return current_time()
+
+    async def later(task: Task[Any], tasks: TasksScheduler) -> None:
+        await anyio.sleep(1)
+        if in_thread and go is cancel:
+            await anyio.to_thread.run_sync(task.cancel)
+        else:
+            go(task, tasks)
+
+    assert simulate(main, backend=backend).result() == 1
+
+
+@BACKENDS
+@given(grace=st.sampled_from([1, 5]), seed=st.integers(0, 1000))
+def test_what_is_cancelled_on_its_way_from_a_thread_holds_no_closing_up_g2_g8_g9(
+    backend: Any, grace: float, seed: int
+) -> None:
+    tasks: list[Task[Any]] = []
+
+    async def main() -> float:
+        async with create_task_group() as tg:
+            async with TaskHost(drain_timeout=grace) as host:
+                tasks.append(host.scope().after_response.schedule(nothing))  # is there until it is cancelled
+                tg.start_soon(anyio.to_thread.run_sync, from_thread, host)
+                tg.start_soon(cancel_all)
+            return current_time()
+
+    def from_thread(host: TaskHost) -> None:
+        pause(1)
+        with suppress(TasksClosedError):
+            tasks.append(host.schedule(nothing))
+
+    async def cancel_all() -> None:
+        await anyio.sleep(1)
+        for task in tasks:
+            task.cancel()
+
+    assert simulate(main, backend=backend, policy=RandomWalk(seed)).result() == 1
+    assert all(task.status in (S.CANCELLED, S.SUCCEEDED) for task in tasks)
+
+
+@BACKENDS
+def test_a_host_that_waits_for_the_shielded_takes_nothing_from_those_of_another_g9(backend: Any) -> None:
+    async def schedule_elsewhere(host: TaskHost) -> None:
+        await anyio.sleep(1)
+        host.schedule(nothing)
+
+    async def main() -> None:
+        async with TaskHost() as outer:
+            async with TaskHost() as inner:
+                inner.task(shield=True).schedule(anyio.sleep, 2)
+                of_its_own = inner.task(shield=True).schedule(schedule_elsewhere, inner)
+                of_another = outer.task(shield=True).schedule(schedule_elsewhere, inner)
+                await of_another.started.wait()
+                await of_its_own.started.wait()
+            assert of_its_own.status is S.SUCCEEDED
+            assert isinstance(of_another.exception, TasksClosedError)
+
+    simulate(main, backend=backend).result()
+
+
+@BACKENDS
+def test_a_task_that_closes_its_own_host_is_told_not_to_g9(backend: Any) -> None:
+    async def main() -> Task[Any]:
+        async with TaskHost() as host:
+            task = host.schedule(host.aclose)
+            await task.wait()
+            return task
+
+    assert isinstance(simulate(main, backend=backend).result().exception, RuntimeError)
+
+
+@given(st.lists(st.sampled_from([0.5, 0.75, 1]), max_size=3))
+def test_whoever_waits_for_the_close_and_is_cancelled_natively_still_waits_for_it_g9(pauses: list[float]) -> None:
+    async def main() -> tuple[bool, float]:
+        async with TaskHost() as host:
+            await host.task(shield=True).schedule(anyio.sleep, 4).started.wait()
+            waiting = asyncio.create_task(host.aclose())
+            for seconds in pauses:
+                await asyncio.sleep(seconds)
+                waiting.cancel()
+            await asyncio.wait([waiting])
+            return waiting.cancelled(), current_time()
+
+    assert simulate(main, backend="asyncio").result() == (bool(pauses), 4)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'TaskHost._supervise' was never awaited:RuntimeWarning")
+# Not at step 3: anyio's `TaskGroup.start()` waits for ever for a task that was cancelled before its first step.
+@pytest.mark.parametrize("step", [2, *range(4, 14)])
+def test_a_host_ends_though_everything_is_cancelled_natively_at_any_step_g2_g9(step: int) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    tasks: list[Task[Any]] = []
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with TaskHost(drain_timeout=1) as host:
+            tasks.append(host.schedule(anyio.sleep, 0.5))
+            await tasks[0].wait()
+
+    def cancel_all() -> None:
+        # What asyncio does itself, at Ctrl-C for example.
+        for task in sorted(asyncio.all_tasks(loops[0]), key=lambda task: task.get_name()):
+            task.cancel()
+
+    run = simulate(main, backend="asyncio", faults=[Call(step, cancel_all)])
+    ended_by = run.exception
+    assert isinstance(ended_by, asyncio.CancelledError), run.timeline()
+    assert all(task.status in (S.CANCELLED, S.SUCCEEDED) for task in tasks)
+    gc.collect()  # what has never begun

@@ -1,0 +1,297 @@
+"""What whole programs seldom come to: hosts in hosts, threads in a hurry, batches and task groups of one's own."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+from anyio import create_task_group
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from property_tests.compact import Compact
+from taskphase import (
+    NoCurrentError,
+    Phase,
+    Task,
+    TaskHost,
+    TasksBatch,
+    TasksClosedError,
+    TasksSaturatedError,
+    TasksScheduler,
+    TaskStatus,
+    current_host,
+    current_task,
+)
+from taskphase.testing import RandomWalk, simulate
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+S = TaskStatus
+seeds = st.integers(0, 1000)
+
+
+def run(main: Any, backend: Any, **options: Any) -> Any:
+    return simulate(main, backend=backend, **options).result()
+
+
+async def nothing() -> None:
+    pass
+
+
+def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
+    return tasks if phase is Phase.IMMEDIATE else getattr(tasks, phase.value)
+
+
+# Hosts in hosts.
+
+
+@dataclass(frozen=True, repr=False)
+class Open(Compact):
+    """Open a host of one's own, and do this in its body."""
+
+    inside: Nested = ()
+
+
+@dataclass(frozen=True, repr=False)
+class On(Compact):
+    """Schedule a task that does this, on one of the hosts around."""
+
+    which: int = 0
+    inside: Nested = ()
+
+
+Nested = tuple[Open | On, ...]
+
+nested = st.recursive(
+    st.just(()),
+    lambda inner: st.lists(st.one_of(st.builds(Open, inner), st.builds(On, st.integers(0, 3), inner)), max_size=3).map(
+        tuple
+    ),
+    max_leaves=8,
+)
+
+
+class Nesting:
+    """Follows it, and looks around at each step."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+
+    async def follow(self, steps: Nested, hosts: tuple[TaskHost, ...], host: TaskHost | None, own: bool) -> None:
+        task = current_task() if own else None
+        self.look(host, task)
+        for step in steps:
+            if isinstance(step, Open):
+                async with TaskHost(drain_timeout=math.inf) as inner:
+                    await self.follow(step.inside, (*hosts, inner), inner, own)
+            elif hosts:
+                of = hosts[step.which % len(hosts)]
+                with suppress(TasksClosedError):
+                    of.schedule(self.follow, step.inside, hosts, of, own=True)
+                await anyio.sleep(0)
+            self.look(host, task)
+
+    def look(self, host: TaskHost | None, task: Task[Any] | None) -> None:
+        found, found_task = None, None
+        with suppress(NoCurrentError):
+            found = current_host()
+        with suppress(NoCurrentError):
+            found_task = current_task()
+        if found is not host or found_task is not task:
+            self.wrong.append(f"in {found}, {found_task}, and should be in {host}, {task}")
+
+
+@BACKENDS
+@given(steps=nested, seed=seeds)
+@example(steps=(Open((Open((On(0),)),)),), seed=0)
+def test_each_finds_its_own_host_and_task_however_they_are_nested_g14(backend: str, steps: Nested, seed: int) -> None:
+    nesting = Nesting()
+    run(lambda: nesting.follow(steps, (), None, own=False), backend, policy=RandomWalk(seed))
+    assert not nesting.wrong
+
+
+# Limits.
+
+
+@BACKENDS
+@given(
+    running=st.none() | st.integers(1, 3),
+    pending=st.integers(0, 3),
+    phases=st.lists(st.sampled_from(Phase), max_size=8),
+    seed=seeds,
+)
+def test_a_thread_that_schedules_faster_than_the_loop_turns_meets_the_same_limits_g8_g15(
+    backend: str, running: int | None, pending: int, phases: list[Phase], seed: int
+) -> None:
+    taken: list[bool] = []
+
+    def burst(tasks: TasksScheduler) -> None:
+        for phase in phases:
+            try:
+                place_of(tasks, phase).schedule(anyio.sleep, 1)
+                taken.append(True)
+            except TasksSaturatedError:
+                taken.append(False)
+
+    async def main() -> None:
+        host = TaskHost(max_running=running, max_pending=pending, drain_timeout=math.inf)
+        async with host, host.scope() as tasks:
+            await host.schedule(burst, tasks).wait()
+
+    run(main, backend, policy=RandomWalk(seed))
+    slots, room = math.inf if running is None else running - 1, pending
+    expected = []
+    for phase in phases:
+        starts = phase is Phase.IMMEDIATE and slots > 0
+        expected.append(starts or room > 0)
+        slots -= starts
+        room -= not starts and room > 0
+    assert taken == expected
+
+
+@BACKENDS
+def test_what_was_refused_for_want_of_room_is_as_new_and_may_come_again_g15(backend: str) -> None:
+    async def main() -> None:
+        async with TaskHost(max_running=1, max_pending=0) as host, host.scope() as tasks:
+            task = Task(nothing)
+            first = tasks.schedule(nothing)
+            with pytest.raises(TasksSaturatedError):
+                tasks.start(task)
+            assert task.status is S.NEW
+            await first.wait()
+            await anyio.sleep(1)
+            tasks.start(task)
+            await task.wait()
+            assert task.status is S.SUCCEEDED
+
+    run(main, backend)
+
+
+@BACKENDS
+@given(cancelled=st.lists(st.booleans(), max_size=6), pending=st.integers(0, 6))
+def test_a_batch_of_ones_own_starts_what_is_left_in_it_as_there_is_room_g15_g17(
+    backend: str, cancelled: list[bool], pending: int
+) -> None:
+    ran: list[int] = []
+
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    async def main() -> int:
+        batch, starts = TasksBatch(), 0
+        async with TaskHost(max_running=1, max_pending=pending) as host, host.scope() as tasks:
+            held = [batch.schedule(work, number) for number in range(len(cancelled))]
+            for task, is_cancelled in zip(held, cancelled, strict=True):
+                if is_cancelled:
+                    task.cancel()
+            while True:
+                starts += 1
+                with suppress(TasksSaturatedError):
+                    batch.start(tasks)
+                    batch.start(tasks)  # there is nothing left in it
+                    break
+                await anyio.sleep(1)
+            await anyio.sleep(1)
+        return starts
+
+    starts = run(main, backend)
+    alive = [number for number, is_cancelled in enumerate(cancelled) if not is_cancelled]
+    assert ran == alive
+    assert starts == max(1, math.ceil(len(alive) / (1 + pending)))
+
+
+# Task groups of one's own, and that of the host.
+
+
+@BACKENDS
+@given(shields=st.lists(st.booleans(), min_size=1, max_size=4), in_thread=st.booleans())
+def test_a_task_group_that_is_cancelled_takes_all_with_it_but_the_shielded_g8_g9(
+    backend: str, shields: list[bool], in_thread: bool
+) -> None:
+    tasks: list[Task[Any]] = []
+
+    def schedule(scheduler: TasksScheduler) -> None:
+        tasks.extend(scheduler.task(shield=shield).schedule(anyio.sleep, 2) for shield in shields)
+
+    async def main() -> float:
+        async with create_task_group() as tg:
+            scheduler = TasksScheduler(tg)
+            if in_thread:
+                await anyio.to_thread.run_sync(schedule, scheduler)
+            else:
+                schedule(scheduler)
+            await anyio.sleep(1)
+            assert [task.status for task in tasks] == [S.RUNNING] * len(shields)
+            tg.cancel_scope.cancel()
+        return anyio.current_time()
+
+    assert run(main, backend) == (2 if any(shields) else 1)
+    assert [task.status for task in tasks] == [S.SUCCEEDED if shield else S.CANCELLED for shield in shields]
+
+
+@BACKENDS
+@given(phases=st.lists(st.sampled_from(list(Phase)[1:]), max_size=3))
+def test_a_closed_task_group_refuses_what_comes_and_drops_what_waited_g2(backend: str, phases: list[Phase]) -> None:
+    async def main() -> None:
+        async with create_task_group() as tg:
+            tasks = TasksScheduler(tg)
+            held = [place_of(tasks, phase).schedule(nothing) for phase in phases]
+        by_hand = Task(nothing)
+        for refuse in (lambda: tasks.schedule(nothing), lambda: tasks.start(by_hand)):
+            with pytest.raises(TasksClosedError):
+                refuse()
+        tasks.end()
+        assert [task.status for task in held] == [S.DROPPED] * len(held)
+        by_hand.cancel()
+        assert by_hand.status is S.CANCELLED
+
+    run(main, backend)
+
+
+@BACKENDS
+@given(phases=st.lists(st.sampled_from(Phase), max_size=4))
+def test_a_scheduler_of_the_group_of_a_host_is_one_of_the_host_g15(backend: str, phases: list[Phase]) -> None:
+    async def main() -> tuple[list[Task[Any]], float]:
+        async with TaskHost(max_running=1, drain_timeout=9) as host, TasksScheduler(host.tg) as tasks:
+            held = [place_of(tasks, phase).schedule(anyio.sleep, 1) for phase in phases]
+            immediate = phases.count(Phase.IMMEDIATE)
+            now = (min(immediate, 1), max(immediate - 1, 0), len(phases) - immediate)
+            assert (host.running, host.waiting, host.deferred) == now
+        return held, anyio.current_time()
+
+    held, closed = run(main, backend)
+    assert [task.status for task in held] == [S.SUCCEEDED] * len(phases)
+    assert closed == len(phases)
+
+
+@BACKENDS
+@given(failures=st.integers(1, 3))
+def test_the_plain_group_takes_the_next_after_an_exception_and_touches_no_task_g3(backend: str, failures: int) -> None:
+    ended: list[bool] = []
+
+    async def neighbour() -> None:
+        try:
+            await anyio.sleep(5)
+        finally:
+            ended.append(anyio.current_time() < 5)
+
+    async def boom() -> None:
+        raise OSError
+
+    async def main() -> None:
+        async with TaskHost(drain_timeout=math.inf) as host:
+            task = host.schedule(anyio.sleep, 9)
+            for _ in range(failures):
+                host.tg.start_soon(neighbour)
+                await anyio.sleep(1)
+                host.tg.start_soon(boom)
+                await anyio.sleep(0.1)
+            host.tg.start_soon(neighbour)
+        assert task.status is S.SUCCEEDED
+
+    run(main, backend)
+    assert ended == [True] * failures + [False]
