@@ -1,0 +1,81 @@
+"""`make soak`: hundreds of servers that are ended at random moments, then two that are kept under load for minutes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.servers.harness import ROOT
+
+from . import chaos, report, steady
+from .records import Findings
+from .servers import BY_NAME
+
+PAGE = ROOT / "docs" / "soak.md"
+ROUNDS = 216  # 18 of each server and signal
+MINUTES = 4.0
+SEED = 20
+JOBS = 2
+STEADY = ("uvicorn-uvloop", "hypercorn-trio")
+SHOWN = 5  # violations of one run
+
+
+def main() -> int:
+    """Run all of it, and return 1 if a promise was broken."""
+    arguments = parse(sys.argv[1:])
+    began = time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="soak-"))
+    result = report.Result(arguments.seed)
+    for outcome in chaos.run(arguments.seed, range(arguments.rounds), place, arguments.jobs):
+        result.rounds.append(outcome)
+        tell_round(outcome, len(result.rounds), arguments.rounds)
+    for name in STEADY if arguments.minutes > 0 else ():
+        print(f"{name}: {arguments.minutes:g} minutes under load", flush=True)
+        result.steady.append(steady.run(BY_NAME[name], arguments.minutes, arguments.seed, place))
+        tell_violations(result.steady[-1].findings, result.steady[-1].directory)
+    result.seconds = time.monotonic() - began
+    print(text := report.page(result))
+    if arguments.rounds >= ROUNDS and arguments.minutes >= MINUTES:
+        PAGE.write_text(text)
+        print(f"written: docs/{PAGE.name}")
+    else:
+        print(f"docs/{PAGE.name} is left as it is: it takes {ROUNDS} rounds and {MINUTES:g} minutes, or more")
+    if result.violations:
+        print(f"{result.violations} promises were broken; the journals are in {place}")
+        return 1
+    place.rmdir()
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of each server under steady load; 0: none")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="servers that are ended at a random moment")
+    parser.add_argument("--seed", type=int, default=SEED, help="of what the clients ask for, and when the signals come")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="rounds that run at the same time")
+    return parser.parse_args(arguments)
+
+
+def tell_round(outcome: chaos.Outcome, done: int, total: int) -> None:
+    this, findings = outcome.round, outcome.findings
+    print(
+        f"{done}/{total} {this.server}, {this.ending}: {findings.accepted} tasks, {outcome.ending}, "
+        f"gone after {outcome.took:.2f} s with {outcome.code}",
+        flush=True,
+    )
+    tell_violations(findings, outcome.directory)
+
+
+def tell_violations(findings: Findings, directory: Path | None) -> None:
+    for violation in findings.violations[:SHOWN]:
+        print(f"  BROKEN {violation}")
+    if findings.violations:
+        print(f"  {len(findings.violations)} in all; the journals are in {directory}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Concurrent clients of one server, on loopback. Each is a thread with a connection of its own, and keeps a journal.
+
+`python -m soak.clients` runs them as a process of their own, so that they do not disturb who measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from .journal import Journal
+from .kinds import Menu, Visit, encode
+
+ANSWER_WITHIN = 10.0  # seconds
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+
+
+@dataclass
+class Clients:
+    """Some clients that ask one after the other request, each at its own pace, until they are stopped.
+
+    :param pace: seconds from one request of a client to its next one; 0: as fast as they are answered
+    """
+
+    port: int
+    journal: Path
+    menu: Menu
+    seed: str
+    number: int = 4
+    pace: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._file = Journal(self.journal)
+        self._threads = [threading.Thread(target=self._run, args=[name]) for name in range(self.number)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Have them end with the requests that they are at, and wait for that."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._file.close()
+
+    def _run(self, name: int) -> None:
+        random = Random(f"{self.seed}-{name}")
+        connection = self._connect()
+        count, due = 0, time.monotonic()
+        while not self._stop.is_set():
+            count += 1
+            request = f"{name}.{count}"
+            try:
+                if not self._visit(connection, request, self.menu.draw(random), random):
+                    connection = self._connect()
+            except (OSError, HTTPException):
+                self._file.write("broken", request)
+                connection.close()
+                connection = self._connect()
+                self._stop.wait(0.02)
+            due = max(due + self.pace * random.uniform(0.5, 1.5), time.monotonic())
+            self._stop.wait(due - time.monotonic())
+        connection.close()
+
+    def _connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_WITHIN)
+
+    def _visit(self, connection: HTTPConnection, request: str, visit: Visit, random: Random) -> bool:
+        """Make one request, and return whether the connection can be used again."""
+        connection.request("POST", f"/{visit.path}?r={request}&plan={encode(visit.orders)}")
+        if visit.leaves_after is not None:
+            time.sleep(visit.leaves_after)
+            if random.random() < 0.5:
+                with suppress(OSError):
+                    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            connection.close()
+            self._file.write("gone", request)
+            return False
+        response = connection.getresponse()
+        body = response.read()
+        self._file.write("answered", request, response.status, int(body) if response.status == 200 else 0)
+        return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("journal", type=Path)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("settings", type=json.loads)
+    arguments = parser.parse_args()
+    settings: Mapping[str, Any] = arguments.settings
+    menu = Menu(**settings["menu"])
+    clients = Clients(
+        arguments.port, arguments.journal, menu, settings["seed"], number=settings["number"], pace=settings["pace"]
+    )
+    clients.start()
+    time.sleep(arguments.seconds)
+    clients.stop()
+
+
+if __name__ == "__main__":
+    main()

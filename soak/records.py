@@ -1,0 +1,128 @@
+"""What the checker knows of a task, of a request, of a run, and what it has found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .kinds import PHASES, THREADS
+
+TOLERANCE = 20_000_000  # nanoseconds by which the timers of the event loops may be early
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which conditions a server has run.
+
+    :ivar ending: "graceful", if lifespan shutdown has to be complete; "forced", if the server goes without asking for
+        it; "killed" by SIGKILL
+    :ivar limited: whether `max_running` and `max_pending` are set: tasks may wait then, and be refused
+    :ivar waits_for_timed_out: whether the drain waits for the threads of tasks that have timed out, as for others;
+        else those that outlive it are counted, and not judged
+    :ivar in_order: whether first steps come in the order of the calls, as on asyncio
+    """
+
+    ending: str = "graceful"
+    limited: bool = False
+    in_order: bool = True
+    drain_timeout: float = 0
+    shield_timeout: float | None = None
+    waits_for_timed_out: bool = False
+
+
+class Violation(NamedTuple):
+    """A promise that was broken. `rule` is one word."""
+
+    rule: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.text}"
+
+
+class Answer(NamedTuple):
+    """What a client got: when, the status, and the count of tasks that the response tells."""
+
+    at: int
+    status: int
+    count: int
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """One task that has not ended. Missing fields: a thread's `accepted` may come later than the first step."""
+
+    number: int
+    request: str | None = None
+    kind: str = ""
+    phase: str = ""
+    shield: bool = False
+    when: str = ""
+    attempts: int = 0
+    ended: int = 0
+    how: str = ""
+    at: int = 0  # of the last sign of life
+    handled: int = 0
+    logged: int = 0
+    context: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        return self.request is not None
+
+    @property
+    def is_deferred(self) -> bool:
+        return self.phase in PHASES[1:]
+
+    @property
+    def in_thread(self) -> bool:
+        return self.kind in THREADS
+
+    def __str__(self) -> str:
+        shield = "shielded" if self.shield else "unshielded"
+        return f"task {self.number} ({self.kind}, {self.phase}, {shield}, when={self.when}, request {self.request})"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request that has ordered tasks.
+
+    :ivar unstarted: tasks that have to begin before the first message
+    :ivar rank: the latest phase of which a task has begun
+    :ivar last: the last task that has begun
+    """
+
+    outcome: str = ""
+    has_left: bool = False
+    has_begun: bool = False
+    is_sent: bool = False
+    accepted: int = 0
+    unstarted: set[int] = field(default_factory=set)
+    rank: int = 0
+    last: int = 0
+
+    def drops(self, task: TaskRecord) -> bool:
+        """Whether the outcome of the route is not what the task wants."""
+        return task.is_deferred and {"returned": "failure", "failed": "success"}.get(self.outcome) == task.when
+
+
+@dataclass
+class Findings:
+    """What the checker has found.
+
+    :ivar ends: tasks that have ended, by kind and status
+    :ivar late: signs of life after the drain that break no promise: of a "thread" whose task had timed out, and of
+        anything where the server was "forced" to go
+    :ivar accepted: how many tasks were accepted, and `lost` how many of these have no end
+    """
+
+    violations: list[Violation] = field(default_factory=list)
+    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    lost: int = 0
+
+    def add(self, rule: str, text: object) -> None:
+        self.violations.append(Violation(rule, str(text)))

@@ -1,0 +1,350 @@
+"""The soak test in short: a few servers are ended at random moments; and the checker refuses what it has to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from soak import chaos, steady
+from soak.checker import check
+from soak.journal import Event, Journal, read
+from soak.kinds import Menu, Order, decode, encode
+from soak.records import Findings, Terms
+from soak.servers import SERVERS
+
+SEED = 7
+ROUNDS = (0, 1, 2, 3, 10, 5)  # of each server one with SIGTERM, and one with SIGINT, SIGKILL, SIGINT
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, chaos.Outcome]:
+    place = tmp_path_factory.mktemp("soak")
+    return {outcome.round.number: outcome for outcome in chaos.run(SEED, ROUNDS, place, jobs=2)}
+
+
+@pytest.mark.parametrize("number", ROUNDS)
+def test_no_promise_is_broken_when_a_loaded_server_is_ended_g1_g2_g9_g10(
+    outcomes: dict[int, chaos.Outcome], number: int
+) -> None:
+    outcome = outcomes[number]
+
+    assert [str(violation) for violation in outcome.findings.violations] == []
+    assert outcome.findings.accepted > 0
+    assert outcome.answers["200"] > 0
+    if outcome.ending == "graceful":
+        assert outcome.findings.lost == 0
+        assert outcome.findings.ends.total() == outcome.findings.accepted
+
+
+def test_the_rounds_have_every_server_and_signal() -> None:
+    met = {(this.server, this.ending) for this in (chaos.Round.draw(SEED, number) for number in range(12))}
+
+    assert met == {(kind.name, ending) for kind in SERVERS for ending in chaos.SIGNALS}
+
+
+# The checker
+
+GOOD = """
+accepted 1 r quick immediate 0 success
+accepted 2 r nap after_route 1 success
+accepted 3 r fail after_response 0 always
+accepted 4 r quick after_response 0 failure
+returned r
+began 1 1 r
+ended 1 1 returned
+began 2 1 r
+first r
+sent r
+left r
+ended 2 1 returned
+began 3 1 r
+ended 3 1 raised
+logged 3
+final 1 succeeded 1
+final 2 succeeded 1
+final 3 failed 1
+final 4 dropped 0
+accepted 5 q hang immediate 0 success
+accepted 6 q retry immediate 1 success
+returned q
+began 5 1 q
+began 6 1 q
+first q
+sent q
+left q
+ended 6 1 raised
+handled 6 1
+began 6 2 q
+ended 6 2 raised
+handled 6 2
+began 6 3 q
+ended 6 3 returned
+accepted 7 s thread immediate 1 success
+failed s
+first s
+sent s
+left s
+began 7 1 s
+asked
+ended 5 1 cancelled
+ended 7 1 returned
+drained
+shutdown 0 0 0
+final 5 cancelled 1
+final 6 succeeded 3
+final 7 succeeded 1
+down
+""".strip().splitlines()
+
+STEP = 1_000_000  # nanoseconds from one line to the next: the drain of all this takes 3 ms
+
+
+def events(lines: Sequence[str], start: int = 0) -> Iterator[Event]:
+    return (Event.parse(f"{start + number * STEP} {line}") for number, line in enumerate(lines, 1))
+
+
+def without(*gone: str) -> list[str]:
+    assert set(gone) <= set(GOOD)
+    return [line for line in GOOD if line not in gone]
+
+
+def put(*new: str, after: str, instead: Sequence[str] = ()) -> list[str]:
+    """Return the good journal with other lines after one of its own, and without some."""
+    lines = without(*instead)
+    place = lines.index(after) + 1
+    return [*lines[:place], *new, *lines[place:]]
+
+
+def changed(line: str, into: str) -> list[str]:
+    assert line in GOOD
+    return [into if other == line else other for other in GOOD]
+
+
+def rules(findings: Findings) -> set[str]:
+    return {violation.rule for violation in findings.violations}
+
+
+def test_a_run_in_which_all_is_right_is_accepted() -> None:
+    findings = check(events(GOOD))
+
+    assert findings.violations == []
+    assert (findings.accepted, findings.lost, findings.ends.total()) == (7, 0, 7)
+    assert findings.ends["fail", "failed"] == findings.ends["quick", "dropped"] == 1
+
+
+BROKEN = {
+    "a task has no end": ("lost", without("final 2 succeeded 1")),
+    "a task is alive at the end": ("lost", changed("final 5 cancelled 1", "final 5 running 1")),
+    "a function has no end": ("lost", without("ended 2 1 returned")),
+    "a thread has no end": ("lost", without("ended 7 1 returned")),
+    "a task ends twice": ("twice", put("final 2 succeeded 1", after="down")),
+    "a task ends twice, in two ways": ("twice", put("final 1 cancelled 1", after="final 1 succeeded 1")),
+    "a task goes on after its end": ("twice", put("began 2 2 r", after="final 2 succeeded 1")),
+    "a task is accepted twice": ("twice", put("accepted 2 r nap after_route 1 success", after="returned r")),
+    "a task that nobody accepted ends": ("twice", put("final 8 succeeded 0", after="asked")),
+    "after_route comes before the route has returned": (
+        "phase",
+        put("began 2 1 r", after="accepted 4 r quick after_response 0 failure", instead=["began 2 1 r"]),
+    ),
+    "after_response comes before the end of the request": (
+        "phase",
+        put("began 3 1 r", after="sent r", instead=["began 3 1 r"]),
+    ),
+    "a deferred task comes before schedule() returns": (
+        "phase",
+        put("accepted 2 r nap after_route 1 success", after="left r", instead=[GOOD[1]]),
+    ),
+    "an immediate task is late": (
+        "barrier",
+        put("began 1 1 r", "ended 1 1 returned", after="first r", instead=["began 1 1 r", "ended 1 1 returned"]),
+    ),
+    "an after_route task is late": ("barrier", put("began 2 1 r", after="sent r", instead=["began 2 1 r"])),
+    "an earlier phase comes later": (
+        "order",
+        put("began 1 1 r", "ended 1 1 returned", after="began 2 1 r", instead=["began 1 1 r", "ended 1 1 returned"]),
+    ),
+    "tasks of a phase are out of order": ("order", put("began 5 1 q", after="began 6 1 q", instead=["began 5 1 q"])),
+    "a task sees another request": ("context", changed("began 1 1 r", "began 1 1 q")),
+    "a task runs that was to be dropped": (
+        "dropped",
+        put("began 4 1 r", "ended 4 1 returned", after="logged 3"),
+    ),
+    "a task is dropped that was to run": ("dropped", changed("final 2 succeeded 1", "final 2 dropped 1")),
+    "a task has not run, and is not dropped": ("dropped", changed("final 4 dropped 0", "final 4 succeeded 0")),
+    "a task is cancelled before the shutdown": (
+        "cancelled",
+        put("ended 5 1 cancelled", after="left q", instead=["ended 5 1 cancelled"]),
+    ),
+    "a shielded task is cancelled": (
+        "cancelled",
+        changed("accepted 5 q hang immediate 0 success", "accepted 5 q hang immediate 1 success"),
+    ),
+    "a task begins after the drain": ("shutdown", put("began 5 2 q", after="shutdown 0 0 0")),
+    "a task ends after the drain": (
+        "shutdown",
+        put("ended 5 1 cancelled", after="drained", instead=["ended 5 1 cancelled"]),
+    ),
+    "a thread ends after the drain": (
+        "shutdown",
+        put("ended 7 1 returned", after="shutdown 0 0 0", instead=["ended 7 1 returned"]),
+    ),
+    "the host has tasks after the drain": ("counts", changed("shutdown 0 0 0", "shutdown 1 0 0")),
+    "a failure is not logged": ("logged", without("logged 3")),
+    "a failure is logged twice": ("logged", put("logged 3", after="logged 3")),
+    "a success is logged as a failure": ("logged", put("logged 1", after="ended 1 1 returned")),
+    "an attempt begins inside another": ("attempts", put("began 6 2 q", after="began 6 1 q", instead=["began 6 2 q"])),
+    "an attempt ends twice": ("attempts", put("ended 2 1 returned", after="ended 2 1 returned")),
+    "an attempt is left out": ("attempts", changed("began 6 2 q", "began 6 3 q")),
+    "the handle tells of other attempts": ("attempts", changed("final 6 succeeded 3", "final 6 succeeded 2")),
+    "a handler is called for a success": ("handler", put("handled 2 1", after="ended 2 1 returned")),
+    "a handler is not called": ("handler", without("handled 6 2")),
+    "a success is told as a failure": ("result", changed("final 1 succeeded 1", "final 1 failed 1")),
+    "a result is told as a cancellation": ("result", changed("final 6 succeeded 3", "final 6 cancelled 3")),
+    "a thread's result is lost": ("result", changed("final 7 succeeded 1", "final 7 cancelled 1")),
+    "a task is given up too early": (
+        "result",
+        put("logged 6", "final 6 failed 1", after="handled 6 1", instead=[*GOOD[29:34], "final 6 succeeded 3"]),
+    ),
+    "a task is refused without a limit": ("refused", put("refused 8 saturated", after="returned q")),
+    "a task is refused before the shutdown": ("refused", put("refused 8 closed", after="returned q")),
+    "a refused task runs": ("twice", put("refused 8 closed", "began 8 1 q", after="asked")),
+    "the app does not hear of the shutdown": ("marks", without("drained")),
+    "the app does not end": ("marks", without("down")),
+    "the shutdown comes before the drain": ("marks", put("drained", after="shutdown 0 0 0", instead=["drained"])),
+    "the shutdown comes twice": ("marks", put("asked", after="asked")),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_checker_refuses_a_run_in_which(name: str) -> None:
+    rule, lines = BROKEN[name]
+
+    assert rule in rules(check(events(lines)))
+
+
+ANSWERED = {
+    "more tasks are told of than were accepted": ("count", GOOD, "answered r 200 5", 0),
+    "the server fails": ("status", GOOD, "answered r 500 0", 0),
+    "a limit is told of where there is none": ("status", GOOD, "answered r 503 0", 0),
+    "the client has the response before a task begins": ("barrier", GOOD, "answered r 200 4", -len(GOOD) * STEP),
+    "the last message comes after an after_response task": (
+        "phase",
+        put("sent r", after="began 3 1 r", instead=["sent r"]),
+        "answered r 200 4",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_the_checker_refuses_a_run_whose_clients_say_that(name: str) -> None:
+    rule, lines, answer, start = ANSWERED[name]
+
+    assert rule in rules(check(events(lines), events([answer], start + len(lines) * STEP - STEP)))
+
+
+def test_the_checker_accepts_what_clients_say_that_is_right() -> None:
+    assert check(events(GOOD), events(["answered r 200 4", "gone q", "broken s"], len(GOOD) * STEP)).violations == []
+
+
+def test_a_killed_run_may_break_off_anywhere_and_a_graceful_one_nowhere() -> None:
+    for length in range(len(GOOD)):
+        lines = GOOD[:length]
+        assert rules(check(events(lines), terms=Terms("killed"))) == set(), lines[-1:]
+        assert rules(check(events(lines))) != set()
+
+
+@pytest.mark.parametrize("name", [name for name, (rule, _) in BROKEN.items() if rule in ("phase", "order", "barrier")])
+def test_a_killed_run_is_refused_if_it_is_out_of_phase(name: str) -> None:
+    rule, lines = BROKEN[name]
+
+    assert rule in rules(check(events(lines), terms=Terms("killed")))
+
+
+def test_cancellation_is_judged_by_the_timeouts_of_the_drain() -> None:
+    shielded = changed("accepted 5 q hang immediate 0 success", "accepted 5 q hang immediate 1 success")
+
+    assert rules(check(events(GOOD), terms=Terms(drain_timeout=1))) == {"cancelled"}
+    assert rules(check(events(shielded), terms=Terms(shield_timeout=1))) == {"cancelled"}
+    assert rules(check(events(shielded), terms=Terms(shield_timeout=0.001))) == set()
+
+
+def test_limits_excuse_what_waits_but_not_what_is_out_of_phase() -> None:
+    limited = Terms(limited=True)
+
+    assert rules(check(events(BROKEN["an after_route task is late"][1]), terms=limited)) == set()
+    assert rules(check(events(put("refused 8 saturated", after="returned q")), terms=limited)) == set()
+    assert "phase" in rules(
+        check(events(BROKEN["after_response comes before the end of the request"][1]), terms=limited)
+    )
+
+
+def test_on_trio_tasks_of_one_phase_begin_in_any_order() -> None:
+    shuffled = BROKEN["tasks of a phase are out of order"][1]
+    swapped = BROKEN["an earlier phase comes later"][1]
+
+    assert rules(check(events(shuffled), terms=Terms(in_order=False))) == set()
+    assert rules(check(events(swapped), terms=Terms(in_order=False))) == {"order"}
+
+
+def test_the_thread_of_a_task_that_timed_out_is_judged_only_if_the_drain_waits_for_it() -> None:
+    lines = changed("accepted 7 s thread immediate 1 success", "accepted 7 s thread_timeout immediate 1 success")
+    lines.remove("ended 7 1 returned")
+    lines.insert(lines.index("asked"), "logged 7")
+    lines[lines.index("final 7 succeeded 1")] = "final 7 failed 1"
+
+    for some in (lines, [*lines, "ended 7 1 returned"]):
+        findings = check(events(some))
+        assert (rules(findings), findings.late["thread"]) == (set(), 1)
+        assert rules(check(events(some), terms=Terms(waits_for_timed_out=True))) & {"lost", "shutdown"}
+
+
+def test_a_forced_end_excuses_what_comes_after_the_lifespan_but_no_second_end() -> None:
+    forced = Terms("forced")
+    lines = [line for line in GOOD if line not in ("asked", "drained")]
+    late = [*lines, "began 5 2 q"]
+    twice = put("final 2 succeeded 1", after="final 2 succeeded 1")
+
+    assert rules(check(events(lines), terms=forced)) == set()
+    findings = check(events(late), terms=forced)
+    assert (rules(findings), findings.late["forced"]) == (set(), 1)
+    assert "twice" in rules(check(events([line for line in twice if line not in ("asked", "drained")]), terms=forced))
+
+
+# What it is made of
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.write("began", 1, 1, "r")
+    journal.close()
+    with path.open("a") as file:
+        file.write("123 ended 1 1 retur")
+
+    assert [str(event) for event in read(path)] == ["began 1 1 r"]
+
+
+def test_orders_survive_the_way_to_the_app() -> None:
+    orders = [Order("quick", "after_route", shield=True, count=50), Order("fail", "immediate", when="always")]
+
+    assert decode(encode(orders)) == orders
+
+
+def test_a_seed_draws_the_same_round_again() -> None:
+    assert chaos.Round.draw(SEED, 4) == chaos.Round.draw(SEED, 4) != chaos.Round.draw(SEED + 1, 4)
+    assert chaos.Round.draw(SEED, 4).menu == Menu(hangs_shielded=chaos.Round.draw(SEED, 4).shield_timeout is not None)
+
+
+def test_memory_that_grows_is_more_than_the_bound_allows() -> None:
+    def run(growth: float) -> steady.Steady:
+        samples = [steady.Sample(50 + growth * second, 10, 20, 0, 0, 0) for second in range(80)]
+        return steady.Steady(SERVERS[0], 80, samples)
+
+    def is_flat(some: steady.Steady) -> bool:
+        return all(some.quarter(4, name) <= bound for name, bound in steady.bounds(some).items())
+
+    assert is_flat(run(0))
+    assert is_flat(run(0.05))
+    assert not is_flat(run(0.2))
