@@ -48,8 +48,8 @@ does not ask for the shutdown, and `asyncio.run` cancels every asyncio task nati
 to the moment at which the user's lifespan is left all the above is checked in these rounds too, except what
 protects from cancellation; what has not ended by then is counted, and not judged.
 
-A sync function whose task has timed out runs on in its thread, and the drain does not wait for it: such a thread may
-outlive the app's shutdown. That is counted too.
+A sync function whose task has timed out runs on in its thread. How many of these threads outlived the drain is counted;
+it is not judged.
 """
 
 
