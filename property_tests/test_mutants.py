@@ -29,3 +29,10 @@ def test_a_bug_whose_old_text_is_there_twice_is_refused() -> None:
     mutant = Mutant("twice", "some.py", old="a", new="b", breaks="G2", seen="Nothing.")
     with pytest.raises(ValueError, match="2 times, not once"):
         mutant.change("a a")
+
+
+def test_a_bug_whose_old_text_begins_in_the_middle_of_an_indentation_is_refused() -> None:
+    mutant = Mutant("shifted", "some.py", old="    a\n", new="    b\n", breaks="G2", seen="Nothing.")
+    assert mutant.change("if c:\n    a\n") == "if c:\n    b\n"
+    with pytest.raises(ValueError, match="indented further"):
+        mutant.change("    if c:\n        a\n")

@@ -35,6 +35,16 @@ from taskphase.testing import Cancel, Deviate, Throw
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
+
+@pytest.fixture(scope="module", autouse=True)
+def only_what_is_new_is_collected() -> Iterator[None]:
+    """Keep the garbage collector from what hundreds of tests before have left: it is called after each example here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 # Which decisions are made otherwise than first in, first out, and how.
 deviations = st.dictionaries(st.integers(0, 60), st.integers(1, 4), max_size=6)
 

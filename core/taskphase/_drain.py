@@ -113,7 +113,8 @@ class Drain:
             self._runner.cancel(job)
 
     def _admitted(self, job: Job) -> None:
-        if self._runner.stage is DrainStage.SHIELDED and job.config.protection < math.inf:
+        # What a shielded task schedules without a shield was taken all the same, so it is not cut off here.
+        if self._runner.stage is DrainStage.SHIELDED and 0 < job.config.protection < math.inf:
             heappush(self._shields, (self._entered + job.config.protection, job.id, job))
             self.wake()
 

@@ -9,8 +9,8 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, cast
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, Event, create_task_group
-from anyio.abc import TaskGroup, TaskStatus
+from anyio import CancelScope, Event, create_task_group
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from ._definition import Schedules, TaskDefinition
@@ -78,7 +78,7 @@ class TaskHost(Schedules[TaskDefinition]):
         self._body = Body(self, None)
         self._report = DrainReport(0, 0, {}, {})
         self._entered: AbstractAsyncContextManager[None] | None = None
-        self._began = False
+        self._began = self._group_open = False
         self._maybe_runner: Runner | None = None
 
     async def __aenter__(self) -> TaskHost:
@@ -246,8 +246,9 @@ class TaskHost(Schedules[TaskDefinition]):
         try:
             with CancelScope(shield=True):
                 async with self._runner.seam.open(), create_task_group() as keeper:
-                    await keeper.start(self._keep_group)
-                    self._opened.set()
+                    # It says itself when it is open. (`keeper.start()` would wait for ever for a task that asyncio's
+                    # own cancel() reached before its first step.)
+                    keeper.start_soon(self._keep_group)
                     await self._closing.wait()
                     self._report = await self._drain.run()
         finally:
@@ -264,14 +265,13 @@ class TaskHost(Schedules[TaskDefinition]):
             self._runner.abort()
             self._closed.set()
 
-    async def _keep_group(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    async def _keep_group(self) -> None:
         """Hold the plain task group open, or a new one if an exception has broken it."""
         self._group_open = True
         while self._group_open:
             try:
                 async with create_task_group() as self._tg:
-                    task_status.started()
-                    task_status = TASK_STATUS_IGNORED
+                    self._opened.set()
                     await self._closing.wait()
                 self._group_open = False
             except Exception as exc:

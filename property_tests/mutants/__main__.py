@@ -120,7 +120,8 @@ def main() -> int:
         pristine = Path(folder) / "copy"
         copy_tree(ROOT, pristine)
         try:
-            limit = options.limit or measure(pristine, options.tests)
+            measured = measure(pristine, options.tests)
+            limit = options.limit or measured
             for mutant, outcome in fates(options.mutants, pristine, options.tests, jobs=options.jobs, limit=limit):
                 report(mutant, outcome)
                 outcomes.append((mutant, outcome))

@@ -31,10 +31,12 @@ class Mutant:
     def change(self, text: str) -> str:
         """Return the text of `file` with the bug in it.
 
-        :raises ValueError: if `old` is not there exactly once
+        :raises ValueError: if `old` is not there exactly once, or its indentation is only a part of that of its line
         """
         if text.count(self.old) != 1:
             raise ValueError(f"{self.name}: {self.file} has the old text {text.count(self.old)} times, not once")
+        if self.old.startswith(" ") and not text.partition(self.old)[0].endswith("\n"):
+            raise ValueError(f"{self.name}: in {self.file} the old text is indented further")
         return text.replace(self.old, self.new)
 
     def plant(self, root: Path) -> None:

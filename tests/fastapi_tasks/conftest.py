@@ -25,7 +25,11 @@ def logged(caplog: pytest.LogCaptureFixture) -> Logged:
 
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Return a function that gives what the logger `fastapi_tasks` has said so far, as in a fresh process."""
+    """Return a function that gives what the logger `fastapi_tasks` has warned of so far, as in a fresh process."""
     monkeypatch.setattr(Installation, "_has_warned", False)
     caplog.set_level(logging.DEBUG, logger="fastapi_tasks")
-    return lambda: [f"{r.levelname}: {r.getMessage()}" for r in caplog.records if r.name == "fastapi_tasks"]
+    return lambda: [
+        f"{r.levelname}: {r.getMessage()}"
+        for r in caplog.records
+        if (r.name, r.levelname) == ("fastapi_tasks", "WARNING")
+    ]
