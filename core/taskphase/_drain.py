@@ -14,6 +14,7 @@ from anyio import CancelScope, Event, current_time
 from ._drive import report
 from ._drive.job import Job
 from ._drive.runner import Runner
+from ._drive.seam import outlast
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
 from ._machine.life import ENDS, TaskStatus
 
@@ -72,8 +73,7 @@ class Drain:
         before = runner.completed
         self._enter(began)
         while True:
-            runner.bury()
-            await self._idle()
+            await outlast(runner.seam, self._idle)
             now = current_time()
             if self._is_idle:
                 if runner.close():
@@ -130,6 +130,7 @@ class Drain:
 
     async def _idle(self) -> None:
         """Wait for the next deadline, or until there is nothing left to wait for."""
+        self._runner.bury()
         # It looks at the clock itself: anyio cancels no asyncio task that is woken in every turn.
         while not self._is_idle and current_time() < (deadline := self._next_deadline()):
             self._changed = Event()

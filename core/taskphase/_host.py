@@ -18,7 +18,7 @@ from ._drain import Drain, DrainReport
 from ._drive import report
 from ._drive.current import BODY, Body, running_host, running_job
 from ._drive.runner import Runner
-from ._drive.seam import native_seam
+from ._drive.seam import native_seam, outlast
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
 from ._scheduler import TasksScheduler
@@ -172,7 +172,7 @@ class TaskHost(Schedules[TaskDefinition]):
     @property
     def tg(self) -> TaskGroup:
         """A plain anyio task group that the host closes too, in stage 2. An exception in it cancels what is in it,
-        is logged, and has it replaced by a new one; the host's own tasks are not in it.
+        is logged, and has it replaced by a new one, as its cancellation does; the host's own tasks are not in it.
 
         :raises TasksClosedError: if the host is not open yet
         """
@@ -249,7 +249,7 @@ class TaskHost(Schedules[TaskDefinition]):
                     # It says itself when it is open. (`keeper.start()` would wait for ever for a task that asyncio's
                     # own cancel() reached before its first step.)
                     keeper.start_soon(self._keep_group)
-                    await self._closing.wait()
+                    await outlast(self._runner.seam, self._closing.wait)
                     self._report = await self._drain.run()
         finally:
             if self._runner.stage is not DrainStage.CLOSED:
@@ -266,18 +266,20 @@ class TaskHost(Schedules[TaskDefinition]):
             self._closed.set()
 
     async def _keep_group(self) -> None:
-        """Hold the plain task group open, or a new one if an exception has broken it."""
+        """Hold the plain task group open, or a new one if an exception or a cancellation has ended it."""
         self._group_open = True
         while self._group_open:
             try:
-                async with create_task_group() as self._tg:
-                    self._opened.set()
-                    await self._closing.wait()
-                self._group_open = False
+                await outlast(self._runner.seam, self._hold_group)
             except Exception as exc:
                 report.group_failed(exc)
-                self._group_open = not self._closing.is_set()
+            self._group_open = not self._closing.is_set()
         self._drain.wake()
+
+    async def _hold_group(self) -> None:
+        async with create_task_group() as self._tg:
+            self._opened.set()
+            await self._closing.wait()
 
 
 def current_host() -> TaskHost:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from anyio import get_cancelled_exc_class
+from anyio import current_effective_deadline, get_cancelled_exc_class
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -82,6 +83,18 @@ class NativeSeam(Seam, Protocol):
         to call.
         """
         ...
+
+
+async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:
+    """Await `wait()`, and again whenever asyncio's own cancel() interrupts it, which knows no shield: as the end of
+    `asyncio.run()` does to every task at once. The cancellation of an enclosing scope does end it.
+    """
+    while True:
+        try:
+            return await wait()
+        except seam.cancelled:
+            if current_effective_deadline() == -inf:
+                raise
 
 
 def native_seam() -> NativeSeam:

@@ -26,8 +26,8 @@ class Threads:
     """The worker threads of one runner.
 
     A thread cannot be stopped. So its call is not cancelled when the task is: the task ends when the function does,
-    with its result. Only a timeout, or a host that is out of patience, leaves it behind; its slot stays taken until
-    it really ends.
+    with its result. Only a timeout, asyncio's own cancel(), or a host that is out of patience, leaves it behind; its
+    slot stays taken until it really ends.
 
     :ivar on_change: called when a thread that was left behind has ended; None unless somebody waits for that
     """
@@ -51,7 +51,7 @@ class Threads:
 
     @property
     def left_behind(self) -> bool:
-        """Whether a thread runs on whose call has timed out."""
+        """Whether a thread runs on that somebody waits for, though its call has ended."""
         return bool(self._left_behind)
 
     def forget(self) -> list[Job]:
@@ -97,10 +97,10 @@ class Threads:
                 return await self._run(slot, func), deadline
             finally:
                 del self._calls[owner]
+                if slot in self._held and scope.deadline != _ABANDONED:
+                    self._left_behind[slot] = owner
         if scope.deadline == _ABANDONED:
             raise ThreadAbandoned
-        if slot in self._held:
-            self._left_behind[slot] = owner
         raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
 
     def _take_at_once(self, slot: object) -> bool:

@@ -1,0 +1,255 @@
+"""G2, G9: asyncio's own `Task.cancel()`, which knows no shield, for every task at once or for some of the host's own.
+
+The end of `asyncio.run()` does the former, once, and waits for those tasks only: after a `KeyboardInterrupt`, after the
+second SIGINT that uvicorn gets, or because the main function has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import anyio
+import pytest
+from tests.backends import native_cancel_only, turns, until
+
+from taskphase import Task, TaskHost, TasksClosedError, TaskStatus
+
+# A process that hangs fails its test after this many seconds; it takes a hundredth of that.
+PATIENCE = 15
+
+ENDS_WITH_THREADS_UNDER_WAY = """
+import asyncio, time
+from taskphase import TaskHost
+
+async def serve(ready):
+    async with TaskHost(max_running=1) as host:
+        tasks.extend(host.schedule(time.sleep, 0.05) for _ in range(3))
+        while host.statistics().threads == 0:
+            await asyncio.sleep(0)
+        ready.set()
+        await asyncio.sleep(3600)
+
+async def main():
+    ready = asyncio.Event()
+    main.server = asyncio.create_task(serve(ready))
+    await ready.wait()
+
+tasks = []
+asyncio.run(main())
+print(main.server.cancelled(), {str(task.status) for task in tasks} <= {"cancelled", "succeeded"})
+"""
+
+
+class Program:
+    """A host in the body of a native task of its own."""
+
+    def __init__(self, host: TaskHost) -> None:
+        self.spared = asyncio.all_tasks()
+        self.host = host
+        self.native = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        async with self.host:
+            await anyio.sleep_forever()
+
+    async def opened(self) -> None:
+        while self.host._maybe_runner is None or not self.host._opened.is_set():
+            await turns(1)
+
+    def cancel_everything(self) -> set[asyncio.Task[object]]:
+        """Cancel each native task that there is now, and return them."""
+        swept = asyncio.all_tasks() - self.spared
+        for native in swept:
+            native.cancel()
+        return swept
+
+    def task_of(self, name: str) -> asyncio.Task[object]:
+        """Return one of the host's own native tasks."""
+        (native,) = (native for native in asyncio.all_tasks() if name in native.get_name())
+        return native
+
+
+@native_cancel_only
+async def test_a_task_that_gets_the_slot_of_a_cancelled_one_is_waited_for_g2_g15() -> None:
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await turns()
+            unwound.append(1)
+
+    unwound: list[int] = []
+    program = Program(TaskHost(max_running=1))
+    await program.opened()
+    tasks = [program.host.schedule(work) for _ in range(3)]
+    await turns()
+    await asyncio.wait(program.cancel_everything())
+    assert program.native.cancelled()
+    assert {task.status for task in tasks} == {TaskStatus.CANCELLED}
+    assert asyncio.all_tasks() == program.spared
+    assert len(unwound) == sum(task.attempt for task in tasks)
+
+
+@native_cancel_only
+async def test_a_thread_is_waited_for_though_its_task_was_cancelled_g2_g9() -> None:
+    def work() -> None:
+        began.set()
+        release.wait()
+
+    began, release = threading.Event(), threading.Event()
+    program = Program(TaskHost())
+    await program.opened()
+    task = program.host.schedule(work)
+    try:
+        await until(began.is_set)
+        program.cancel_everything()
+        await turns()
+        assert task.status is TaskStatus.CANCELLED
+        assert program.host.statistics().threads == 1
+        assert not program.native.done()
+    finally:
+        release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+    assert program.host.statistics().threads == 0
+    assert program.host.drain_report is not None
+    assert not program.host.drain_report.abandoned
+
+
+@native_cancel_only
+async def test_a_thread_that_outlives_patience_is_abandoned_though_its_task_was_cancelled_g9() -> None:
+    def work() -> None:
+        began.set()
+        release.wait()
+
+    began, release = threading.Event(), threading.Event()
+    program = Program(TaskHost(shield_timeout=0))
+    await program.opened()
+    program.host.task(name="hangs").schedule(work)
+    try:
+        await until(began.is_set)
+        await asyncio.wait(program.cancel_everything())
+        assert program.host.drain_report is not None
+        assert program.host.drain_report.abandoned == {"hangs": 1}
+    finally:
+        release.set()
+
+
+@native_cancel_only
+async def test_a_drain_under_way_goes_on_and_keeps_its_deadlines_g9() -> None:
+    async def note_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    ended = anyio.Event()
+    program = Program(TaskHost(drain_timeout=0.05))
+    await program.opened()
+    task = program.host.schedule(note_the_end)
+    await turns()
+    program.native.cancel()
+    await until(program.host.closing.is_set)
+    for _ in range(3):
+        program.task_of("_supervise").cancel()
+        await turns()
+    assert task.status is TaskStatus.RUNNING
+    await ended.wait()  # by the deadline, and by nothing else
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+    assert task.status is TaskStatus.CANCELLED
+
+
+@native_cancel_only
+async def test_a_drain_under_way_hears_of_a_task_that_was_cancelled_before_its_first_step_g2() -> None:
+    async def schedule_another() -> None:
+        await proceed.wait()
+        tasks.append(program.host.schedule(anyio.sleep_forever))
+        program.cancel_everything()
+
+    proceed = anyio.Event()
+    tasks: list[Task[None]] = []
+    program = Program(TaskHost(drain_timeout=PATIENCE))
+    await program.opened()
+    program.host.schedule(schedule_another)
+    await turns()
+    program.native.cancel()
+    await until(program.host.closing.is_set)
+    await turns()
+    proceed.set()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+    assert tasks[0].status is TaskStatus.CANCELLED
+    assert tasks[0].attempt == 0
+    assert program.host.drain_report is not None
+    assert program.host.drain_report.seconds < PATIENCE / 2
+
+
+@native_cancel_only
+async def test_what_runs_the_tasks_outlives_its_own_cancellation_g3() -> None:
+    program = Program(TaskHost())
+    await program.opened()
+    task = program.host.schedule(anyio.sleep_forever)
+    for _ in range(3):
+        program.task_of("_supervise").cancel()
+        await turns()
+    assert task.status is TaskStatus.RUNNING
+    assert await program.host.schedule(turns) is None
+    program.native.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+    assert task.status is TaskStatus.CANCELLED
+
+
+@native_cancel_only
+async def test_the_plain_task_group_is_replaced_if_it_is_cancelled_g3() -> None:
+    program = Program(TaskHost())
+    await program.opened()
+    for cancel in (
+        lambda: program.task_of("_keep_group").cancel(),
+        lambda: program.host.tg.cancel_scope.cancel(),
+    ):
+        broken = program.host.tg
+        ended = anyio.Event()
+
+        async def wait(ended: anyio.Event = ended) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.set()
+
+        broken.start_soon(wait)
+        await turns()
+        cancel()
+        await ended.wait()
+        await turns()
+        assert program.host.tg is not broken
+        done = anyio.Event()
+
+        async def work(done: anyio.Event = done) -> None:
+            done.set()
+
+        program.host.tg.start_soon(work)
+        await done.wait()
+    await program.host.aclose()
+    with pytest.raises(TasksClosedError):
+        program.host.schedule(turns)
+    program.native.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+
+
+def test_a_process_ends_when_its_main_function_has_returned_g2_g15() -> None:
+    """A task that gets a slot then, and a thread with it, would keep the process at its exit for ever."""
+    process = subprocess.run(
+        [sys.executable, "-c", ENDS_WITH_THREADS_UNDER_WAY],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (process.stdout, process.returncode) == ("True True\n", 0), process.stderr
