@@ -1,0 +1,99 @@
+"""Every native task is cancelled at once, at any moment, as the end of `asyncio.run()` does: whatever a host has, and
+however far its closing has come, it ends, and nothing of it is alive afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import anyio
+import pytest
+from anyio import CancelScope
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskphase import Task, TaskHost, TaskStatus
+from taskphase.testing import RandomWalk, pause, simulate
+
+ENDED = {TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DROPPED}
+
+
+async def obey(seconds: float) -> None:
+    await anyio.sleep(seconds)
+
+
+async def clean_up(seconds: float) -> None:
+    try:
+        await anyio.sleep(seconds)
+    finally:
+        with CancelScope(shield=True):
+            await anyio.sleep(seconds)
+
+
+async def fail(seconds: float) -> None:
+    await anyio.sleep(seconds)
+    raise OSError
+
+
+# anyio's own wrapper of a coroutine is what was started, and is all that is closed.
+@pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
+@given(
+    functions=st.lists(st.sampled_from([obey, clean_up, fail, pause]), min_size=1, max_size=6),
+    shields=st.lists(st.booleans(), min_size=6, max_size=6),
+    timeout=st.sampled_from([None, 0.5]),
+    max_running=st.sampled_from([1, 2, None]),
+    grace=st.sampled_from([0, 1.1, 2.3]),
+    patience=st.sampled_from([None, 0, 1.6]),
+    leaves=st.sampled_from([0, 1, 99]),
+    sweeps=st.lists(st.sampled_from([0, 0.3, 0.7, 1.9]), min_size=1, max_size=3),
+    seed=st.one_of(st.none(), st.integers(0, 2**16)),
+)
+def test_a_host_outlasts_the_cancellation_of_every_native_task_g2_g9(
+    functions: list[Any],
+    shields: list[bool],
+    timeout: float | None,
+    max_running: int | None,
+    grace: float,
+    patience: float | None,
+    leaves: float,
+    sweeps: list[float],
+    seed: int | None,
+) -> None:
+    async def serve() -> None:
+        try:
+            async with host:
+                for func, shield in zip(functions, shields, strict=False):
+                    tasks.append(host.task(shield=shield, timeout=timeout).schedule(func, 1.0))
+                host.tg.start_soon(clean_up, 0.2)
+                await anyio.sleep(leaves)
+        finally:
+            if tasks:
+                threads.append(host.statistics().threads)
+
+    async def main() -> None:
+        spared = asyncio.all_tasks()
+        server = asyncio.ensure_future(serve())
+        await anyio.sleep(0)
+        swept = {server}
+        for seconds in sweeps:
+            await anyio.sleep(seconds)
+            now = asyncio.all_tasks() - spared
+            swept |= now
+            for native in now:
+                native.cancel()
+        await asyncio.wait(swept)
+        assert asyncio.all_tasks() == spared
+
+    host = TaskHost(max_running=max_running, drain_timeout=grace, shield_timeout=patience)
+    tasks: list[Task[Any]] = []
+    threads: list[int] = []
+    simulate(main, policy=None if seed is None else RandomWalk(seed)).result()
+    assert {task.status for task in tasks} <= ENDED
+    if tasks:
+        assert host.running == host.waiting == 0
+        report = host.drain_report
+        assert report is not None
+        assert report.abandoned or threads == [0]
+    gc.collect()  # here, where the warning is expected
