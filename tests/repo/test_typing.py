@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,3 +68,19 @@ def test_each_wrong_call_is_an_error_and_nothing_else_is(ask: Callable[[str], Co
     assert marked
     assert {number: call for number, call in marked.items() if number not in complaints} == {}, "was let pass"
     assert {number: text for number, text in complaints.items() if number not in marked} == {}, "is right"
+
+
+@pytest.mark.parametrize("package", ["taskphase", "fastapi_tasks"])
+def test_the_type_of_every_public_name_is_written_down(package: str) -> None:
+    """As pyright counts it for the users of a package, who have its sources but not its settings."""
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the `python` that it asks
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"],
+        cwd=ROOT, capture_output=True, text=True, timeout=CHECK_WITHIN, check=False, env={**os.environ, "PATH": beside},
+    )  # fmt: skip
+    report = json.loads(done.stdout)["typeCompleteness"]
+
+    assert report["packageName"] == package
+    assert report["symbols"], "it has not found the package"
+    unsure = [symbol["name"] for symbol in report["symbols"] if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"]]
+    assert unsure == []

@@ -25,7 +25,7 @@ class Deadlock(Exception):
     """
 
     def __init__(self, blocked: Sequence[Blocked], steps: int, time: float) -> None:
-        self.blocked = tuple(blocked)
+        self.blocked: tuple[Blocked, ...] = tuple(blocked)
         super().__init__(
             f"nothing can run and no timer is set, after {steps} steps, at {time:g} s; "
             f"{len(blocked)} wait for ever:\n{_listed(blocked)}"
@@ -41,7 +41,7 @@ class Livelock(Exception):
     """
 
     def __init__(self, alive: Sequence[Blocked], steps: int, time: float) -> None:
-        self.alive = tuple(alive)
+        self.alive: tuple[Blocked, ...] = tuple(alive)
         super().__init__(
             f"not at an end after {steps} steps, at {time:g} s; raise `max_steps` if it only takes long. "
             f"Alive:\n{_listed(alive)}"
