@@ -143,9 +143,14 @@ async def call(
         result, deadline = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout, surely=surely)
         if not isawaitable(result):
             return result
+    where: BaseException | None = None
     with CancelScope(deadline=deadline):
-        return await result
-    raise TimeoutError(f"timed out after {timeout:g} seconds")
+        try:
+            return await result
+        except job._runner.seam.cancelled as exc:
+            where = exc  # its traceback shows where the time has gone
+            raise
+    raise TimeoutError(f"timed out after {timeout:g} seconds") from where
 
 
 def _loop_has_gone() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -289,6 +290,21 @@ class TestTimeout:
         assert isinstance(task.exception, TimeoutError)
         assert heard == [task.exception]
         assert str(task.exception) == "timed out after 0.02 seconds"
+
+    async def test_its_traceback_shows_where_the_time_has_gone_g16(self) -> None:
+        async def query() -> None:
+            await anyio.sleep_forever()
+
+        async def report() -> None:
+            await query()
+
+        async with TaskHost() as host:
+            task = host.task(timeout=SHORT).schedule(report)
+            await task.wait()
+        assert task.exception is not None
+        assert task.exception.__cause__ is not None
+        frames = traceback.extract_tb(task.exception.__cause__.__traceback__)
+        assert [frame.name for frame in frames if frame.filename == __file__] == ["report", "query"]
 
     async def test_in_time_nothing_happens_g16(self) -> None:
         async def work() -> str:
