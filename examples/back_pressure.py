@@ -8,6 +8,7 @@ A task that finds no room is refused before anything of it exists, so the client
 
 import math
 import sys
+from contextlib import suppress
 
 import anyio
 import httpx
@@ -102,4 +103,5 @@ async def send(client: httpx.AsyncClient, letters: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it when the app has shut down
+        anyio.run(main)

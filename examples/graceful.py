@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
 from fastapi import FastAPI, Request
@@ -161,4 +161,5 @@ async def main() -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="      log: %(name)s: %(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    anyio.run(main)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it when the app has shut down
+        anyio.run(main)

@@ -2,7 +2,8 @@
 
     python examples/plain_asyncio.py
 
-Each message is a scope. What it schedules never delays its answer and never breaks another message.
+Each message is a scope. What it schedules never delays its answer and never breaks another message. Ctrl-C cuts short
+what is not shielded, and waits for the rest.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from taskphase import TaskHost, retry
 
@@ -66,7 +68,7 @@ async def handle(host: TaskHost, message: str) -> None:
         # Scheduled first, because what follows may raise.
         tasks.after_response.task(when="failure").schedule(complain, message)
         async with tasks.route():
-            doubled = host.schedule(double, int(message))
+            doubled = tasks.schedule(double, int(message))
             tasks.after_route.schedule(count, message)
             tasks.after_response.task(shield=True).schedule(archive, message)
             result = await doubled
@@ -84,9 +86,10 @@ async def main() -> None:
         report = host.task(name="report", on_error=again).schedule(Printer().print, "report")
         say(await report)
         say(f"it took {report.attempt} attempts; what still runs gets a second to end")
-    say("closed: nothing of it is alive")
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="          log: %(message)s", stream=sys.stdout)
-    asyncio.run(main())
+    with suppress(KeyboardInterrupt):  # asyncio cancels `main` first, and the host is closed on the way out
+        asyncio.run(main())
+    say("closed: nothing of it is alive")

@@ -8,6 +8,7 @@ short; `quit` ends the connection; any other line is echoed.
 
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -52,16 +53,15 @@ async def read_line(stream: trio.SocketStream, buffer: bytearray) -> str | None:
 
 
 async def converse(host: TaskHost, stream: trio.SocketStream) -> None:
-    host.schedule(greet, "{}:{}".format(*stream.socket.getpeername()))
     buffer = bytearray()
-    try:
-        while (line := await read_line(stream, buffer)) not in (None, "quit"):
+    # A client may have gone at any moment, before the first one too: no reason to end the server, nor its own tasks.
+    with suppress(trio.BrokenResourceError, OSError):
+        host.schedule(greet, "{}:{}".format(*stream.socket.getpeername()))
+        while (line := await read_line(stream, buffer)) is not None and line != "quit":
             async with host.scope() as tasks:
                 async with tasks.route():
-                    reply = reply_to(line or "", tasks)
+                    reply = reply_to(line, tasks)
                 await stream.send_all(f"{reply}\n".encode())
-    except trio.BrokenResourceError:
-        pass  # the client has gone; its tasks have not
 
 
 async def serve(port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:

@@ -1,0 +1,25 @@
+"""examples/README.md has each example, with a command that is about it, and each has a test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.examples.programs import EXAMPLES
+
+ROOT = EXAMPLES.parent
+NAMES = {path.name for path in EXAMPLES.glob("*.py")}
+ROW = re.compile(r"^\| \[`(?P<name>\w+\.py)`\]\((?P=name)\) \| .+ \| `(?P<command>[^`]+)` \|$", re.MULTILINE)
+
+
+def test_the_readme_has_a_line_for_each_example() -> None:
+    rows = [row.groupdict() for row in ROW.finditer((EXAMPLES / "README.md").read_text())]
+    assert sorted(row["name"] for row in rows) == sorted(NAMES)
+    for row in rows:
+        assert row["command"] in (f".venv/bin/python examples/{row['name']}", "make demo"), row
+
+
+def test_each_example_is_run_by_a_test() -> None:
+    tests = [path for folder in ("examples", "repo") for path in (ROOT / "tests" / folder).rglob("*.py")]
+    sources = "".join(path.read_text() for path in tests if path != Path(__file__))
+    assert [name for name in sorted(NAMES) if f'"{name}"' not in sources] == []
