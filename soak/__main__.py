@@ -15,7 +15,7 @@ from .records import Findings
 from .servers import BY_NAME
 
 PAGE = ROOT / "docs" / "soak.md"
-ROUNDS = 216  # 18 of each server and signal
+ROUNDS = 224  # 14 of each server and signal
 MINUTES = 4.0
 SEED = 20
 JOBS = 2

@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import anyio
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect, WebSocketException
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastapi_tasks import Tasks, TasksClosedError, TasksSaturatedError, add_tasks, current_host
 
 from .kinds import decode
+from .memory import held
 from .work import JOURNAL, REQUEST, ledger
 
 PAUSE = 0.02  # seconds of an endpoint that takes its time
+FIRST = {"http.response.start": "first", "websocket.accept": "opened"}
+LAST = ("http.response.body", "websocket.close")
 
 
 @asynccontextmanager
@@ -82,6 +86,19 @@ async def counts() -> dict[str, int]:
     return {"running": host.running, "waiting": host.waiting, "deferred": host.deferred}
 
 
+@fastapi_app.get("/at-rest")
+async def at_rest() -> bool:
+    host = current_host()
+    return not (host.running or host.waiting or host.deferred or host.statistics().threads)
+
+
+@fastapi_app.get("/held")
+async def holds(*, trim: bool = False) -> dict[str, Any]:
+    """Tell what the process holds. It has to be at rest: what has no end by now is journalled as lost."""
+    ledger.reap(everything=True)
+    return held(trim=trim)
+
+
 @fastapi_app.post("/async")
 async def from_async_def(r: str, plan: str, tasks: Tasks) -> int:
     with route(r):
@@ -120,6 +137,35 @@ async def from_stream(r: str, plan: str, tasks: Tasks) -> StreamingResponse:
 
     with route(r):
         return StreamingResponse(body(order(tasks, r, plan)))
+
+
+async def converse(socket: WebSocket, request: str, plan: str, tasks: Tasks) -> None:
+    """Order what the client asks for, and tell it how many tasks that are. The caller closes the session."""
+    await socket.receive_text()
+    await socket.send_text(str(order(tasks, request, plan)))
+
+
+@fastapi_app.websocket("/session")
+async def from_session(socket: WebSocket, r: str, plan: str, tasks: Tasks) -> None:
+    await socket.accept()
+    with route(r), suppress(WebSocketDisconnect):
+        try:
+            await converse(socket, r, plan, tasks)
+        except TasksSaturatedError:
+            await socket.close(1013)
+        except TasksClosedError:
+            await socket.close(1012)
+        else:
+            await socket.close()
+
+
+@fastapi_app.websocket("/session-error")
+async def from_failing_session(socket: WebSocket, r: str, plan: str, tasks: Tasks) -> None:
+    await socket.accept()
+    with route(r):
+        with suppress(WebSocketDisconnect, TasksSaturatedError, TasksClosedError):
+            await converse(socket, r, plan, tasks)
+        raise WebSocketException(1008)
 
 
 def request_of(scope: Scope) -> str:
@@ -174,12 +220,12 @@ def _journalled_receive(receive: Receive) -> Receive:
 
 def _journalled_send(send: Send, request: str) -> Send:
     async def tell_and_send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            JOURNAL.write("first", request)
+        if message["type"] in FIRST:
+            JOURNAL.write(FIRST[message["type"]], request)
         try:
             await send(message)
         finally:  # hypercorn on trio raises from the last send of a stream, which the client has got
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] in LAST and not message.get("more_body", False):
                 JOURNAL.write("sent", request)
 
     return tell_and_send

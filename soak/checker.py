@@ -46,7 +46,7 @@ class Checker:
     def see(self, event: Event) -> None:
         """Take in the next event."""
         if self._terms.ending == "forced" and "shutdown" in self._marks and not self._is_end(event):
-            self.findings.late["forced"] += 1
+            self.findings.late += 1
             return
         getattr(self, f"_{event.name}")(event.at, *event.fields)
 
@@ -66,12 +66,11 @@ class Checker:
         return self._requests.setdefault(name, RequestRecord())
 
     def _lives(self, at: int, task: TaskRecord, what: str, *, is_end: bool = False) -> None:
-        """Nothing of a task may come once the app has heard of its shutdown, save for a thread that was left behind."""
+        """Nothing of a task may come once the app has heard of its shutdown, save for a thread that was left behind
+        when `shield_timeout` was over.
+        """
         task.at = at
         if "drained" in self._marks or "shutdown" in self._marks:
-            if is_end and self._is_excused(task):
-                self.findings.late["thread"] += 1
-                return
             if is_end and task.in_thread and at >= self._verdict.earliest_cut(shield=True):
                 return
             self.findings.add("shutdown", f"{task} has {what} after the shutdown of the app began")
@@ -142,7 +141,7 @@ class Checker:
         request.rank, request.last = max(rank, request.rank), task.number
         request.unstarted.discard(task.number)
         answer = self._answers.get(task.request or "")
-        if answer is not None and answer.at < at and rank < 2:
+        if answer is not None and answer.at < at and rank < 2 and not request.is_session:
             self.findings.add("barrier", f"{task} has begun after the client had the response")
 
     def _ended(self, at: int, number: str, attempt: str, how: str) -> None:
@@ -186,6 +185,10 @@ class Checker:
 
     def _failed(self, _at: int, name: str) -> None:
         self._request(name).outcome = "failed"
+
+    def _opened(self, _at: int, name: str) -> None:
+        self._request(name).is_session = True
+        self.findings.sessions += 1
 
     def _first(self, _at: int, name: str) -> None:
         request = self._request(name)
@@ -236,17 +239,8 @@ class Checker:
             for task in unended:
                 self.findings.add("lost", f"{task} has no end")
         for task in self._tasks.values():
-            if task.ended != task.attempts and self._over[task.number]:
-                self._conclude_thread(task)
+            if task.ended != task.attempts and self._over[task.number] and not self._verdict.may_abandon:
+                self.findings.add("lost", f"the thread of {task} has no end")
         expected = SHUTDOWN if self._terms.ending == "graceful" else SHUTDOWN[2:]
         if tuple(self._marks) != expected:
             self.findings.add("marks", f"the shutdown was {', '.join(self._marks) or 'not noticed'}")
-
-    def _is_excused(self, task: TaskRecord) -> bool:
-        return task.kind == "thread_timeout" and not self._terms.waits_for_timed_out
-
-    def _conclude_thread(self, task: TaskRecord) -> None:
-        if self._is_excused(task):
-            self.findings.late["thread"] += 1
-        elif not self._verdict.may_abandon:
-            self.findings.add("lost", f"the thread of {task} has no end")

@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -19,8 +18,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import connect
+
 from .journal import Journal
-from .kinds import Menu, Visit, encode
+from .kinds import CLOSED, Menu, Visit, encode
 
 ANSWER_WITHIN = 10.0  # seconds
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
@@ -30,6 +32,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 class Clients:
     """Some clients that ask one after the other request, each at its own pace, until they are stopped.
 
+    :param prefix: what the names of its requests begin with
     :param pace: seconds from one request of a client to its next one; 0: as fast as they are answered
     """
 
@@ -39,6 +42,7 @@ class Clients:
     seed: str
     number: int = 4
     pace: float = 0.0
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -62,7 +66,7 @@ class Clients:
         count, due = 0, time.monotonic()
         while not self._stop.is_set():
             count += 1
-            request = f"{name}.{count}"
+            request = f"{self.prefix}{name}.{count}"
             try:
                 if not self._visit(connection, request, self.menu.draw(random), random):
                     connection = self._connect()
@@ -80,6 +84,9 @@ class Clients:
 
     def _visit(self, connection: HTTPConnection, request: str, visit: Visit, random: Random) -> bool:
         """Make one request, and return whether the connection can be used again."""
+        if visit.is_session:
+            self._converse(request, visit)
+            return True
         connection.request("POST", f"/{visit.path}?r={request}&plan={encode(visit.orders)}")
         if visit.leaves_after is not None:
             time.sleep(visit.leaves_after)
@@ -94,6 +101,24 @@ class Clients:
         self._file.write("answered", request, response.status, int(body) if response.status == 200 else 0)
         return True
 
+    def _converse(self, request: str, visit: Visit) -> None:
+        """Open a websocket session, and wait until the server closes it."""
+        address = f"ws://127.0.0.1:{self.port}/{visit.path}?r={request}&plan={encode(visit.orders)}"
+        count = "0"
+        try:
+            with connect(address, proxy=None, open_timeout=ANSWER_WITHIN, close_timeout=ANSWER_WITHIN) as session:
+                session.send("order")
+                while True:
+                    count = str(session.recv(timeout=ANSWER_WITHIN))
+        except ConnectionClosed as closed:
+            code = closed.rcvd.code if closed.rcvd is not None else 0
+            if code in CLOSED:
+                self._file.write("answered", request, CLOSED[code], count if code == 1000 else 0)
+            else:
+                self._file.write("broken", request)
+        except (InvalidHandshake, TimeoutError) as error:
+            raise HTTPException(str(error)) from error
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -102,11 +127,8 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("settings", type=json.loads)
     arguments = parser.parse_args()
-    settings: Mapping[str, Any] = arguments.settings
-    menu = Menu(**settings["menu"])
-    clients = Clients(
-        arguments.port, arguments.journal, menu, settings["seed"], number=settings["number"], pace=settings["pace"]
-    )
+    settings: dict[str, Any] = arguments.settings
+    clients = Clients(arguments.port, arguments.journal, Menu(**settings.pop("menu")), **settings)
     clients.start()
     time.sleep(arguments.seconds)
     clients.stop()

@@ -13,6 +13,7 @@ its fields, between single spaces. The events of a server:
     returned REQUEST, failed REQUEST               the last line of the endpoint; or it raises
     left REQUEST                                   the app's call has ended, seen from inside of `add_tasks`
     first REQUEST                                  the first message is about to be handed to the server
+    opened REQUEST                                 in its place, where the request is a websocket session
     sent REQUEST                                   the last message was handed to the server
     asked                                          the server asks for the shutdown
     drained                                        the app inside of `add_tasks` hears of it
@@ -21,7 +22,8 @@ its fields, between single spaces. The events of a server:
 
 And those of its clients:
 
-    answered REQUEST STATUS COUNT                  the whole response is there; it tells how many tasks were accepted
+    answered REQUEST STATUS COUNT                  the whole response is there, or the session was closed; it tells how
+                                                   many tasks were accepted
     gone REQUEST                                   the client has left in the middle
     broken REQUEST                                 the connection has failed
 """

@@ -82,8 +82,15 @@ class Visit:
     orders: tuple[Order, ...]
     leaves_after: float | None = None
 
+    @property
+    def is_session(self) -> bool:
+        return self.path in SESSIONS
+
 
 PATHS = ("async", "async", "sync", "stream", "pause", "error")
+SESSIONS = ("session", "session", "session-error")  # of websockets
+CLOSED = {1000: 200, 1008: 418, 1013: 503}
+"""Which status of a response the close code of a session stands for. With any other one it is a broken connection."""
 MIXED = ("quick", "nap", "fail", "handled", "timeout", "retry", "exhaust", "thread", "thread_timeout", "parent", "hang")
 BATCH = 50
 FLOOD = 400  # tasks of a request that is to meet `max_pending`
@@ -93,6 +100,7 @@ FLOOD = 400  # tasks of a request that is to meet `max_pending`
 class Menu:
     """What clients ask for.
 
+    :ivar sessions: the share of requests that are websocket sessions; nobody leaves these in the middle
     :ivar floods: the share of requests that schedule FLOOD tasks
     :ivar hangs_shielded: whether a task that hangs may be shielded; the drain then takes all of its `shield_timeout`
     """
@@ -101,6 +109,7 @@ class Menu:
     hangs_shielded: bool = False
     batches: float = 0.35
     leaves: float = 0.1
+    sessions: float = 0.06
 
     def draw(self, random: Random) -> Visit:
         luck = random.random()
@@ -110,6 +119,8 @@ class Menu:
             order = Order("quick", random.choice(PHASES), random.random() < 0.5, count=BATCH)
             return Visit(random.choice(("async", "sync")), (order,))
         orders = tuple(self._order(random) for _ in range(random.randint(2, 6)))
+        if random.random() < self.sessions:
+            return Visit(random.choice(SESSIONS), orders)
         leaves_after = random.choice((0.0, random.uniform(0, 0.01))) if random.random() < self.leaves else None
         return Visit(random.choice(PATHS), orders, leaves_after)
 

@@ -18,8 +18,6 @@ class Terms:
     :ivar ending: "graceful", if lifespan shutdown has to be complete; "forced", if the server goes without asking for
         it; "killed" by SIGKILL
     :ivar limited: whether `max_running` and `max_pending` are set: tasks may wait then, and be refused
-    :ivar waits_for_timed_out: whether the drain waits for the threads of tasks that have timed out, as for others;
-        else those that outlive it are counted, and not judged
     :ivar in_order: whether first steps come in the order of the calls, as on asyncio
     """
 
@@ -28,7 +26,6 @@ class Terms:
     in_order: bool = True
     drain_timeout: float = 0
     shield_timeout: float | None = None
-    waits_for_timed_out: bool = False
 
 
 class Violation(NamedTuple):
@@ -88,6 +85,7 @@ class TaskRecord:
 class RequestRecord:
     """One request that has ordered tasks.
 
+    :ivar is_session: whether it is a websocket session: no message of it waits for tasks
     :ivar unstarted: tasks that have to begin before the first message
     :ivar rank: the latest phase of which a task has begun
     :ivar last: the last task that has begun
@@ -95,7 +93,7 @@ class RequestRecord:
 
     outcome: str = ""
     has_left: bool = False
-    has_begun: bool = False
+    is_session: bool = False
     is_sent: bool = False
     accepted: int = 0
     unstarted: set[int] = field(default_factory=set)
@@ -112,17 +110,18 @@ class Findings:
     """What the checker has found.
 
     :ivar ends: tasks that have ended, by kind and status
-    :ivar late: signs of life after the drain that break no promise: of a "thread" whose task had timed out, and of
-        anything where the server was "forced" to go
+    :ivar late: signs of life that break no promise, because the server was forced to go
     :ivar accepted: how many tasks were accepted, and `lost` how many of these have no end
+    :ivar sessions: how many requests were websocket sessions
     """
 
     violations: list[Violation] = field(default_factory=list)
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    late: Counter[str] = field(default_factory=Counter)
+    late: int = 0
     accepted: int = 0
     lost: int = 0
+    sessions: int = 0
 
     def add(self, rule: str, text: object) -> None:
         self.violations.append(Violation(rule, str(text)))

@@ -13,21 +13,26 @@ from .chaos import SIGNALS, Outcome
 from .kinds import ENDS
 from .records import Findings
 from .servers import SERVERS
-from .steady import GROWTH, MARGIN, Sample, Steady, percentile
+from .steady import GROWTH, LEGS, MARGIN, Sample, Steady, percentile
 from .verdict import STATUSES
+
+AT_REST = "{}, at rest: before · after a quarter · at the end"
 
 INTRODUCTION = """# Soak
 
-Real servers, on loopback, with concurrent clients that order tasks of every kind in all three phases, shielded and not;
-some of the clients leave in the middle. All that happens is journalled outside of the server's process, one line in one
-write an event, and a checker proves from the journals that no promise was broken. `make soak` runs it all again, and
-writes this page; `MINUTES=`, `ROUNDS=` and `SEED=` change how much of it, and which random choices are made.
+Real servers, on loopback, with concurrent clients that order tasks of every kind in all three phases, shielded and not,
+by HTTP and by websocket; some of the clients leave in the middle. All that happens is journalled outside of the
+server's process, one line in one write an event, and a checker proves from the journals that no promise was broken.
+`make soak` runs it all again, and writes this page; `MINUTES=`, `ROUNDS=` and `SEED=` change how much of it, and which
+random choices are made.
 """
 
 CHECKED = """## What is checked
 
 - Each accepted task has exactly one end, and it is the right one for its kind; its handle tells the same as its own
   function; none is lost. A failure is handled and logged as often as it should be (G2, G4, G16).
+- The drain waits for every thread, that of a task which has timed out included: unless `shield_timeout` is over, it has
+  ended before the app's own shutdown begins (G9).
 - Cancelled is only what the drain may cancel, not before `drain_timeout`, and, if shielded, not before `shield_timeout`
   has passed as well (G9, G11).
 - A deferred task is dropped if the outcome of its route is not what it wants, and only then (G5).
@@ -35,12 +40,16 @@ CHECKED = """## What is checked
   handed to the server and the app's call has ended; all tasks of the first two phases have begun before the first
   message is handed over, and before the client has the response; a later phase begins later, and on asyncio the tasks
   of a phase in the order of the calls (G1). Where `max_running` makes tasks wait, the last two are not judged.
+  Websocket sessions: the same, but no message of theirs waits for tasks (G12).
 - Nothing of a task comes after the app's own shutdown has begun, and the host's counts are 0 then (G10).
 - Each task sees the context of its own request (G6), a refused one never runs (G15), and no request fails, and no
   connection breaks, before the signal (G3).
 - The exit code is the documented one, and all processes are gone within 20 seconds. In a graceful end the server's
   output has no traceback.
 - After SIGKILL: what is in the journal is free of contradictions.
+- Under steady load: memory, threads and open files stay within their bounds; and when no task is left the process holds
+  no more objects of the library than before the load. (uvicorn itself holds on to the last request of a closed
+  connection for 5 s; these are waited for.)
 
 A second SIGINT is sent up to 0.6 s after the first. hypercorn takes no notice of it, and uvicorn neither once it has
 asked the app to shut down. But if it finds uvicorn still waiting for requests, uvicorn leaves ("forced" above): it
@@ -48,8 +57,8 @@ does not ask for the shutdown, and `asyncio.run` cancels every asyncio task nati
 to the moment at which the user's lifespan is left all the above is checked in these rounds too, except what
 protects from cancellation; what has not ended by then is counted, and not judged.
 
-A sync function whose task has timed out runs on in its thread. How many of these threads outlived the drain is counted;
-it is not judged.
+SIGINT is sent to all processes of a server, as a terminal does, but only to the first one of granian: a worker of it
+that is told twice to end while a request is open [may come to a stop](shutdown.md#a-second-signal), whatever the app.
 """
 
 
@@ -117,12 +126,13 @@ def _row(some: Sequence[Outcome]) -> tuple[object, ...]:
 def _ends(result: Result) -> str:
     ends: Counter[tuple[str, str]] = Counter()
     refused: Counter[str] = Counter()
-    late: Counter[str] = Counter()
+    late = 0
     for findings in result.findings:
         ends += findings.ends
         refused += findings.refused
         late += findings.late
     rows = [(kind.replace("_", " "), *(f"{ends[kind, status]:,}" for status in STATUSES)) for kind in ENDS]
+    sessions = sum(findings.sessions for findings in result.findings)
     answers = sum((run.answers for run in (*result.rounds, *result.steady)), Counter())
     return f"""## Tasks by kind and end
 
@@ -130,8 +140,8 @@ def _ends(result: Result) -> str:
 Refused by `schedule()`: {refused["saturated"]:,} with `TasksSaturatedError`, {refused["closed"]:,} with
 `TasksClosedError`.
 Responses: {answers["200"]:,} with 200, {answers["418"]:,} with 418 (the route raises), {answers["503"]:,} with 503
-(`TasksSaturatedError`); {answers["gone"]:,} clients left in the middle. Threads of timed-out tasks that outlived the
-drain: {late["thread"]:,}. Signs of life after a forced end: {late["forced"]:,}.
+(`TasksSaturatedError`); {answers["gone"]:,} clients left in the middle. {sessions:,} were websocket sessions. Signs of
+life after a forced end: {late:,}.
 """
 
 
@@ -145,7 +155,13 @@ def _steady(result: Result) -> str:
 
 The bound: the median of the last quarter of the time is at most {grown} above that of the second quarter.
 
-{table(("", *names), rows)}"""
+{table(("", *names), rows)}
+At rest: no task is left, and garbage is collected. "Before" is before the load; after a quarter of it everything has
+been met, and the process is warm. `malloc_trim` makes malloc give back what is free. A leak of small Python objects
+would show in the blocks, one of ours in the objects of the library: the instances of its classes, and its functions,
+coroutines and generators, all found by the garbage collector.
+
+{"".join(map(_growth, result.steady))}"""
 
 
 def _figures(runs: Sequence[Steady]) -> Iterable[tuple[str, list[str]]]:
@@ -164,12 +180,45 @@ def _figures(runs: Sequence[Steady]) -> Iterable[tuple[str, list[str]]]:
         )
         ends = ((getattr(run.samples[0], name), getattr(run.samples[-1], name)) for run in runs)
         yield row(f"{label}: first and last", (f"{first:.1f} · {last:.1f}" for first, last in ends))
+    yield from _at_rest(runs)
     yield row("running, waiting, deferred: most", (_most(run.samples) for run in runs))
     for percent in (50, 99):
         yield row(
             f"response without tasks, p{percent}, ms: idle", (f"{percentile(run.quiet, percent):.2f}" for run in runs)
         )
         yield row(f"the same under load, p{percent}", (f"{percentile(run.loaded, percent):.2f}" for run in runs))
+
+
+def _at_rest(runs: Sequence[Steady]) -> Iterable[tuple[str, list[str]]]:
+    points = [(run.held[0], run.held[1], run.held[-2]) for run in runs]
+    minutes = [run.seconds_under_load * (LEGS - 1) / LEGS / 60 for run in runs]
+    growth = zip(points, minutes, strict=True)
+    yield AT_REST.format("memory, MiB"), [" · ".join(f"{held.rss:.1f}" for held in three) for three in points]
+    yield "growth from the second to the third, MiB a minute", [f"{(p[2].rss - p[1].rss) / m:+.2f}" for p, m in growth]
+    yield "the third, when malloc has given back what is free", [f"{run.held[-1].rss:.1f}" for run in runs]
+    yield (
+        AT_REST.format("in use of malloc's main arena, MiB"),
+        [" · ".join(f"{held.malloc:.2f}" for held in three) for three in points],
+    )
+    yield (
+        AT_REST.format("blocks in use of Python's allocator"),
+        [" · ".join(f"{held.blocks:,}" for held in three) for three in points],
+    )
+    yield (
+        AT_REST.format("objects of the library"),
+        [" · ".join(str(sum(held.library.values())) for held in three) for three in points],
+    )
+
+
+def _growth(run: Steady) -> str:
+    before, warm, end, trimmed = (run.held[number] for number in (0, 1, -2, -1))
+    more = sum(end.library.values()) - sum(before.library.values())
+    blocks, grown, rest = end.blocks / warm.blocks - 1, end.rss - warm.rss, trimmed.rss - warm.rss
+    return (
+        f"- {run.kind.name}, at rest at the end: {more} objects of the library more than before the load. Compared "
+        f"with the warm process:\n  {blocks:+.2%} blocks; {grown:+.1f} MiB of memory, {rest:+.1f} MiB once malloc has "
+        "given back what is free.\n"
+    )
 
 
 def _most(samples: Sequence[Sample]) -> str:
@@ -180,7 +229,7 @@ def _most(samples: Sequence[Sample]) -> str:
 
 def _run(result: Result) -> str:
     machine = facts()
-    machine["packages"] += f", hypercorn {version('hypercorn')}"
+    machine["packages"] += "".join(f", {name} {version(name)}" for name in ("hypercorn", "granian", "websockets"))
     lines = "\n".join(f"- {name}: {fact}" for name, fact in machine.items())
     return f"## The run\n\n- seed {result.seed}, {result.seconds / 60:.0f} minutes in all\n{lines}\n"
 

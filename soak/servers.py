@@ -9,11 +9,12 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.servers.harness import HYPERCORN, ROOT, UVICORN, ServerKind, free_port
+from tests.servers.harness import GRANIAN, HYPERCORN, ROOT, UVICORN, ServerKind, free_port
 
 APP = "soak.app:app"
 READY_WITHIN = 30.0  # seconds; a cold start takes 2 s on 2 busy cores
@@ -27,6 +28,7 @@ SERVERS = (
     ServerKind("uvicorn", f"{_UVICORN} --loop asyncio --http h11", -signal.SIGTERM, 0),
     ServerKind("uvicorn-uvloop", f"{_UVICORN} --loop uvloop --http httptools", -signal.SIGTERM, 0),
     ServerKind("hypercorn-trio", _HYPERCORN, 0, 0),
+    ServerKind("granian", f"{GRANIAN} --log-level warning", 0, 0),
 )
 BY_NAME = {kind.name: kind for kind in SERVERS}
 
@@ -74,18 +76,28 @@ class Server:
         raise RuntimeError(f"{self.kind.name} does not answer:\n{self.output()}")
 
     def get(self, path: str) -> bytes:
-        """Return the body of the answer to one request, on a connection of its own."""
+        """Return the body of the answer to one request, on a connection of its own.
+
+        :raises HTTPException: if that is an error
+        """
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().read()
+            response = connection.getresponse()
+            body = response.read()
         finally:
             connection.close()
+        if response.status != HTTPStatus.OK:
+            raise HTTPException(f"GET {path}: {response.status} {body.decode(errors='replace')}")
+        return body
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal as the one who usually sends it: a supervisor to the first process, a terminal to all."""
+        # granian's first process passes SIGINT on. A worker that is told twice while it has a request comes to a stop,
+        # with all of its threads, whatever the app is.
+        passes_on = number is signal.SIGINT and self.kind.name == "granian"
         with suppress(ProcessLookupError):
-            if number is signal.SIGTERM:
+            if number is signal.SIGTERM or passes_on:
                 self._process.send_signal(number)
             else:
                 os.killpg(self._process.pid, number)

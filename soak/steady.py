@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from tests.servers.harness import ROOT, ServerKind
 from .checker import check
 from .journal import read
 from .kinds import Menu
+from .memory import rss
 from .records import Findings, Terms
 from .servers import Server
 
@@ -33,7 +33,11 @@ PACE = 0.05  # seconds from one request of a client to the next: the two cores h
 HANG = 3.0  # seconds of a task that hangs: here it ends by itself
 
 QUIET_SHARE = 0.12  # of the time, in which there is no load
+LEGS = 4  # of the load; after each of them the server comes to rest. The first one warms it up
+REST_WITHIN = 20.0  # seconds for the tasks of a leg to end
+FORGOTTEN_WITHIN = 15.0  # seconds; uvicorn holds the last request of a connection for 5 s after the end of that
 SAMPLE_EVERY = 1.0  # seconds
+REST_EVERY = 0.1  # seconds
 PROBE_EVERY = 0.01  # seconds from one response to the next request
 ENDS_WITHIN = 30.0  # seconds
 
@@ -56,21 +60,42 @@ class Sample:
     deferred: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a server holds at rest: see `memory.held`."""
+
+    rss: float
+    blocks: int
+    malloc: float
+    objects: int
+    library: dict[str, int]
+
+    def more_than(self, other: Held) -> dict[str, int]:
+        """Return how many more of the library's objects there are, by class or function."""
+        return dict(Counter(self.library) - Counter(other.library))
+
+
 @dataclass
 class Steady:
     """What came of one server.
 
+    :ivar held: before the load, and after each of its legs; and once more when malloc has given back what is free
     :ivar quiet, loaded: seconds that a response took, without and with tasks in the background
     """
 
     kind: ServerKind
     seconds: float
     samples: list[Sample] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     quiet: list[float] = field(default_factory=list)
     loaded: list[float] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     findings: Findings = field(default_factory=Findings)
     directory: Path | None = None
+
+    @property
+    def seconds_under_load(self) -> float:
+        return self.seconds * (1 - QUIET_SHARE)
 
     def quarter(self, number: int, name: str) -> float:
         """Return the median of a figure in one of the four quarters of the time, 1 to 4."""
@@ -95,9 +120,13 @@ def run(kind: ServerKind, minutes: float, seed: int, place: Path) -> Steady:
     try:
         server.wait_ready()
         with _probe(server, steady.quiet):
-            time.sleep(steady.seconds * QUIET_SHARE)
-        with _probe(server, steady.loaded):
-            _load(server, steady, directory, seed)
+            time.sleep(steady.seconds - steady.seconds_under_load)
+        steady.held.append(at_rest(server))
+        for leg in range(LEGS):
+            with _probe(server, steady.loaded):
+                _load(server, steady, directory, f"{seed}-{leg}")
+            steady.held.append(at_rest(server, before=steady.held[0]))
+        steady.held.append(at_rest(server, before=steady.held[0], trim=True))
         server.send(signal.SIGTERM)
         code = server.wait(ENDS_WITHIN)
     finally:
@@ -113,9 +142,29 @@ def run(kind: ServerKind, minutes: float, seed: int, place: Path) -> Steady:
     return steady
 
 
-def _load(server: Server, steady: Steady, directory: Path, seed: int) -> None:
-    seconds = steady.seconds * (1 - QUIET_SHARE)
+def at_rest(server: Server, *, before: Held | None = None, trim: bool = False) -> Held:
+    """Wait until no task and no thread of one is left, and ask for what is held; for some seconds, if that is more of
+    the library's objects than `before`.
+
+    :raises RuntimeError: if there still is one
+    """
+    deadline = time.monotonic() + REST_WITHIN
+    while not json.loads(server.get("/at-rest")):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"tasks have no end: {server.get('/counts').decode()}")
+        time.sleep(REST_EVERY)
+    deadline = time.monotonic() + FORGOTTEN_WITHIN
+    while (held := Held(**json.loads(server.get(f"/held?trim={trim}")))) and time.monotonic() < deadline:
+        if before is None or not held.more_than(before):
+            break
+        time.sleep(1)
+    return held
+
+
+def _load(server: Server, steady: Steady, directory: Path, seed: str) -> None:
+    seconds = steady.seconds_under_load / LEGS
     settings = {"menu": asdict(MENU), "seed": f"{seed}-{server.kind.name}", "number": CLIENTS, "pace": PACE}
+    settings["prefix"] = f"{seed}-"
     clients = directory / "clients.journal"
     command = [sys.executable, "-m", "soak.clients", str(server.port), str(clients), str(seconds), json.dumps(settings)]
     process = subprocess.Popen(command, cwd=ROOT)
@@ -133,10 +182,9 @@ def _load(server: Server, steady: Steady, directory: Path, seed: int) -> None:
 def sample(server: Server) -> Sample:
     """Look at the process that runs the app, and ask it for its counts."""
     proc = Path("/proc", str(server.pid))
-    pages = int((proc / "statm").read_text().split()[1])
     counts: dict[str, Any] = json.loads(server.get("/counts"))
     return Sample(
-        rss=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        rss=rss(server.pid),
         threads=len(list((proc / "task").iterdir())),
         files=len(list((proc / "fd").iterdir())),
         **counts,
@@ -177,6 +225,8 @@ def _check(server: Server, steady: Steady, directory: Path) -> None:
         if steady.quarter(4, name) > bound:
             grown = f"{steady.quarter(2, name):.1f} to {steady.quarter(4, name):.1f}"
             steady.findings.add("flat", f"{name} has grown from {grown}; the bound is {bound:.1f}")
+    if retained := steady.held[-1].more_than(steady.held[0]):
+        steady.findings.add("held", f"at rest the library holds more than before the load: {retained}")
     if steady.answers["broken"]:
         steady.findings.add("connection", f"{steady.answers['broken']} were broken")
 

@@ -151,7 +151,11 @@ class Server:
 
     def term(self) -> None:
         """Send SIGTERM to the first process only, as a supervisor does."""
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the first process only."""
+        self._process.send_signal(number)
 
     def interrupt(self) -> None:
         """Send SIGINT to every process of the server, as Ctrl-C in a terminal does."""
@@ -188,6 +192,13 @@ class Server:
             return set(wanted) <= {str(entry) for entry in self.journal()}
 
         self._poll(is_there, timeout, ", ".join(wanted))
+
+    def wait_for_output(self, wanted: str, timeout: float = ANSWER_WITHIN) -> None:
+        """Wait until the server has printed that.
+
+        :raises AssertionError: if it has not after `timeout` seconds, or when the server has ended
+        """
+        self._poll(lambda: wanted in self.output(), timeout, f"{wanted!r} in the output")
 
     def report(self) -> str:
         """Describe the server for a failure's message: state, journal, output."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from tests.servers.apps.shutdown import QUEUED
 from tests.servers.harness import SERVERS, Record, Server, ServerKind, assert_order
 
 APP = "tests.servers.apps.shutdown:app"
@@ -15,6 +17,8 @@ CLOCK_ERROR = 0.02  # seconds; timers of the event loops may be early by their r
 ENDS = ("ended", "cancelled", "raised", "broken")
 
 every_server = pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.name)
+UVICORNS = [kind for kind in SERVERS if kind.name.startswith("uvicorn")]
+every_uvicorn = pytest.mark.parametrize("kind", UVICORNS, ids=lambda kind: kind.name)
 
 
 def schedule(server: Server, *names: str) -> None:
@@ -24,9 +28,9 @@ def schedule(server: Server, *names: str) -> None:
     server.wait_for(*(f"started {name}" for name in names))
 
 
-def end(server: Server, signal: str = "SIGTERM") -> list[Record]:
+def end(server: Server, name: str = "SIGTERM") -> list[Record]:
     """Tell the server to end, assert that its exit code is the expected one, and return the journal."""
-    if signal == "SIGTERM":
+    if name == "SIGTERM":
         server.term()
         expected = server.kind.exit_after_term
     else:
@@ -147,3 +151,86 @@ def test_g9_a_request_that_is_in_flight_at_the_signal_still_gets_its_after_respo
     assert ends(journal) == {"after": ["ended"]}
     lines = [str(entry) for entry in journal]
     assert_order(lines, "request.returned", "started after", "resource.open after", "ended after", "down")
+
+
+# A second signal
+
+
+@every_server
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_g9_a_second_signal_in_the_drain_does_not_cut_it_short(kind: ServerKind, name: str) -> None:
+    with Server(kind, APP) as server:
+        schedule(server, "unshielded", "shielded", "thread", "failing")
+        tell = server.term if name == "SIGTERM" else server.interrupt
+        tell()
+        server.wait_for("shutdown")
+        tell()
+        code = server.wait()
+        journal = server.journal()
+
+    if name == "SIGTERM":
+        assert code == kind.exit_after_term
+    else:  # where the second one meets a process in which all is over, it may be what ends that
+        assert code in {kind.exit_after_interrupt, -signal.SIGINT}
+    assert ends(journal) == {
+        "unshielded": ["cancelled"],
+        "shielded": ["ended"],
+        "thread": ["ended"],
+        "failing": ["raised"],
+    }
+    assert_order([str(entry) for entry in journal], "shutdown", "ended shielded", "handled.ValueError failing", "down")
+
+
+@every_server
+def test_g9_a_second_sigterm_that_finds_a_request_open_does_not_cut_short_what_comes_after_it(kind: ServerKind) -> None:
+    with Server(kind, APP) as server, ThreadPoolExecutor(1) as client:
+        schedule(server, "shielded")
+        answer = client.submit(server.get, "/in-flight")
+        server.wait_for("request.entered")
+        server.term()
+        if "hypercorn" in kind.name:
+            server.send(signal.SIGINT)  # it takes no notice of that either
+        else:
+            server.wait_for_output("Shutting down")  # a second one that comes at once may stop granian for good
+        server.term()
+        assert server.wait() == kind.exit_after_term
+        journal = server.journal()
+        response = answer.result(timeout=5)
+
+    assert (response.status_code, response.json()) == (200, "answered")
+    assert ends(journal) == {"shielded": ["ended"], "after": ["ended"]}
+    assert str(journal[-1]) == "down"
+
+
+@every_uvicorn
+def test_g2_uvicorns_forced_exit_cancels_tasks_and_waits_for_threads(kind: ServerKind) -> None:
+    with Server(kind, APP) as server, ThreadPoolExecutor(1) as client:
+        schedule(server, "unshielded", "shielded", "outlasting")
+        journal = force(server, client)
+
+    assert ends(journal) == {"unshielded": ["cancelled"], "shielded": ["cancelled"], "outlasting": ["ended"]}
+
+
+@every_uvicorn
+def test_g2_uvicorns_forced_exit_leaves_no_waiting_task_and_no_thread_behind(kind: ServerKind) -> None:
+    with Server(kind, APP, {"TASKS_MAX_RUNNING": "1"}) as server, ThreadPoolExecutor(1) as client:
+        server.post("/queue").raise_for_status()
+        server.wait_for("started queued-0")
+        journal = force(server, client)
+
+    assert ends(journal) == {f"queued-{number}": ["ended"] for number in range(QUEUED)}
+
+
+def force(server: Server, client: ThreadPoolExecutor) -> list[Record]:
+    """Send SIGINT twice while a request is open, assert that uvicorn ends by itself, and return the journal."""
+    answer = client.submit(server.get, "/open")
+    server.wait_for("request.entered")
+    server.interrupt()
+    server.wait_for_output("Shutting down")
+    server.interrupt()
+    assert server.wait() in {0, -signal.SIGINT}
+    journal = server.journal()
+    assert answer.exception(timeout=5) or answer.result().status_code == 500
+    assert "shutdown" not in [str(entry) for entry in journal]  # it does not ask the app for it
+    assert str(journal[-1]) == "lifespan.left"  # G10: nothing of a task comes later
+    return journal

@@ -20,6 +20,7 @@ from tests.servers.harness import record
 from fastapi_tasks import Task, Tasks, add_tasks
 
 WORK = 0.3  # seconds; long against the drain's first step, so that a task which does not last is seen
+QUEUED = 5  # tasks; with `max_running=1` all but one of them wait
 
 
 class Shutdown:
@@ -46,6 +47,7 @@ class Resource:
 
 
 shutdown = Shutdown()
+request_left = threading.Event()
 resource = Resource()
 
 
@@ -53,15 +55,20 @@ resource = Resource()
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     resource.is_open = True
     record("up")
-    yield
+    try:
+        yield
+    finally:
+        record("lifespan.left")
     record("down")
     resource.is_open = False
 
 
 fastapi_app = FastAPI(lifespan=lifespan)
 shield_timeout = os.environ.get("TASKS_SHIELD_TIMEOUT")
+max_running = os.environ.get("TASKS_MAX_RUNNING")
 add_tasks(
     fastapi_app,
+    max_running=None if max_running is None else int(max_running),
     drain_timeout=float(os.environ.get("TASKS_DRAIN_TIMEOUT", "0")),
     shield_timeout=None if shield_timeout is None else float(shield_timeout),
 )
@@ -99,6 +106,17 @@ def work_in_a_thread(subject: str) -> None:
         shutdown.thread_event.wait()
         time.sleep(WORK)
         resource.use(subject)
+
+
+def work_in_a_thread_at_once(subject: str) -> None:
+    with journalled(subject):
+        time.sleep(WORK)
+
+
+def outlast_the_request(subject: str) -> None:
+    with journalled(subject):
+        request_left.wait()
+        time.sleep(WORK)
 
 
 async def fail(subject: str) -> None:
@@ -159,6 +177,27 @@ async def parent(tasks: Tasks) -> None:
 @fastapi_app.post("/endless")
 async def endless(tasks: Tasks) -> None:
     tasks.task(name="endless", shield=True).schedule(last_for_ever, "endless")
+
+
+@fastapi_app.post("/outlasting")
+async def outlasting(tasks: Tasks) -> None:
+    tasks.task(name="outlasting", shield=True).schedule(outlast_the_request, "outlasting")
+
+
+@fastapi_app.post("/queue")
+async def queue(tasks: Tasks) -> None:
+    for number in range(QUEUED):
+        tasks.task(name=f"queued-{number}", shield=True).schedule(work_in_a_thread_at_once, f"queued-{number}")
+
+
+@fastapi_app.get("/open")
+async def open_for_ever() -> None:
+    record("request.entered")
+    try:
+        await anyio.sleep_forever()
+    finally:
+        record("request.left")
+        request_left.set()
 
 
 @fastapi_app.get("/in-flight")
