@@ -85,7 +85,8 @@ class Described(Compact):
     place: str = "app"  # or: router, mount, mount both (each with tasks)
     override: bool = False
     one_slot: bool = False
-    mode: str = "lifespan"  # or: none, after lifespan, hold, hold in lifespan
+    # or: none, after lifespan, elsewhere (in another thread), hold, hold in lifespan, never (it has no tasks)
+    mode: str = "lifespan"
     when: str | None = None  # for all tasks of the app
     patience: float = 1000
     stops_at: float | None = None

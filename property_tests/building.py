@@ -86,15 +86,19 @@ class Builder:
         early = [layer for layer in self.described.layers if not layer.late]
         for layer in early:
             self._add_layer(inner, layer.kind)
-        settings: dict[str, Any] = {"max_running": 1} if self.described.one_slot else {}
-        hold = self.described.mode.startswith("hold")
-        config = TaskConfig(when=self.described.when)  # type: ignore[arg-type]
-        add_tasks(outer, config=config, drain_timeout=self.described.patience, hold=hold, **settings)
-        if self.described.place == "mount both":
-            add_tasks(inner)
+        if self.described.mode != "never":
+            self._add_tasks(outer)
+            if self.described.place == "mount both":
+                add_tasks(inner)
         for layer in self.described.layers:
             if layer.late:
                 self._add_layer(outer, layer.kind)
+
+    def _add_tasks(self, app: FastAPI) -> None:
+        settings: dict[str, Any] = {"max_running": 1} if self.described.one_slot else {}
+        hold = self.described.mode.startswith("hold")
+        config = TaskConfig(when=self.described.when)  # type: ignore[arg-type]
+        add_tasks(app, config=config, drain_timeout=self.described.patience, hold=hold, **settings)
 
     def _add_layer(self, app: FastAPI, kind: str) -> None:
         if kind == "base":

@@ -23,11 +23,12 @@ HANDLING = 3.0
 
 @dataclass(frozen=True)
 class Work:
-    """What takes some seconds. If it is cancelled meanwhile it obeys; cleans up and returns; or raises, for a handler
-    in a thread. In a thread it cannot be cancelled, but its task may time out; in the plain group there is no task.
+    """What takes some seconds. If it is cancelled meanwhile it obeys; cleans up and returns; or raises, for a handler,
+    which obeys, or for one in a thread. In a thread it cannot be cancelled, but its task may time out; in the plain
+    group there is no task.
     """
 
-    kind: Literal["obeys", "clings", "raises", "thread", "times out", "plain"]
+    kind: Literal["obeys", "clings", "raises", "raises for a thread", "thread", "times out", "plain"]
     seconds: float
     shield: bool = False
 
@@ -47,6 +48,8 @@ class Work:
         if self.kind == "clings":
             return spared + CLEANING, S.SUCCEEDED
         if self.kind == "raises":
+            return spared, S.FAILED
+        if self.kind == "raises for a thread":
             return min(spared + HANDLING, last), None
         return spared, S.CANCELLED
 
@@ -64,7 +67,7 @@ class Work:
 # No sum of these is another one's: whatever happens at the same time is of one cause.
 works = st.builds(
     Work,
-    kind=st.sampled_from(["obeys", "clings", "raises", "thread", "times out", "plain"]),
+    kind=st.sampled_from(["obeys", "clings", "raises", "raises for a thread", "thread", "times out", "plain"]),
     seconds=st.sampled_from([0.3, 1.7, 4.15, 20.0]),
     shield=st.booleans(),
 )
@@ -86,7 +89,7 @@ class Closing:
                         self.host.tg.start_soon(self._plain, number, work.seconds)
                         continue
                     timeout = TIMEOUT if work.kind == "times out" else None
-                    on_error = self._on_error if work.kind == "raises" else None
+                    on_error = {"raises": self._handle, "raises for a thread": self._handle_in_thread}.get(work.kind)
                     definition = self.host.task(
                         name=str(number), shield=work.shield, on_error=on_error, timeout=timeout
                     )
@@ -104,12 +107,15 @@ class Closing:
         except get_cancelled_exc_class():
             if work.kind == "obeys":
                 raise
-            if work.kind == "raises":
+            if work.kind.startswith("raises"):
                 raise OSError from None
             with CancelScope(shield=True):
                 await anyio.sleep(CLEANING)
 
-    def _on_error(self, task: Task[Any], exc: Exception) -> None:
+    async def _handle(self, task: Task[Any], exc: Exception) -> None:
+        await anyio.sleep(HANDLING)
+
+    def _handle_in_thread(self, task: Task[Any], exc: Exception) -> None:
         pause(HANDLING)
 
     async def _plain(self, number: int, seconds: float) -> None:

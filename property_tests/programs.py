@@ -85,7 +85,7 @@ class Spec(Compact):
 
     actions: Actions = ()
     when: When | None = None
-    shield: bool | float = False
+    shield: bool | float | None = None
     timeout: float | None = None
     handler: Handler | None = None
     sync: bool = False
@@ -147,7 +147,7 @@ def specs(depth: int) -> st.SearchStrategy[Spec]:
         Spec,
         actions=st.lists(actions, max_size=3).map(tuple),
         when=st.sampled_from([None, None, "success", "failure", "always"]),
-        shield=st.sampled_from([False, False, True, True, 1.3]),
+        shield=st.sampled_from([None, False, True, True, 1.3]),
         timeout=st.sampled_from([None, None, None, 0, 0.75, 2]),
         handler=st.none() | handlers,
         sync=st.sampled_from([False, False, False, True]),

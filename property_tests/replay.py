@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--faults", default="[]", help="what went wrong, as it prints")
     parser.add_argument("--turns", action="store_true", help="turn by turn, as trio does")
     parser.add_argument("--jitter", action="store_true", help="no two things at the same time")
+    parser.add_argument("--closed-log", action="store_true", help="what writes the log raises")
     given = parser.parse_args()
     names = {**vars(programs), "Phase": Phase}
     story = tell(
@@ -32,6 +33,7 @@ def main() -> None:
         faults=eval(given.faults, {"Meddle": Meddle, "Throw": Throw, "Cancel": Cancel, "Boom": Boom}),
         turns=given.turns,
         jitter=given.jitter,
+        closed_log=given.closed_log,
     )
     print(story.run.timeline())
     is_fifo = given.backend == "asyncio" and not any(story.run.choices)

@@ -145,10 +145,12 @@ class Runtime(Recorder):
 
 
 @contextmanager
-def _logs_of(story: Story) -> Generator[None]:
+def _logs_of(story: Story, *, closed_log: bool) -> Generator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             story.logs.append(Log(record.levelno, logging.Formatter().format(record), TAG.get()))
+            if closed_log:
+                raise ValueError("I/O operation on closed file")
 
     logger, handler = logging.getLogger("taskphase"), Handler()
     level, propagate = logger.level, logger.propagate
@@ -185,21 +187,23 @@ def tell(
     faults: Iterable[Fault | Meddle] = (),
     turns: bool = False,
     jitter: bool = False,
+    closed_log: bool = False,
 ) -> Story:
     """Run `program`, and return its story.
 
     :param jitter: whether no two tasks do anything at the same time
+    :param closed_log: whether what writes the log raises, because its file is closed
     :raises BaseException: what the simulation found, or what came out of the program
     """
     runtime = Runtime(program, jitter=jitter)
     faults = list(faults)
     plan = [_call(runtime, fault) if isinstance(fault, Meddle) else fault for fault in faults]
     story = runtime.story
-    with _logs_of(story):
+    with _logs_of(story, closed_log=closed_log):
         story.run = simulate(
             runtime.main, backend=backend, policy=policy, faults=plan, turns=turns, max_steps=_MOST_STEPS
         )
-    story.again = _again(story, faults, {"--turns": turns, "--jitter": jitter})
+    story.again = _again(story, faults, {"--turns": turns, "--jitter": jitter, "--closed-log": closed_log})
     if story.run.exception is not None:
         story.run.exception.add_note(f"{story.again}\n{story.run.timeline(60)}")
         raise story.run.exception

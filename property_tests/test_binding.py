@@ -11,16 +11,19 @@ import asyncio
 import gc
 import gzip
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
 import anyio
 import pytest
 import trio
+from anyio.from_thread import start_blocking_portal
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests import wire
 
+from fastapi_tasks import FastAPITasksUninitializedAppError
 from fastapi_tasks._app import Installation
 from property_tests import apps, building
 from property_tests.apps import Described, Layer, Plan, Route
@@ -51,9 +54,17 @@ def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -
     journal = Journal(described, quiet)
     policy = Fifo() if seed == 0 or backend == "asyncio" else RandomWalk(seed)
     Installation._has_warned = False  # as in a fresh process
-    with journal.logs():
-        simulate(lambda: _serve(journal), backend=backend, policy=policy, turns=backend == "trio").result()
+    app = Builder(described, journal).app()
+    with journal.logs(), _lifespan_elsewhere(app) if described.mode == "elsewhere" else nullcontext():
+        simulate(lambda: _serve(app, journal), backend=backend, policy=policy, turns=backend == "trio").result()
     return journal
+
+
+@contextmanager
+def _lifespan_elsewhere(app: Any) -> Iterator[None]:
+    """Run the lifespan in an event loop of another thread, as one `TestClient` does whose app a second one asks."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(wire.lifespan(app, timeout=LONG)):
+        yield
 
 
 def _clock() -> Callable[[], float]:
@@ -63,10 +74,9 @@ def _clock() -> Callable[[], float]:
     return trio.lowlevel.current_clock().current_time
 
 
-async def _serve(journal: Journal) -> None:
+async def _serve(app: Any, journal: Journal) -> None:
     clock, start = _clock(), anyio.current_time()
     journal.clock, journal.thread = lambda: clock() - start, get_ident()
-    app = Builder(journal.described, journal).app()
     if journal.described.mode in {"lifespan", "hold in lifespan"}:
         await _live(app, journal)
     else:
@@ -149,7 +159,6 @@ def holds(described: Described, backend: Any, seed: int) -> Journal:
 
 
 HTTP = apps.ANSWERS + apps.STREAMS
-A_FEW = apps.layers(apps.LAYERS)
 ANY = apps.layers(apps.ROUGH_LAYERS)
 
 
@@ -228,7 +237,7 @@ def test_a_drain_spares_the_shielded_and_ends_before_any_shutdown_g9_g10(
     holds(described, backend, seed)
 
 
-MODES = st.sampled_from(["none", "after lifespan", "hold", "hold in lifespan"])
+MODES = st.sampled_from(["none", "after lifespan", "elsewhere", "hold", "hold in lifespan"])
 
 
 @backends
@@ -245,6 +254,19 @@ def test_without_a_lifespan_the_call_lasts_until_its_tasks_have_ended_g1_g13(
     described: Described, backend: str, seed: int
 ) -> None:
     holds(described, backend, seed)
+
+
+@backends
+@given(described=apps.apps(apps.routes(HTTP), mode=st.just("never")), seed=seeds)
+def test_whoever_asks_for_tasks_of_an_app_that_has_none_is_told_what_to_call_g13(
+    described: Described, backend: str, seed: int
+) -> None:
+    journal = run(described, backend, seed)
+    (answer,) = journal.answers.values()
+    assert answer.status == 500
+    with pytest.raises(FastAPITasksUninitializedAppError, match=r"call add_tasks\(app\)"):
+        raise answer.raised
+    assert not journal.made
 
 
 # And the message that was cancelled with it would have been handed over without tasks.

@@ -1,4 +1,4 @@
-"""What whole programs seldom come to: hosts in hosts, threads in a hurry, batches and task groups of one's own."""
+"""What whole programs seldom come to: hosts in hosts, threads in a hurry, and batches of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import create_task_group
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -202,96 +201,3 @@ def test_a_batch_of_ones_own_starts_what_is_left_in_it_as_there_is_room_g15_g17(
     alive = [number for number, is_cancelled in enumerate(cancelled) if not is_cancelled]
     assert ran == alive
     assert starts == max(1, math.ceil(len(alive) / (1 + pending)))
-
-
-# Task groups of one's own, and that of the host.
-
-
-@BACKENDS
-@given(shields=st.lists(st.booleans(), min_size=1, max_size=4), in_thread=st.booleans())
-def test_a_task_group_that_is_cancelled_takes_all_with_it_but_the_shielded_g8_g9(
-    backend: str, shields: list[bool], in_thread: bool
-) -> None:
-    tasks: list[Task[Any]] = []
-
-    def schedule(scheduler: TasksScheduler) -> None:
-        tasks.extend(scheduler.task(shield=shield).schedule(anyio.sleep, 2) for shield in shields)
-
-    async def main() -> float:
-        async with create_task_group() as tg:
-            scheduler = TasksScheduler(tg)
-            if in_thread:
-                await anyio.to_thread.run_sync(schedule, scheduler)
-            else:
-                schedule(scheduler)
-            await anyio.sleep(1)
-            assert [task.status for task in tasks] == [S.RUNNING] * len(shields)
-            tg.cancel_scope.cancel()
-        return anyio.current_time()
-
-    assert run(main, backend) == (2 if any(shields) else 1)
-    assert [task.status for task in tasks] == [S.SUCCEEDED if shield else S.CANCELLED for shield in shields]
-
-
-@BACKENDS
-@given(phases=st.lists(st.sampled_from(list(Phase)[1:]), max_size=3))
-def test_a_closed_task_group_refuses_what_comes_and_drops_what_waited_g2(backend: str, phases: list[Phase]) -> None:
-    async def main() -> None:
-        async with create_task_group() as tg:
-            tasks = TasksScheduler(tg)
-            held = [place_of(tasks, phase).schedule(nothing) for phase in phases]
-        by_hand = Task(nothing)
-        for refuse in (lambda: tasks.schedule(nothing), lambda: tasks.start(by_hand)):
-            with pytest.raises(TasksClosedError):
-                refuse()
-        tasks.end()
-        assert [task.status for task in held] == [S.DROPPED] * len(held)
-        by_hand.cancel()
-        assert by_hand.status is S.CANCELLED
-
-    run(main, backend)
-
-
-@BACKENDS
-@given(phases=st.lists(st.sampled_from(Phase), max_size=4))
-def test_a_scheduler_of_the_group_of_a_host_is_one_of_the_host_g15(backend: str, phases: list[Phase]) -> None:
-    async def main() -> tuple[list[Task[Any]], float]:
-        async with TaskHost(max_running=1, drain_timeout=9) as host, TasksScheduler(host.tg) as tasks:
-            held = [place_of(tasks, phase).schedule(anyio.sleep, 1) for phase in phases]
-            immediate = phases.count(Phase.IMMEDIATE)
-            now = (min(immediate, 1), max(immediate - 1, 0), len(phases) - immediate)
-            assert (host.running, host.waiting, host.deferred) == now
-        return held, anyio.current_time()
-
-    held, closed = run(main, backend)
-    assert [task.status for task in held] == [S.SUCCEEDED] * len(phases)
-    assert closed == len(phases)
-
-
-@BACKENDS
-@given(failures=st.integers(1, 3))
-def test_the_plain_group_takes_the_next_after_an_exception_and_touches_no_task_g3(backend: str, failures: int) -> None:
-    ended: list[bool] = []
-
-    async def neighbour() -> None:
-        try:
-            await anyio.sleep(5)
-        finally:
-            ended.append(anyio.current_time() < 5)
-
-    async def boom() -> None:
-        raise OSError
-
-    async def main() -> None:
-        async with TaskHost(drain_timeout=math.inf) as host:
-            task = host.schedule(anyio.sleep, 9)
-            for _ in range(failures):
-                host.tg.start_soon(neighbour)
-                await anyio.sleep(1)
-                host.tg.start_soon(boom)
-                await anyio.sleep(0.1)
-            host.tg.start_soon(neighbour)
-        assert task.status is S.SUCCEEDED
-
-    run(main, backend)
-    assert ended == [True] * failures + [False]

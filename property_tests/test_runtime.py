@@ -111,6 +111,12 @@ def test_whatever_goes_wrong_in_a_task_touches_no_other_g2_g3_g9(
     check(tell(program, backend=backend, faults=plan), ALWAYS)
 
 
+@BACKENDS
+@given(program=programs)
+def test_a_log_that_cannot_be_written_decides_nothing_g3_g4(backend: str, program: Program) -> None:
+    check(tell(program, backend=backend, closed_log=True), ALWAYS)
+
+
 def outcome(story: Story) -> list[tuple[object, ...]]:
     """Return what became of each call of `schedule()`, and when."""
     rows: list[tuple[object, ...]] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Message, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from taskphase import TaskHost, TasksScheduler
 
@@ -49,7 +50,9 @@ class RequestTasks:
             # Last of all: after the dependencies that were entered before `Tasks` too, whatever the order of the
             # parameters. Mostly there are none. That look only saves time: without it all is the same.
             entered = stack.pop_all() if getattr(stack, "_exit_callbacks", True) else None
-            if self.tasks.in_order:
+            if scope["type"] == "websocket":
+                stack.push_async_exit(self._leave_session)
+            elif self.tasks.in_order:
                 stack.push(self._leave_route)
             else:
                 stack.push_async_exit(self.tasks.route())
@@ -61,6 +64,12 @@ class RequestTasks:
         # What `route()` does where tasks start in order, except that it is the first message that waits.
         assert self.tasks is not None
         self.tasks.end_route(failed=exc_type is not None)
+
+    async def _leave_session(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: Any) -> None:
+        # A client that leaves has the handler raise, wherever that reads or sends. It is over then, but has not failed.
+        assert self.tasks is not None
+        outcome = (None, None, None) if _client_left(exc) else (exc_type, exc, tb)
+        await self.tasks.route().__aexit__(*outcome)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Hand a message to the server; the first one waits until what was asked to start has taken its first step."""
@@ -75,3 +84,10 @@ class RequestTasks:
         await self.tasks.settle()
         self._began = True
         await self._send(message)
+
+
+def _client_left(exc: BaseException | None) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return group.split(WebSocketDisconnect)[1] is None
+    return isinstance(exc, WebSocketDisconnect)

@@ -71,17 +71,20 @@ def _takes(func: FunctionType, count: int) -> bool:
 
 
 def _check_arguments(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    inner = _unwrap(func)
     try:
         # Not that of `__wrapped__`: a decorator may well take other arguments than what it decorates.
-        signature = inspect.signature(func, follow_wrapped=False)
-    except ValueError as exc:
-        if isinstance(func, partial):
-            raise TypeError(f"{name_of(cast(Any, func))}: {exc}") from None
+        shown = inspect.signature(inner, follow_wrapped=False)
+    except ValueError:
         return  # some built-ins tell nothing about their parameters
     try:
+        # (That of a partial has what is bound to it, so it is not shown.)
+        signature = shown if inner is func else inspect.signature(func, follow_wrapped=False)
         signature.bind(*args, **kwargs)
+    except ValueError:
+        raise TypeError(f"{name_of(func)}{shown} does not take what a partial binds to it") from None
     except TypeError as exc:
-        raise TypeError(f"{name_of(func)}{signature} cannot be called like this: {exc}") from None
+        raise TypeError(f"{name_of(func)}{shown} cannot be called like this: {exc}") from None
 
 
 def _hint(func: object) -> str:

@@ -106,6 +106,25 @@ def test_a_missing_keyword_is_refused_g7() -> None:
         check_call(only_keyword, (), {})
 
 
+@pytest.mark.parametrize(
+    ("bound", "args"),
+    [
+        (partial(sync, 1, 2, 3, "hunter2"), ()),
+        (partial(sync, pasword="hunter2"), ()),
+        (partial(sync, c="hunter2"), (1,) * 9),
+    ],
+)
+def test_what_a_partial_binds_is_in_no_message_g4_g7(bound: Any, args: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError) as refusal:
+        check_call(bound, args, {})
+    assert "hunter2" not in str(refusal.value)
+    assert "sync" in str(refusal.value)
+
+
+def test_a_partial_of_a_built_in_that_tells_nothing_of_its_parameters_is_taken_g7() -> None:
+    assert not check_call(partial(max, 1), (2,), {})
+
+
 def test_a_partial_with_too_many_arguments_is_refused_g7() -> None:
     with pytest.raises(TypeError):
         check_call(partial(sync, 1, 2, 3, 4), (), {})

@@ -1,0 +1,203 @@
+"""What can be called, with which arguments, and where it runs: G7, for functions of every signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from inspect import isawaitable
+from threading import get_ident
+from types import MethodType
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from property_tests.compact import Compact
+from property_tests.story import SECRET
+from taskphase import Task, TaskConfig, TaskHost
+from taskphase.testing import simulate
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+Body = Literal["async def", "def", "lambda", "def that returns an awaitable"]
+Dress = Literal["none", "method", "object", "partial", "decorated"]
+
+
+@dataclass(frozen=True, repr=False)
+class Signature(Compact):
+    """So many positional-only parameters, and so many that may be named too; the last `defaults` of both have a
+    default. Of those that have to be named, which have one. Whether it takes `*args`, and `**kwargs`.
+    """
+
+    only: int = 0
+    positional: int = 0
+    defaults: int = 0
+    named: tuple[bool, ...] = ()
+    more: bool = False
+    any_name: bool = False
+
+    def text(self, *before: str) -> str:
+        """Return it as it is written, with these parameters before it."""
+        names = [*before, *(f"p{i}" for i in range(self.only)), *(f"a{i}" for i in range(self.positional))]
+        first_default = max(len(names) - self.defaults, len(before))
+        parts = [name if i < first_default else f"{name}=0" for i, name in enumerate(names)]
+        if self.only:
+            parts.insert(len(before) + self.only, "/")
+        if self.more or self.named:
+            parts.append("*args" if self.more else "*")
+        parts += [f"k{i}=0" if has_default else f"k{i}" for i, has_default in enumerate(self.named)]
+        return ", ".join([*parts, "**kwargs"] if self.any_name else parts)
+
+
+@dataclass(frozen=True, repr=False)
+class Arguments(Compact):
+    """The arguments of a call: so many by position, and these by name."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+
+    def filled(self, value: str) -> tuple[list[str], dict[str, str]]:
+        """Return them, each with this value."""
+        return [value] * self.count, dict.fromkeys(self.names, value)
+
+
+signatures = st.builds(
+    Signature,
+    only=st.integers(0, 1),
+    positional=st.integers(0, 2),
+    defaults=st.integers(0, 2),
+    named=st.lists(st.booleans(), max_size=2).map(tuple),
+    more=st.booleans(),
+    any_name=st.booleans(),
+)
+arguments = st.builds(
+    Arguments,
+    count=st.integers(0, 3),
+    names=st.just(())
+    | st.lists(st.sampled_from(["p0", "a0", "a1", "k0", "k1", "x"]), max_size=2, unique=True).map(tuple),
+)
+bodies = st.sampled_from(["async def", "def", "lambda", "def that returns an awaitable"])
+
+
+async def later(value: Any) -> Any:
+    """Return `value`, and where this runs."""
+    return value, get_ident()
+
+
+class Later:
+    """An awaitable that is no coroutine."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __await__(self) -> Any:
+        return later(self.value).__await__()
+
+
+def function(body: Body, signature: str) -> Callable[..., Any]:
+    """Return a function that comes to what it was called with, and the thread in which that was made."""
+    sources = {
+        "async def": f"async def f({signature}): return locals(), get_ident()",
+        "def": f"def f({signature}): return locals(), get_ident()",
+        "lambda": f"f = lambda {signature}: later(locals())",
+        "def that returns an awaitable": f"def f({signature}): return Later(locals())",
+    }
+    names: dict[str, Any] = {"get_ident": get_ident, "later": later, "Later": Later}
+    exec(sources[body], names)
+    return names["f"]  # type: ignore[no-any-return]
+
+
+def dressed(dress: Dress, body: Body, signature: Signature, bound: Arguments) -> Callable[..., Any]:
+    """Return such a function as what a user has in hand."""
+    if dress in ("method", "object"):
+        # The same object each time, as it is among what the function was called with.
+        func = function(body, signature.text("self"))
+        return MethodType(func, later) if dress == "method" else type("Called", (), {"__call__": func})()
+    func = function(body, signature.text())
+    if dress == "partial":
+        values, named = bound.filled(SECRET)
+        return partial(partial(func, *values), **named)
+    if dress == "decorated":
+
+        @wraps(func)
+        def wrapper(first: object, *args: Any, **kwargs: Any) -> Any:
+            return func(*args, **kwargs)
+
+        return wrapper
+    return func
+
+
+@BACKENDS
+@given(
+    dress=st.sampled_from(["none", "none", "method", "object", "partial", "decorated"]),
+    body=bodies,
+    signature=signatures,
+    bound=arguments,
+    call=arguments,
+)
+def test_what_can_be_called_like_this_runs_as_if_it_was_called_and_what_cannot_is_refused_at_once_g7(
+    backend: Any, dress: Dress, body: Body, signature: Signature, bound: Arguments, call: Arguments
+) -> None:
+    func = dressed(dress, body, signature, bound)
+    args, kwargs = call.filled(SECRET)
+
+    async def main() -> None:
+        async with TaskHost() as host:
+            try:
+                came = func(*args, **kwargs)
+            except TypeError:
+                # A decorator may pass on whatever it likes: what it makes of that shows when it is called.
+                if dress == "decorated" and (args or "first" in kwargs):
+                    task = host.schedule(func, *args, **kwargs)
+                    await task.wait()
+                    assert isinstance(task.exception, TypeError)
+                    return
+                with pytest.raises(TypeError) as refusal:
+                    host.schedule(func, *args, **kwargs)
+                assert SECRET not in str(refusal.value)
+                assert (host.running, host.waiting, host.deferred) == (0, 0, 0)
+                return
+            value, here = await came if isawaitable(came) else came
+            did, there = await host.schedule(func, *args, **kwargs)
+        assert did == value
+        assert (there == here) is (body != "def"), "a `def` runs in a thread, and nothing else does"
+
+    simulate(main, backend=backend).result()
+
+
+@given(dress=st.sampled_from(["none", "method", "object"]), body=bodies, signature=signatures)
+def test_what_does_not_take_a_task_and_its_exception_is_refused_as_handler_g4_g7(
+    dress: Dress, body: Body, signature: Signature
+) -> None:
+    handler = dressed(dress, body, signature, Arguments())
+    try:
+        came = handler(None, None)
+    except TypeError:
+        with pytest.raises(TypeError, match="on_error must be callable with"):
+            TaskConfig(on_error=handler)
+    else:
+        if body in ("async def", "lambda"):
+            came.close()
+        assert TaskConfig(on_error=handler).on_error is handler
+
+
+def generator() -> Any:
+    yield
+
+
+async def async_generator() -> Any:
+    yield
+
+
+class Generates:
+    def __call__(self) -> Any:
+        yield
+
+
+@pytest.mark.parametrize("dress", [lambda func: func, partial])
+@pytest.mark.parametrize("func", [None, 3, "text", generator, async_generator, Generates()])
+def test_what_cannot_be_called_or_would_run_nothing_is_refused_g7(func: Any, dress: Any) -> None:
+    with pytest.raises(TypeError):
+        Task(dress(func))

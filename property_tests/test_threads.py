@@ -1,0 +1,191 @@
+"""The threads of sync tasks: that they are nobody else's, and who waits for one until when: G4, G8, G9, G16."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+from anyio import current_time, to_thread
+from hypothesis import given
+from hypothesis import strategies as st
+
+from property_tests.compact import Compact
+from taskphase import Task, TaskHost, TaskStatus
+from taskphase.testing import pause, simulate
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+S = TaskStatus
+
+
+async def fail() -> None:
+    raise OSError
+
+
+def handle(task: Task[Any], exc: Exception) -> None:
+    pause(1)
+
+
+@BACKENDS
+@given(
+    in_handlers=st.lists(st.booleans(), min_size=1, max_size=6),
+    threads=st.integers(1, 3),
+    of_endpoints=st.integers(1, 3),
+)
+def test_sync_tasks_and_def_endpoints_never_wait_for_each_others_threads_g8(
+    backend: Any, in_handlers: list[bool], threads: int, of_endpoints: int
+) -> None:
+    async def endpoint() -> None:
+        began = current_time()
+        await to_thread.run_sync(pause, 9)
+        assert current_time() == began + 9
+
+    async def main() -> float:
+        everybodys = to_thread.current_default_thread_limiter()
+        everybodys.total_tokens = of_endpoints
+        async with anyio.create_task_group() as endpoints:
+            async with TaskHost(max_threads=threads) as host:
+                for in_handler in in_handlers:
+                    if in_handler:
+                        host.task(shield=True, on_error=handle).schedule(fail)
+                    else:
+                        host.task(shield=True).schedule(pause, 1)
+                await anyio.sleep(0.5)
+                assert everybodys.borrowed_tokens == 0
+                for _ in range(of_endpoints):
+                    endpoints.start_soon(endpoint)
+                await anyio.sleep(0.25)
+            return current_time()
+
+    # One second each, so many at a time.
+    assert simulate(main, backend=backend).result() == math.ceil(len(in_handlers) / threads)
+
+
+# Virtual seconds.
+CLOSES = 0.1
+TIMEOUT = 0.07
+HANDLING = 3.0
+
+End = tuple[float, TaskStatus]
+
+
+@dataclass(frozen=True, repr=False)
+class Call(Compact):
+    """A sync task that takes so many seconds, or fewer if it times out, from the moment that it has a thread."""
+
+    seconds: float
+    shield: bool = False
+    times_out: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Failure(Compact):
+    """A task that raises after so many seconds, or as soon as it is cancelled; its handler wants a thread."""
+
+    seconds: float
+    shield: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Crowd(Compact):
+    """Who wants threads, and a host that closes meanwhile. All calls are there from the start, in this order."""
+
+    calls: tuple[Call, ...]
+    failure: Failure
+    threads: int = 1
+    grace: float = 0
+    patience: float = math.inf
+
+    def ends(self) -> tuple[list[End], bool | None, float]:
+        """Return how each has to end, the failure last; whether its handler is called, or None if that is not said; and
+        when the host is closed.
+        """
+        sweep = CLOSES + self.grace
+        last = sweep + self.patience
+        free = [0.0] * self.threads  # when each thread is
+        ends: list[End] = []
+        closed = CLOSES
+        for call in self.calls:
+            begin, spared = min(free), last if call.shield else sweep
+            if begin > spared:  # still waiting then
+                ends.append((spared, S.CANCELLED))
+                continue
+            free[free.index(begin)] = end = begin + call.seconds
+            closed = max(closed, min(end, last))
+            up = begin + TIMEOUT if call.times_out else math.inf
+            if up < min(end, last):
+                ends.append((up, S.FAILED))
+            else:
+                ends.append((end, S.SUCCEEDED) if end < last else (last, S.CANCELLED))
+        raises = min(self.failure.seconds, last if self.failure.shield else sweep)
+        begin = max(raises, min(free))
+        # It is in a thread, or waits for one, until nobody has patience any more.
+        ends.append((min(begin + HANDLING, last), S.FAILED))
+        is_called = None if raises == last else begin < last
+        return ends, is_called, max(closed, *(time for time, _ in ends))
+
+
+# No sum of these is another one's.
+seconds = st.sampled_from([0.31, 1.72, 4.15, 20.0])
+crowds = st.builds(
+    Crowd,
+    calls=st.lists(st.builds(Call, seconds, st.booleans(), st.booleans()), max_size=4).map(tuple),
+    failure=st.builds(Failure, st.sampled_from([0.05, 0.2, 30.0]), st.booleans()),
+    threads=st.integers(1, 2),
+    grace=st.sampled_from([0, 1, 6]),
+    patience=st.sampled_from([math.inf, 0, 1.5, 8]),
+)
+
+
+class Crowded:
+    """Does it."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self.crowd = crowd
+        self.ends: dict[int, End] = {}
+        self.is_called = False
+
+    async def main(self) -> float:
+        crowd = self.crowd
+        patience = None if crowd.patience == math.inf else crowd.patience
+        host = TaskHost(max_threads=crowd.threads, drain_timeout=crowd.grace, shield_timeout=patience)
+        async with anyio.create_task_group() as watchers:
+            async with host:
+                for number, call in enumerate(crowd.calls):
+                    define = host.task(shield=call.shield, timeout=TIMEOUT if call.times_out else None)
+                    watchers.start_soon(self._watch, number, define.schedule(pause, call.seconds))
+                define = host.task(shield=crowd.failure.shield, on_error=self._handle)
+                watchers.start_soon(self._watch, len(crowd.calls), define.schedule(self._fail))
+                await anyio.sleep(CLOSES)
+            return current_time()
+
+    async def _fail(self) -> None:
+        try:
+            await anyio.sleep(self.crowd.failure.seconds)
+        finally:
+            raise OSError
+
+    def _handle(self, task: Task[Any], exc: Exception) -> None:
+        self.is_called = True
+        pause(HANDLING)
+
+    async def _watch(self, number: int, task: Task[Any]) -> None:
+        await task.wait()
+        self.ends[number] = current_time(), task.status
+
+
+@BACKENDS
+@given(crowds)
+def test_whoever_wants_a_thread_has_it_in_turn_and_waits_as_long_as_it_may_g4_g8_g9_g16(
+    backend: Any, crowd: Crowd
+) -> None:
+    crowded = Crowded(crowd)
+    closed = simulate(crowded.main, backend=backend).result()
+    ends, is_called, closes = crowd.ends()
+    for number, (time, status) in enumerate(ends):
+        ended, how = crowded.ends[number]
+        assert (ended, how) == (pytest.approx(time), status), number
+    assert is_called in (None, crowded.is_called)
+    assert closed == pytest.approx(closes)
