@@ -12,9 +12,11 @@ from ._definition import Schedules, TaskDefinition
 from ._drive.current import running_host
 from ._drive.job import Job
 from ._drive.on_group import GroupSeam
+from ._drive.recording import RECORDERS, finished
 from ._drive.runner import Runner
 from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
+from ._route import Route, may_wait
 from ._task import Task
 
 # Tasks that schedule tasks without end must not hold the response up; what is meant to be one phase is never as deep.
@@ -216,10 +218,15 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         there is any. Cancellation does not shorten it.
 
         Those that the first steps themselves schedule here are included, down to ten generations. Tasks that wait for a
-        slot are not waited for.
+        slot are not waited for. Where a test has tasks run inline, their ends are waited for, too, which cancellation
+        does shorten.
         """
-        if not self._unsettled:
-            return
+        if self._unsettled:
+            await self._let_step()
+            if RECORDERS:
+                await finished(self)
+
+    async def _let_step(self) -> None:
         seam = self._runner.seam
         with seam.cancel_scope(shield=True):
             for _ in range(_GENERATIONS):
@@ -241,11 +248,13 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         if self._unsettled:
             await self._let_earlier_start()
         self.end()
+        if RECORDERS and may_wait(exc):
+            await finished(self)
 
     async def _let_earlier_start(self) -> None:
         """Make sure that what was asked to start takes its first step before what is asked next."""
         if not self._runner.seam.in_order:
-            await self.settle()
+            await self._let_step()
 
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -288,29 +297,6 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
                 self._unsettled = True
             else:
                 self._runner.drop(job, _mismatch(job))
-
-
-class Route:
-    """The part of a scope that produces its answer. See `TasksScheduler.route`."""
-
-    __slots__ = ("_scheduler",)
-
-    def __init__(self, scheduler: TasksScheduler) -> None:
-        self._scheduler = scheduler
-
-    async def __aenter__(self) -> None:
-        if self._scheduler._state is not ScopeState.ROUTE:
-            raise RuntimeError("the route of this scope has ended already")
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        scheduler = self._scheduler
-        if scheduler._unsettled:
-            await scheduler._let_earlier_start()
-        scheduler.end_route(failed=exc is not None)
-        if scheduler._unsettled and (exc is None or isinstance(exc, Exception)):
-            await scheduler.settle()
 
 
 def _mismatch(job: Job) -> str:

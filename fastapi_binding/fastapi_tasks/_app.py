@@ -12,6 +12,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from threading import get_ident
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
@@ -84,12 +86,16 @@ class Installation:
     """The tasks of one app.
 
     :ivar host: the open host, while a lifespan runs. Not in the lifespan's state, which granian clears before shutdown
+    :ivar hosts: every host that was made for the app, those of single requests included
+    :ivar recorders: those of tests; while there are any, the class of the app has another `__call__`
     """
 
     _has_warned = False
 
     def __init__(self, app_host: Callable[[], TaskHost], request_host: Callable[[], TaskHost], *, hold: bool) -> None:
         self.host: TaskHost | None = None
+        self.hosts: WeakSet[TaskHost] = WeakSet()
+        self.recorders: list[Any] = []
         self._thread = 0
         self._app_host = app_host
         self._request_host = request_host
@@ -99,7 +105,7 @@ class Installation:
         self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Run the app's lifespan in the body of a host, which is drained before the app hears of its shutdown."""
-        async with self._app_host() as host:
+        async with self._own(self._app_host()) as host:
 
             async def receive_when_drained() -> Message:
                 try:
@@ -118,6 +124,10 @@ class Installation:
                 if self.host is host:
                     self.host = None
 
+    def _own(self, host: TaskHost) -> TaskHost:
+        self.hosts.add(host)
+        return host
+
     def host_here(self) -> TaskHost | None:
         """Return the host of the app, unless a request has to have one of its own."""
         # Another thread has another event loop, as a second TestClient has: what is not thread-safe in the host is
@@ -126,7 +136,7 @@ class Installation:
 
     async def run_alone(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request or session with a host of its own."""
-        async with self._request_host() as host:
+        async with self._own(self._request_host()) as host:
             try:
                 await run_in(host, app, scope, receive, send)
             finally:
@@ -182,6 +192,13 @@ async def run_in(
 class _HasTasks:
     """Marks the class of an app that has tasks."""
 
+    _fastapi_tasks: ClassVar[Installation]
+
+
+def installation_of(app: FastAPI) -> Installation | None:
+    """Return what `add_tasks` has given to `app`, or None if it was not called on it."""
+    return type(app)._fastapi_tasks if isinstance(app, _HasTasks) else None
+
 
 def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI]:
     async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,5 +213,6 @@ def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI
             await installation.run_alone(app, scope, receive, send)
 
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    with_tasks: type[FastAPI] = type(base.__name__, (base, _HasTasks), {**names, "__call__": call})
+    own = {"_fastapi_tasks": installation, "__call__": call}
+    with_tasks: type[FastAPI] = type(base.__name__, (base, _HasTasks), {**names, **own})
     return with_tasks

@@ -14,6 +14,7 @@ from tests import wire
 from tests.backends import turns
 
 from fastapi_tasks import Task, TaskConfig, TasksScheduler, add_tasks
+from fastapi_tasks.testing import AppTaskRecorder, record_tasks
 
 ASYNC_AND_DEF = pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
 # The BaseHTTPMiddleware of Starlette 0.49 leaves a generator to the garbage collector, of which trio complains.
@@ -119,3 +120,11 @@ async def serving(
     """
     async with wire.lifespan(app, events=events) as state:
         yield Server(app, Journal() if journal is None else journal, state)
+
+
+@asynccontextmanager
+async def recording(app: FastAPI, journal: Journal | None = None) -> AsyncIterator[tuple[Server, AppTaskRecorder]]:
+    """Serve `app`, and record its tasks; left, they have ended."""
+    with record_tasks(app) as tasks:
+        async with serving(app, journal) as server:
+            yield server, tasks

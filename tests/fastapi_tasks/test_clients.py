@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from tests.backends import native_cancel_only, turns
-from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import Journal, app_with_tasks, recording, serving
 
 from fastapi_tasks import Task, Tasks, TaskStatus
 
@@ -34,23 +34,20 @@ async def test_a_client_that_leaves_makes_no_failure_and_cancels_nothing_g1_g11(
 
     async def endpoint(tasks: Tasks) -> Any:
         await turns()
-        ended.extend(journal.each_phase(tasks))
-        running.append(tasks.schedule(go_on.wait))
+        journal.each_phase(tasks)
+        tasks.schedule(go_on.wait)
         return "json" if kind == "json" else StreamingResponse(Chunks())
 
-    ended: list[Task[None]] = []
-    running: list[Task[None]] = []
     go_on = anyio.Event()
     app = app_with_tasks()
     app.add_api_route("/", endpoint)
-    async with serving(app, journal) as server:
+    async with recording(app, journal) as (server, scheduled):
         response = await server.get(disconnect_after=leaves_after)
         assert response.raised is None
-        await turns()
-        assert running[0].status is TaskStatus.RUNNING
+        await scheduled.of(go_on.wait).await_until("running")
         go_on.set()
     assert journal.only("immediate", "after_route", "after_response") == ["immediate", "after_route", "after_response"]
-    assert [task.status for task in (*ended, *running)] == [TaskStatus.SUCCEEDED] * 4
+    assert len(scheduled.succeeded) == len(scheduled) == 4
 
 
 async def test_a_client_that_leaves_while_it_uploads_makes_the_route_fail_g5(journal: Journal) -> None:
@@ -133,15 +130,14 @@ class TestCancelled:
 
 async def test_a_request_that_is_cancelled_at_the_barrier_loses_no_task_g2_g11(journal: Journal) -> None:
     async def endpoint(tasks: Tasks) -> None:
-        ended.extend(journal.each_phase(tasks))
+        journal.each_phase(tasks)
         cancel.cancel()
 
-    ended: list[Task[None]] = []
     app = app_with_tasks()
     app.add_api_route("/", endpoint)
-    async with serving(app, journal) as server:
+    async with recording(app, journal) as (server, scheduled):
         with anyio.CancelScope() as cancel:
             await server.get()
-        await turns()
-    assert [task.status for task in ended] == [TaskStatus.SUCCEEDED] * 3
+        await scheduled.await_all()
+    assert len(scheduled.succeeded) == len(scheduled) == 3
     journal.assert_order("immediate", "after_route", "after_response")

@@ -7,9 +7,9 @@ import anyio
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from tests.backends import turns
-from tests.fastapi_tasks.apps import FEW, Journal, Server, app_with_tasks, serving
+from tests.fastapi_tasks.apps import FEW, Journal, Server, app_with_tasks, recording, serving
 
-from fastapi_tasks import Task, Tasks, TasksScheduler, TaskStatus, current_host, get_tasks
+from fastapi_tasks import Tasks, TasksScheduler, current_host, get_tasks
 
 Scope = Literal["function", "request"]
 SCOPES: tuple[Scope, ...] = ("function", "request")
@@ -119,27 +119,23 @@ async def test_the_commit_in_a_dependency_s_exit_is_visible_to_after_response_wh
 @pytest.mark.parametrize("place", ["/first", "/between", "/last", "/def-last"])
 @pytest.mark.parametrize("error", [LookupError("exit"), HTTPException(418)])
 async def test_a_function_scope_exit_that_raises_is_a_failure_of_the_route_g1_g5(place: str, error: Exception) -> None:
-    ended: dict[str, list[Task[None]]] = {}
-
     async def fails() -> AsyncIterator[None]:
         yield
         raise error
 
     async def schedules(tasks: Tasks) -> None:
         for when in ("success", "failure", "always"):
-            define = tasks.task(when=when)
-            ended[when] = [define.after_route.schedule(anyio.sleep, 0), define.after_response.schedule(anyio.sleep, 0)]
+            define = tasks.task(name=when, when=when)
+            define.after_route.schedule(anyio.sleep, 0)
+            define.after_response.schedule(anyio.sleep, 0)
 
     app = app_with_tasks()
     endpoints(app, Journal(), fails, schedules, "function")
-    async with serving(app) as server:
+    async with recording(app) as (server, scheduled):
         response = await server.get(place)
     assert response.status == (418 if isinstance(error, HTTPException) else 500)
-    assert {when: {task.status for task in tasks} for when, tasks in ended.items()} == {
-        "success": {TaskStatus.DROPPED},
-        "failure": {TaskStatus.SUCCEEDED},
-        "always": {TaskStatus.SUCCEEDED},
-    }
+    assert [task.name for task in scheduled.of(anyio.sleep).dropped] == ["success"] * 2
+    assert [task.name for task in scheduled.of(anyio.sleep).succeeded] == ["failure"] * 2 + ["always"] * 2
 
 
 async def test_what_a_dependency_schedules_in_its_exit_waits_for_the_other_exits_too_g1(journal: Journal) -> None:

@@ -14,9 +14,9 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests import wire
 from tests.backends import turns
-from tests.fastapi_tasks.apps import UNCLOSED_STREAM, Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import UNCLOSED_STREAM, Journal, app_with_tasks, recording, serving
 
-from fastapi_tasks import Task, Tasks, TaskStatus, add_tasks, current_host
+from fastapi_tasks import Task, Tasks, add_tasks, current_host
 
 pytestmark = UNCLOSED_STREAM
 
@@ -200,28 +200,26 @@ async def test_middleware_that_gives_up_on_the_app_cancels_no_task_g11(journal: 
             await PlainTextResponse("too late", 504)(scope, receive, send)
 
     async def endpoint(tasks: Tasks) -> None:
-        running.append(tasks.schedule(go_on.wait))
-        dropped.extend([tasks.after_route.schedule(go_on.wait), tasks.after_response.schedule(go_on.wait)])
+        tasks.schedule(go_on.wait)
+        tasks.after_route.schedule(go_on.wait)
+        tasks.after_response.schedule(go_on.wait)
         always = tasks.task(when="always")
         always.after_route.schedule(journal.note, "after_route")
-        running.append(always.after_response.schedule(journal.note, "after_response"))
+        always.after_response.schedule(journal.note, "after_response")
         reached.set()
         await anyio.sleep_forever()
 
     reached, go_on = anyio.Event(), anyio.Event()
-    running: list[Task[Any]] = []
-    dropped: list[Task[Any]] = []
     app = app_with_tasks()
     app.add_middleware(Timeout)
     app.add_api_route("/", endpoint)
-    async with serving(app, journal) as server:
+    async with recording(app, journal) as (server, scheduled):
         response = await server.get()
         assert (response.status, response.body) == (504, b"too late")
-        await turns()
-        assert running[0].status is TaskStatus.RUNNING
+        await scheduled.immediate.await_until("running")
         go_on.set()
-    assert [task.status for task in running] == [TaskStatus.SUCCEEDED] * 2
-    assert [task.status for task in dropped] == [TaskStatus.DROPPED] * 2
+    assert [task.phase for task in scheduled.of(go_on.wait).dropped] == ["after_route", "after_response"]
+    assert len(scheduled.succeeded) == 3
     journal.assert_order("after_route", "start", "final", "after_response")
 
 

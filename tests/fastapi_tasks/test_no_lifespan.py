@@ -12,7 +12,8 @@ from tests import wire
 from tests.backends import turns
 from tests.fastapi_tasks.apps import Journal, serving
 
-from fastapi_tasks import Task, Tasks, TasksSaturatedError, TaskStatus, add_tasks, current_host
+from fastapi_tasks import Tasks, TasksSaturatedError, add_tasks, current_host
+from fastapi_tasks.testing import record_tasks
 
 Warned = Callable[[], list[str]]
 
@@ -124,22 +125,22 @@ async def test_a_client_that_leaves_or_a_cancelled_call_cancels_no_task_g11_g13(
             reached.set()
             await anyio.sleep_forever()
 
-        ended.append(tasks.schedule(work, journal, "immediate"))
-        ended.append(tasks.after_response.schedule(work, journal, "after_response"))
+        tasks.schedule(work, journal, "immediate")
+        tasks.after_response.schedule(work, journal, "after_response")
         return StreamingResponse(chunks())
 
-    ended: list[Task[Any]] = []
     app = FastAPI()
     add_tasks(app, hold=True)
     app.add_api_route("/", endpoint)
     reached = anyio.Event()
-    await wire.request(app, disconnect_after=2)
-    async with anyio.create_task_group() as tg:
-        reached = anyio.Event()
-        tg.start_soon(wire.request, app)
-        await reached.wait()
-        tg.cancel_scope.cancel()
-    assert [task.status for task in ended] == [TaskStatus.SUCCEEDED] * 4
+    with record_tasks(app) as scheduled:
+        await wire.request(app, disconnect_after=2)
+        async with anyio.create_task_group() as tg:
+            reached = anyio.Event()
+            tg.start_soon(wire.request, app)
+            await reached.wait()
+            tg.cancel_scope.cancel()
+    assert len(scheduled.succeeded) == len(scheduled) == 4
 
 
 async def test_each_request_has_a_host_of_its_own_g13_g14(journal: Journal) -> None:

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.background import BackgroundTask
-from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import Journal, app_with_tasks, recording, serving
 
 from fastapi_tasks import Task, TaskConfig, Tasks, TaskStatus
 
@@ -119,9 +119,9 @@ async def recover(request: Request, exc: Exception) -> JSONResponse:
     return JSONResponse("recovered")
 
 
-def outcome_app(journal: Journal, endpoint: Callable[..., Any], when: Any, tasks_of: list[Task[None]]) -> FastAPI:
+def outcome_app(journal: Journal, endpoint: Callable[..., Any], when: Any) -> FastAPI:
     async def schedule(tasks: Tasks) -> None:
-        tasks_of.extend(journal.each_phase(tasks, config=TaskConfig(when=when, name="it")))
+        journal.each_phase(tasks, config=TaskConfig(when=when, name="it"))
 
     app = FastAPI(exception_handlers={Handled: recover}, dependencies=[Depends(schedule)])
     app.add_api_route("/", endpoint)
@@ -137,14 +137,13 @@ def outcome_app(journal: Journal, endpoint: Callable[..., Any], when: Any, tasks
 async def test_deferred_tasks_run_or_are_dropped_by_the_outcome_of_the_route_g5(
     journal: Journal, logged: Logged, endpoint: Any, status: int, raised: Any, failed: bool, when: Any
 ) -> None:
-    tasks: list[Task[None]] = []
-    async with serving(outcome_app(journal, endpoint, when, tasks), journal) as server:
+    async with recording(outcome_app(journal, endpoint, when), journal) as (server, tasks):
         response = await server.get()
     assert response.status == status
     assert (None if response.raised is None else type(response.raised)) == raised
     runs = {"success": not failed, "failure": failed, "always": True}[when or "success"]
-    ends = [TaskStatus.SUCCEEDED] + [TaskStatus.SUCCEEDED if runs else TaskStatus.DROPPED] * 2
-    assert [task.status for task in tasks] == ends
+    deferred = TaskStatus.SUCCEEDED if runs else TaskStatus.DROPPED
+    assert [task.status for task in tasks] == [deferred, deferred, TaskStatus.SUCCEEDED]
     wire_order = journal.without("body", "returned", "raised")
     if runs:
         *before, last = (
@@ -168,17 +167,15 @@ async def test_a_task_that_is_scheduled_once_the_route_has_failed_follows_its_ou
         try:
             yield
         finally:
-            ended.append(tasks.task(when="success").after_route.schedule(anyio.sleep, 0))
-            ended.append(tasks.task(when="success").after_response.schedule(anyio.sleep, 0))
-            ended.append(tasks.task(when="failure").after_route.schedule(anyio.sleep, 0))
-            ended.append(tasks.task(when="failure").after_response.schedule(anyio.sleep, 0))
+            for define in (tasks.task(when="success"), tasks.task(when="failure")):
+                define.after_route.schedule(anyio.sleep, 0)
+                define.after_response.schedule(anyio.sleep, 0)
 
-    ended: list[Task[None]] = []
     app = app_with_tasks()
     app.add_api_route("/", http_exception, dependencies=[Depends(session)])
-    async with serving(app) as server:
+    async with recording(app) as (server, scheduled):
         assert (await server.get()).status == 418
-    assert [task.status for task in ended] == [TaskStatus.DROPPED] * 2 + [TaskStatus.SUCCEEDED] * 2
+    assert [task.status for task in scheduled] == [TaskStatus.DROPPED] * 2 + [TaskStatus.SUCCEEDED] * 2
 
 
 async def test_an_exception_that_a_request_scope_dependency_swallows_is_a_failure_all_the_same_g1_g5() -> None:
@@ -191,16 +188,14 @@ async def test_an_exception_that_a_request_scope_dependency_swallows_is_a_failur
             pass
 
     async def endpoint(tasks: Tasks, _: Annotated[None, Depends(swallows, scope="request")]) -> None:
-        ended.extend(journal.each_phase(tasks))
+        Journal().each_phase(tasks)
         raise Unhandled
 
-    ended: list[Task[None]] = []
-    journal = Journal()
     app = app_with_tasks()
     app.add_api_route("/", endpoint)
-    async with serving(app) as server:
+    async with recording(app) as (server, scheduled):
         assert (await server.get()).status == 500
-    assert [task.status for task in ended] == [TaskStatus.SUCCEEDED, TaskStatus.DROPPED, TaskStatus.DROPPED]
+    assert (len(scheduled), len(scheduled.immediate.succeeded), len(scheduled.dropped)) == (3, 1, 2)
 
 
 async def test_a_failing_task_touches_neither_its_request_nor_the_next_and_is_logged_once_g3_g4(

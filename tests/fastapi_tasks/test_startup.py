@@ -12,16 +12,16 @@ from tests.backends import turns
 from tests.fastapi_tasks.apps import Journal, serving
 
 from fastapi_tasks import Task, Tasks, TasksClosedError, TaskStatus, add_tasks, current_host
+from fastapi_tasks.testing import record_tasks
 
 
 async def test_startup_code_can_schedule_and_its_tasks_are_the_app_s_g14(journal: Journal) -> None:
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         found.append(current_host())
-        tasks.append(found[0].schedule(journal.note, "warmed up"))
-        tasks.append(found[0].task(shield=True).schedule(go_on.wait))
-        tasks.append(found[0].schedule(anyio.sleep_forever))
-        await tasks[0]
+        await found[0].schedule(journal.note, "warmed up")
+        found[0].task(shield=True).schedule(go_on.wait)
+        found[0].schedule(anyio.sleep_forever)
         yield
         journal.append("down")
         assert current_host() is found[0]
@@ -32,14 +32,14 @@ async def test_startup_code_can_schedule_and_its_tasks_are_the_app_s_g14(journal
         found.append(current_host())
 
     found: list[Any] = []
-    tasks: list[Task[Any]] = []
     go_on = anyio.Event()
     app = FastAPI(lifespan=lifespan)
     add_tasks(app)
     app.add_api_route("/", endpoint)
-    async with serving(app, events=journal) as server:
-        await server.get()
-        go_on.set()
+    with record_tasks(app) as tasks:
+        async with serving(app, events=journal) as server:
+            await server.get()
+            go_on.set()
     assert found == [found[0]] * 2
     assert [task.status for task in tasks] == [TaskStatus.SUCCEEDED] * 2 + [TaskStatus.CANCELLED]
     assert journal == ["warmed up", "startup.complete", "shutdown", "down", "shutdown.complete"]

@@ -10,9 +10,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests import wire
 from tests.backends import turns, until
-from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import Journal, app_with_tasks, recording, serving
 
-from fastapi_tasks import Task, TaskConfig, Tasks, TasksScheduler, TaskStatus, add_tasks, current_host
+from fastapi_tasks import TaskConfig, Tasks, TasksScheduler, TaskStatus, add_tasks, current_host
 
 Handler = Callable[..., Any]
 
@@ -54,26 +54,43 @@ async def test_each_task_starts_in_its_phase_g1_g12(journal: Journal) -> None:
     assert journal.without("accept", "immediate", "returned") == order
 
 
+async def test_after_route_starts_while_the_session_s_dependencies_are_open_g1_g12(journal: Journal) -> None:
+    """There is no response whose first message could wait for it."""
+
+    async def dependency() -> AsyncIterator[None]:
+        yield
+        journal.append("dependency closed")
+
+    async def handler(websocket: WebSocket, tasks: Tasks, _: Annotated[None, Depends(dependency)]) -> None:
+        await websocket.accept()
+        tasks.after_route.schedule(journal.note, "after_route")
+
+    app = FastAPI()
+    app.add_api_websocket_route("/", handler)
+    async with serving(app_with_tasks(app)) as server, server.websocket() as session:
+        await session.accept()
+    assert list(journal) == ["after_route", "dependency closed"]
+
+
 async def test_tasks_run_during_the_session_and_may_outlive_it_g11_g12(journal: Journal) -> None:
     async def handler(websocket: WebSocket, tasks: Tasks) -> None:
         async def push(number: int) -> None:
             await websocket.send_text(str(number))
 
         await websocket.accept()
-        running.append(tasks.schedule(go_on.wait))
+        tasks.schedule(go_on.wait)
         async for text in websocket.iter_text():
             await tasks.schedule(push, int(text))
 
-    running: list[Task[Any]] = []
     go_on = anyio.Event()
-    async with serving(app_of(journal, handler)) as server:
+    async with recording(app_of(journal, handler)) as (server, scheduled):
         async with server.websocket() as session:
             for number in "123":
                 await session.send(number)
                 assert await session.receive() == number
-        assert running[0].status is TaskStatus.RUNNING
+        assert scheduled.of(go_on.wait).one().status == "running"
         go_on.set()
-    assert running[0].status is TaskStatus.SUCCEEDED
+    assert len(scheduled.succeeded) == len(scheduled) == 4
 
 
 async def test_a_task_for_a_phase_of_a_session_that_has_passed_starts_at_once_g1_g12(journal: Journal) -> None:
@@ -128,6 +145,22 @@ async def lets_the_disconnect_out(websocket: WebSocket) -> None:
     await websocket.receive_text()
 
 
+async def lets_the_disconnect_out_of_a_group(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(websocket.receive_text)
+
+
+async def raises_beside_the_disconnect(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(websocket.receive_text)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError
+
+
 async def raises(websocket: WebSocket) -> None:
     await websocket.accept()
     raise LookupError
@@ -167,7 +200,9 @@ async def invalid(websocket: WebSocket, number: int) -> None: ...
 
 HANDLERS = [
     *((handler, False) for handler in (returns, closes, denies, reads_to_the_end, catches_the_disconnect)),
-    *((handler, True) for handler in (lets_the_disconnect_out, raises, raises_before_accept, websocket_exception)),
+    *((handler, False) for handler in (lets_the_disconnect_out, lets_the_disconnect_out_of_a_group)),
+    *((handler, True) for handler in (raises, raises_beside_the_disconnect)),
+    *((handler, True) for handler in (raises_before_accept, websocket_exception)),
     *((handler, True) for handler in (denies_by_websocket_exception, denies_by_http_exception)),
     *((handler, True) for handler in (raises_for_an_exception_handler, dependency_refuses, invalid)),
 ]
@@ -225,8 +260,8 @@ async def test_the_exits_raise_into_nothing_but_their_session_g5_g12(journal: Jo
 async def test_a_session_that_is_cancelled_cancels_no_task_g11(journal: Journal) -> None:
     async def handler(websocket: WebSocket, tasks: Tasks) -> None:
         await websocket.accept()
-        running.append(tasks.schedule(go_on.wait))
-        running.append(tasks.task(when="always").after_response.schedule(go_on.wait))
+        tasks.schedule(go_on.wait)
+        tasks.task(when="always").after_response.schedule(go_on.wait)
         await anyio.sleep_forever()
 
     class Cancelling:
@@ -241,19 +276,17 @@ async def test_a_session_that_is_cancelled_cancels_no_task_g11(journal: Journal)
             else:
                 await self.app(scope, receive, send)
 
-    running: list[Task[Any]] = []
     cancels: list[anyio.CancelScope] = []
     go_on = anyio.Event()
-    async with serving(app_of(journal, handler, middleware=[Middleware(Cancelling)])) as server:
+    async with recording(app_of(journal, handler, middleware=[Middleware(Cancelling)])) as (server, scheduled):
         async with server.websocket() as session:
             await session.accept()
-            await until(lambda: len(running) == 2)
+            await scheduled.immediate.await_until("running")
             cancels[0].cancel()
             await session.wait()
-        await turns()
-        assert [task.status for task in running] == [TaskStatus.RUNNING] * 2
+        await scheduled.await_until("running")
         go_on.set()
-    assert [task.status for task in running] == [TaskStatus.SUCCEEDED] * 2
+    assert len(scheduled.succeeded) == len(scheduled) == 2
 
 
 async def test_a_session_finds_the_group_and_the_host_g12_g14(journal: Journal) -> None:

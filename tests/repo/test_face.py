@@ -16,8 +16,10 @@ import pytest
 
 import fastapi_tasks
 import fastapi_tasks.errors
+import fastapi_tasks.testing
 import taskphase
 import taskphase.errors
+import taskphase.testing
 from taskphase._definition import TaskDefinition
 from taskphase._scheduler import ScopedTaskDefinition
 
@@ -57,11 +59,32 @@ SHARED = [
     "retry",
 ]
 
+RECORDING = ["JumpClock", "RecordedTasks", "RunMode", "UnexpectedFailures", "record_tasks"]
+
+SIMULATION = [
+    *(
+        "Call",
+        "Cancel",
+        "Deadlock",
+        "Decision",
+        "Deviate",
+        "Entry",
+        "Fifo",
+        "ForeignBlock",
+        "Livelock",
+        "PCT",
+        "Policy",
+    ),
+    *("RandomWalk", "Replay", "Run", "Throw", "explore", "explore_shutdown", "mark", "pause", "simulate"),
+]
+
 FACES: dict[ModuleType, list[str]] = {
     taskphase: [*SHARED, "TaskHost"],
     taskphase.errors: [*CORE_ERRORS, "IllegalEvent"],
     fastapi_tasks: [*SHARED, *BINDING_ERRORS, "Tasks", "add_tasks", "get_tasks"],
     fastapi_tasks.errors: sorted([*BINDING_ERRORS, *CORE_ERRORS]),
+    taskphase.testing: [*RECORDING, *SIMULATION, "TaskRecorder"],
+    fastapi_tasks.testing: [*RECORDING, "AppTaskRecorder", "RecordedRequest"],
 }
 
 PUBLIC_MODULES = {"errors", "testing"}
@@ -69,7 +92,10 @@ PUBLIC_MODULES = {"errors", "testing"}
 # By class or function: the module that its name is to be imported from. Where two have it, it is the shorter one.
 HOMES = {
     getattr(module, name): module.__name__
-    for module in (fastapi_tasks.errors, fastapi_tasks, taskphase.errors, taskphase)
+    for module in (
+        *(fastapi_tasks.testing, fastapi_tasks.errors, fastapi_tasks),
+        *(taskphase.testing, taskphase.errors, taskphase),
+    )
     for name in FACES[module]
     if isinstance(getattr(module, name), type | FunctionType)
 }
@@ -183,6 +209,9 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
         (taskphase.TasksBatch, "()"),
         (taskphase.Task, f"(func, args=(), kwargs=None, config={taskphase.TaskConfig()})"),
         (taskphase.Retry, "(after=0.0)"),
+        (taskphase.testing.record_tasks, "(host=None, *, run='normal', timeout=10)"),
+        (fastapi_tasks.testing.record_tasks, "(app, *, run='normal', timeout=10)"),
+        (taskphase.testing.JumpClock, "()"),
         (taskphase.retry, f"(*, attempts=3, on={Exception}, backoff=1.0, jitter=True, max_delay=60.0)"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__qualname__,

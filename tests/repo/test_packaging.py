@@ -14,6 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = str(ROOT / "constraints.txt")
 SOURCES = {"taskphase": ROOT / "core" / "taskphase", "fastapi-tasks": ROOT / "fastapi_binding" / "fastapi_tasks"}
+# Beside the package: the pytest plugin, and what says that it is one.
+BESIDE = {"taskphase": set[str](), "fastapi-tasks": {"pytest_fastapi_tasks.py"}}
+INFO = {"taskphase": set[str](), "fastapi-tasks": {"entry_points.txt"}}
 README = {"taskphase": ROOT / "core" / "README.md", "fastapi-tasks": ROOT / "README.md"}
 
 PIP_WITHIN = 40.0  # seconds, for one pip; it takes about 5
@@ -109,8 +112,8 @@ def test_a_wheel_holds_its_package_and_the_licence_and_nothing_else(name: str, w
     info = f"{source.name}-{wheel.version}.dist-info"
 
     assert f"{source.name}/py.typed" in package
-    assert {str(file) for file in wheel.files or []} == package | {
-        f"{info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")
+    assert {str(file) for file in wheel.files or []} == package | BESIDE[name] | {
+        f"{info}/{file}" for file in {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"} | INFO[name]
     }
     assert wheel.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
 
@@ -150,3 +153,6 @@ def test_the_binding_installs_from_its_wheel_beside_the_core_of_the_same_version
     assert binding.version == version
     assert f"taskphase=={version}" in (binding.requires or [])
     assert (tmp_path / "binding" / "fastapi_tasks" / "py.typed").is_file()
+    [plugin] = binding.entry_points
+    assert (plugin.group, plugin.name, plugin.value) == ("pytest11", "fastapi_tasks", "pytest_fastapi_tasks")
+    assert (tmp_path / "binding" / "pytest_fastapi_tasks.py").is_file()

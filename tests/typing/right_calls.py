@@ -21,7 +21,10 @@ from fastapi_tasks import (
     add_tasks,
     retry,
 )
+from fastapi_tasks.testing import AppTaskRecorder, JumpClock, RecordedRequest, RecordedTasks, record_tasks
 from taskphase import Phase, TaskHost, current_host, current_task
+from taskphase.testing import TaskRecorder
+from taskphase.testing import record_tasks as record_tasks_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -271,3 +274,26 @@ async def socket(websocket: WebSocket, tasks: Tasks) -> None:
 
 async def dependency(tasks: Tasks) -> TasksScheduler:
     return tasks
+
+
+async def recorders(app: FastAPI, host: TaskHost) -> None:
+    with record_tasks(app, run="inline", timeout=None) as tasks:
+        assert_type(tasks, AppTaskRecorder)
+        assert_type(tasks[0], Task[Any])
+        assert_type(tasks[1:], list[Task[Any]])
+        assert_type(tasks.of(is_even), RecordedTasks[bool])
+        assert_type(tasks.of(spell).after_response.failed.one(), Task[str])
+        assert_type(tasks.of("by name"), RecordedTasks[Any])
+        assert_type(tasks.assert_scheduled(is_even, 1), Task[bool])
+        assert_type(tasks.immediate.assert_scheduled(spell, 1, capital=True), Task[str])
+        assert_type(tasks.requests[0], RecordedRequest)
+        assert_type(tasks.of_request("/").of(is_even)[0].return_value, bool)
+        tasks.of(is_even).expect_failure((OSError, LookupError), match="x")
+        await tasks.await_all()
+        await tasks.await_until("retrying")
+        await tasks.arun_all()
+    with record_tasks_of(host) as all_tasks:
+        assert_type(all_tasks, TaskRecorder)
+    clock = JumpClock()
+    assert_type(clock.backend_options("trio"), dict[str, Any])
+    clock.jump(1.5)

@@ -8,6 +8,7 @@ from anyio.abc import TaskGroup
 from fastapi import FastAPI
 
 from fastapi_tasks import Retry, Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
+from fastapi_tasks.testing import record_tasks
 from taskphase import TaskHost
 
 
@@ -175,3 +176,15 @@ async def hosts(app: FastAPI, host: TaskHost) -> None:
         tasks.scheduel(is_even, 1)  # error
         with tasks.route():  # error
             pass
+
+
+async def recorders(app: FastAPI, host: TaskHost) -> None:
+    record_tasks(host)  # error
+    record_tasks(app, "never")  # error
+    record_tasks(app, run="eager")  # error
+    with record_tasks(app) as tasks:
+        tasks.assert_scheduled(is_even)  # error
+        tasks.assert_scheduled(is_even, "one")  # error
+        tasks.of(1)  # error
+        tasks.expect_failure("text")  # error
+        tasks.of(is_even).one().return_value.lower()  # error

@@ -29,7 +29,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class Job:
     """One task: what to call, with which settings, and how far it has come.
 
-    `_runner` is missing until one has taken it; `_scope` is the cancel scope that it is in, from its first step until
+    `_runner` is missing while none has it; `_scope` is the cancel scope that it is in, from its first step until
     its end; `_result` is the return value if it has SUCCEEDED, the exception if it has FAILED, else None. `_context`
     is that of the call of `schedule()`, untouched by the attempts, and let go at the end.
     """
@@ -100,8 +100,8 @@ class Job:
 
     @property
     def _is_new(self) -> bool:
-        """Whether nobody has taken it yet."""
-        return self._status is TaskStatus.NEW and not hasattr(self, "_runner")
+        """Whether nobody has it: it was not taken yet, or a recorder has taken it out of its host."""
+        return not hasattr(self, "_runner") and not self._has_ended
 
     @property
     def _has_ended(self) -> bool:

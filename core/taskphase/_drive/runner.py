@@ -15,6 +15,7 @@ from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
 from .current import JOB
 from .job import Job
+from .recording import RECORDERS, recorded
 from .seam import Seam
 from .threads import Threads
 
@@ -35,7 +36,7 @@ class Runner:
     :ivar alive: the jobs that have a native task, from the request to start to the end of the last attempt, pauses
         between attempts included; the value keeps the native task from the garbage collector
     :ivar on_change: called whenever a job has gone from `alive`, `waiting` or `deferred`; None unless somebody drains
-    :ivar on_admit: called with each job that has been taken; None unless somebody drains
+    :ivar on_admit: called with each job that is taken; None unless somebody drains
     :ivar ended: how many jobs have ended, by status
     """
 
@@ -110,21 +111,25 @@ class Runner:
         if get_ident() == self.seam.thread:
             if self.stage is not DrainStage.OPEN or self._max_pending is not None:
                 self._admit(pending=self._will_pend(job, foresee))
+                if self.on_admit is not None:
+                    self.on_admit(job)
             job._runner = self
+            if RECORDERS:
+                place = recorded(self, job, place, foresee)
             place(job)
-            if self.on_admit is not None:
-                self.on_admit(job)
             return
         with self._lock:
             pending = self._will_pend(job, foresee)
             self._admit(pending=pending)
-            job._runner = self
-            self._inbox.append(_Mail(job, place, pending))
             try:
+                # What it reads, which needs the lock, is put there below.
                 self.seam.call_from_thread(self._read_inbox)
             except RuntimeError as exc:
-                self._inbox.pop()
                 raise TasksClosedError("the event loop has ended") from exc
+            job._runner = self
+            if RECORDERS:
+                place = recorded(self, job, place, foresee)
+            self._inbox.append(_Mail(job, place, pending))
 
     def call(self, func: Callable[[Job], None], job: Job) -> None:
         """Call `func(job)` in the loop's thread: now if this is it, else soon."""

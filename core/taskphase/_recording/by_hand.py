@@ -1,0 +1,78 @@
+"""Running what was only recorded: in its host if that is open, else in one of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from threading import get_ident
+
+import anyio
+
+from .._host import TaskHost
+from .._machine.drain import DrainStage
+from .changes import CHANGES
+from .entry import Entry
+
+
+def start(entries: Iterable[Entry]) -> list[Entry]:
+    """Ask the hosts of held tasks to start them. From any thread.
+
+    :return: those whose hosts take no more tasks
+    """
+    return [entry for entry in entries if not _asked(entry)]
+
+
+def is_done(entry: Entry) -> bool:
+    """Tell whether a task that a host was asked to start has ended, or was not started because the host has closed."""
+    return entry.task._has_ended or (entry.is_held and not _has_open_host(entry))
+
+
+async def run(entries: Iterable[Entry], timeout: float | None) -> None:
+    """Run held tasks here, and wait for them.
+
+    :raises TimeoutError: if that takes more than `timeout` seconds; they were cancelled
+    """
+    async with TaskHost(drain_timeout=math.inf if timeout is None else timeout, shield_timeout=0) as host:
+        for entry in entries:
+            if entry.is_held:
+                entry.task._runner = host._runner
+                host._runner.start(entry.task)
+    report = host.drain_report
+    if report is not None and (late := [*report.cancelled, *report.abandoned]):
+        raise TimeoutError(f"after {timeout:g} s these were cancelled, run by hand: {', '.join(late)}")
+
+
+def run_in_thread(entries: list[Entry], timeout: float | None) -> None:
+    """Run held tasks in an event loop of this thread, of the kind for which they were scheduled; else as `run()`."""
+    for backend in ("asyncio", "trio"):
+        of_backend = [entry for entry in entries if _backend(entry) == backend]
+        if of_backend:
+            anyio.run(run, of_backend, timeout, backend=backend)
+
+
+def _backend(entry: Entry) -> str:
+    return entry.runner.seam.cancelled.__module__.partition(".")[0]
+
+
+def _has_open_host(entry: Entry) -> bool:
+    return entry.runner.host is not None and entry.runner.stage is DrainStage.OPEN
+
+
+def _asked(entry: Entry) -> bool:
+    if not _has_open_host(entry):
+        return False
+    if get_ident() == entry.runner.seam.thread:
+        _start(entry)
+        return True
+    try:
+        entry.runner.seam.call_from_thread(lambda: _start(entry))
+    except RuntimeError:  # its loop has ended without having closed it
+        return False
+    return True
+
+
+def _start(entry: Entry) -> None:
+    if entry.is_held and _has_open_host(entry):
+        entry.task._runner = entry.runner
+        entry.runner.start(entry.task)
+    CHANGES.tell()

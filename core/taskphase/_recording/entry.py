@@ -1,0 +1,93 @@
+"""One recorded task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from .._drive.job import Job
+from .._drive.recording import Place
+from .._drive.runner import Runner
+from .._machine.life import LifeEvent, TaskStatus
+from .._machine.scope import Verdict
+from .._task import Task
+from .changes import CHANGES
+
+
+class _Observed(Task[Any]):
+    """A task that tells each change of its status. A recorded one is given this class."""
+
+    __slots__ = ()
+
+    def _move(self, event: LifeEvent) -> TaskStatus:
+        status = super()._move(event)
+        CHANGES.tell()
+        return status
+
+    def _step(self) -> None:
+        super()._step()
+        CHANGES.tell()
+
+    def _end(self, event: LifeEvent, result: Any = None) -> None:
+        super()._end(event, result)
+        CHANGES.tell()
+
+
+_Observed.__name__, _Observed.__qualname__, _Observed.__module__ = Task.__name__, Task.__qualname__, Task.__module__
+
+
+def observe(job: Job) -> Task[Any]:
+    """Have a task tell what it does from now on."""
+    if type(job) is Task:
+        job.__class__ = _Observed
+    return cast("Task[Any]", job)
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One recorded task.
+
+    :ivar runner: of its host, or of its task group
+    :ivar parent: the task that has scheduled it, if one has
+    :ivar scopes: the units of work that it belongs to: its own, and those of the task that has scheduled it
+    :ivar claim: on whose account it is recorded
+    :ivar foresee: tells what its scope would do with it now; None if nothing but start it
+    """
+
+    task: Task[Any]
+    runner: Runner
+    parent: Job | None
+    scopes: tuple[object, ...]
+    claim: object
+    foresee: Callable[[Job], Verdict] | None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken out of its host, and has not been run by hand."""
+        return self.task._is_new
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it would run now, were it not held."""
+        return self.foresee is None or self.foresee(self.task) is Verdict.START
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it does nothing any more by itself."""
+        return self.task._has_ended or self.is_held
+
+    def hold(self, place: Place) -> Place:
+        """Return what is to place the task instead: it takes it out of its host, which then neither starts it, nor
+        waits for it, nor cancels it. If its scope comes to drop it, it is dropped.
+        """
+
+        def take_out(job: Job) -> None:
+            if not self.is_due:
+                place(job)
+                self.runner.deferred.pop(job, None)  # a scope that releases it then finds nothing to start
+            if hasattr(job, "_runner") and not job._has_ended:
+                del job._runner
+                CHANGES.tell()
+
+        return take_out

@@ -1,0 +1,89 @@
+"""Failures: those that a test expects, and the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+from .._machine.life import TaskStatus
+from ..errors import TaskFailed
+from .entry import Entry
+from .showing import line, lines
+
+
+class UnexpectedFailures(ExceptionGroup[Exception], AssertionError):
+    """Tasks failed, and the test had not expected that. Their exceptions are in the group."""
+
+    def derive(self, excs: Iterable[Exception], /) -> UnexpectedFailures:  # type: ignore[override]
+        """Return a group of the same kind, as `split()` and `except*` need it."""
+        return UnexpectedFailures(self.message, list(excs))
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """That tasks fail.
+
+    :ivar whose: tells which tasks
+    :ivar text: what is searched for in the message; a regular expression
+    """
+
+    whose: Callable[[Entry], bool]
+    who: str
+    error: type[BaseException] | tuple[type[BaseException], ...]
+    text: str | None
+
+    def covers(self, entry: Entry) -> bool:
+        """Tell whether the failure of `entry` is what is expected."""
+        error = entry.task._result
+        return (
+            entry.task.status is TaskStatus.FAILED
+            and isinstance(error, self.error)
+            and (self.text is None or re.search(self.text, str(error)) is not None)
+            and self.whose(entry)
+        )
+
+    def __str__(self) -> str:
+        kinds = self.error if isinstance(self.error, tuple) else (self.error,)
+        names = " or ".join(kind.__name__ for kind in kinds)
+        matching = "" if self.text is None else f" whose message matches {self.text!r}"
+        return f"none of {self.who} failed with {names}{matching}"
+
+
+def unexpected(entries: Iterable[Entry], expected: Iterable[Expectation]) -> list[Entry]:
+    """Return those that failed though nobody expected it."""
+    wanted = tuple(expected)
+    failed = (entry for entry in entries if entry.task.status is TaskStatus.FAILED)
+    return [entry for entry in failed if not any(expectation.covers(entry) for expectation in wanted)]
+
+
+def check(entries: Iterable[Entry], expected: Iterable[Expectation]) -> None:
+    """Compare failures with expectations.
+
+    :raises UnexpectedFailures: if a task failed though nobody expected it
+    :raises AssertionError: if none failed where one was expected to
+    """
+    recorded, wanted = tuple(entries), tuple(expected)
+    failures = unexpected(recorded, wanted)
+    if failures:
+        message = f"unexpected failures of recorded tasks:{lines(failures)}"
+        raise UnexpectedFailures(message, [_exception(entry) for entry in failures])
+    for expectation in wanted:
+        if not any(expectation.covers(entry) for entry in recorded):
+            raise AssertionError(f"{expectation}; recorded:{lines(recorded)}")
+
+
+def note(error: BaseException, entries: Iterable[Entry], expected: Iterable[Expectation]) -> None:
+    """Note on the failure of a test which tasks have failed: they may be its cause."""
+    for entry in unexpected(entries, expected):
+        error.add_note(f"a recorded task had failed: {line(entry)}")
+
+
+def _exception(entry: Entry) -> Exception:
+    error = cast(BaseException, entry.task._result)
+    if isinstance(error, Exception):
+        return error
+    wrapped = TaskFailed(f"task {entry.task.name!r} failed")  # a SystemExit is for no group of Exceptions
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,41 @@
+"""Which tasks are meant: by function, name, or call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+from .._task import Task
+
+
+def is_of(task: Task[Any], what: Callable[..., Any] | str) -> bool:
+    """Tell whether `task` has the name `what`, or calls that function, be it behind partials."""
+    if isinstance(what, str):
+        return task.name == what or task.name.endswith(f".{what}")
+    func: Callable[..., Any] = task.func
+    while func != what and isinstance(func, partial):
+        func = cast("partial[object]", func).func
+    return func == what
+
+
+def calls(task: Task[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether `task` makes the call `func(*args, **kwargs)`, however it is written.
+
+    :raises TypeError: if `func` does not take the arguments
+    """
+    return is_of(task, func) and _written_out(task.func, task.args, task.kwargs) == _written_out(func, args, kwargs)
+
+
+def _written_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """Return the arguments of a call by name, default values included."""
+    while isinstance(func, partial):
+        inner = cast("partial[object]", func)
+        func, args, kwargs = inner.func, (*inner.args, *args), {**inner.keywords, **kwargs}
+    try:
+        bound = inspect.signature(func, follow_wrapped=False).bind(*args, **kwargs)
+    except ValueError:
+        return args, dict(kwargs)  # some built-ins tell nothing about their parameters
+    bound.apply_defaults()
+    return bound.arguments

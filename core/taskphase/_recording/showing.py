@@ -1,0 +1,57 @@
+"""Tasks in messages, with their arguments: those of a test are not secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from reprlib import Repr
+from typing import Any, cast
+
+from .._machine.life import TaskStatus
+from .entry import Entry
+
+_MOST_CHARACTERS = 60  # of one argument or result: a line has several
+
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = _MOST_CHARACTERS
+
+
+def short_name(func: Callable[..., Any]) -> str:
+    """Return the name of a function, without the module or the function in which it was defined."""
+    name: str = getattr(func, "__qualname__", type(func).__qualname__)
+    return name.rpartition("<locals>.")[2]
+
+
+def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return a call as it is written."""
+    if isinstance(func, partial):
+        inner = cast("partial[object]", func)
+        return call(inner.func, (*inner.args, *args), {**inner.keywords, **kwargs})
+    shown = [_short.repr(arg) for arg in args]
+    shown += [f"{name}={_short.repr(value)}" for name, value in kwargs.items()]
+    return f"{short_name(func)}({', '.join(shown)})"
+
+
+def line(entry: Entry) -> str:
+    """Return all that a test may want to know of a task, in one line."""
+    task = entry.task
+    status = "held" if entry.is_held else task.status.value
+    name = "" if task.config.name is None else f"{task.config.name!r} "
+    attempts = f" in attempt {task.attempt}" if task.attempt > 1 else ""
+    return f"{name}{call(task.func, task.args, task.kwargs)} {task.phase.value} {status}{attempts}{_outcome(entry)}"
+
+
+def lines(entries: Iterable[Entry]) -> str:
+    """Return a line for each task, or that there is none."""
+    return "".join(f"\n  {line(entry)}" for entry in entries) or " nothing"
+
+
+def _outcome(entry: Entry) -> str:
+    result = entry.task._result
+    match entry.task.status:
+        case TaskStatus.SUCCEEDED if result is not None:
+            return f" -> {_short.repr(result)}"
+        case TaskStatus.FAILED:
+            return f": {_short.repr(result)}"
+        case _:
+            return ""
