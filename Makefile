@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard soak clean help
+.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard soak docs clean help
 
 help:
 	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench        the cost of a task and of a request, as ratios; OPTIONS=--help tells what can be left out'
 	@echo 'make bench-guard  how many instructions they take, against benchmarks/guard.json; OPTIONS=--update writes it'
 	@echo 'make soak         real servers under load, ended at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
+	@echo 'make docs         the documentation site, into site/; a warning or a broken link is an error'
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py
@@ -63,6 +64,10 @@ soak: $(VENV)/ready
 	$(BIN)/python -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(SEED),--seed $(SEED))
 
+docs: $(VENV)/ready
+	rm -rf site
+	$(BIN)/zensical build --clean --strict
+
 $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
@@ -83,4 +88,4 @@ $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peer
+	rm -rf $(VENV) .venv-oldest .venv-peer site .cache

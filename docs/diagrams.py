@@ -1,6 +1,7 @@
-"""Draws the tables of `taskphase._machine` as diagrams: `python docs/diagrams.py` writes `docs/states.md`.
+"""Draws the pictures of the documentation: `python -m docs.diagrams` writes `docs/states.md` and `docs/diagrams/`.
 
-A test compares that page with what the tables say.
+The states are those of the tables of `taskphase._machine`, the sequences are runs of a small app (`docs/runs.py`). A
+test compares all of it with what the tables say, and with what happens.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import get_args
 
+from docs import runs, svg
+from docs.svg import Bend, Machine, Place
+
 from taskphase._machine.config import When
 from taskphase._machine.dispatch import ANSWERS, DISPATCH
 from taskphase._machine.drain import DRAIN, SWEEPS, DrainStage, accepts
@@ -17,31 +21,116 @@ from taskphase._machine.life import LIFE, TaskStatus
 from taskphase._machine.scope import SCOPE, VERDICTS, Phase, ScopeState
 
 PAGE = Path(__file__).with_name("states.md")
+FOLDER = Path(__file__).with_name("diagrams")
 
 INTRODUCTION = """\
 # States
 
 Whatever a task, a scope or a host may do next is a row of a table in `core/taskphase/_machine/`; an event that has no
-row raises `IllegalEvent`, and changes nothing. This page is drawn from the tables, by `python docs/diagrams.py`.
+row raises `IllegalEvent`, and changes nothing. This page is drawn from the tables, by `python -m docs.diagrams`.
+
+An arrow is an event, and leads to the next state. Events that lead to an end are written into the box of the state.
 """
 
 Table = Mapping[Enum, Mapping[Enum, Enum]]
 
 
-def diagram(table: Table, start: Enum) -> Iterator[str]:
-    """Yield the lines of a Mermaid diagram: a line a row, several events that lead the same way in one."""
-    yield "```mermaid"
-    yield "stateDiagram-v2"
-    yield f"    [*] --> {start.name}"
+def by_next(table: Table) -> svg.Rows:
+    """Return the names of the events by state and next state."""
+    rows: dict[str, dict[str, list[str]]] = {}
     for state, row in table.items():
-        events: dict[Enum, list[str]] = {}
+        events = rows.setdefault(state.name, {})
         for event, to in row.items():
-            events.setdefault(to, []).append(event.name)
-        for to, names in events.items():
-            yield f"    {state.name} --> {to.name}: {', '.join(names)}"
-        if not row:
-            yield f"    {state.name} --> [*]"
-    yield "```"
+            events.setdefault(to.name, []).append(event.name)
+    return rows
+
+
+# Columns and rows of boxes, in pixels.
+_C = [96, 326, 556, 786]
+_R = [84, 250, 400]
+
+MACHINES = {
+    "life.svg": Machine(
+        "The states of one task",
+        by_next(LIFE),  # type: ignore[arg-type]
+        TaskStatus.NEW.name,
+        {
+            "NEW": Place(_C[0], _R[0]),
+            "DEFERRED": Place(_C[1], _R[0]),
+            "WAITING": Place(_C[2], _R[0]),
+            "STARTING": Place(_C[3], _R[0]),
+            "RETRYING": Place(_C[1], _R[1]),
+            "HANDLING": Place(_C[2], _R[1]),
+            "RUNNING": Place(_C[3], _R[1]),
+            "ABORTING": Place(_C[2], _R[2]),
+            "CANCELLING": Place(_C[3], _R[2]),
+        },
+        {
+            ("NEW", "WAITING"): Bend(0.75, 0.25, above=True, lift=52),
+            ("NEW", "STARTING"): Bend(0.4, 0.75, above=True, lift=96),
+            ("DEFERRED", "STARTING"): Bend(0.75, 0.3, above=True, lift=52),
+            ("RETRYING", "WAITING"): Bend(0.3, 0.3, label=0.28),
+            ("RETRYING", "STARTING"): Bend(0.75, 0.25, label=0.6),
+            ("STARTING", "RUNNING"): Bend(0.7, 0.7),
+        },
+    ),
+    "scope.svg": Machine(
+        "The states of one unit of work",
+        by_next(SCOPE),  # type: ignore[arg-type]
+        ScopeState.ROUTE.name,
+        {
+            "ROUTE": Place(_C[0], 68),
+            "RESPONDING": Place(_C[1] + 80, 8),
+            "EXCUSING": Place(_C[1] + 80, 130),
+            "OVER": Place(_C[2] + 160, 8),
+            "OVER_FAILED": Place(_C[2] + 160, 130),
+        },
+        {
+            ("ROUTE", "RESPONDING"): Bend(side=True),
+            ("ROUTE", "EXCUSING"): Bend(side=True),
+        },
+    ),
+    "drain.svg": Machine(
+        "The stages of the closing of a host",
+        by_next(DRAIN),  # type: ignore[arg-type]
+        DrainStage.OPEN.name,
+        {
+            "OPEN": Place(96, 8),
+            "GRACE": Place(356, 8),
+            "SHIELDED": Place(626, 8),
+            "FORCED": Place(896, 8),
+        },
+        {},
+    ),
+}
+
+PHASES = ["immediate", "after_route", "after_response"]
+
+
+def sequences() -> Iterator[tuple[str, str]]:
+    """Yield the name of each picture of a request, and the picture."""
+    for phase in PHASES:
+        yield f"{phase}.svg", svg.sequence(f"A request with one {phase} task", runs.LANES, runs.TASK, runs.run(phase))
+    failed = runs.run("after_response", fails=True)
+    yield "failure.svg", svg.sequence("A request whose endpoint raises", runs.LANES, runs.TASK, failed)
+
+
+def pictures() -> dict[str, str]:
+    """Return all of them, by name."""
+    return {**{name: machine.draw() for name, machine in MACHINES.items()}, **dict(sequences())}
+
+
+def picture(name: str) -> str:
+    """Return the Markdown of a picture of states, with its table for those who cannot see it."""
+    return f"![{MACHINES[name].title}](diagrams/{name})"
+
+
+def transitions(table: Table) -> Iterator[str]:
+    """Yield the lines of a table, which has a line a state."""
+    yield from rows("state", "event: next state")
+    for state, row in table.items():
+        cells = [f"{event.name}: {to.name}" for event, to in row.items()]
+        yield f"| {state.name} | {', '.join(cells) or 'an end'} |"
 
 
 def rows(*header: str) -> Iterator[str]:
@@ -52,12 +141,16 @@ def rows(*header: str) -> Iterator[str]:
 
 def life() -> Iterator[str]:
     yield "## One task\n\n`_machine/life.py`: what is one task doing? Its four ends lead nowhere.\n"
-    yield from diagram(LIFE, TaskStatus.NEW)  # type: ignore[arg-type]
+    yield picture("life.svg")
+    yield ""
+    yield from transitions(LIFE)  # type: ignore[arg-type]
 
 
 def scope() -> Iterator[str]:
     yield "\n## One unit of work\n\n`_machine/scope.py`: may a deferred task of it start?\n"
-    yield from diagram(SCOPE, ScopeState.ROUTE)  # type: ignore[arg-type]
+    yield picture("scope.svg")
+    yield ""
+    yield from transitions(SCOPE)  # type: ignore[arg-type]
     yield "\nWhat becomes of a task, by its phase and its `when`:\n"
     whens = get_args(When)
     yield from rows("state", *(f"{phase}, {when!r}" for phase in list(Phase)[1:] for when in whens))
@@ -69,7 +162,9 @@ def scope() -> Iterator[str]:
 
 def drain() -> Iterator[str]:
     yield "\n## The closing of a host\n\n`_machine/drain.py`: who is cancelled when?\n"
-    yield from diagram(DRAIN, DrainStage.OPEN)  # type: ignore[arg-type]
+    yield picture("drain.svg")
+    yield ""
+    yield from transitions(DRAIN)  # type: ignore[arg-type]
     yield ""
     yield from rows("stage", "on its entry cancels", "takes new tasks from")
     for stage in DrainStage:
@@ -100,3 +195,6 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    FOLDER.mkdir(exist_ok=True)
+    for name, content in pictures().items():
+        (FOLDER / name).write_text(content)

@@ -11,7 +11,9 @@ from types import ModuleType
 
 import anyio
 import pytest
-from tests.repo.test_docs import FENCED, ROOT, Program, Use, executed, programs, requests, run_example, serving
+from tests.examples.programs import example
+from tests.repo.test_docs import FENCED, ROOT, Program, executed, programs
+from tests.repo.uses import Use, requests, serving
 
 from taskphase import TaskHost, retry
 from taskphase.testing import simulate
@@ -106,9 +108,7 @@ def outputs() -> dict[str, list[str]]:
     """What the examples print. They mostly wait, so they run at the same time."""
     names = ["graceful.py", "back_pressure.py", "idempotent.py"]
     with ThreadPoolExecutor(len(names)) as processes:
-        return {
-            name: output.splitlines() for name, output in zip(names, processes.map(run_example, names), strict=True)
-        }
+        return dict(zip(names, processes.map(example, names), strict=True))
 
 
 def without_times(lines: list[str]) -> list[str]:

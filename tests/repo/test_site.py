@@ -1,0 +1,159 @@
+"""The documentation site: it builds without a warning, has each page and each public name, and leads nowhere astray."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copy, copytree
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "zensical.toml"
+BUILD = ["-m", "zensical", "build", "--clean", "--strict"]
+BUILDS_WITHIN = 60.0  # seconds; it takes about 7 on 2 cores
+
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
+
+MODULES = ["taskphase", "taskphase.errors", "taskphase.testing", "fastapi_tasks", "fastapi_tasks.errors"]
+MODULES += ["fastapi_tasks.testing"] if find_spec("fastapi_tasks.testing") else []
+
+
+@dataclass
+class Page(HTMLParser):
+    """One page, as a browser finds it.
+
+    :ivar links: what it leads to and what it shows
+    :ivar loads: what a browser fetches with it
+    """
+
+    path: Path
+    ids: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value for name, value in attrs if value}
+        if "id" in values:
+            self.ids.add(values["id"])
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if "src" in values or (tag == "link" and values.get("rel") in {"stylesheet", "preconnect", "icon"}):
+            self.loads.append(values.get("src") or values["href"])
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    copytree(ROOT / "docs", folder / "docs")
+    copy(CONFIGURATION, folder)  # a link would have it build where that leads to
+    for name in ("core", "fastapi_binding", "CONTRIBUTING.md", "CHANGELOG.md"):
+        (folder / name).symlink_to(ROOT / name)
+    build = subprocess.run(
+        [sys.executable, *BUILD], cwd=folder, capture_output=True, text=True, timeout=BUILDS_WITHIN, check=False
+    )
+    assert build.returncode == 0, COLOURS.sub("", build.stdout + build.stderr)
+    assert (folder / "site" / "index.html").exists()
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in sorted(site.rglob("*.html")) if path.name != "404.html"}
+
+
+def entries(nav: list[Any]) -> Iterator[str]:
+    """Yield the files of a navigation, whatever they are called there."""
+    for entry in nav:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from entries(value) if isinstance(value, list) else [value]
+
+
+def target(page: Page, link: str, site: Path) -> tuple[Path, str]:
+    """Return the file that a link of a page leads to, and the fragment."""
+    parts = urlsplit(link)
+    path = unquote(parts.path)
+    file = page.path if not path else (site / path[1:] if path.startswith("/") else page.path.parent / path).resolve()
+    return file / "index.html" if file.is_dir() else file, unquote(parts.fragment)
+
+
+def test_make_docs_builds_as_strictly_as_this_test() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\ndocs: ")[2].partition("\n\n")[0]
+
+    assert f"$(BIN)/{' '.join(BUILD[1:])}" in recipe
+
+
+def test_each_page_is_in_the_navigation_and_each_entry_has_a_page() -> None:
+    nav = list(entries(tomllib.loads(CONFIGURATION.read_text())["project"]["nav"]))
+    docs = ROOT / "docs"
+
+    assert sorted(nav) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
+
+
+def test_each_page_is_built_with_a_title_of_its_own(pages: dict[Path, Page]) -> None:
+    titles = [page.path.read_text().partition("<title>")[2].partition("</title>")[0] for page in pages.values()]
+
+    assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
+    assert len(set(titles)) >= len(titles) - 4  # the tutorial and an explanation may bear the same name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_public_name_is_on_a_page_of_the_reference(name: str, site: Path, pages: dict[Path, Page]) -> None:
+    anchors = set().union(*(page.ids for path, page in pages.items() if path.is_relative_to(site / "reference")))
+    others: list[ModuleType] = [importlib.import_module(other) for other in MODULES]
+    module = importlib.import_module(name)
+
+    def is_there(public: str) -> bool:
+        """Whether it has an anchor, under this or another of its names."""
+        homes = [other for other in others if getattr(other, public, None) is getattr(module, public)]
+        return any(f"{home.__name__}.{public}" in anchors for home in homes)
+
+    assert module.__all__
+    assert [public for public in module.__all__ if not is_there(public)] == []
+
+
+def test_the_page_of_the_binding_lists_each_name_that_it_offers(site: Path, pages: dict[Path, Page]) -> None:
+    page = pages[site / "reference" / "fastapi_tasks" / "index.html"]
+    names = [f"fastapi_tasks.{name}" for name in importlib.import_module("fastapi_tasks").__all__]
+
+    assert [name for name in names if name not in page.ids and not re.search(rf"\b{name}\b", page.text)] == []
+
+
+def test_no_link_and_no_anchor_of_the_site_is_broken(site: Path, pages: dict[Path, Page]) -> None:
+    broken = []
+    for page in pages.values():
+        for link in [*page.links, *page.loads]:
+            if urlsplit(link).scheme:
+                continue
+            file, fragment = target(page, link, site)
+            if not file.exists() or (fragment and file in pages and fragment not in pages[file].ids | {"__top"}):
+                broken.append(f"{page.path.relative_to(site)}: {link}")
+
+    assert broken == []
+
+
+def test_no_page_loads_anything_from_elsewhere(pages: dict[Path, Page]) -> None:
+    for page in pages.values():
+        assert [link for link in page.loads if urlsplit(link).netloc] == []
+        # The theme's script would fetch what draws these.
+        assert 'class="mermaid"' not in page.path.read_text()

@@ -1,0 +1,279 @@
+"""How the blocks of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are used.
+
+What they print is in the pages.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import chdir, closing, contextmanager, redirect_stdout
+from io import StringIO
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import WebSocketDisconnect
+from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Message
+from tests.repo.uses import Use, requests, serving
+
+from fastapi_tasks import Task
+from fastapi_tasks.testing import record_tasks
+
+TOLD_WITHIN = 10.0  # seconds
+
+
+class PrintingHandler(logging.Handler):
+    """Prints what is logged, without tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(f"{record.levelname} {record.name}: {record.getMessage()}\n")
+
+
+def logged(run: Callable[[ModuleType], object], level: int = logging.WARNING) -> Callable[[ModuleType], None]:
+    """Return `run` with what `taskphase` logs printed beside what the program prints."""
+
+    def run_logged(module: ModuleType) -> None:
+        handler, logger = PrintingHandler(level), logging.getLogger("taskphase")
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        try:
+            run(module)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+
+    return run_logged
+
+
+def one_by_one(*expected: tuple[str, str, int]) -> Callable[[ModuleType], None]:
+    """Like `requests`, but all that one has scheduled ends, within the app's `drain_timeout`, before the next."""
+
+    def run(module: ModuleType) -> None:
+        for request in expected:
+            requests(request)(module)
+
+    return run
+
+
+def answers(*expected: tuple[str, str, int, object]) -> Callable[[ModuleType], None]:
+    """Like `requests`, with the JSON of each answer."""
+
+    def run(module: ModuleType) -> None:
+        with serving(module) as client:
+            for method, path, status, json in expected:
+                response = client.request(method, path)
+                assert (response.status_code, response.json()) == (status, json), path
+
+    return run
+
+
+def use_getting_started(module: ModuleType) -> None:
+    with serving(module) as client:
+        with record_tasks(module.app) as tasks:
+            assert client.post("/orders/7").json() == {"order": 7}
+            tasks.wait_all()
+        assert client.post("/refunds/7").json() == {"status": "accepted"}
+    with redirect_stdout(StringIO()):  # it is about the answer
+        module.test_the_answer_does_not_wait()
+
+
+def use_router(module: ModuleType) -> None:
+    with serving(module) as client:
+        assert client.delete("/orders/7", headers={"user": "admin"}).status_code == 200
+        assert client.delete("/orders/7", headers={"user": "guest"}).status_code == 403
+
+
+def use_frozen(module: ModuleType) -> None:
+    for run in (1, 2):
+        assert TestClient(module.app).post(f"/runs/{run}").status_code == 200
+        sys.stdout.write("frozen\n")
+
+
+def use_background_tasks(module: ModuleType) -> None:
+    with serving(module) as client:
+        assert client.post("/orders/7").status_code == 200
+        with pytest.raises(ValueError, match="no box"):
+            client.post("/orders/13")
+
+
+def use_tests(module: ModuleType) -> None:
+    module.test_a_mail_is_sent_by_the_end()
+    module.test_a_mail_is_sent_while_the_app_goes_on()
+
+
+def use_queue(module: ModuleType) -> None:
+    with record_tasks(module.app) as tasks, serving(module) as client:
+        assert client.post("/orders/7").status_code == 200
+        tasks.wait_all()
+    assert module.queue.jobs == {"archive-7": ("archive", 7)}
+
+
+def use_request_ids(module: ModuleType) -> None:
+    logging.getLogger("fastapi_tasks").setLevel(logging.WARNING)  # how long the drain took is not in the page
+    with serving(module) as client:
+        assert client.post("/orders/7", headers={"x-request-id": "r-1"}).status_code == 200
+    logging.getLogger("fastapi_tasks").setLevel(logging.NOTSET)
+
+
+def use_counts(module: ModuleType) -> None:
+    async def until_one_has_ended() -> None:
+        with anyio.fail_after(TOLD_WITHIN):
+            while not values(module.ended)["succeeded"]:
+                await anyio.sleep(0.01)
+
+    def values(callback: Callable[[None], Iterable[Any]]) -> dict[str, int]:
+        return {observation.attributes["state"]: observation.value for observation in callback(None)}
+
+    with TestClient(module.app) as client:
+        assert client.post("/orders").status_code == 200
+        client.portal.call(until_one_has_ended)
+        assert values(module.alive) == {"running": 1, "waiting": 0, "deferred": 0, "retrying": 0}
+        assert values(module.ended) == {"succeeded": 1, "failed": 0, "cancelled": 0, "dropped": 0}
+
+
+def use_watch(module: ModuleType) -> None:
+    def tell(task: Task) -> None:
+        original(task)
+        told.set()
+
+    told = threading.Event()
+    original, module.tell = module.tell, tell
+    with TestClient(module.app) as client:
+        assert client.post("/catalogues/7").status_code == 200
+        assert told.wait(TOLD_WITHIN)
+
+
+@contextmanager
+def empty_folder() -> Generator[None]:
+    """Have relative paths lead into a folder that is gone afterwards."""
+    with TemporaryDirectory() as folder, chdir(folder):
+        yield
+
+
+def use_database(module: ModuleType) -> None:
+    with empty_folder(), serving(module) as client:
+        assert client.post("/orders/1").status_code == 200
+        assert client.post("/quick-orders/2").status_code == 200
+        assert client.post("/refused-orders/3").status_code == 409
+        assert client.post("/mistakes").status_code == 200
+
+
+def use_outbox(module: ModuleType) -> None:
+    with empty_folder():
+        requests(("POST", "/orders/7", 200), ("POST", "/orders/13", 409))(module)
+        with closing(sqlite3.connect(module.DATABASE)) as db, db:
+            db.execute("INSERT INTO outbox (text) VALUES ('left by a crash')")
+        requests()(module)
+
+
+def use_websockets(module: ModuleType) -> None:
+    with serving(module) as client:
+        with client.websocket_connect("/chat") as session:
+            session.send_text("hello")
+            assert session.receive_text() == "got hello"
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/numbers") as session:
+            session.send_text("1")
+            assert session.receive_text() == "2"
+        with pytest.raises(ValueError, match="hello"), client.websocket_connect("/numbers") as session:
+            session.send_text("hello")
+            session.receive_text()
+
+
+def use_broken_stream(module: ModuleType) -> None:
+    with serving(module) as client:
+        assert client.get("/exports/2").text == "0\n1\n"
+        with pytest.raises(LookupError):
+            client.get("/exports/5")
+
+
+def use_leaving_clients(module: ModuleType) -> None:
+    with record_tasks(module.app) as tasks, serving(module) as client:
+        assert client.get("/conversions/a?stop=false").text == "data: 0\n\ndata: 50\n\ndata: 100\n\n"
+        client.portal.call(leave, module.app, "/conversions/b", b"stop=false")
+        tasks.wait_all()
+        client.portal.call(leave, module.app, "/conversions/c", b"stop=true")
+
+
+async def leave(app: ASGIApp, path: str, query: bytes) -> None:
+    """Send a request, and leave when the body of the response begins."""
+    begun = anyio.Event()
+
+    async def receive() -> Message:
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            begun.set()
+
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET"}
+    await app({**scope, "path": path, "query_string": query, "headers": [], "state": {}}, receive, send)
+
+
+USES = {
+    "docs/getting-started.md#one-line-one-endpoint": Use(logged(use_getting_started)),
+    "docs/tutorial/phases.md#what-has-happened-by-then": Use(
+        requests(("POST", "/orders", 200), ("POST", "/function-scope", 200))
+    ),
+    "docs/tutorial/phases.md#if-the-route-fails": Use(
+        logged(requests(("POST", "/uploads?size=1", 200), ("POST", "/uploads?size=900", 413)), logging.DEBUG)
+    ),
+    "docs/tutorial/settings.md#three-places": Use(requests(("POST", "/orders/7", 200))),
+    "docs/tutorial/errors.md#what-is-logged": Use(
+        logged(requests(("POST", "/mails?address=ada", 200), ("POST", "/alarms?address=ada", 200)))
+    ),
+    "docs/tutorial/errors.md#waiting-for-a-task": Use(
+        answers(
+            ("GET", "/offers/bell", 200, {"price": 7}),
+            ("GET", "/offers/unicorn", 200, {"error": "LookupError('not in the catalogue')"}),
+            (
+                "GET",
+                "/states",
+                200,
+                ["succeeded 7", "failed LookupError('not in the catalogue')", "cancelled", "cancelled"],
+            ),
+        )
+    ),
+    "docs/tutorial/retries.md#the-first-step": Use(
+        logged(one_by_one(("POST", "/events/a?fails=2", 200), ("POST", "/events/b?fails=4", 200)), logging.INFO)
+    ),
+    "docs/tutorial/retries.md#your-own-answer": Use(requests(("POST", "/mails?address=ada", 200))),
+    "docs/tutorial/limits.md#a-line-and-a-503": Use(
+        answers(
+            ("POST", "/uploads/1", 202, {"running": 1, "waiting": 0}),
+            ("POST", "/uploads/2", 202, {"running": 1, "waiting": 1}),
+            ("POST", "/uploads/3", 202, {"running": 1, "waiting": 2}),
+            ("POST", "/uploads/4", 503, {"running": 1, "waiting": 2}),
+        )
+    ),
+    "docs/tutorial/shutdown.md#watch-one": Use(logged(requests(("POST", "/orders", 200)), logging.INFO)),
+    "docs/tutorial/scopes.md#dependencies": Use(use_router),
+    "docs/tutorial/scopes.md#mounted-apps": Use(requests(("POST", "/shop/orders", 200))),
+    "docs/tutorial/scopes.md#no-request-at-hand": Use(requests(("GET", "/shares?total=7&people=0", 422))),
+    "docs/tutorial/scopes.md#no-lifespan": Use(use_frozen),
+    "docs/how-to/databases.md#what-a-task-sees": Use(logged(use_database)),
+    "docs/how-to/databases.md#what-must-not-be-lost": Use(use_outbox),
+    "docs/how-to/websockets-and-streams.md#a-websocket-session": Use(logged(use_websockets)),
+    "docs/how-to/websockets-and-streams.md#a-stream": Use(use_broken_stream),
+    "docs/how-to/websockets-and-streams.md#when-the-client-leaves": Use(use_leaving_clients),
+    "docs/how-to/migrate-from-backgroundtasks.md#two-differences-that-bite": Use(use_background_tasks),
+    "docs/how-to/migrate-from-backgroundtasks.md#the-same-after-the-move": Use(
+        logged(requests(("POST", "/orders/7", 200), ("POST", "/orders/13", 200)))
+    ),
+    "docs/how-to/migrate-from-backgroundtasks.md#tests": Use(use_tests),
+    "docs/how-to/migrate-from-fastapi-tasks.md#what-stays": Use(
+        logged(requests(("POST", "/users", 200), ("POST", "/orders", 200), ("POST", "/advanced", 200)))
+    ),
+    "docs/how-to/move-to-a-queue.md#how-to-be-ready": Use(logged(use_queue, logging.INFO)),
+    "docs/how-to/observability.md#request-ids-and-traces": Use(use_request_ids),
+    "docs/how-to/observability.md#a-span-for-each-task": Use(requests(("POST", "/orders/7", 200))),
+    "docs/how-to/observability.md#counts": Use(use_counts),
+    "docs/how-to/observability.md#a-task-that-hangs": Use(use_watch),
+}
