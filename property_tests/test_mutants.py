@@ -25,6 +25,19 @@ def test_each_planted_bug_has_a_name_of_its_own_a_guarantee_and_a_sentence() -> 
     assert [m.name for m in planted() if not re.fullmatch(r".{10,120}\.", m.seen)] == []
 
 
+def test_the_test_that_notices_a_planted_bug_is_there() -> None:
+    for mutant in planted():
+        if mutant.by is not None:
+            path, _, name = mutant.by.partition("::")
+            tree = ast.walk(ast.parse((ROOT / path).read_text()))
+            assert name.partition("::")[0] in {getattr(node, "name", None) or _assigned(node) for node in tree}, mutant
+
+
+def _assigned(node: ast.AST) -> str | None:
+    target = node.targets[0] if isinstance(node, ast.Assign) else None
+    return target.id if isinstance(target, ast.Name) else None
+
+
 def test_a_bug_whose_old_text_is_there_twice_is_refused() -> None:
     mutant = Mutant("twice", "some.py", old="a", new="b", breaks="G2", seen="Nothing.")
     with pytest.raises(ValueError, match="2 times, not once"):

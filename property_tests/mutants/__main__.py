@@ -18,6 +18,8 @@ from time import sleep
 from property_tests.mutants.planted import Mutant, planted
 from property_tests.mutants.trial import ROOT, Outcome, Trial, copy_tree
 
+ALL = ["property_tests"]
+
 # Seconds of the processor's time for the properties of the unchanged code.
 _LONGEST = 3600.0
 
@@ -54,7 +56,8 @@ def fates(
                 copy_tree(pristine, copy)
                 mutant = waiting.pop()
                 mutant.plant(copy)
-                running.append((mutant, Trial(copy, tests, limit), folder))
+                first = [mutant.by] if mutant.by and tests == ALL else []
+                running.append((mutant, Trial(copy, [*first, *tests], limit), folder))
             sleep(0.1)
             for one in list(running):
                 mutant, trial, folder = one
@@ -94,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help="this one, or those whose names begin so")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many at a time, default: 2")
     parser.add_argument(
-        "--tests", nargs="+", default=["property_tests"], metavar="PATH", help="default: all properties"
+        "--tests", nargs="+", default=ALL, metavar="PATH", help="default: all, from the one that is known to notice it"
     )
     parser.add_argument(
         "--limit",

@@ -17,6 +17,7 @@ class Mutant:
 
     :ivar breaks: the guarantee that no longer holds
     :ivar seen: what a user would see
+    :ivar by: the test that is known to notice it, which is tried first; None if none is
     :ivar reason: why no property can notice it; None if one has to
     """
 
@@ -26,6 +27,7 @@ class Mutant:
     new: str
     breaks: str
     seen: str
+    by: str | None = None
     reason: str | None = None
 
     def change(self, text: str) -> str:
