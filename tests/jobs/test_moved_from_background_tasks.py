@@ -1,0 +1,102 @@
+"""A small app before and after the move from `BackgroundTasks`: docs/how-to/migrate-from-backgroundtasks.md.
+
+What came one after the other because `add_task` was called twice is one task now, and it opens a session of its own.
+`run="inline"` has the client of a test wait for tasks as it did, and a failure fails the test as it did.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+import anyio
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi.testclient import TestClient
+
+from fastapi_tasks import Tasks, add_tasks
+from fastapi_tasks.testing import UnexpectedFailures, record_tasks
+
+journal: list[str] = []
+
+
+class Session:
+    is_open = True
+
+
+async def get_session() -> AsyncGenerator[Session]:
+    session = Session()
+    yield session
+    session.is_open = False
+    journal.append("committed")
+
+
+Db = Annotated[Session, Depends(get_session)]
+
+
+def pack(order: int, session: Session) -> None:
+    assert session.is_open
+    journal.append(f"packed {order}")
+    if order == 13:
+        raise ValueError("no box is large enough")
+
+
+async def send(order: int) -> None:
+    journal.append(f"sent {order}")
+
+
+async def count() -> None:
+    journal.append("counted")
+
+
+before = FastAPI()
+
+
+@before.post("/orders/{order}")
+async def place_before(order: int, session: Db, background: BackgroundTasks) -> None:
+    background.add_task(pack, order, session)
+    background.add_task(send, order)
+    background.add_task(count)
+
+
+after = FastAPI()
+add_tasks(after, drain_timeout=30)
+
+
+async def ship(order: int) -> None:
+    await anyio.to_thread.run_sync(pack, order, Session())  # its own
+    await send(order)
+
+
+@after.post("/orders/{order}")
+async def place_after(order: int, _session: Db, tasks: Tasks) -> None:
+    tasks.after_response.schedule(ship, order)
+    tasks.after_response.schedule(count)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_before(backend) -> None:
+    journal.clear()
+    with TestClient(before, backend=backend) as client:
+        client.post("/orders/7")
+        assert journal == ["packed 7", "sent 7", "counted", "committed"]
+        with pytest.raises(ValueError, match="no box"):
+            client.post("/orders/13")
+        assert journal[4:] == ["packed 13"]  # not sent, not counted, and the request is not committed
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_after(backend) -> None:
+    journal.clear()
+    with record_tasks(after, run="inline") as tasks, TestClient(after, backend=backend) as client:
+        client.post("/orders/7")
+        assert journal[0] == "committed"
+        assert sorted(journal[1:]) == ["counted", "packed 7", "sent 7"]
+        assert journal.index("packed 7") < journal.index("sent 7")
+        journal.clear()
+        tasks.of(ship).expect_failure(ValueError, match="no box")
+        assert client.post("/orders/13").status_code == 200
+        assert sorted(journal) == ["committed", "counted", "packed 13"]  # not sent, but counted
+
+
+def test_a_failure_fails_the_test_as_it_did() -> None:
+    with pytest.raises(UnexpectedFailures), record_tasks(after, run="inline"), TestClient(after) as client:
+        client.post("/orders/13")
