@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -132,35 +130,6 @@ class TestClients:
             tasks.wait_all()
             assert tasks.of(send).one().args == ("startup",)
         assert tasks.requests == ()
-
-    def test_a_server_in_a_thread_is_waited_for_until_its_requests_are_over_g1(self) -> None:
-        """Its client has the response before: what a dependency schedules on its way out comes later."""
-        uvicorn = pytest.importorskip("uvicorn")
-
-        async def session(tasks: Tasks) -> AsyncIterator[None]:
-            yield
-            await turns()
-            tasks.after_response.schedule(send, "late")
-
-        app = FastAPI(dependencies=[Depends(session)])
-        add_tasks(app)
-        app.add_api_route("/", lambda: None)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()  # a client may come before the server is ready
-            server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-            with record_tasks(app) as tasks:
-                thread = threading.Thread(target=server.run, args=([listener],))
-                thread.start()
-                try:
-                    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-                        for number in range(1, 11):
-                            assert client.get("/").status_code == 200
-                            tasks.wait_all()
-                            assert len(tasks.succeeded) == number
-                finally:
-                    server.should_exit = True
-                    thread.join(10)
 
     async def test_a_request_that_goes_on_behind_its_response_is_waited_for_g1(self) -> None:
         async def session() -> AsyncIterator[None]:

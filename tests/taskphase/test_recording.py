@@ -724,6 +724,29 @@ class TestJumpClock:
                 assert task.attempt == 2
 
     @CLOCK_BACKENDS
+    def test_pauses_that_follow_each_other_are_told_apart_by_the_attempt_g16(self, backend: str) -> None:
+        """Often: after a jump the status says "retrying" until the task has been woken."""
+        clock = JumpClock()
+        with record_tasks() as tasks, host_in_thread((backend, clock.backend_options(backend))) as (host, _):
+            tasks.expect_failure()
+            for _ in range(20):
+                task = host.task(on_error=retry(attempts=4, backoff=HOUR, max_delay=HOUR, jitter=False)).schedule(fail)
+                for attempt in (1, 2, 3):
+                    tasks.wait_until("retrying", attempt=attempt)
+                    clock.jump(HOUR)
+                tasks.wait_all()
+                assert task.attempt == 4
+
+    async def test_an_attempt_that_is_over_is_not_waited_for(self) -> None:
+        async with TaskHost() as host:
+            with record_tasks(host) as tasks:
+                host.task(on_error=lambda *_: Retry(after=0 if current_task().attempt < 2 else HOUR)).schedule(fail)
+                await tasks.await_until("retrying", attempt=2)
+                with pytest.raises(AssertionError, match="will be retrying in attempt 1"):
+                    await tasks.await_until("retrying", attempt=1)
+                tasks.one().cancel()
+
+    @CLOCK_BACKENDS
     def test_a_jump_that_is_too_short_ends_nothing_and_time_passes_by_itself(self, backend: str) -> None:
         async def main() -> None:
             clock.jump(0)

@@ -164,28 +164,30 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
         """
         await self._book.until(self._keep, self._all_at_rest, f"not all of {self._what} have ended")
 
-    def wait_until(self, status: TaskStatus | str) -> None:
+    def wait_until(self, status: TaskStatus | str, *, attempt: int | None = None) -> None:
         """Wait until all of them that have not ended have this status, and there is one: for "retrying" before the
         clock is moved by the pause, for "running" before it is moved by the timeout. In a thread that runs no event
         loop.
 
         :param status: one that is no end
-        :raises AssertionError: if all have ended, so that none will have it
+        :param attempt: in which attempt, from 1; without it the pause that the clock has just jumped over, and whose
+            task is only being woken, is as good as the next one
+        :raises AssertionError: if all have ended, or one is in a later attempt, so that they will not have it
         :raises RuntimeError: in the thread of an event loop
         :raises TimeoutError: after the recorder's `timeout`
         :raises ValueError: if it is an end, or no status
         """
-        self._book.wait(self._keep, self._reaches(status), f"{self._what} are not all {status}")
+        self._book.wait(self._keep, self._reaches(status, attempt), f"{self._what} are not all {status}")
 
-    async def await_until(self, status: TaskStatus | str) -> None:
+    async def await_until(self, status: TaskStatus | str, *, attempt: int | None = None) -> None:
         """Wait until all of them that have not ended have this status, and there is one: `wait_until()` in an event
         loop.
 
-        :raises AssertionError: if all have ended, so that none will have it
+        :raises AssertionError: if all have ended, or one is in a later attempt, so that they will not have it
         :raises TimeoutError: after the recorder's `timeout`, of the loop's time
         :raises ValueError: if it is an end, or no status
         """
-        await self._book.until(self._keep, self._reaches(status), f"{self._what} are not all {status}")
+        await self._book.until(self._keep, self._reaches(status, attempt), f"{self._what} are not all {status}")
 
     # Running by hand
 
@@ -241,16 +243,20 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
     def _not_run(self) -> str:
         return f"not all of {self._what} have ended that were run by hand"
 
-    def _reaches(self, status: TaskStatus | str) -> Callable[[list[Entry]], bool]:
+    def _reaches(self, status: TaskStatus | str, attempt: int | None) -> Callable[[list[Entry]], bool]:
         wanted = TaskStatus(status)
         if wanted in ENDS:
             raise ValueError(f"{wanted.value!r} is an end: wait for all, and look at the tasks")
 
         def reached(entries: list[Entry]) -> bool:
-            alive = [entry for entry in entries if not entry.task._has_ended]
+            alive = [entry.task for entry in entries if not entry.task._has_ended]
             if entries and not alive:
                 raise AssertionError(f"{self._what} have ended, and none will be {wanted.value}:{lines(entries)}")
-            return bool(alive) and all(entry.task.status is wanted for entry in alive)
+            if attempt is not None and any(task.attempt > attempt for task in alive):
+                raise AssertionError(
+                    f"not all of {self._what} will be {wanted.value} in attempt {attempt}:{lines(entries)}"
+                )
+            return bool(alive) and all(task.status is wanted and attempt in (None, task.attempt) for task in alive)
 
         return reached
 
