@@ -93,7 +93,9 @@ async def metered(tokens: AsyncGenerator[str], usage: Usage) -> AsyncGenerator[s
     async with aclosing(tokens):
         async for token in tokens:
             yield f"data: {json.dumps(token)}\n\n"
-            usage.tokens += 1  # behind the `yield`, so only when the server has taken the token
+            # Behind the `yield`, so only when the server has taken the token. A server takes them for a reader that has
+            # left, too: it is where `generate` awaits the model that the stream is cancelled then.
+            usage.tokens += 1
 
 
 async def get_closing() -> AsyncGenerator[AsyncExitStack]:
