@@ -42,35 +42,59 @@ def measure(pristine: Path, tests: Sequence[str]) -> float:
     return 3 * seconds + 30
 
 
+class Planted:
+    """A mutant in a copy of its own, under trial: first by the test that is known to notice it, then by all."""
+
+    def __init__(self, mutant: Mutant, pristine: Path, tests: Sequence[str], limit: float) -> None:
+        self.mutant = mutant
+        self._folder = tempfile.TemporaryDirectory(prefix="mutant-")
+        self._copy = Path(self._folder.name) / "copy"
+        self._limit = limit
+        copy_tree(pristine, self._copy)
+        mutant.plant(self._copy)
+        self._left = [tests] if mutant.by is None or tests is not ALL else [[mutant.by], tests]
+        self._spent = 0.0
+        self._trial = self._next()
+
+    def _next(self) -> Trial:
+        return Trial(self._copy, self._left.pop(0), self._limit)
+
+    def outcome(self) -> Outcome | None:
+        outcome = self._trial.outcome()
+        if outcome is None:
+            return None
+        self._spent += outcome.seconds
+        if outcome.by is None and self._left:
+            self._trial.stop()
+            self._trial = self._next()
+            return None
+        return Outcome(outcome.by, self._spent)
+
+    def stop(self) -> None:
+        self._trial.stop()
+        self._folder.cleanup()
+
+
 def fates(
     mutants: Sequence[Mutant], pristine: Path, tests: Sequence[str], *, jobs: int, limit: float
 ) -> Iterator[tuple[Mutant, Outcome]]:
-    """Try each mutant in a copy of its own, `jobs` at a time, and yield what became of it."""
+    """Try each mutant, `jobs` at a time, and yield what became of it."""
     waiting = list(reversed(mutants))
-    running: list[tuple[Mutant, Trial, tempfile.TemporaryDirectory[str]]] = []
+    running: list[Planted] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                folder = tempfile.TemporaryDirectory(prefix="mutant-")
-                copy = Path(folder.name) / "copy"
-                copy_tree(pristine, copy)
-                mutant = waiting.pop()
-                mutant.plant(copy)
-                first = [mutant.by] if mutant.by and tests == ALL else []
-                running.append((mutant, Trial(copy, [*first, *tests], limit), folder))
+                running.append(Planted(waiting.pop(), pristine, tests, limit))
             sleep(0.1)
             for one in list(running):
-                mutant, trial, folder = one
-                outcome = trial.outcome()
+                outcome = one.outcome()
                 if outcome is not None:
                     running.remove(one)
-                    trial.stop()
-                    folder.cleanup()
-                    yield mutant, outcome
+                    one.stop()
+                    yield one.mutant, outcome
     finally:
-        for _, trial, folder in running:
-            trial.stop()
-            folder.cleanup()
+        for one in running:
+            one.stop()
 
 
 def report(mutant: Mutant, outcome: Outcome) -> None:
