@@ -88,6 +88,7 @@ class Installation:
     :ivar host: the open host, while a lifespan runs. Not in the lifespan's state, which granian clears before shutdown
     :ivar hosts: every host that was made for the app, those of single requests included
     :ivar recorders: those of tests; while there are any, the class of the app has another `__call__`
+    :ivar unrecorded: the one that it had before
     """
 
     _has_warned = False
@@ -96,6 +97,7 @@ class Installation:
         self.host: TaskHost | None = None
         self.hosts: WeakSet[TaskHost] = WeakSet()
         self.recorders: list[Any] = []
+        self.unrecorded: Any = None
         self._thread = 0
         self._app_host = app_host
         self._request_host = request_host

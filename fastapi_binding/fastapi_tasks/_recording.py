@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from inspect import unwrap
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -76,6 +75,7 @@ class AppTaskRecorder(TaskRecorder):
         super().__enter__()
         with _LOCK:
             if not self._installation.recorders:
+                self._installation.unrecorded = self._app_class.__call__
                 call = _recorded(self._app_class.__call__, self._installation)
                 self._app_class.__call__ = call  # type: ignore[method-assign]
             self._installation.recorders.append(self)
@@ -92,7 +92,7 @@ class AppTaskRecorder(TaskRecorder):
         with _LOCK:
             self._installation.recorders.remove(self)
             if not self._installation.recorders:
-                self._app_class.__call__ = unwrap(self._app_class.__call__)  # type: ignore[method-assign]
+                self._app_class.__call__ = self._installation.unrecorded  # type: ignore[method-assign]
         super().__exit__(exc_type, exc, tb)
 
     def claim(self, host: TaskHost | None) -> object:
@@ -183,13 +183,14 @@ def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | None
     for it. It waits for nothing: where the client is left first, as above, the app has shut down, and all have ended.
 
     :param app: the one on which `add_tasks()` was called
-    :param run: "normal" changes nothing. "never": tasks are scheduled, refused, held for their phase and dropped as
-        always, but instead of being started they are taken out of the app, whose shutdown does not wait for them; they
-        can be run by hand, with `run_all()` or `await task()`. "inline": the real thing, awaited earlier: the
-        response begins when the immediate and after_route tasks have ended, and the ASGI call returns when the
-        after_response tasks have, those that they schedule included. A task that waits for what comes later in its
-        request cannot end then. Tasks of no request run as always
-    :param timeout: seconds that each wait for tasks may take; None: for ever
+    :param run: "normal" changes nothing. "never": tasks are scheduled, held for their phase and dropped as always,
+        but instead of being started they are taken out of the app: they take no place among `max_pending`, and the
+        shutdown does not wait for them. They can be run by hand, with `run_all()` or `await task()`. "inline": the real
+        thing, awaited earlier: the response begins when the immediate and after_route tasks have ended, and the ASGI
+        call returns when the after_response tasks have, those that they schedule included. A task that waits for what
+        comes later in its request cannot end then. Tasks of no request run as always
+    :param timeout: seconds of the event loop's time, jumps of a `JumpClock` included, that each wait for tasks may
+        take; None: for ever
     :raises FastAPITasksUninitializedAppError: if `add_tasks()` was not called on `app`
     :raises TypeError: if `timeout` is no number
     :raises ValueError: if `run` is none of the three, or `timeout` is negative or not a number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
 from typing import Any
 
 import anyio
@@ -417,3 +418,18 @@ class TestTime:
             tasks.wait_all()
             assert tasks.of(deliver).one().attempt == 2
             tasks.expect_failure(ConnectionError)
+
+
+def test_what_else_was_put_around_the_app_stays_there() -> None:
+    """As instrumentation does, which wraps the `__call__` of classes."""
+    app = FastAPI()
+    add_tasks(app)
+    cls = type(app)
+
+    @wraps(cls.__call__)
+    async def instrumented(*args: Any) -> None: ...
+
+    cls.__call__ = instrumented  # type: ignore[method-assign]
+    with record_tasks(app):
+        assert cls.__call__ is not instrumented
+    assert cls.__call__ is instrumented

@@ -33,6 +33,7 @@ from taskphase import (
 from taskphase._drive.recording import RECORDERS
 from taskphase.testing import JumpClock, TaskRecorder, UnexpectedFailures, explore, record_tasks
 
+SHORT = 0.02  # seconds that a test waits on purpose
 DRAIN = 5  # seconds for what a test has left; nothing needs them
 
 each_backend = pytest.mark.parametrize("backend", [*ASYNCIO, *TRIO])
@@ -822,3 +823,94 @@ def test_the_simulation_can_record_too() -> None:
             assert tasks.failed.one().attempt == 2
 
     program()
+
+
+class TestWhatARecorderMustNotDo:
+    async def test_a_held_task_is_not_cancelled_when_its_shield_would_have_ended_g9(self) -> None:
+        async def schedule_another() -> None:
+            await host.closing.wait()
+            with record_tasks(host, run="never") as tasks:
+                host.task(shield=SHORT).schedule(send, "late")
+                await anyio.sleep(SHORT * 3)
+            recorded.extend(tasks)
+
+        recorded: list[Task[Any]] = []
+        host = TaskHost()
+        async with host:
+            host.task(shield=5).schedule(schedule_another)
+            await turns()
+        assert host.drain_report is not None
+        assert host.drain_report.cancelled == {}
+        assert [task.status for task in recorded] == [TaskStatus.NEW]
+
+    async def test_a_held_task_that_runs_by_hand_is_not_dropped_by_its_scope_g2_g5(self) -> None:
+        release = anyio.Event()
+        async with TaskHost() as host:
+            with record_tasks(host, run="never"):
+                async with anyio.create_task_group() as tg:
+                    with pytest.raises(LookupError):
+                        async with host.scope() as tasks:
+                            task = tasks.after_route.schedule(release.wait)
+                            tg.start_soon(task)
+                            await turns()
+                            raise LookupError
+                    assert task.status is TaskStatus.RUNNING
+                    release.set()
+        assert task.status is TaskStatus.SUCCEEDED
+
+    async def test_a_task_of_a_subclass_is_waited_for_and_stays_one(self) -> None:
+        class Mine(Task[None]):
+            pass
+
+        async with TaskHost() as host, host.scope() as tasks:
+            with record_tasks(host) as recorded:
+                mine = Mine(anyio.sleep, (SHORT,))
+                tasks.start(mine)
+                await recorded.await_all()
+        assert mine.status is TaskStatus.SUCCEEDED
+        assert isinstance(mine, Mine)
+        assert type(mine).__name__ == "Mine"
+
+    @native_cancel_only
+    async def test_a_thread_with_the_context_of_an_event_loop_may_wait(self) -> None:
+        async with TaskHost() as host:
+            with record_tasks(host) as tasks:
+                host.schedule(anyio.sleep, SHORT)
+                await asyncio.to_thread(tasks.wait_all)
+                assert tasks.one().status is TaskStatus.SUCCEEDED
+
+    async def test_what_is_run_by_hand_without_a_host_can_be_cancelled_g2(self) -> None:
+        with record_tasks(run="never") as tasks:
+            async with TaskHost() as host:
+                task = host.schedule(anyio.sleep_forever)
+        with anyio.move_on_after(SHORT) as scope:
+            await tasks.arun_all()
+        assert scope.cancelled_caught
+        assert task.status is TaskStatus.CANCELLED
+
+    def test_an_argument_that_takes_a_lock_to_be_shown_blocks_nobody(self) -> None:
+        """It is shown when a wait has taken too long, while other threads schedule."""
+
+        class Guarded:
+            def __repr__(self) -> str:
+                shown.set()
+                with lock:
+                    return "guarded"
+
+        def schedule_with_the_lock(host: TaskHost) -> None:
+            with lock:
+                waiting.set()
+                assert shown.wait(5)
+                host.schedule(send, "meanwhile")
+
+        lock, shown, waiting = threading.Lock(), threading.Event(), threading.Event()
+        with record_tasks(timeout=SHORT) as tasks, host_in_thread(("asyncio", {})) as (host, _):
+            task = host.schedule(lambda _: anyio.sleep_forever(), Guarded())
+            other = threading.Thread(target=schedule_with_the_lock, args=(host,))
+            other.start()
+            assert waiting.wait(5)
+            with pytest.raises(TimeoutError, match="guarded"):
+                tasks.wait_all()
+            other.join(5)
+            assert not other.is_alive()
+            task.cancel()

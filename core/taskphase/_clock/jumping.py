@@ -27,8 +27,13 @@ class LoopOfClock:
         """Wake it up, and return an event that is set when it has come to the end of what it does now, or has ended."""
         reached = Event()
         self._pending.add(reached)
+
+        def note() -> None:
+            self._pending.discard(reached)
+            reached.set()
+
         try:
-            self._call(reached.set)
+            self._call(note)
         except RuntimeError:
             reached.set()
         return reached

@@ -144,13 +144,16 @@ async def call(
         if not isawaitable(result):
             return result
     where: BaseException | None = None
-    with CancelScope(deadline=deadline):
-        try:
-            return await result
-        except job._runner.seam.cancelled as exc:
-            where = exc  # its traceback shows where the time has gone
-            raise
-    raise TimeoutError(f"timed out after {timeout:g} seconds") from where
+    try:
+        with CancelScope(deadline=deadline):
+            try:
+                return await result
+            except BaseException as exc:
+                where = exc  # if it is the cancellation its traceback shows where the time has gone
+                raise
+        raise TimeoutError(f"timed out after {timeout:g} seconds") from where
+    finally:
+        del where  # that traceback has this frame: a cycle
 
 
 def _loop_has_gone() -> bool:

@@ -18,5 +18,4 @@ async def run_inline(job: Job) -> None:
     """Run `job` to its end, further attempts included; to be cancelled here cancels it."""
     async with create_task_group() as tg:
         runner = Runner(GroupSeam(tg), config=UNSET)
-        job._runner = runner  # not by way of `submit()`: nobody has scheduled it, as far as recorders are concerned
-        runner.start(job)
+        runner.adopt(job)

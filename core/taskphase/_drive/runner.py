@@ -36,7 +36,8 @@ class Runner:
     :ivar alive: the jobs that have a native task, from the request to start to the end of the last attempt, pauses
         between attempts included; the value keeps the native task from the garbage collector
     :ivar on_change: called whenever a job has gone from `alive`, `waiting` or `deferred`; None unless somebody drains
-    :ivar on_admit: called with each job that is taken; None unless somebody drains
+    :ivar on_admit: called with each job that has been taken, and that no recorder has taken out again; None unless
+        somebody drains
     :ivar ended: how many jobs have ended, by status
     """
 
@@ -111,12 +112,12 @@ class Runner:
         if get_ident() == self.seam.thread:
             if self.stage is not DrainStage.OPEN or self._max_pending is not None:
                 self._admit(pending=self._will_pend(job, foresee))
-                if self.on_admit is not None:
-                    self.on_admit(job)
             job._runner = self
             if RECORDERS:
                 place = recorded(self, job, place, foresee)
             place(job)
+            if self.on_admit is not None and not job._is_new:
+                self.on_admit(job)
             return
         with self._lock:
             pending = self._will_pend(job, foresee)
@@ -175,7 +176,7 @@ class Runner:
                     place(job)
                 except TasksClosedError as exc:  # a task group of somebody else, closed meanwhile
                     self.drop(job, str(exc))
-            if self.on_admit is not None:
+            if self.on_admit is not None and not job._is_new:
                 self.on_admit(job)
             self._changed()
 
@@ -210,6 +211,11 @@ class Runner:
             return
         self._start_now(job)
 
+    def adopt(self, job: Job) -> None:
+        """Take and start a job that nobody has scheduled here, whatever `submit()` would say of it."""
+        job._runner = self
+        self.start(job)
+
     def defer(self, job: Job) -> None:
         """Hold `job` until its phase comes."""
         job._move(LifeEvent.DEFER)
@@ -225,8 +231,8 @@ class Runner:
                 self.drop(job, str(exc))
 
     def drop(self, job: Job, reason: str) -> None:
-        """End a job that has not been started. If it was cancelled meanwhile nothing happens."""
-        if not job._has_ended:
+        """End a job that has not been started. If it was cancelled meanwhile, or run by hand, nothing happens."""
+        if job._status in (TaskStatus.NEW, TaskStatus.DEFERRED):
             self.deferred.pop(job, None)
             report.dropped(job, reason)
             self.end(job, LifeEvent.DROP)

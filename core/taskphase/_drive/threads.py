@@ -140,7 +140,7 @@ class Threads:
         try:
             # Boxed, because trio refuses a coroutine as the result of a thread.
             boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
-        except self._seam.cancelled:
+        except BaseException:  # cancellation, or there is no thread to be had
             if not next(draw):
                 self._release(slot)
             raise

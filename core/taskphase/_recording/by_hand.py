@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from threading import get_ident
 
@@ -32,11 +31,13 @@ async def run(entries: Iterable[Entry], timeout: float | None) -> None:
 
     :raises TimeoutError: if that takes more than `timeout` seconds; they were cancelled
     """
-    async with TaskHost(drain_timeout=math.inf if timeout is None else timeout, shield_timeout=0) as host:
+    async with TaskHost(shield_timeout=0) as host:
         for entry in entries:
             if entry.is_held:
-                entry.task._runner = host._runner
-                host._runner.start(entry.task)
+                host._runner.adopt(entry.task)
+        with anyio.move_on_after(timeout):
+            while jobs := list(host._runner.jobs()):
+                await jobs[0]._wait_ended()
     report = host.drain_report
     if report is not None and (late := [*report.cancelled, *report.abandoned]):
         raise TimeoutError(f"after {timeout:g} s these were cancelled, run by hand: {', '.join(late)}")
@@ -73,6 +74,5 @@ def _asked(entry: Entry) -> bool:
 
 def _start(entry: Entry) -> None:
     if entry.is_held and _has_open_host(entry):
-        entry.task._runner = entry.runner
-        entry.runner.start(entry.task)
+        entry.runner.adopt(entry.task)
     CHANGES.tell()

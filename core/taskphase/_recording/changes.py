@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Condition, get_ident
 
-from anyio import Event, fail_after, get_cancelled_exc_class
+from anyio import Event, fail_after
 
 from .._drive.seam import native_seam
 
@@ -57,8 +57,9 @@ class Changes:
         :raises TimeoutError: with `describe()`, if that takes longer than `timeout` seconds
         """
         with self._condition:
-            if not self._condition.wait_for(condition, timeout):
-                raise TimeoutError(f"after {timeout:g} s {describe()}")
+            if self._condition.wait_for(condition, timeout):
+                return
+        raise TimeoutError(f"after {timeout:g} s {describe()}")  # without the lock: a repr is the user's code
 
     async def until(self, condition: Callable[[], bool], timeout: float | None, describe: Callable[[], str]) -> None:
         """Wait, in an event loop, until `condition()` is true. A checkpoint only if it is not yet.
@@ -85,7 +86,7 @@ CHANGES = Changes()
 def runs_a_loop() -> bool:
     """Tell whether an event loop runs in this thread."""
     try:
-        get_cancelled_exc_class()
-    except RuntimeError:  # anyio's NoEventLoopError, from 4.12 on, is one too
+        native_seam()  # (anyio alone takes a thread for one that has copied its context from an event loop's)
+    except RuntimeError:
         return False
     return True

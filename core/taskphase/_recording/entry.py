@@ -15,33 +15,42 @@ from .._task import Task
 from .changes import CHANGES
 
 
-class _Observed(Task[Any]):
-    """A task that tells each change of its status. A recorded one is given this class."""
+def _observed(cls: type[Task[Any]]) -> type[Task[Any]]:
+    """Return the same class, but that its tasks tell each change of their status."""
 
-    __slots__ = ()
+    class Observed(cls):  # type: ignore[misc, valid-type]
+        __slots__ = ()
 
-    def _move(self, event: LifeEvent) -> TaskStatus:
-        status = super()._move(event)
-        CHANGES.tell()
-        return status
+        def _move(self, event: LifeEvent) -> TaskStatus:
+            status: TaskStatus = super()._move(event)
+            CHANGES.tell()
+            return status
 
-    def _step(self) -> None:
-        super()._step()
-        CHANGES.tell()
+        def _step(self) -> None:
+            super()._step()
+            CHANGES.tell()
 
-    def _end(self, event: LifeEvent, result: Any = None) -> None:
-        super()._end(event, result)
-        CHANGES.tell()
+        def _end(self, event: LifeEvent, result: Any = None) -> None:
+            super()._end(event, result)
+            CHANGES.tell()
+
+    Observed.__name__, Observed.__qualname__, Observed.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return Observed
 
 
-_Observed.__name__, _Observed.__qualname__, _Observed.__module__ = Task.__name__, Task.__qualname__, Task.__module__
+# By the class of tasks as they are made, and of those as they are recorded.
+_observing: dict[type[Task[Any]], type[Task[Any]]] = {}
 
 
 def observe(job: Job) -> Task[Any]:
     """Have a task tell what it does from now on."""
-    if type(job) is Task:
-        job.__class__ = _Observed
-    return cast("Task[Any]", job)
+    task = cast("Task[Any]", job)
+    cls = type(task)
+    if cls not in _observing:
+        observed = _observed(cls)
+        _observing.update({cls: observed, observed: observed})
+    task.__class__ = _observing[cls]
+    return task
 
 
 @dataclass(eq=False, slots=True)

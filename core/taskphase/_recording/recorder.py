@@ -71,7 +71,8 @@ class TaskRecorder(RecordedTasks[Any]):
 
     def claim(self, host: TaskHost | None) -> object:
         """Return on whose account a task is recorded that is being scheduled here and now, or None if it is not to be.
-        What a recorded task schedules is recorded on its account, where this returns None.
+        What a recorded task schedules is recorded on its account, where this returns None. In any thread; it must not
+        schedule, because locks are held.
 
         :param host: None if it is scheduled in a plain task group
         """
@@ -129,6 +130,7 @@ class TaskRecorder(RecordedTasks[Any]):
                 place(job)
             except TasksClosedError:  # the task group is closed, and nothing was scheduled
                 del self._book.entries[job]
+                CHANGES.tell()
                 raise
 
         return place_or_forget
@@ -162,13 +164,14 @@ def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeo
 
     :param host: whose tasks, the host being open or not yet; default: those of all hosts, and of each `TasksScheduler`
         that is made with a task group
-    :param run: "normal" changes nothing. "never": tasks are scheduled, refused, held for their phase and dropped as
-        always, but instead of being started they are taken out of their host, which knows no more of them; they can
-        be run by hand, with `run_all()` or `await task()`. "inline": the real thing, awaited earlier: a route
-        and a scope are left when what was asked to start in them, and what that schedules, has ended; tasks that no
-        scope and no recorded task schedules run as always. A task that waits for what comes later in its scope cannot
-        end then
-    :param timeout: seconds that each wait for tasks may take; None: for ever
+    :param run: "normal" changes nothing. "never": tasks are scheduled, held for their phase and dropped as always,
+        but instead of being started they are taken out of their host, which knows no more of them: they take no place
+        among `max_pending`, and no drain waits for them. They can be run by hand, with `run_all()` or `await task()`.
+        "inline": the real thing, awaited earlier: a route and a scope are left when what was asked to start in them,
+        and what that schedules, has ended; tasks that no scope and no recorded task schedules run as always. A task
+        that waits for what comes later in its scope cannot end then
+    :param timeout: seconds of the event loop's time, jumps of a `JumpClock` included, that each wait for tasks may
+        take; None: for ever
     :raises TypeError: if a parameter has the wrong type
     :raises ValueError: if `run` is none of the three, or `timeout` is negative or not a number
     """

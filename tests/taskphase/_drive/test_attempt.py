@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import traceback
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -12,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from tests.backends import turns
 
 from taskphase import Retry, Task, TaskHost, TaskStatus, current_task
 
@@ -305,6 +308,40 @@ class TestTimeout:
         assert task.exception.__cause__ is not None
         frames = traceback.extract_tb(task.exception.__cause__.__traceback__)
         assert [frame.name for frame in frames if frame.filename == __file__] == ["report", "query"]
+
+    async def test_a_timeout_in_a_group_has_a_cause_too_g16(self) -> None:
+        async def query() -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as exc:
+                raise BaseExceptionGroup("as a nursery of trio does", [exc]) from None
+
+        async with TaskHost() as host:
+            task = host.task(timeout=SHORT).schedule(query)
+            await task.wait()
+        assert isinstance(task.exception, TimeoutError)
+        assert isinstance(task.exception.__cause__, BaseExceptionGroup)
+
+    async def test_a_cancelled_task_that_had_a_timeout_leaves_no_cycle_g2(self) -> None:
+        class Local:
+            pass
+
+        async def work() -> None:
+            local = Local()
+            locals_of_tasks.append(weakref.ref(local))
+            await anyio.sleep_forever()
+
+        locals_of_tasks: list[weakref.ref[Local]] = []
+        gc.disable()
+        try:
+            async with TaskHost() as host:
+                host.task(timeout=60).schedule(work)
+                while not locals_of_tasks:
+                    await anyio.lowlevel.checkpoint()
+            await turns()
+            assert locals_of_tasks[0]() is None
+        finally:
+            gc.enable()
 
     async def test_in_time_nothing_happens_g16(self) -> None:
         async def work() -> str:

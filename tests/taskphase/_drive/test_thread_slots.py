@@ -41,6 +41,22 @@ async def test_running_sync_tasks_hold_none_of_the_default_threads_g8() -> None:
     assert len(began) == 50
 
 
+async def test_a_thread_that_the_system_refuses_keeps_neither_its_slot_nor_the_host_g2_g8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with TaskHost(max_threads=1) as host:
+        with monkeypatch.context() as patched:
+            patched.setattr(threads.to_thread, "run_sync", refuse)
+            refused = host.schedule(lambda: None)
+            await refused.wait()
+        assert str(refused.exception) == "can't start new thread"
+        assert host._runner.threads.in_use == 0
+        assert await host.schedule(lambda: "another") == "another"
+
+
 async def test_the_timeout_of_a_thread_counts_from_its_slot_g16() -> None:
     release = threading.Event()
     async with TaskHost(max_threads=1, drain_timeout=10) as host:
