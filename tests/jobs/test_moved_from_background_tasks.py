@@ -73,7 +73,7 @@ async def place_after(order: int, _session: Db, tasks: Tasks) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_before(backend) -> None:
+def test_before_the_move_tasks_come_before_the_commit_and_one_that_raises_takes_all_with_it(backend) -> None:
     journal.clear()
     with TestClient(before, backend=backend) as client:
         client.post("/orders/7")
@@ -84,7 +84,7 @@ def test_before(backend) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_after(backend) -> None:
+def test_after_the_move_tasks_come_after_the_commit_and_each_fails_alone(backend) -> None:
     journal.clear()
     with record_tasks(after, run="inline") as tasks, TestClient(after, backend=backend) as client:
         client.post("/orders/7")
