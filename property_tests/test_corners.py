@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from property_tests.compact import Compact
+from property_tests.simulated import nothing, place_of, run
 from taskphase import (
     NoCurrentError,
     Phase,
@@ -26,23 +27,11 @@ from taskphase import (
     current_host,
     current_task,
 )
-from taskphase.testing import RandomWalk, simulate
+from taskphase.testing import RandomWalk
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 S = TaskStatus
 seeds = st.integers(0, 1000)
-
-
-def run(main: Any, backend: Any, **options: Any) -> Any:
-    return simulate(main, backend=backend, **options).result()
-
-
-async def nothing() -> None:
-    pass
-
-
-def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
-    return tasks if phase is Phase.IMMEDIATE else getattr(tasks, phase.value)
 
 
 # Hosts in hosts.

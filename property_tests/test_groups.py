@@ -13,23 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from property_tests.compact import Compact
+from property_tests.simulated import nothing, place_of, run
 from taskphase import Phase, Retry, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
-from taskphase.testing import pause, simulate
+from taskphase.testing import pause
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 S = TaskStatus
-
-
-def run(main: Any, backend: Any, **options: Any) -> Any:
-    return simulate(main, backend=backend, **options).result()
-
-
-async def nothing() -> None:
-    pass
-
-
-def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
-    return tasks if phase is Phase.IMMEDIATE else getattr(tasks, phase.value)
 
 
 @dataclass(frozen=True, repr=False)

@@ -31,6 +31,7 @@ from taskphase import (
     retry,
 )
 from taskphase._drive.recording import RECORDERS
+from taskphase._recording.changes import CHANGES
 from taskphase.testing import JumpClock, TaskRecorder, UnexpectedFailures, explore, record_tasks
 
 SHORT = 0.02  # seconds that a test waits on purpose
@@ -748,6 +749,15 @@ class TestJumpClock:
                 tasks.one().cancel()
 
     @CLOCK_BACKENDS
+    def test_jumps_leave_nothing_behind(self, backend: str) -> None:
+        clock = JumpClock()
+        with host_in_thread((backend, clock.backend_options(backend))) as (_, call):
+            for _ in range(10):
+                clock.jump(1)
+            call(turns)
+            assert [loop._pending for loop in clock._loops] == [set()]
+
+    @CLOCK_BACKENDS
     def test_a_jump_that_is_too_short_ends_nothing_and_time_passes_by_itself(self, backend: str) -> None:
         async def main() -> None:
             clock.jump(0)
@@ -878,6 +888,26 @@ class TestWhatARecorderMustNotDo:
                 host.schedule(anyio.sleep, SHORT)
                 await asyncio.to_thread(tasks.wait_all)
                 assert tasks.one().status is TaskStatus.SUCCEEDED
+
+    async def test_who_waits_hears_of_a_task_that_its_group_refuses(self) -> None:
+        """It is written down first, and taken back; here somebody has begun to wait for it between the two."""
+
+        class Slow(TaskRecorder):
+            def claim(self, host: TaskHost | None) -> object:
+                waiter.start()
+                while not CHANGES._condition._waiters:  # type: ignore[attr-defined]
+                    assert waiter.is_alive()
+                return None
+
+        waiter = threading.Thread(target=lambda: tasks.wait_all())
+        async with anyio.create_task_group() as closed:
+            pass
+        with record_tasks(timeout=60) as tasks, Slow():
+            with pytest.raises(TasksClosedError):
+                TasksScheduler(closed).schedule(send, "late")
+            waiter.join(5)
+            assert not waiter.is_alive()
+            assert len(tasks) == 0
 
     async def test_what_is_run_by_hand_without_a_host_can_be_cancelled_g2(self) -> None:
         with record_tasks(run="never") as tasks:
