@@ -24,6 +24,12 @@ from taskphase._machine.scope import ScopeEvent
 from taskphase._machine.table import IllegalEvent
 
 
+class _Scope:
+    """The scope of a task that runs nothing."""
+
+    def cancel(self) -> None: ...
+
+
 class FakeLoop:
     """A seam that starts nothing: it notes who was asked to start, and what threads have asked it to call."""
 
@@ -37,6 +43,9 @@ class FakeLoop:
     def start(self, job: object) -> object:
         self.starts.append(job)
         return job
+
+    def enclose(self, _native: object) -> object:
+        return _Scope()
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self.calls.append(callback)
@@ -104,7 +113,7 @@ class System:
             case What.STEP, _:
                 task._step()
             case What.FINISH, Outcome() as outcome:
-                self._follow(task, dispatch.after_attempt(outcome, has_handler=task.config.on_error is not None))
+                self._follow(task, dispatch.DISPATCH[outcome, task.config.on_error is not None])
             case What.ANSWER, Answer() as answer:
                 self._follow(task, dispatch.after_handler(answer, task.status))
             case What.PAUSE_ENDS, _:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
@@ -43,13 +43,17 @@ class Table:
     look: Callable[[Any, Any], None]
 
 
+def _in(table: Mapping[Any, Mapping[Any, Enum]], state: Any, event: Any) -> Enum:
+    return table[state][event]
+
+
 def _look_at_life(past: Sequence[LifeEvent], status: TaskStatus) -> None:
     agree(("is an end", past), status in life.ENDS, model.end_of(past) is not None)
 
 
 def _look_at_scope(signals: Sequence[ScopeEvent], state: ScopeState) -> None:
     for phase, when in product(Phase, get_args(When)):
-        agree((signals, phase, when), scope.verdict(state, phase, when), model.verdict_of(signals, phase, when))
+        agree((signals, phase, when), scope.VERDICTS[state, phase, when], model.verdict_of(signals, phase, when))
 
 
 def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:
@@ -59,9 +63,18 @@ def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:
         agree(("takes", events, shielded), drain.accepts(stage, by_shielded=shielded), expected)
 
 
-LIFE = Table("life", TaskStatus.NEW, LifeEvent, life.next_status, model.may_live, model.status_of, _look_at_life)
-SCOPE = Table("scope", ScopeState.ROUTE, ScopeEvent, scope.next_state, model.may_signal, model.state_of, _look_at_scope)
-DRAIN = Table("drain", DrainStage.OPEN, DrainEvent, drain.next_stage, model.may_drain, model.stage_of, _look_at_drain)
+# (Each time in its module, where the tests plant bugs.)
+LIFE = Table(
+    "life", TaskStatus.NEW, LifeEvent, lambda *at: _in(life.LIFE, *at), model.may_live, model.status_of, _look_at_life
+)
+SCOPE = Table(
+    "scope", ScopeState.ROUTE, ScopeEvent, lambda *at: _in(scope.SCOPE, *at), model.may_signal, model.state_of,
+    _look_at_scope,
+)  # fmt: skip
+DRAIN = Table(
+    "drain", DrainStage.OPEN, DrainEvent, lambda *at: _in(drain.DRAIN, *at), model.may_drain, model.stage_of,
+    _look_at_drain,
+)  # fmt: skip
 
 
 def follow_both(table: Table, past: tuple[Any, ...], state: Enum, event: Enum) -> Enum | None:
@@ -106,7 +119,7 @@ def check_dispatch() -> int:
     count = 0
     for outcome, has_handler in product(Outcome, (False, True)):
         expected: object = model.meaning_of_end(outcome, has_handler=has_handler)
-        agree((outcome, has_handler), _or_refused(dispatch.after_attempt, outcome, has_handler=has_handler), expected)
+        agree((outcome, has_handler), dispatch.DISPATCH[outcome, has_handler], expected)
         count += 1
     told_to_stop = {TaskStatus.HANDLING: False, TaskStatus.ABORTING: True}
     for answer, status in product(Answer, TaskStatus):
@@ -118,9 +131,9 @@ def check_dispatch() -> int:
     return count
 
 
-def _or_refused(ask: Callable[..., LifeEvent], *args: object, **kwargs: object) -> LifeEvent | None:
+def _or_refused(ask: Callable[..., LifeEvent], *args: object) -> LifeEvent | None:
     try:
-        return ask(*args, **kwargs)
+        return ask(*args)
     except IllegalEvent:
         return None
 

@@ -23,7 +23,7 @@ from taskphase._machine.dispatch import Answer, Outcome
 from taskphase._machine.drain import DrainStage, Sweep
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeState, Verdict
-from taskphase._machine.table import IllegalEvent
+from taskphase._machine.table import IllegalEvent, table
 
 # Long enough for each row of each table to be met.
 DEEP_ENOUGH = 5
@@ -96,7 +96,7 @@ class DispatchAgainstModel(LifeAgainstModel):
     @precondition(lambda self: model.runs_code(self.past) and not model.in_handler(self.past))
     @rule(outcome=st.sampled_from(Outcome))
     def the_attempt_ends(self, outcome: Outcome) -> None:
-        event = dispatch.after_attempt(outcome, has_handler=self.has_handler)
+        event = dispatch.DISPATCH[outcome, self.has_handler]
         assert event is model.meaning_of_end(outcome, has_handler=self.has_handler)
         assert event in self.legal()
         self.meet(event)
@@ -232,8 +232,8 @@ def mutants() -> Iterator[tuple[str, Any, str, object]]:
     for module, name, states, events in (*nested, (drain, "DRAIN", DrainStage, drain.DrainEvent)):
         flat = {(state, event): to for state, row in getattr(module, name).items() for event, to in row.items()}
         for what, rows in changed(flat, product(states, events), states):
-            table = {state: MappingProxyType({e: to for (s, e), to in rows.items() if s is state}) for state in states}
-            yield f"{name} {what}", module, name, MappingProxyType(table)
+            mutant = table({state: {e: to for (s, e), to in rows.items() if s is state} for state in states})
+            yield f"{name} {what}", module, name, mutant
     for module, name, keys, values in (
         (dispatch, "DISPATCH", product(Outcome, (False, True)), LifeEvent),
         (dispatch, "ANSWERS", product(Answer, TaskStatus), LifeEvent),

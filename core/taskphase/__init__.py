@@ -10,6 +10,7 @@ async with TaskHost() as host:
         await send(reply)
 """
 
+from ._batch import TasksBatch
 from ._drain import DrainReport
 from ._host import TaskHost, current_host
 from ._machine.config import TaskConfig
@@ -17,7 +18,7 @@ from ._machine.dispatch import Retry
 from ._machine.life import TaskStatus
 from ._machine.scope import Phase
 from ._retry import retry
-from ._scheduler import TasksBatch, TasksScheduler
+from ._scheduler import TasksScheduler
 from ._statistics import HostStatistics
 from ._task import Task, TaskErrorHandler, current_task
 from .errors import (

@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from ._definition import Schedules, TaskDefinition
 from ._drain import Drain, DrainReport
 from ._drive import report
-from ._drive.current import BODY, Body, running_host, running_job
+from ._drive.current import BODY, JOB, Body, running_host, running_job
 from ._drive.runner import Runner
 from ._drive.seam import native_seam, outlast
 from ._machine.config import UNSET, TaskConfig, check_seconds
@@ -159,7 +159,7 @@ class TaskHost(Schedules[TaskDefinition]):
 
         :return: what `reset_current()` takes
         """
-        job = running_job()
+        job = JOB.get()
         return BODY.set(self._body if job is None else Body(self, job))
 
     def reset_current(self, token: Token[Any]) -> None:
@@ -176,7 +176,8 @@ class TaskHost(Schedules[TaskDefinition]):
 
         :raises TasksClosedError: if the host is not open yet
         """
-        self._runner  # noqa: B018
+        if self._maybe_runner is None:
+            self._runner  # noqa: B018 - raises
         return self._tg
 
     @property
@@ -258,7 +259,7 @@ class TaskHost(Schedules[TaskDefinition]):
 
     async def _supervised(self) -> None:
         """Give the supervisor its first step. If it takes none it never will: asyncio's own cancel() was faster."""
-        for _ in range(self._runner.seam.checkpoints):
+        for _ in range(self._runner.seam.turns):
             if not self._began:
                 await checkpoint()
         if not self._began:

@@ -1,13 +1,14 @@
-"""The scope of one unit of work, and who schedules for its phases."""
+"""The scope of one unit of work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from anyio.abc import TaskGroup
 
+from ._batch import TasksBatch
 from ._definition import Schedules, TaskDefinition
 from ._drive.current import running_host
 from ._drive.job import Job
@@ -15,9 +16,15 @@ from ._drive.on_group import GroupSeam
 from ._drive.recording import RECORDERS, finished
 from ._drive.runner import Runner
 from ._machine.config import UNSET, TaskConfig
-from ._machine.scope import Phase, ScopeEvent, ScopeState, Verdict, next_state, verdict
+from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict
 from ._route import Route, may_wait
 from ._task import Task
+
+# Before Python 3.12 each look-up of an enum's member is a call.
+_IMMEDIATE, _AFTER_ROUTE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
+_ROUTE = ScopeState.ROUTE
+_ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent.ROUTE_FAILED, ScopeEvent.ENDED
+_START, _HOLD = Verdict.START, Verdict.HOLD
 
 # Tasks that schedule tasks without end must not hold the response up; what is meant to be one phase is never as deep.
 _GENERATIONS = 10
@@ -51,64 +58,6 @@ class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
         return self._scheduler._submit(Phase.IMMEDIATE, self._config.merge(config), func, args, kwargs)
 
 
-class TasksBatch(Schedules[TaskDefinition]):
-    """Tasks that are held until the batch is started.
-
-    Those of a scheduler, `.after_route` and `.after_response`, are started by its scope. One of your own is started by
-    `batch.start(scheduler)`, as often as there is something in it.
-    """
-
-    __slots__ = ("_held", "_phase", "_scheduler")
-
-    def __init__(self) -> None:
-        self._held: list[Task[Any]] = []
-        self._scheduler: TasksScheduler | None = None
-        self._phase = Phase.IMMEDIATE
-
-    @classmethod
-    def _of(cls, scheduler: TasksScheduler, phase: Phase) -> TasksBatch:
-        batch = cls()
-        batch._scheduler, batch._phase = scheduler, phase
-        return batch
-
-    def _define(self, config: TaskConfig) -> TaskDefinition:
-        return TaskDefinition(self, config)
-
-    def start(self, scheduler: TasksScheduler) -> None:
-        """Start what is held. For a scheduler's own batch this says that its route has returned, or that its scope
-        is over.
-
-        :raises TasksClosedError: if a batch of your own meets a scheduler that takes no more tasks; what was not
-            started stays in it
-        """
-        if self._scheduler is None:
-            while self._held:
-                if not self._held[0]._has_ended:  # it may have been cancelled
-                    scheduler.start(self._held[0])
-                del self._held[0]
-        elif self._phase is Phase.AFTER_RESPONSE:
-            self._scheduler.end()
-        else:
-            self._scheduler.end_route()
-
-    def __start__(self, scheduler: TasksScheduler, /) -> None:
-        """The same as `batch.start(scheduler)`."""
-        self.start(scheduler)
-
-    def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]:
-        if self._scheduler is not None:
-            return self._scheduler._submit(self._phase, config, func, args, kwargs)
-        task: Task[Any] = Task(func, args, kwargs, config)
-        self._held.append(task)
-        return task
-
-    def _take(self) -> list[Task[Any]]:
-        held, self._held = self._held, []
-        return held
-
-
 class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     """Schedules the tasks of one unit of work: of a request, a session, a message.
 
@@ -119,6 +68,19 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     :param tg: any entered anyio task group; that of a host makes this a scheduler of the host
     :param config: settings for all of its tasks
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_after_response",
+        "_after_route",
+        "_config",
+        "_runner",
+        "_state",
+        "_unsettled",
+        "_until_end",
+        "_until_route_ends",
+        "tg",
+    )
 
     def __init__(self, tg: TaskGroup, config: TaskConfig = UNSET) -> None:
         host = running_host()
@@ -134,26 +96,28 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         return scheduler
 
     def _bind(self, runner: Runner, tg: TaskGroup, config: TaskConfig) -> None:
-        self.tg = tg
+        self.tg: TaskGroup = tg
         self._after_route: TasksBatch | None = None
         self._after_response: TasksBatch | None = None
         self._runner = runner
         self._config = runner.config.merge(config)
-        self._state = ScopeState.ROUTE
+        self._state = _ROUTE
+        self._until_route_ends: list[Job] = []
+        self._until_end: list[Job] = []
         self._unsettled = False
 
     @property
     def after_route(self) -> TasksBatch:
         """Tasks for when the route has returned."""
         if self._after_route is None:
-            self._after_route = TasksBatch._of(self, Phase.AFTER_ROUTE)
+            self._after_route = TasksBatch._of(self, _AFTER_ROUTE)
         return self._after_route
 
     @property
     def after_response(self) -> TasksBatch:
         """Tasks for when the scope is over."""
         if self._after_response is None:
-            self._after_response = TasksBatch._of(self, Phase.AFTER_RESPONSE)
+            self._after_response = TasksBatch._of(self, _AFTER_RESPONSE)
         return self._after_response
 
     def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
@@ -188,8 +152,8 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         trio, tasks that were asked to start just before may take their first steps later than those that start now,
         unless `settle()` was awaited. In the event loop's thread; no checkpoint.
         """
-        if self._state is ScopeState.ROUTE:
-            self._follow(ScopeEvent.ROUTE_FAILED if failed else ScopeEvent.ROUTE_SUCCEEDED, self._after_route)
+        if self._state is _ROUTE:
+            self._follow(_ROUTE_FAILED if failed else _ROUTE_SUCCEEDED, self._until_route_ends)
 
     def end(self, *, failed: bool = False) -> None:
         """Say that the scope is over, and its route with it, if it had not ended: what was held is started or
@@ -198,8 +162,11 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         What `batch.start()` does; `async with` is the better way, for the reason given at `end_route()`. In the
         event loop's thread; no checkpoint.
         """
-        self.end_route(failed=failed)
-        self._follow(ScopeEvent.ENDED, self._after_response)
+        if self._state is _ROUTE:
+            self.end_route(failed=failed)
+        self._follow(_ENDED, self._until_end)
+        # They refer to this, and would be for the garbage collector.
+        self._after_route = self._after_response = None
 
     @property
     def in_order(self) -> bool:
@@ -228,13 +195,12 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
 
     async def _let_step(self) -> None:
         seam = self._runner.seam
-        with seam.cancel_scope(shield=True):
-            for _ in range(_GENERATIONS):
-                self._unsettled = False
-                for _ in range(seam.checkpoints):
-                    await seam.checkpoint()
-                if not self._unsettled:
-                    break
+        for _ in range(_GENERATIONS):
+            self._unsettled = False
+            for _ in range(seam.turns):
+                await seam.turn()
+            if not self._unsettled:
+                break
 
     async def __aenter__(self) -> TasksScheduler:
         return self
@@ -259,7 +225,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
-        return self._submit(Phase.IMMEDIATE, config, func, args, kwargs)
+        return self._submit(_IMMEDIATE, config, func, args, kwargs)
 
     def _submit(
         self,
@@ -275,28 +241,28 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         return task
 
     def _verdict(self, job: Job) -> Verdict:
-        return verdict(self._state, job.phase, job._when)
+        return VERDICTS[self._state, job.phase, job._when]
 
     def _place(self, job: Job) -> None:
-        match self._verdict(job):
-            case Verdict.START:
-                self._runner.start(job)
-                self._unsettled = True
-            case Verdict.HOLD:
-                self._runner.defer(job)
-                batch = self.after_route if job.phase is Phase.AFTER_ROUTE else self.after_response
-                batch._held.append(cast("Task[Any]", job))
-            case Verdict.DROP:
-                self._runner.drop(job, _mismatch(job))
+        verdict = self._verdict(job)
+        if verdict is _START:
+            self._runner.start(job)
+            self._unsettled = True
+        elif verdict is _HOLD:
+            self._runner.defer(job)
+            (self._until_route_ends if job.phase is _AFTER_ROUTE else self._until_end).append(job)
+        else:
+            self._runner.drop(job, _mismatch(job))
 
-    def _follow(self, event: ScopeEvent, batch: TasksBatch | None) -> None:
-        self._state = next_state(self._state, event)
-        for job in () if batch is None else batch._take():
-            if self._verdict(job) is Verdict.START:
+    def _follow(self, event: ScopeEvent, until_then: list[Job]) -> None:
+        self._state = SCOPE[self._state][event]
+        for job in until_then:
+            if self._verdict(job) is _START:
                 self._runner.release(job)
                 self._unsettled = True
             else:
                 self._runner.drop(job, _mismatch(job))
+        until_then.clear()
 
 
 def _mismatch(job: Job) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from threading import get_ident
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskphase import TaskConfig, TaskHost
 
@@ -85,7 +86,10 @@ def add_tasks(
 class Installation:
     """The tasks of one app.
 
-    :ivar host: the open host, while a lifespan runs. Not in the lifespan's state, which granian clears before shutdown
+    :ivar host: the open host that requests share, while a lifespan runs, unless each has to have one of its own. Not in
+        the lifespan's state, which granian clears before shutdown
+    :ivar thread: where its event loop runs. Another thread has another one, as a second TestClient has: what is not
+        thread-safe in the host is not for it
     :ivar hosts: every host that was made for the app, those of single requests included
     :ivar recorders: those of tests; while there are any, the class of the app has another `__call__`
     :ivar unrecorded: the one that it had before
@@ -98,14 +102,26 @@ class Installation:
         self.hosts: WeakSet[TaskHost] = WeakSet()
         self.recorders: list[Any] = []
         self.unrecorded: Any = None
-        self._thread = 0
+        self.thread = 0
         self._app_host = app_host
         self._request_host = request_host
         self._hold = hold
 
-    async def run_lifespan(
-        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
+    async def run_apart(
+        self, app: ASGIApp, with_host: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
     ) -> None:
+        """Run what does not share the host: a lifespan, or a request that has to have a host of its own.
+
+        :param with_host: runs the app too, and takes a host for the tasks of the request
+        """
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(app, scope, receive, send)
+        elif SCOPE_KEY in scope:  # mounted on an app that has tasks
+            await app(scope, receive, send)
+        else:
+            await self._run_alone(with_host, scope, receive, send)
+
+    async def _run_lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app's lifespan in the body of a host, which is drained before the app hears of its shutdown."""
         async with self._own(self._app_host()) as host:
 
@@ -119,7 +135,7 @@ class Installation:
                     await _drain(host)
                 return message
 
-            self.host, self._thread = host, get_ident()
+            self.host, self.thread = (None if self._hold else host), get_ident()
             try:
                 await app(scope, receive_when_drained, send)
             finally:
@@ -130,17 +146,13 @@ class Installation:
         self.hosts.add(host)
         return host
 
-    def host_here(self) -> TaskHost | None:
-        """Return the host of the app, unless a request has to have one of its own."""
-        # Another thread has another event loop, as a second TestClient has: what is not thread-safe in the host is
-        # not for it.
-        return self.host if self._thread == get_ident() and not self._hold else None
-
-    async def run_alone(self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_alone(
+        self, with_host: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Run one request or session with a host of its own."""
         async with self._own(self._request_host()) as host:
             try:
-                await run_in(host, app, scope, receive, send)
+                await with_host(scope, receive, send, host)
             finally:
                 if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
                     self._warn()
@@ -168,29 +180,6 @@ async def _drain(host: TaskHost) -> None:
         )
 
 
-async def run_in(
-    host: TaskHost, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Run one request or session, with the tasks of `host`."""
-    request = RequestTasks(host, send)
-    scope[SCOPE_KEY] = request
-    state = scope.setdefault("state", {})  # not every server has one
-    state["fastapi_tasks_tg"] = host.tg
-    state["fastapi_tasks_host"] = host
-    token = host.set_current()
-    try:
-        await app(scope, receive, request.send)
-    except BaseException as exc:
-        if request.tasks is not None:
-            await request.tasks.__aexit__(type(exc), exc, None)
-        raise
-    else:
-        if request.tasks is not None:
-            await request.tasks.__aexit__(None, None, None)
-    finally:
-        host.reset_current(token)
-
-
 class _HasTasks:
     """Marks the class of an app that has tasks."""
 
@@ -203,16 +192,28 @@ def installation_of(app: FastAPI) -> Installation | None:
 
 
 def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI]:
-    async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
-        app = super(with_tasks, self).__call__
-        if scope["type"] == "lifespan":
-            await installation.run_lifespan(app, scope, receive, send)
-        elif SCOPE_KEY in scope:  # mounted on an app that has tasks
-            await app(scope, receive, send)
-        elif (host := installation.host_here()) is not None:
-            await run_in(host, app, scope, receive, send)
+    async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send, host: TaskHost | None = None) -> None:
+        """Run the app. `host`: that of this one request, if it has to have one of its own."""
+        if host is None:
+            host = installation.host
+            if host is None or SCOPE_KEY in scope or scope["type"] == "lifespan" or get_ident() != installation.thread:
+                await installation.run_apart(partial(base.__call__, self), partial(call, self), scope, receive, send)
+                return
+        # From here on it is what every request of the app pays, whether it asks for tasks or not.
+        request = RequestTasks(host, scope, send)
+        token = host.set_current()
+        try:
+            await base.__call__(self, scope, receive, request.send)
+        except BaseException as exc:
+            if request.tasks is not None:
+                await request.tasks.__aexit__(type(exc), exc, None)
+            raise
         else:
-            await installation.run_alone(app, scope, receive, send)
+            if request.tasks is not None:
+                await request.tasks.__aexit__(None, None, None)
+        finally:
+            request.end()
+            host.reset_current(token)
 
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {"_fastapi_tasks": installation, "__call__": call}

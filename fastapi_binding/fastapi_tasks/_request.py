@@ -29,7 +29,11 @@ class RequestTasks:
 
     __slots__ = ("_began", "_host", "_send", "tasks")
 
-    def __init__(self, host: TaskHost, send: Send) -> None:
+    def __init__(self, host: TaskHost, scope: Scope, send: Send) -> None:
+        scope[SCOPE_KEY] = self
+        state = scope.setdefault("state", {})  # not every server has one
+        state["fastapi_tasks_tg"] = host.tg
+        state["fastapi_tasks_host"] = host
         self.tasks: TasksScheduler | None = None
         self._host = host
         self._send = send
@@ -53,15 +57,16 @@ class RequestTasks:
             if scope["type"] == "websocket":
                 stack.push_async_exit(self._leave_session)
             elif self.tasks.in_order:
-                stack.push(self._leave_route)
+                leaves: Any = self  # an exit stack takes an object with `__exit__` at half the cost of a function
+                stack.push(leaves)
             else:
                 stack.push_async_exit(self.tasks.route())
             if entered is not None:
                 stack.push_async_exit(entered)
         return self.tasks
 
-    def _leave_route(self, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
-        # What `route()` does where tasks start in order, except that it is the first message that waits.
+    def __exit__(self, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
+        # What leaving `route()` does where tasks start in order, except that it is the first message that waits.
         assert self.tasks is not None
         self.tasks.end_route(failed=exc_type is not None)
 
@@ -70,6 +75,12 @@ class RequestTasks:
         assert self.tasks is not None
         outcome = (None, None, None) if _client_left(exc) else (exc_type, exc, tb)
         await self.tasks.route().__aexit__(*outcome)
+
+    def end(self) -> None:
+        """Let go of the server's `send`, which knows the scope, which knows this: a cycle a request is work for the
+        garbage collector, and pauses for others.
+        """
+        self._send = _too_late
 
     def send(self, message: Message) -> Awaitable[None]:
         """Hand a message to the server; the first one waits until what was asked to start has taken its first step."""
@@ -84,6 +95,10 @@ class RequestTasks:
         await self.tasks.settle()
         self._began = True
         await self._send(message)
+
+
+async def _too_late(message: Message) -> None:
+    raise RuntimeError(f"{message['type']} was sent when the call of the app had returned: nobody is there any more")
 
 
 def _client_left(exc: BaseException | None) -> bool:

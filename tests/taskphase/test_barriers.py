@@ -20,8 +20,8 @@ class Log(list[str]):
 
 
 @pytest.fixture
-def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """A list with one entry a checkpoint that a scope has made."""
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """A list with one entry a turn of the event loop that a scope has waited for."""
 
     async def count() -> None:
         made.append(None)
@@ -29,7 +29,7 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     made: list[None] = []
     for seam in (AsyncioSeam, TrioSeam):
-        monkeypatch.setattr(seam, "checkpoint", staticmethod(count))
+        monkeypatch.setattr(seam, "turn", staticmethod(count))
     return made
 
 
@@ -50,42 +50,42 @@ async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error
 
 
 async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
-    checkpoints: list[None], backend_name: str
+    waited: list[None], backend_name: str
 ) -> None:
     one = 1 if backend_name == "asyncio" else 2
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
             pass
-        assert len(checkpoints) == 0
+        assert len(waited) == 0
         async with host.scope() as tasks:
             async with tasks.route():
                 tasks.after_route.schedule(anyio.sleep, 0)
-            assert len(checkpoints) == one
+            assert len(waited) == one
             await tasks.settle()
-        assert len(checkpoints) == one
-        checkpoints.clear()
+        assert len(waited) == one
+        waited.clear()
         async with host.scope() as tasks:
             async with tasks.route():
                 tasks.schedule(anyio.sleep, 0)
-            assert len(checkpoints) == one
-        checkpoints.clear()
+            assert len(waited) == one
+        waited.clear()
         async with host.scope() as tasks, tasks.route():
             tasks.after_response.schedule(anyio.sleep, 0)
-        assert len(checkpoints) == 0
+        assert len(waited) == 0
 
 
-async def test_on_trio_the_earlier_phase_pays_another_one_g1(checkpoints: list[None], backend_name: str) -> None:
+async def test_on_trio_the_earlier_phase_pays_another_one_g1(waited: list[None], backend_name: str) -> None:
     async with TaskHost() as host, host.scope() as tasks:
         async with tasks.route():
             tasks.schedule(anyio.sleep, 0)
             tasks.after_route.schedule(anyio.sleep, 0)
-        assert len(checkpoints) == (1 if backend_name == "asyncio" else 4)
+        assert len(waited) == (1 if backend_name == "asyncio" else 4)
 
 
-async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(checkpoints: list[None]) -> None:
+async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(waited: list[None]) -> None:
     async with TaskHost() as host, host.scope() as tasks, tasks.route():
         tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
-    assert len(checkpoints) == 0
+    assert len(waited) == 0
 
 
 async def test_a_cancelled_scope_keeps_its_phases_in_order_g1_g11() -> None:
@@ -121,11 +121,11 @@ async def test_a_cancelled_route_keeps_its_phases_in_order_g1_g11() -> None:
 
 
 @native_cancel_only
-async def test_leaving_a_cancelled_route_does_not_wait_g1_g11(checkpoints: list[Any]) -> None:
+async def test_leaving_a_cancelled_route_does_not_wait_g1_g11(waited: list[Any]) -> None:
     async with TaskHost() as host:
         with anyio.CancelScope() as cancel_scope:
             async with host.scope() as tasks, tasks.route():
                 tasks.after_route.task(when="always").schedule(anyio.sleep, 0)
                 cancel_scope.cancel()
                 await checkpoint()
-        assert checkpoints == []
+        assert waited == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from anyio import CancelScope, current_effective_deadline, current_time, sleep
 
 from .._machine.calling import is_async
-from .._machine.dispatch import Answer, Outcome, Retry, after_attempt, after_handler
+from .._machine.dispatch import DISPATCH, Answer, Outcome, Retry, after_handler
 from .._machine.life import LifeEvent, TaskStatus
 from . import report
 from .current import JOB
@@ -19,23 +19,31 @@ from .threads import ThreadAbandoned
 if TYPE_CHECKING:
     from .job import Job
 
+# Before Python 3.12 each look-up of an enum's member is a call.
+_STARTING = TaskStatus.STARTING
+_RETURNED = Outcome.RETURNED
+_CANCELLED = Outcome.CANCELLED
+_RAISE = LifeEvent.RAISE
+_FAIL = LifeEvent.FAIL
+_UNWIND = LifeEvent.UNWIND
 
-async def attempt(job: Job) -> None:
+
+async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, because each task has it until its end
     """Make one attempt, from the first step to the end or to the request of another one.
 
     Raises nothing but what does not belong to the task: the cancellation of what encloses it and `KeyboardInterrupt`.
     """
     runner, config = job._runner, job.config
-    if job._status is not TaskStatus.STARTING:  # it was cancelled before its first step
+    if job._status is not _STARTING:  # it was cancelled before its first step
         runner.left(job)
         return
     JOB.set(job)
-    outcome: Outcome = Outcome.CANCELLED
+    outcome: Outcome = _CANCELLED
     result: Any = None
     stray: BaseException | None = None
-    job._scope = scope = runner.seam.cancel_scope(shield=config.shielded)
     try:
-        with scope:
+        runner.seam.enter(job)
+        try:
             job._step()
             if not job._is_async or config.timeout is not None:
                 result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=config.timeout)
@@ -43,14 +51,20 @@ async def attempt(job: Job) -> None:
                 result = await job.func(*job.args, **job.kwargs)
             else:
                 result = await job.func(*job.args)
-            outcome = Outcome.RETURNED
+        except BaseException as exc:
+            if job._scope is None or not job._scope.__exit__(type(exc), exc, exc.__traceback__):
+                raise
+        else:
+            if job._scope is not None:
+                job._scope.__exit__(None, None, None)
+            outcome = _RETURNED
     except BaseException as exc:
         if isinstance(exc, GeneratorExit) and _loop_has_gone():
             raise  # the loop went without its tasks, and this is the garbage collector
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
-    event = after_attempt(outcome, has_handler=config.on_error is not None)
+    event = DISPATCH[outcome, config.on_error is not None]
     try:
-        if event is LifeEvent.RAISE:
+        if event is _RAISE:
             await ask_handler(job, result)
         else:
             conclude(job, event, result)
@@ -61,10 +75,11 @@ async def attempt(job: Job) -> None:
 
 def conclude(job: Job, event: LifeEvent, result: Any) -> None:
     """Bring `job` to its end. `result`: what was returned or raised."""
-    if event is LifeEvent.FAIL:
+    if event is _FAIL:
         report.failed(job, result)
-    job._runner.end(job, event, None if event is LifeEvent.UNWIND else result)
-    job._runner.left(job)
+    runner = job._runner
+    runner.end(job, event, None if event is _UNWIND else result)
+    runner.left(job)
 
 
 async def ask_handler(job: Job, error: Exception) -> None:
@@ -116,6 +131,7 @@ async def pause(job: Job, seconds: float) -> None:
     except BaseException as exc:
         stray = _stray(exc, job)
         job._runner.cancel(job)
+    job._scope = None
     job._runner.resumed(job)
     if stray is not None:
         raise stray

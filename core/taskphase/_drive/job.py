@@ -12,7 +12,7 @@ from anyio import Event
 
 from .._machine.calling import check_call, name_of
 from .._machine.config import DEFAULT_WHEN, UNSET, TaskConfig, When
-from .._machine.life import ENDS, LifeEvent, TaskStatus, next_status
+from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
 from .._machine.scope import Phase
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Before Python 3.12 each look-up of an enum's member is a call.
+_NEW = TaskStatus.NEW
+_IMMEDIATE = Phase.IMMEDIATE
+_STEP = LifeEvent.STEP
+
 _ids = count(1)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -29,9 +34,10 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class Job:
     """One task: what to call, with which settings, and how far it has come.
 
-    `_runner` is missing while none has it; `_scope` is the cancel scope that it is in, from its first step until
-    its end; `_result` is the return value if it has SUCCEEDED, the exception if it has FAILED, else None. `_context`
-    is that of the call of `schedule()`, untouched by the attempts, and let go at the end.
+    `_runner` is missing while none has it; `_scope` is the cancel scope that its attempt, its handler or its pause is
+    in, or None where the seam makes one when it is needed; `_result` is the return value if it has SUCCEEDED, the
+    exception if it has FAILED, else None. `_context` is that of the call of `schedule()`, untouched by the attempts,
+    and let go at the end.
     """
 
     __slots__ = (
@@ -74,13 +80,13 @@ class Job:
         self.func = func
         self.args = args
         self.config = config
-        self.phase = Phase.IMMEDIATE
+        self.phase = _IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
         self._context: Context | None = copy_context()
         self._scope: CancelScope | None = None
         self._result: Any = None
-        self._status = TaskStatus.NEW
+        self._status = _NEW
         self._started_event: Event | None = None
         self._ended_event: Event | None = None
 
@@ -112,19 +118,19 @@ class Job:
 
         :raises IllegalEvent: if the task's status has no row for it; nothing has changed
         """
-        self._status = next_status(self._status, event)
+        self._status = LIFE[self._status][event]
         return self._status
 
     def _step(self) -> None:
         """Note the first step of an attempt."""
-        self._status = next_status(self._status, LifeEvent.STEP)
+        self._status = LIFE[self._status][_STEP]
         self.attempt += 1
         if self._started_event is not None:
             self._started_event.set()
 
     def _end(self, event: LifeEvent, result: Any = None) -> None:
         """Follow `event`, which is an end, and wake whoever waits for it."""
-        self._status = next_status(self._status, event)
+        self._status = LIFE[self._status][event]
         self._result = result
         self._context = self._scope = None
         if self._ended_event is not None:

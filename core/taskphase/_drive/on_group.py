@@ -10,10 +10,11 @@ from anyio.abc import TaskGroup
 
 from ..errors import TasksClosedError
 from .attempt import attempt
-from .seam import native_seam
+from .seam import enter_scope, native_seam
 
 if TYPE_CHECKING:
     from .job import Job
+    from .seam import CancelScope
 
 
 class GroupSeam:
@@ -22,10 +23,10 @@ class GroupSeam:
         self._native = native_seam()
         self.cancelled = self._native.cancelled
         self.thread = self._native.thread
-        self.checkpoints = self._native.checkpoints
+        self.turns = self._native.turns
         self.in_order = self._native.in_order
         self.cancel_scope = self._native.cancel_scope
-        self.checkpoint = self._native.checkpoint
+        self.turn = self._native.turn
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -40,6 +41,12 @@ class GroupSeam:
 
     def _start_soon(self, job: Job) -> None:
         self._tg.start_soon(attempt, job, name=job.name)
+
+    def enter(self, job: Job) -> None:
+        enter_scope(job, self.cancel_scope)
+
+    def enclose(self, native: object) -> CancelScope:
+        raise AssertionError(f"{native} has entered a scope of its own")
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False

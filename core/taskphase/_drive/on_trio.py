@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
+from trio.lowlevel import current_task
 
 from .attempt import attempt
+from .seam import enter_scope
 
 if TYPE_CHECKING:
     from .job import Job
@@ -19,17 +22,18 @@ if TYPE_CHECKING:
 class TrioSeam:
     cancelled: type[BaseException] = trio.Cancelled
     # trio runs what is ready in batches, each in random order. A task that is asked to start is in the next batch,
-    # and so is whoever makes a checkpoint meanwhile, before or behind it; the batch after that comes when all of
-    # the former have stepped.
-    checkpoints = 2
+    # and so is whoever lets others run meanwhile, before or behind it; the batch after that comes when all of the
+    # former have stepped.
+    turns = 2
     in_order = False
-    checkpoint = staticmethod(trio.lowlevel.checkpoint)
+    turn = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
     cancel_scope: Callable[..., CancelScope] = trio.CancelScope
 
     def __init__(self) -> None:
         self.thread = get_ident()
         self._token = trio.lowlevel.current_trio_token()
-        self._nursery: trio.Nursery | None = None
+        self._can_enclose = _can_enclose()
+        self._nursery: Any = None
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -37,15 +41,31 @@ class TrioSeam:
             yield
 
     def start(self, job: Job) -> object:
-        assert self._nursery is not None
         # trio copies the context in which it is asked, so the job's own stays as it was.
         assert job._context is not None
-        job._context.run(self._start_soon, job)
+        job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
         return None
 
-    def _start_soon(self, job: Job) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(attempt, job, name=job.name)
+    def enter(self, job: Job) -> None:
+        # The nursery is cancelled by what breaks through it, from which a shield protects.
+        if self._can_enclose and not job.config.shield:
+            job._runner.alive[job] = current_task()
+        else:
+            enter_scope(job, trio.CancelScope)
+
+    def enclose(self, native: Any) -> CancelScope:
+        scope: Any = trio.CancelScope()
+        nursery = self._nursery._cancel_status
+        scope._cancel_status = status = type(nursery)(scope=scope, parent=nursery)
+        outermost = native._cancel_status
+        if outermost is nursery:
+            native._activate_cancel_status(status)
+        else:
+            # (The parent is None where the user has left scopes crosswise.)
+            while outermost.parent is not nursery and outermost.parent is not None:
+                outermost = outermost.parent
+            outermost.parent = status
+        return scope  # type: ignore[no-any-return]
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False
@@ -55,3 +75,20 @@ class TrioSeam:
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._token.run_sync_soon(callback)
+
+
+def _can_enclose() -> bool:
+    """Tell whether trio is as `enclose()` has to have it."""
+    task: Any = current_task()
+    try:
+        scope: Any = trio.CancelScope()
+        status: Any = task._cancel_status
+        return (
+            callable(task._activate_cancel_status)
+            and isinstance(
+                inspect.getattr_static(status, "parent"), property
+            )  # what it is set to, it tells the one it had before
+            and scope._cancel_status is None
+        )
+    except AttributeError:
+        return False

@@ -34,7 +34,8 @@ def retrying(job: Job, error: BaseException, after: float) -> None:
 def dropped(job: Job, reason: str) -> None:
     """Log a drop, in the task's context: loudly where nobody has chosen it by setting `when`."""
     level = logging.WARNING if job.config.when is None else logging.DEBUG
-    job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason)
+    if LOGGER.isEnabledFor(level):  # mostly not for what is to run on failure only, which each success drops
+        job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason)
 
 
 def group_failed(error: BaseException) -> None:

@@ -8,7 +8,7 @@ from threading import Lock, get_ident
 from typing import Any, NamedTuple
 
 from .._machine.config import TaskConfig
-from .._machine.drain import DrainEvent, DrainStage, accepts, next_stage
+from .._machine.drain import DRAIN, DrainEvent, DrainStage, accepts
 from .._machine.life import ENDS, LifeEvent, TaskStatus
 from .._machine.scope import Verdict
 from ..errors import TasksClosedError, TasksSaturatedError
@@ -18,6 +18,10 @@ from .job import Job
 from .recording import RECORDERS, recorded
 from .seam import Seam
 from .threads import Threads
+
+# Before Python 3.12 each look-up of an enum's member is a call.
+_OPEN = DrainStage.OPEN
+_START, _DEFER = LifeEvent.START, LifeEvent.DEFER
 
 
 class _Mail(NamedTuple):
@@ -110,7 +114,7 @@ class Runner:
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
         if get_ident() == self.seam.thread:
-            if self.stage is not DrainStage.OPEN or self._max_pending is not None:
+            if self.stage is not _OPEN or self._max_pending is not None:
                 self._admit(pending=self._will_pend(job, foresee))
             job._runner = self
             if RECORDERS:
@@ -183,13 +187,13 @@ class Runner:
     def follow(self, event: DrainEvent) -> None:
         """Bring the drain on to its next stage. What a thread was allowed to schedule before is in the inbox then."""
         with self._lock:
-            self.stage = next_stage(self.stage, event)
+            self.stage = DRAIN[self.stage][event]
 
     def close(self) -> bool:
         """Refuse whatever comes from now on. Not if something is on its way from a thread: then return False."""
         with self._lock:
             if not self._inbox:
-                self.stage = next_stage(self.stage, DrainEvent.IDLE)
+                self.stage = DRAIN[self.stage][DrainEvent.IDLE]
         return self.stage is DrainStage.CLOSED
 
     def abort(self) -> None:
@@ -200,16 +204,18 @@ class Runner:
 
     # From here on: the loop's thread only.
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Job, *, has_slot: bool = False) -> None:
         """Ask for a start, or queue for a slot.
 
         :raises TasksClosedError: if the task group of somebody else is closed; nothing has changed
         """
-        if self._max_running is not None and (self._waiting or self._is_full()):
+        if self._max_running is not None and not has_slot and (self._waiting or self._is_full()):
             job._move(LifeEvent.QUEUE)
             self._waiting[job] = None
             return
-        self._start_now(job)
+        native = self.seam.start(job)
+        job._move(_START)
+        self.alive[job] = native
 
     def adopt(self, job: Job) -> None:
         """Take and start a job that nobody has scheduled here, whatever `submit()` would say of it."""
@@ -218,7 +224,7 @@ class Runner:
 
     def defer(self, job: Job) -> None:
         """Hold `job` until its phase comes."""
-        job._move(LifeEvent.DEFER)
+        job._move(_DEFER)
         self.deferred[job] = None
 
     def release(self, job: Job) -> None:
@@ -243,16 +249,19 @@ class Runner:
         status = job.status
         if job._has_ended or status in (TaskStatus.CANCELLING, TaskStatus.ABORTING):
             return
-        scope = job._scope
         if status in (TaskStatus.RUNNING, TaskStatus.HANDLING):
+            if job._scope is None:
+                job._scope = self.seam.enclose(self.alive[job])
             job._move(LifeEvent.CANCEL)
-        else:
-            self.deferred.pop(job, None)
-            self._waiting.pop(job, None)
-            self.end(job, LifeEvent.CANCEL)
-            self._changed()
-        if scope is not None:
-            scope.cancel()
+            job._scope.cancel()
+            return
+        pause = job._scope
+        self.deferred.pop(job, None)
+        self._waiting.pop(job, None)
+        self.end(job, LifeEvent.CANCEL)
+        self._changed()
+        if pause is not None:
+            pause.cancel()
 
     def end(self, job: Job, event: LifeEvent, result: Any = None) -> None:
         """End and count a job."""
@@ -269,7 +278,7 @@ class Runner:
         self._pausing -= 1
         self.left(job)
         if not job._has_ended:
-            self._start_late(self.start, job)
+            self._start_late(job)
 
     def bury(self) -> None:
         """Note the end of jobs whose native tasks somebody else has cancelled before their first step."""
@@ -292,19 +301,14 @@ class Runner:
     def _fill(self) -> None:
         while self._waiting and not self._is_full():
             job, _ = self._waiting.popitem(last=False)
-            self._start_late(self._start_now, job)
+            self._start_late(job, has_slot=True)
 
-    def _start_late(self, start: Callable[[Job], None], job: Job) -> None:
+    def _start_late(self, job: Job, *, has_slot: bool = False) -> None:
         # The caller of `schedule()` has long gone: a task group that was closed meanwhile cancels the job.
         try:
-            start(job)
+            self.start(job, has_slot=has_slot)
         except TasksClosedError:
             self.cancel(job)
-
-    def _start_now(self, job: Job) -> None:
-        native = self.seam.start(job)
-        job._move(LifeEvent.START)
-        self.alive[job] = native
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -6,7 +6,7 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
 
@@ -39,8 +39,8 @@ class Seam(Protocol):
     thread: int
     """The identifier of the loop's thread."""
 
-    checkpoints: int
-    """How many checkpoints are enough for every task that was asked to start before them to take its first step."""
+    turns: int
+    """How many turns are enough for every task that was asked to start before them to take its first step."""
 
     in_order: bool
     """Whether tasks take their first steps in the order in which they were asked to."""
@@ -53,6 +53,24 @@ class Seam(Protocol):
         """Ask for an attempt at `job` to start, in its context. Return what has to be kept alive meanwhile."""
         ...
 
+    def enter(self, job: Job) -> None:
+        """Make what runs here, the first step of an attempt, something that can be cancelled: `job._scope` is a scope
+        that it has entered, or stays None if that can wait for `enclose()`.
+        """
+        ...
+
+    def enclose(self, native: Any) -> CancelScope:
+        """Enter a cancel scope on behalf of a task that has entered none in `enter()`, as if it had: around all that
+        it has entered since. Whoever ends the attempt leaves it.
+
+        Hardly any task is ever cancelled, and a scope costs more than all else that is done for one. Neither anyio nor
+        trio has a public way to do this, so it rests on what they have in private. Where that is not what it was,
+        `enter()` does without.
+
+        :param native: what `runner.alive` has for the job
+        """
+        ...
+
     def is_over(self, native: object) -> bool:
         """Tell whether what `start()` returned has ended. (Of an attempt that has begun the runner hears by itself.)"""
         ...
@@ -63,8 +81,10 @@ class Seam(Protocol):
         ...
 
     @property
-    def checkpoint(self) -> Callable[[], Awaitable[object]]:
-        """Lets others run for a turn, and is where cancellation comes: natively, at a fraction of anyio's cost."""
+    def turn(self) -> Callable[[], Awaitable[object]]:
+        """Lets others run for a turn, to its end. Cancellation does not come here, unless it is asyncio's own, which
+        comes but once.
+        """
         ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
@@ -83,6 +103,12 @@ class NativeSeam(Seam, Protocol):
         to call.
         """
         ...
+
+
+def enter_scope(job: Job, cancel_scope: Callable[..., CancelScope]) -> None:
+    """Enter the scope in which an attempt can be cancelled."""
+    job._scope = cancel_scope(shield=job.config.shielded)
+    job._scope.__enter__()
 
 
 async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:

@@ -27,7 +27,7 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
             and not flags & _GENERATORS
             and ((code.co_argcount == len(args) and not code.co_kwonlyargcount) or _takes(func, len(args)))
         ):
-            return bool(flags & CO_COROUTINE) or inspect.iscoroutinefunction(func)
+            return flags & CO_COROUTINE != 0 or inspect.iscoroutinefunction(func)
     elif not callable(func):
         raise TypeError(f"expected a callable, not {type(func).__name__}{_hint(func)}")
     if _is(func, inspect.isgeneratorfunction) or _is(func, inspect.isasyncgenfunction):

@@ -8,12 +8,11 @@ task.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 
 from .config import check_seconds
 from .life import LifeEvent, TaskStatus
-from .table import IllegalEvent
+from .table import IllegalEvent, Symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Retry:
         check_seconds("after", self.after, finite=True)
 
 
-class Outcome(StrEnum):
+class Outcome(Symbol):
     """How an attempt ended."""
 
     RETURNED = "returned"
@@ -42,7 +41,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Answer(StrEnum):
+class Answer(Symbol):
     """How the handler ended."""
 
     ACCEPTED = "accepted"
@@ -66,6 +65,7 @@ DISPATCH = MappingProxyType(
         (Outcome.CANCELLED, True): _E.UNWIND,
     }
 )
+"""The event that an attempt's end is for its task, by how it ended and whether there is a handler."""
 
 ANSWERS = MappingProxyType(
     {
@@ -79,11 +79,6 @@ ANSWERS = MappingProxyType(
         (Answer.CANCELLED, _S.ABORTING): _E.FAIL,
     }
 )
-
-
-def after_attempt(outcome: Outcome, *, has_handler: bool) -> LifeEvent:
-    """Return the event that an attempt's end is for its task."""
-    return DISPATCH[outcome, has_handler]
 
 
 def after_handler(answer: Answer, status: TaskStatus) -> LifeEvent:

@@ -7,13 +7,12 @@ left alive, in whichever stage, the host is CLOSED. So a deadline takes it one s
 the end.
 """
 
-from enum import StrEnum
 from types import MappingProxyType
 
-from .table import follow
+from .table import Symbol, table
 
 
-class DrainStage(StrEnum):
+class DrainStage(Symbol):
     OPEN = "open"
     GRACE = "grace"
     SHIELDED = "shielded"
@@ -21,7 +20,7 @@ class DrainStage(StrEnum):
     CLOSED = "closed"
 
 
-class DrainEvent(StrEnum):
+class DrainEvent(Symbol):
     CLOSE = "close"
     """Somebody wants the host closed."""
     DEADLINE = "deadline"
@@ -32,7 +31,7 @@ class DrainEvent(StrEnum):
     """What runs the host is itself being taken down, as by `KeyboardInterrupt`."""
 
 
-class Sweep(StrEnum):
+class Sweep(Symbol):
     """Whom the entry into a stage cancels."""
 
     NOBODY = "nobody"
@@ -42,15 +41,16 @@ class Sweep(StrEnum):
 
 _S, _E = DrainStage, DrainEvent
 
-DRAIN = MappingProxyType(
+DRAIN = table(
     {
-        _S.OPEN: MappingProxyType({_E.CLOSE: _S.GRACE, _E.ABORT: _S.CLOSED}),
-        _S.GRACE: MappingProxyType({_E.DEADLINE: _S.SHIELDED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
-        _S.SHIELDED: MappingProxyType({_E.DEADLINE: _S.FORCED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
-        _S.FORCED: MappingProxyType({_E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED}),
-        _S.CLOSED: MappingProxyType({}),
+        _S.OPEN: {_E.CLOSE: _S.GRACE, _E.ABORT: _S.CLOSED},
+        _S.GRACE: {_E.DEADLINE: _S.SHIELDED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED},
+        _S.SHIELDED: {_E.DEADLINE: _S.FORCED, _E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED},
+        _S.FORCED: {_E.IDLE: _S.CLOSED, _E.ABORT: _S.CLOSED},
+        _S.CLOSED: {},
     }
 )
+"""The stage that an event leads to, by the stage before."""
 
 SWEEPS = MappingProxyType(
     {
@@ -64,14 +64,6 @@ SWEEPS = MappingProxyType(
 
 _TAKES_ANY = frozenset({_S.OPEN, _S.GRACE})
 _TAKES_SHIELDED = _TAKES_ANY | {_S.SHIELDED}
-
-
-def next_stage(stage: DrainStage, event: DrainEvent) -> DrainStage:
-    """Return the stage that `event` leads to.
-
-    :raises IllegalEvent: if `stage` has no row for it
-    """
-    return follow(DRAIN, stage, event)
 
 
 def accepts(stage: DrainStage, *, by_shielded: bool) -> bool:

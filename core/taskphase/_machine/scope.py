@@ -8,14 +8,13 @@ A scope that ends inside its route has no outcome of its own: whoever ends it sa
 What arrives when the scope is over already (the route ran on behind it) changes nothing.
 """
 
-from enum import StrEnum
 from types import MappingProxyType
 
 from .config import When
-from .table import follow
+from .table import Symbol, table
 
 
-class Phase(StrEnum):
+class Phase(Symbol):
     """When a task may start."""
 
     IMMEDIATE = "immediate"
@@ -23,7 +22,7 @@ class Phase(StrEnum):
     AFTER_RESPONSE = "after_response"
 
 
-class ScopeState(StrEnum):
+class ScopeState(Symbol):
     ROUTE = "route"
     """The route runs."""
     RESPONDING = "responding"
@@ -36,13 +35,13 @@ class ScopeState(StrEnum):
     """It is over, and the route had failed."""
 
 
-class ScopeEvent(StrEnum):
+class ScopeEvent(Symbol):
     ROUTE_SUCCEEDED = "route_succeeded"
     ROUTE_FAILED = "route_failed"
     ENDED = "ended"
 
 
-class Verdict(StrEnum):
+class Verdict(Symbol):
     """What becomes of a task."""
 
     START = "start"
@@ -52,15 +51,16 @@ class Verdict(StrEnum):
 
 _S, _E = ScopeState, ScopeEvent
 
-SCOPE = MappingProxyType(
+SCOPE = table(
     {
-        _S.ROUTE: MappingProxyType({_E.ROUTE_SUCCEEDED: _S.RESPONDING, _E.ROUTE_FAILED: _S.EXCUSING}),
-        _S.RESPONDING: MappingProxyType({_E.ENDED: _S.OVER}),
-        _S.EXCUSING: MappingProxyType({_E.ENDED: _S.OVER_FAILED}),
-        _S.OVER: MappingProxyType(dict.fromkeys(_E, _S.OVER)),
-        _S.OVER_FAILED: MappingProxyType(dict.fromkeys(_E, _S.OVER_FAILED)),
+        _S.ROUTE: {_E.ROUTE_SUCCEEDED: _S.RESPONDING, _E.ROUTE_FAILED: _S.EXCUSING},
+        _S.RESPONDING: {_E.ENDED: _S.OVER},
+        _S.EXCUSING: {_E.ENDED: _S.OVER_FAILED},
+        _S.OVER: dict.fromkeys(_E, _S.OVER),
+        _S.OVER_FAILED: dict.fromkeys(_E, _S.OVER_FAILED),
     }
 )
+"""The state that an event leads to, by the state before."""
 
 _ANSWERED = frozenset({_S.RESPONDING, _S.OVER})
 
@@ -86,18 +86,4 @@ _WHENS: tuple[When, ...] = ("success", "failure", "always")
 VERDICTS = MappingProxyType(
     {(state, phase, when): _judge(state, phase, when) for state in _S for phase in Phase for when in _WHENS}
 )
-
-
-def next_state(state: ScopeState, event: ScopeEvent) -> ScopeState:
-    """Return the state that `event` leads to.
-
-    :raises IllegalEvent: if `state` has no row for it
-    """
-    return follow(SCOPE, state, event)
-
-
-def verdict(state: ScopeState, phase: Phase, when: When) -> Verdict:
-    """Return what becomes of a task of `phase` while its scope is in `state`. `when` counts for deferred phases
-    only.
-    """
-    return VERDICTS[state, phase, when]
+"""What becomes of a task, by the state of its scope, its phase and its `when` (which counts for deferred ones only)."""

@@ -1,11 +1,18 @@
 """What all tables have in common: a look-up, and the refusal of what is not in them."""
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import Enum, StrEnum
+from types import MappingProxyType
 from typing import TypeVar
 
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
+
+
+class Symbol(StrEnum):
+    """What tables are made of. It is looked up several times a task, and the hash of an `Enum` is a call of Python."""
+
+    __hash__ = str.__hash__
 
 
 class IllegalEvent(RuntimeError):
@@ -23,12 +30,19 @@ class IllegalEvent(RuntimeError):
         return f"{type(self.state).__name__} {self.state.name} has no row for {self.event.name}"
 
 
-def follow(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """Return the state that `event` leads to from `state`.
+class Row(dict[E, S]):
+    """Where each event leads from one state. To look up another one raises `IllegalEvent`."""
 
-    :raises IllegalEvent: if the table has no such row
-    """
-    try:
-        return table[state][event]
-    except KeyError:
-        raise IllegalEvent(state, event) from None
+    __slots__ = ("_state",)
+
+    def __init__(self, state: S, leads: Mapping[E, S]) -> None:
+        super().__init__(leads)
+        self._state = state
+
+    def __missing__(self, event: E) -> S:
+        raise IllegalEvent(self._state, event)
+
+
+def table(rows: Mapping[S, Mapping[E, S]]) -> Mapping[S, Mapping[E, S]]:
+    """Return the same rows, which nobody can change and which refuse what they do not have."""
+    return MappingProxyType({state: MappingProxyType(Row(state, row)) for state, row in rows.items()})

@@ -1,0 +1,154 @@
+"""A task that is cancelled cannot tell whether it has entered its scope at its first step or the scope was put around
+it when somebody cancelled it: whatever it has entered and left before, and does then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+import pytest
+from anyio import CancelScope, get_cancelled_exc_class
+from hypothesis import given
+from hypothesis import strategies as st
+
+from property_tests.compact import Compact
+from property_tests.simulated import run
+from taskphase import TaskHost, TaskStatus, current_task
+from taskphase._drive import on_asyncio, on_trio
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+@dataclass(frozen=True, repr=False)
+class Block(Compact):
+    """A piece of a task's code: what it does is inside of what it is."""
+
+    what: Literal["plain", "scope", "shield", "limit", "group", "stubborn"] = "plain"
+    body: tuple[Block | str, ...] = ()
+
+
+# What a block does, one after the other: let others run, cancel the innermost scope, or take its shield down.
+STEPS = st.sampled_from(["rest", "rest", "rest", "cancel", "bare"])
+KINDS = st.sampled_from(["plain", "scope", "scope", "shield", "limit", "group", "stubborn"])
+BLOCKS: st.SearchStrategy[Block] = st.deferred(
+    lambda: st.builds(nested, st.lists(KINDS, min_size=1, max_size=4), st.lists(STEPS | BLOCKS, max_size=3))
+)
+
+
+def nested(kinds: list[Any], body: list[Block | str]) -> Block:
+    """Return a block in a block in a block, the innermost of which begins with a rest."""
+    block = Block(kinds[-1], ("rest", *body))
+    for kind in reversed(kinds[:-1]):
+        block = Block(kind, (block, "rest"))
+    return block
+
+
+class Walk:
+    """Walks through a task's code, and notes all that it can see of its being cancelled.
+
+    :ivar log: what was seen, in order
+    """
+
+    def __init__(self, cancel_at: int, *, by_itself: bool) -> None:
+        """`cancel_at`: how many rests come before somebody cancels the task."""
+        self.log: list[tuple[object, ...]] = []
+        self._cancel_at = cancel_at
+        self._by_itself = by_itself
+        self._rests = 0
+        self.asked = anyio.Event()
+        self.done = anyio.Event()
+
+    async def through(self, block: Block, scope: CancelScope | None = None) -> None:
+        match block.what:
+            case "group":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._steps, block, group.cancel_scope)
+                    await self._rest()
+                self._left(group.cancel_scope)
+            case "stubborn":
+                try:
+                    await self._steps(block, scope)
+                except get_cancelled_exc_class():
+                    self.log.append(("held", anyio.current_effective_deadline()))
+                await self._rest()
+            case "plain":
+                await self._steps(block, scope)
+            case _:
+                deadline = anyio.current_time() + 2.5 if block.what == "limit" else float("inf")
+                with CancelScope(shield=block.what == "shield", deadline=deadline) as own:
+                    await self._steps(block, own)
+                self._left(own)
+
+    async def _steps(self, block: Block, scope: CancelScope | None) -> None:
+        for step in block.body:
+            if isinstance(step, Block):
+                await self.through(step, scope)
+            elif step == "rest":
+                await self._rest()
+            elif scope is not None and step == "cancel":
+                scope.cancel()
+            elif scope is not None:
+                scope.shield = False
+
+    async def _rest(self) -> None:
+        number, self._rests = self._rests, self._rests + 1
+        self.log.append((number, anyio.current_time(), anyio.current_effective_deadline()))
+        try:
+            if number == self._cancel_at and self._by_itself:
+                current_task().cancel()
+            elif number == self._cancel_at:
+                self.asked.set()
+                await self.done.wait()
+            await anyio.sleep(1)
+        except get_cancelled_exc_class():
+            self.log.append((number, "cancelled", anyio.current_time()))
+            raise
+
+    def _left(self, scope: CancelScope) -> None:
+        self.log.append(("left", scope.cancel_called, scope.cancelled_caught, anyio.current_effective_deadline()))
+
+
+@contextmanager
+def entering_early() -> Iterator[None]:
+    """Have tasks do without what anyio and trio have in private."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
+        patch.setattr(on_trio, "_can_enclose", lambda: False)
+        yield
+
+
+def story_of(block: Block, cancel_at: int, backend: str, *, by_itself: bool) -> tuple[TaskStatus, Any, list[Any]]:
+    async def main() -> tuple[TaskStatus, Any, list[Any]]:
+        walk = Walk(cancel_at, by_itself=by_itself)
+        async with TaskHost(drain_timeout=100) as host:
+            task = host.schedule(walk.through, block)
+            with anyio.move_on_after(50):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(cancel, walk, task)
+                    await task.wait()
+                    group.cancel_scope.cancel()
+        result = task.exception if task.status is TaskStatus.FAILED else None
+        return task.status, repr(result), walk.log
+
+    async def cancel(walk: Walk, task: Any) -> None:
+        await walk.asked.wait()
+        task.cancel()
+        walk.done.set()
+
+    result: tuple[TaskStatus, Any, list[Any]] = run(main, backend)
+    return result
+
+
+@BACKENDS
+@given(block=BLOCKS, cancel_at=st.integers(0, 4), by_itself=st.booleans())
+def test_a_scope_that_is_put_around_a_task_is_one_that_it_has_entered_first_g9_g17(
+    backend: str, block: Block, cancel_at: int, by_itself: bool
+) -> None:
+    late = story_of(block, cancel_at, backend, by_itself=by_itself)
+    with entering_early():
+        early = story_of(block, cancel_at, backend, by_itself=by_itself)
+    assert late == early

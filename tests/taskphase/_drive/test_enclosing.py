@@ -1,0 +1,472 @@
+"""G9 and G17 for a running task: its cancellation is that of a scope around all that it has entered, whether it has
+entered that first or the scope is put around it when somebody cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+import anyio._backends._asyncio as anyio_on_asyncio
+import anyio.to_thread
+import pytest
+import trio
+from anyio import CancelScope, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint
+from tests.backends import native_cancel_only, turns, until
+
+from taskphase import Retry, TaskHost, TasksScheduler, TaskStatus, current_task
+from taskphase._drive import on_asyncio, on_trio
+
+look_at_anyio: Any = on_asyncio._states_of_tasks.__wrapped__
+look_at_trio = on_trio._can_enclose
+
+
+@pytest.fixture(params=["late", "early"], autouse=True)
+def entered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """When the scope of a task is entered. Early is what is left where anyio or trio are not as they were."""
+    if request.param == "early":
+        monkeypatch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
+        monkeypatch.setattr(on_trio, "_can_enclose", lambda: False)
+    return request.param  # type: ignore[no-any-return]
+
+
+class Log(list[str]):
+    """What a task has gone through."""
+
+    async def rest(self, where: str) -> None:
+        try:
+            await checkpoint()
+            self.append(f"{where}: went on")
+        except get_cancelled_exc_class():
+            self.append(f"{where}: cancelled")
+            raise
+
+    async def wait(self, where: str) -> None:
+        try:
+            await anyio.sleep_forever()
+        except get_cancelled_exc_class():
+            self.append(f"{where}: cancelled")
+            raise
+
+
+async def test_a_running_task_has_no_scope_before_it_is_cancelled_unless_it_has_to_g17(entered: str) -> None:
+    async with TaskHost() as host:
+        task = host.schedule(anyio.sleep_forever)
+        await task.started.wait()
+        assert (task._scope is None) is (entered == "late")
+        task.cancel()
+        assert task._scope is not None
+        await task.wait()
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_it_is_cancelled_at_each_checkpoint_g9() -> None:
+    async def run() -> None:
+        try:
+            await log.wait("first")
+        finally:
+            for where in ("second", "third"):
+                try:
+                    await log.rest(where)
+                except get_cancelled_exc_class():
+                    pass
+            await log.rest("last")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.started.wait()
+        task.cancel()
+        await task.wait()
+    assert log == ["first: cancelled", "second: cancelled", "third: cancelled", "last: cancelled"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_scopes_that_it_has_entered_are_inside_g9() -> None:
+    async def run() -> None:
+        with CancelScope() as outer:
+            with CancelScope(deadline=anyio.current_time() + 60) as inner:
+                try:
+                    await log.wait("inside")
+                finally:
+                    seen.append(anyio.current_effective_deadline())
+        log.append("left")
+        scopes.extend([outer, inner])
+        await log.rest("after")
+
+    log, scopes, seen = Log(), list[CancelScope](), list[float]()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns(3)
+        task.cancel()
+        await task.wait()
+    # (The exception passes both of them: they were not cancelled.)
+    assert log == ["inside: cancelled"]
+    assert seen == [-math.inf]
+    assert scopes == []
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_a_scope_of_its_own_that_is_cancelled_as_well_catches_nothing_that_goes_further_g9() -> None:
+    async def run() -> None:
+        with CancelScope() as own:
+            own.cancel()
+            task.cancel()
+            await log.wait("inside")
+        log.append("after")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.wait()
+    assert log == ["inside: cancelled"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_a_scope_of_its_own_that_was_cancelled_before_is_left_first_g9() -> None:
+    async def run() -> None:
+        with CancelScope() as own:
+            own.cancel()
+            await log.wait("own")
+        log.append(f"caught: {own.cancelled_caught}")
+        await log.wait("the task")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await until(lambda: len(log) == 2)
+        await turns()
+        task.cancel()
+        await task.wait()
+    assert log == ["own: cancelled", "caught: True", "the task: cancelled"]
+
+
+async def test_a_shield_of_its_own_holds_until_it_is_left_g9() -> None:
+    async def run() -> None:
+        with CancelScope(), CancelScope(shield=True):
+            await go_on.wait()
+            await log.rest("in the shield")
+            assert anyio.current_effective_deadline() == math.inf
+        await log.rest("behind it")
+
+    log, go_on = Log(), anyio.Event()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns()
+        task.cancel()
+        await turns()
+        assert log == []
+        go_on.set()
+        await task.wait()
+    assert log == ["in the shield: went on", "behind it: cancelled"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_a_shield_of_its_own_that_is_taken_down_lets_it_through_g9() -> None:
+    async def run() -> None:
+        with CancelScope(shield=True) as shield:
+            shields.append(shield)
+            await log.wait("in the shield")
+
+    log, shields = Log(), list[CancelScope]()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns()
+        task.cancel()
+        await turns()
+        assert log == []
+        shields[0].shield = False
+        await task.wait()
+    assert log == ["in the shield: cancelled"]
+
+
+async def test_its_children_are_cancelled_with_it_but_the_shielded_g9() -> None:
+    async def child(name: str, *, shield: bool) -> None:
+        with CancelScope(shield=shield):
+            await (log.rest(name) if shield and not await go_on.wait() else log.wait(name))
+
+    async def run() -> None:
+        async with anyio.create_task_group() as children:
+            children.start_soon(child_of, "one", False)
+            async with anyio.create_task_group() as more:
+                more.start_soon(child_of, "two", False)
+                more.start_soon(child_of, "shielded", True)
+                await anyio.sleep_forever()
+
+    async def child_of(name: str, shield: bool) -> None:
+        await child(name, shield=shield)
+
+    log, go_on = Log(), anyio.Event()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns()
+        task.cancel()
+        await turns()
+        assert sorted(log) == ["one: cancelled", "two: cancelled"]
+        assert task.status is TaskStatus.CANCELLING
+        go_on.set()
+        await task.wait()
+    assert log[2:] == ["shielded: went on"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_scopes_that_it_enters_afterwards_are_inside_g9() -> None:
+    async def run() -> None:
+        try:
+            await log.wait("first")
+        finally:
+            with CancelScope(shield=True):
+                await log.rest("cleaning up")
+                with anyio.move_on_after(60):
+                    await log.rest("still")
+            with CancelScope(), CancelScope():
+                await log.rest("outside")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.started.wait()
+        task.cancel()
+        await task.wait()
+    assert log == ["first: cancelled", "cleaning up: went on", "still: went on", "outside: cancelled"]
+
+
+async def test_one_that_has_left_all_its_scopes_is_cancelled_g9() -> None:
+    async def run() -> None:
+        with CancelScope():
+            await checkpoint()
+        await log.wait("outside")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns()
+        task.cancel()
+        await task.wait()
+    assert log == ["outside: cancelled"]
+
+
+async def test_one_that_cancels_itself_is_cancelled_at_its_next_checkpoint_g9_g17() -> None:
+    async def run(*, in_scope: bool) -> None:
+        with ExitStack() as stack:
+            if in_scope:
+                stack.enter_context(CancelScope())
+            current_task().cancel()
+            assert anyio.current_effective_deadline() == -math.inf
+            await log.rest("next")
+
+    log = Log()
+    async with TaskHost() as host:
+        for in_scope in (False, True):
+            task = host.schedule(run, in_scope=in_scope)
+            await task.wait()
+            assert task.status is TaskStatus.CANCELLED
+    assert log == ["next: cancelled"] * 2
+
+
+async def test_one_that_returns_all_the_same_has_succeeded_g2() -> None:
+    async def run() -> str:
+        with CancelScope():
+            try:
+                await anyio.sleep_forever()
+            except get_cancelled_exc_class():
+                pass
+        return "done"
+
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.started.wait()
+        task.cancel()
+        await task.wait()
+        assert (task.status, task.return_value) == (TaskStatus.SUCCEEDED, "done")
+        await turns()  # and nobody is cancelled that runs later
+
+
+async def test_one_in_a_thread_ends_with_it_and_is_cancelled_then_g8_g9() -> None:
+    async def run() -> None:
+        with CancelScope():
+            await anyio.to_thread.run_sync(lambda: log.append("in the thread"))
+            await log.rest("after the thread")
+
+    log = Log()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.started.wait()
+        task.cancel()
+        await task.wait()
+    # (Whether it gets as far as the thread is anyio's business.)
+    assert log in (["in the thread", "after the thread: cancelled"], [])
+    assert task.status is TaskStatus.CANCELLED
+
+
+@pytest.mark.parametrize("where", ["the body", "another task", "a callback", "a thread", "the drain"])
+async def test_whoever_cancels_it_is_not_touched_g3(where: str, backend_name: str) -> None:
+    def cancel_in_callback() -> None:
+        if backend_name == "asyncio":
+            asyncio.get_running_loop().call_soon(task.cancel)
+        else:
+            trio.lowlevel.current_trio_token().run_sync_soon(task.cancel)
+
+    async def cancel_in_task() -> None:
+        task.cancel()
+        await turns(3)
+
+    async with TaskHost() as host:
+        task = host.schedule(anyio.sleep_forever)
+        await task.started.wait()
+        with CancelScope() as own:
+            match where:
+                case "the body":
+                    task.cancel()
+                case "another task":
+                    await host.schedule(cancel_in_task)
+                case "a callback":
+                    cancel_in_callback()
+                case "a thread":
+                    await anyio.to_thread.run_sync(task.cancel)
+                case _:
+                    await host.aclose()
+            assert anyio.current_effective_deadline() > -math.inf
+            await checkpoint()
+        assert not own.cancel_called
+        await task.wait()
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_many_that_are_cancelled_in_one_go_end_each_for_itself_g3() -> None:
+    async def run(number: int) -> None:
+        with ExitStack() as stack:
+            for _ in range(number % 3):
+                stack.enter_context(CancelScope())
+            await anyio.sleep_forever()
+
+    async with TaskHost() as host:
+        tasks = [host.schedule(run, number) for number in range(30)]
+        await turns()
+        for task in tasks[::2]:
+            task.cancel()
+        for task in tasks[::2]:
+            await task.wait()
+        await turns()
+        assert [task.status for task in tasks] == [TaskStatus.CANCELLED, TaskStatus.RUNNING] * 15
+    assert {task.status for task in tasks} == {TaskStatus.CANCELLED}
+
+
+async def test_the_next_attempt_is_in_no_old_scope_g16() -> None:
+    async def run() -> None:
+        if current_task().attempt == 1:
+            raise ValueError
+        await anyio.sleep_forever()
+
+    async with TaskHost() as host:
+        task = host.task(on_error=lambda task, error: Retry()).schedule(run)
+        await until(lambda: task.attempt == 2)
+        task.cancel()
+        await task.wait()
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_a_task_in_a_group_of_somebody_else_is_cancelled_alone_g3() -> None:
+    async def run() -> None:
+        with CancelScope():
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tg:
+        tasks = TasksScheduler(tg)
+        one, other = tasks.schedule(run), tasks.schedule(run)
+        await turns()
+        one.cancel()
+        await one.wait()
+        assert other.status is TaskStatus.RUNNING
+        tg.cancel_scope.cancel()
+    assert other.status is TaskStatus.CANCELLED
+
+
+@native_cancel_only
+async def test_asyncio_counts_no_cancellation_that_is_over_g9() -> None:
+    """As `asyncio.timeout()` has to rely on."""
+
+    async def run() -> None:
+        native = asyncio.current_task()
+        assert native is not None
+        natives.append(native)
+        try:
+            with CancelScope():
+                await anyio.sleep_forever()
+        finally:
+            counts.append(native.cancelling())
+
+    natives, counts = list[asyncio.Task[Any]](), list[int]()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await turns()
+        task.cancel()
+        await task.wait()
+        await turns()
+    assert counts == [1]
+    assert [native.cancelling() for native in natives] == [0]
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")], indirect=True)
+async def test_trio_s_scopes_that_were_left_crosswise_still_end_g2() -> None:
+    async def run() -> None:
+        outer, inner = trio.CancelScope(), trio.CancelScope()
+        outer.__enter__()
+        inner.__enter__()
+        with pytest.raises(RuntimeError, match="Cancel scope stack corrupted"):
+            outer.__exit__(None, None, None)
+        task.cancel()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            inner.__exit__(None, None, None)
+
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await task.wait()
+    assert task.status in (TaskStatus.CANCELLED, TaskStatus.FAILED)
+
+
+class TestPrivates:
+    """What nobody has promised is looked at first."""
+
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [
+            (anyio_on_asyncio, "_task_states"),
+            (anyio_on_asyncio, "TaskState"),
+            (anyio_on_asyncio.TaskState, "cancel_scope"),
+            (anyio_on_asyncio.CancelScope, "_tasks"),
+            (anyio_on_asyncio.CancelScope, "_child_scopes"),
+            (anyio_on_asyncio.CancelScope, "_parent_scope"),
+        ],
+    )
+    def test_anyio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
+        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    ) -> None:
+        assert look_at_anyio() is anyio_on_asyncio._task_states
+        monkeypatch.delattr(owner, name)
+        assert look_at_anyio() is None
+
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [
+            (trio.lowlevel.Task, "_activate_cancel_status"),
+            (trio.lowlevel.Task, "_cancel_status"),
+            (trio.CancelScope, "_cancel_status"),
+        ],
+    )
+    def test_trio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
+        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    ) -> None:
+        async def look() -> tuple[bool, bool]:
+            before = look_at_trio()
+            with monkeypatch.context() as patch:
+                patch.delattr(owner, name)
+                return before, look_at_trio()
+
+        assert trio.run(look) == (True, False)
