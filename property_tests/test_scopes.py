@@ -36,6 +36,36 @@ def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
     return tasks if phase is Phase.IMMEDIATE else getattr(tasks, phase.value)
 
 
+@BACKENDS
+@given(
+    phases=st.lists(st.sampled_from([Phase.IMMEDIATE, Phase.AFTER_ROUTE]), min_size=1, max_size=3), before=st.booleans()
+)
+def test_whoever_is_cancelled_waits_for_first_steps_all_the_same_g1_g11(
+    backend: str, phases: list[Phase], before: bool
+) -> None:
+    begun: list[Phase] = []
+
+    async def step(phase: Phase) -> None:
+        begun.append(phase)
+
+    async def main() -> None:
+        async with TaskHost(drain_timeout=1) as host:
+            with CancelScope() as cancel_scope:
+                async with host.scope() as tasks:
+                    if before:
+                        cancel_scope.cancel()
+                    for phase in phases:
+                        place_of(tasks, phase).schedule(step, phase)
+                    cancel_scope.cancel()
+                    tasks.end_route()
+                    await tasks.settle()
+                    assert sorted(begun) == sorted(phases)
+                    await anyio.sleep(0)
+            assert cancel_scope.cancelled_caught
+
+    run(main, backend)
+
+
 def route_of(tasks: TasksScheduler, has_route: bool) -> Any:
     return tasks.route() if has_route else nullcontext()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -19,6 +20,14 @@ MOVABLE = ["asyncio"] if version("anyio").startswith("4.9.") else ["asyncio", "t
 
 # For what there is not on trio: the cancellation of a task by anything but a scope.
 native_cancel_only = pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
+
+
+def turns_of_a_barrier(backend_name: str) -> int:
+    """Return how many turns of the event loop it takes until all first steps that were asked for are taken."""
+    if backend_name == "trio":
+        return 2
+    return 0 if sys.version_info >= (3, 12) else 1
+
 
 # More than anything in the tests needs to come to rest that does not wait for a timer, a thread or a socket.
 ENOUGH = 25

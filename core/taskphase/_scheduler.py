@@ -197,8 +197,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         seam = self._runner.seam
         for _ in range(_GENERATIONS):
             self._unsettled = False
-            for _ in range(seam.turns):
-                await seam.turn()
+            if not seam.step_asked():
+                for _ in range(seam.turns):
+                    await seam.turn()
             if not self._unsettled:
                 break
 

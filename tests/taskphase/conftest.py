@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -11,3 +13,17 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str
     """Return a function that gives what the logger `taskphase` has said so far: (level, message)."""
     caplog.set_level(logging.DEBUG, logger="taskphase")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "taskphase"]
+
+
+@pytest.fixture
+async def task_factory(backend_name: str) -> AsyncIterator[None]:
+    """Have somebody else make the tasks of an asyncio loop."""
+
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop, **options)
+
+    if backend_name == "asyncio":
+        asyncio.get_running_loop().set_task_factory(make)  # type: ignore[arg-type]
+    yield
+    if backend_name == "asyncio":
+        asyncio.get_running_loop().set_task_factory(None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from tests.backends import native_cancel_only, turns
+from tests.backends import native_cancel_only, turns, turns_of_a_barrier
 
 from taskphase import TaskHost, TasksScheduler
 from taskphase._drive.on_asyncio import AsyncioSeam
@@ -52,7 +53,7 @@ async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error
 async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
     waited: list[None], backend_name: str
 ) -> None:
-    one = 1 if backend_name == "asyncio" else 2
+    one = turns_of_a_barrier(backend_name)
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
             pass
@@ -79,7 +80,8 @@ async def test_on_trio_the_earlier_phase_pays_another_one_g1(waited: list[None],
         async with tasks.route():
             tasks.schedule(anyio.sleep, 0)
             tasks.after_route.schedule(anyio.sleep, 0)
-        assert len(waited) == (1 if backend_name == "asyncio" else 4)
+        one = turns_of_a_barrier(backend_name)
+        assert len(waited) == (one if backend_name == "asyncio" else 2 * one)
 
 
 async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(waited: list[None]) -> None:
@@ -118,6 +120,40 @@ async def test_a_cancelled_route_keeps_its_phases_in_order_g1_g11() -> None:
             assert cancel_scope.cancelled_caught
             await turns()
             assert log == ["immediate", "after_route", "after_response"]
+
+
+async def test_a_barrier_is_not_where_cancellation_comes_g1_g11() -> None:
+    log = Log()
+    async with TaskHost() as host:
+        with anyio.CancelScope() as cancel_scope:
+            async with host.scope() as tasks:
+                tasks.schedule(log.add, "immediate")
+                cancel_scope.cancel()
+                await tasks.settle()
+                log.append("settled")
+                await checkpoint()
+                log.append("never")
+        assert cancel_scope.cancelled_caught
+    assert log == ["immediate", "settled"]
+
+
+@native_cancel_only
+async def test_asyncio_s_own_cancellation_in_a_barrier_is_not_lost_g11() -> None:
+    async def run() -> None:
+        async with host.scope() as tasks:
+            tasks.schedule(log.add, "immediate")
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await tasks.settle()
+            await checkpoint()
+            log.append("never")
+
+    log = Log()
+    async with TaskHost() as host:
+        native = asyncio.ensure_future(run())
+        with pytest.raises(asyncio.CancelledError):
+            await native
+        await turns()
+    assert log == ["immediate"]
 
 
 @native_cancel_only

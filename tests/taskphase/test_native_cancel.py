@@ -165,7 +165,9 @@ async def test_a_drain_under_way_goes_on_and_keeps_its_deadlines_g9() -> None:
 
 
 @native_cancel_only
-async def test_a_drain_under_way_hears_of_a_task_that_was_cancelled_before_its_first_step_g2() -> None:
+async def test_a_drain_under_way_hears_of_a_task_that_was_cancelled_before_its_first_step_g2(
+    task_factory: None,
+) -> None:
     async def schedule_another() -> None:
         await proceed.wait()
         tasks.append(program.host.schedule(anyio.sleep_forever))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, MutableMapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
@@ -20,6 +21,8 @@ from .attempt import attempt
 from .seam import enter_scope
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from .job import Job
     from .seam import CancelScope
 
@@ -34,6 +37,9 @@ class AsyncioSeam:
         self.thread = get_ident()
         self._loop = asyncio.get_running_loop()
         self._callbacks: set[asyncio.Task[None]] = set()
+        self._asked: deque[Job] = deque()
+        self._will_step = self._is_stepping = False
+        self._can_step = _makes_plain_tasks(self._loop)
         self._states = _states_of_tasks()
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
@@ -44,16 +50,43 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
-        context = job._context
-        if context is not None and job.config.on_error is not None:
-            # An attempt changes its context, and the next one, which only a handler can ask for, has to find it
-            # untouched.
-            context = context.copy()
-        if _CAN_BE_EAGER and _is_eager(self._loop):
-            return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=context)
-        return self._loop.create_task(attempt(job), name=job.name, context=context)
+        if self._can_step and _has_no_factory(self._loop):
+            self._asked.append(job)
+            self._step_soon()
+            return None
+        self._can_step = False  # from now on, so that what has no native task yet comes before what has one
+        return self._loop.create_task(attempt(job), name=job.name, context=_context_of(job))
+
+    def step_asked(self) -> bool:
+        if not self._can_step or self._is_stepping:
+            return False
+        self._step()
+        return True
+
+    def _step_soon(self) -> None:
+        if not self._will_step:
+            self._will_step = True
+            self._loop.call_soon(self._step_now)
+
+    def _step_now(self) -> None:
+        self._will_step = False
+        self._step()
+
+    def _step(self) -> None:
+        self._is_stepping = True
+        try:
+            for _ in range(len(self._asked)):  # and not what these ask for
+                job = self._asked.popleft()
+                _start_stepped(attempt(job), self._loop, job.name, _context_of(job))
+        finally:
+            self._is_stepping = False
+            if self._asked:
+                self._step_soon()
 
     def enter(self, job: Job) -> None:
+        alive = job._runner.alive
+        if alive[job] is None:  # `start()` has made no native task
+            alive[job] = asyncio.current_task(self._loop)
         # Nothing encloses a task of the loop's own, so that a shield against it makes no difference.
         if self._states is None:
             enter_scope(job, self.cancel_scope)
@@ -132,16 +165,42 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
     return states if known else None
 
 
-_CAN_BE_EAGER = sys.version_info >= (3, 12)
+def _context_of(job: Job) -> Context | None:
+    context = job._context
+    if context is not None and job.config.on_error is not None:
+        # An attempt changes its context, and the next one, which only a handler can ask for, has to find it untouched.
+        return context.copy()
+    return context
+
 
 if sys.version_info >= (3, 12):
+    _PLAIN = asyncio.BaseEventLoop.create_task
+    _EAGER = asyncio.eager_task_factory.__code__
 
-    def _is_eager(_loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether the loop's task factory would run a task's first step inside `schedule()`."""
-        code = getattr(_loop.get_task_factory(), "__code__", None)
-        return code is not None and code is asyncio.eager_task_factory.__code__
+    def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether tasks may be made without the loop: whether it would make asyncio's own."""
+        return type(loop).create_task is _PLAIN or type(loop).__module__.partition(".")[0] == "uvloop"
+
+    def _has_no_factory(loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether nobody else makes the loop's tasks. (An eager factory makes them as they are made here.)"""
+        factory = loop.get_task_factory()
+        return factory is None or getattr(factory, "__code__", None) is _EAGER
+
+    def _start_stepped(
+        attempt: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
+    ) -> None:
+        """Make a task that has taken its first step when this returns. It keeps itself alive, if that was not all."""
+        asyncio.Task(attempt, loop=loop, name=name, context=context, eager_start=True)
 
 else:
 
-    def _is_eager(_loop: asyncio.AbstractEventLoop) -> bool:
+    def _makes_plain_tasks(_loop: asyncio.AbstractEventLoop) -> bool:
         return False
+
+    def _has_no_factory(_loop: asyncio.AbstractEventLoop) -> bool:
+        return True
+
+    def _start_stepped(
+        attempt: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
+    ) -> None:
+        loop.create_task(attempt, name=name, context=context)

@@ -42,6 +42,9 @@ class GroupSeam:
     def _start_soon(self, job: Job) -> None:
         self._tg.start_soon(attempt, job, name=job.name)
 
+    def step_asked(self) -> bool:
+        return False
+
     def enter(self, job: Job) -> None:
         enter_scope(job, self.cancel_scope)
 

@@ -46,6 +46,9 @@ class TrioSeam:
         job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
         return None
 
+    def step_asked(self) -> bool:
+        return False
+
     def enter(self, job: Job) -> None:
         # The nursery is cancelled by what breaks through it, from which a shield protects.
         if self._can_enclose and not job.config.shield:

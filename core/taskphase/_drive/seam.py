@@ -53,6 +53,12 @@ class Seam(Protocol):
         """Ask for an attempt at `job` to start, in its context. Return what has to be kept alive meanwhile."""
         ...
 
+    def step_asked(self) -> bool:
+        """Have every task that was asked to start take its first step, here and now, in order; or return False if that
+        takes some turns.
+        """
+        ...
+
     def enter(self, job: Job) -> None:
         """Make what runs here, the first step of an attempt, something that can be cancelled: `job._scope` is a scope
         that it has entered, or stays None if that can wait for `enclose()`.

@@ -149,6 +149,7 @@ async def test_an_ended_task_lets_go_of_its_context_and_its_scope_g2() -> None:
 async def test_asyncio_refers_to_a_task_weakly_so_the_runner_keeps_it_g2() -> None:
     async with TaskHost() as host:
         task = host.schedule(anyio.sleep_forever)
+        await task.started.wait()
         assert isinstance(host._runner.alive[task], asyncio.Task)
 
 

@@ -1,0 +1,259 @@
+"""G1, G3, G6 and G8: first steps, by whichever way the event loop comes to them. On asyncio of Python 3.12 and later
+they are taken by the runner itself, unless somebody else makes the loop's tasks: when the loop comes to it, or a route
+is left before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.lowlevel import checkpoint
+from tests.backends import native_cancel_only, turns, until
+
+from taskphase import Task, TaskHost, TaskStatus, current_host, current_task
+
+# More than Python's stack takes, if one of them stood on the other.
+DEEP = 1000
+
+VAR: ContextVar[str] = ContextVar("VAR", default="unset")
+
+
+class Log(list[object]):
+    async def add(self, entry: object) -> None:
+        self.append(entry)
+
+
+@pytest.fixture(params=["its own", "a factory's"], autouse=True)
+def makes_tasks(request: pytest.FixtureRequest) -> str:
+    """Who makes the tasks of an asyncio loop."""
+    if request.param != "its own" and "backend_name" in request.fixturenames:
+        request.getfixturevalue("task_factory")
+    return request.param  # type: ignore[no-any-return]
+
+
+async def test_they_are_taken_in_the_order_in_which_they_were_asked_for_g1(backend_name: str) -> None:
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            for number in range(5):
+                host.schedule(log.add, number)
+            tasks.after_route.schedule(log.add, 7)
+            for number in (5, 6):
+                tasks.schedule(log.add, number)
+        if backend_name == "asyncio":
+            assert log == list(range(8))
+        assert sorted(log) == list(range(8))  # type: ignore[type-var]
+
+
+async def test_one_that_leaves_a_route_waits_for_its_own_tasks_and_keeps_nobody_waiting_g1() -> None:
+    async def serve(name: str) -> None:
+        async with current_host().scope() as tasks:
+            async with tasks.route():
+                tasks.schedule(log.add, f"{name}: immediate")
+                tasks.after_route.schedule(log.add, f"{name}: after_route")
+            log.append(f"{name}: response")
+
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as outer, outer.route():
+            outer.schedule(serve, "one")
+            outer.schedule(serve, "two")
+            outer.after_route.schedule(log.add, "outer: after_route")
+        assert "outer: after_route" in log
+        await turns()
+    for name in ("one", "two"):
+        steps = [entry for entry in log if str(entry).startswith(name)]
+        assert steps == [f"{name}: immediate", f"{name}: after_route", f"{name}: response"]
+
+
+async def test_a_chain_of_them_each_of_which_waits_for_the_next_is_as_long_as_it_likes_g1() -> None:
+    async def descend(depth: int) -> None:
+        deepest.append(depth)
+        if depth < DEEP:
+            async with current_host().scope() as tasks, tasks.route():
+                tasks.schedule(descend, depth + 1)
+            assert deepest[-1] > depth
+
+    deepest: list[int] = []
+    async with TaskHost() as host:
+        task = host.schedule(descend, 0)
+        await until(lambda: host.running == 0)
+    assert task.status is TaskStatus.SUCCEEDED
+    assert deepest == list(range(DEEP + 1))
+
+
+async def test_one_is_in_no_scope_of_who_leaves_the_route_g11() -> None:
+    async def look() -> None:
+        seen.append(anyio.current_effective_deadline())
+        await checkpoint()
+        await checkpoint()
+        seen.append("went on")
+
+    seen: list[object] = []
+    async with TaskHost() as host:
+        with anyio.move_on_after(60) as cancel_scope:
+            async with host.scope() as tasks, tasks.route():
+                tasks.schedule(look)
+            cancel_scope.cancel()
+        await until(lambda: len(seen) == 2)
+    assert seen == [math.inf, "went on"]
+
+
+async def test_one_that_fails_or_changes_its_context_leaves_who_leaves_the_route_alone_g3_g6() -> None:
+    async def fail() -> None:
+        VAR.set("set by the task")
+        raise ValueError
+
+    async def look() -> None:
+        seen.append((VAR.get(), current_task().func))
+
+    seen: list[object] = []
+    VAR.set("outside")
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            failed = tasks.task(on_error=lambda task, error: None).schedule(fail)
+            tasks.after_route.schedule(look)
+        assert VAR.get() == "outside"
+        with pytest.raises(LookupError):
+            current_task()
+        await failed.wait()
+    assert seen == [("outside", look)]
+    assert isinstance(failed.exception, ValueError)
+
+
+@native_cancel_only
+async def test_one_runs_in_a_native_task_of_its_own_g3() -> None:
+    async def look() -> None:
+        natives.append(asyncio.current_task())
+
+    natives: list[object] = [asyncio.current_task()]
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            tasks.schedule(look)
+            tasks.after_route.schedule(look)
+        assert asyncio.current_task() is natives[0]
+    assert len(set(natives)) == 3
+
+
+async def test_one_that_was_cancelled_before_is_not_taken_g2() -> None:
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            cancelled = tasks.schedule(log.add, "cancelled")
+            tasks.schedule(log.add, "other")
+            cancelled.cancel()
+        assert log == ["other"]
+        await turns()
+        assert host.running == 0
+    assert cancelled.status is TaskStatus.CANCELLED
+
+
+async def test_one_may_cancel_another_that_was_asked_for_and_itself_g2_g17() -> None:
+    async def cancel_both() -> None:
+        other.cancel()
+        task.cancel()
+        await checkpoint()
+        log.append("never")
+
+    log = Log()
+    async with TaskHost() as host:
+        async with host.scope() as tasks, tasks.route():
+            task = tasks.schedule(cancel_both)
+            other = tasks.schedule(anyio.sleep_forever)
+        await task.wait()
+        await other.wait()
+    assert log == []
+    assert {task.status, other.status} == {TaskStatus.CANCELLED}
+
+
+async def test_what_a_first_step_asks_for_comes_after_what_was_asked_for_before_g1(backend_name: str) -> None:
+    async def ask(number: int) -> None:
+        log.append(number)
+        current_host().schedule(log.add, 10 + number)
+
+    log = Log()
+    async with TaskHost() as host:
+        for number in range(3):
+            host.schedule(ask, number)
+        await until(lambda: len(log) == 6)
+    if backend_name == "asyncio":
+        assert log == [0, 1, 2, 10, 11, 12]
+    assert sorted(log[:3]) == [0, 1, 2]  # type: ignore[type-var]
+
+
+async def test_those_that_ask_for_others_without_end_leave_everybody_their_turn_g3() -> None:
+    async def ask_again(number: int) -> None:
+        log.append(number)
+        if number < DEEP:
+            current_host().schedule(ask_again, number + 1)
+
+    log = Log()
+    async with TaskHost() as host:
+        host.schedule(ask_again, 0)
+        for _ in range(5):
+            before = len(log)
+            await checkpoint()
+            assert len(log) <= before + 2  # (one, but for the order of a turn of trio)
+        await until(lambda: len(log) == DEEP + 1)
+
+
+def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    async def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with TaskHost() as host:
+            host.schedule(interrupt)
+            tasks.extend(host.schedule(anyio.sleep_forever) for _ in range(3))
+            await anyio.sleep_forever()
+
+    tasks: list[Task[None]] = []
+    backend, options = anyio_backend
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend=backend, backend_options=options)
+    assert {task.status for task in tasks} == {TaskStatus.CANCELLED}
+
+
+async def test_one_that_a_thread_has_asked_for_wakes_the_loop_g8() -> None:
+    heard = anyio.Event()
+
+    async def hear() -> None:
+        heard.set()
+
+    async with TaskHost() as host:
+        thread = threading.Thread(target=host.schedule, args=(hear,))
+        thread.start()
+        await heard.wait()
+        await anyio.to_thread.run_sync(thread.join)
+
+
+@native_cancel_only
+async def test_a_factory_that_comes_later_makes_the_tasks_from_then_on_and_the_order_stays_g1() -> None:
+    """As instrumentation sets one in an app's startup."""
+
+    def make(loop: asyncio.AbstractEventLoop, coro: object, **options: object) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]
+        made.append(task)
+        return task
+
+    log, made = Log(), list[asyncio.Task[None]]()
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    async with TaskHost() as host:
+        try:
+            async with host.scope() as tasks, tasks.route():
+                tasks.schedule(log.add, "first")
+                loop.set_task_factory(make)  # type: ignore[arg-type]
+                tasks.schedule(log.add, "second")
+                tasks.after_route.schedule(log.add, "third")
+        finally:
+            loop.set_task_factory(before)
+    assert log == ["first", "second", "third"]
+    assert len(made) == 2
