@@ -54,7 +54,7 @@ property-deep: $(VENV)/ready
 property-mutants: $(VENV)/ready
 	$(BIN)/python -m property_tests.mutants
 
-bench: $(VENV)/ready .venv-peer/ready
+bench: $(VENV)/ready $(VENV)-peer/ready
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
 bench-guard: $(VENV)/ready
@@ -81,11 +81,11 @@ $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	touch $@
 
 # Apart, because the fastapi-tasks that PyPI has bears the import name of this one.
-.venv-peer/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-peer
-	.venv-peer/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
-	.venv-peer/bin/python $(PIP) install --quiet -c constraints.txt --group peer
+$(VENV)-peer/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-peer
+	$(VENV)-peer/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	$(VENV)-peer/bin/python $(PIP) install --quiet -c constraints.txt --group peer
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peer site .cache
+	rm -rf $(VENV) .venv-oldest $(VENV)-peer site .cache

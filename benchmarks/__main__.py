@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from . import figures, machine, report, traffic
 from .figures import Table
 from .measure import say
-from .processes import PYTHONS
+from .processes import PYTHONS, ROOT
 from .wanted import judge
 
 ROUNDS = {"tasks": 11, "requests": 11, "traffic": 5, "memory": 1, "growth": 1}
@@ -41,7 +41,7 @@ def main() -> None:
     print(report.text(tables, verdicts))
     if options.only == list(ROUNDS) and not options.quick and len(libraries) == len(PYTHONS):
         report.write(machine.facts(), tables, verdicts)
-        print("written: docs/benchmarks/")
+        print(f"written: {report.FOLDER.relative_to(ROOT)}/")
 
 
 def parse() -> argparse.Namespace:

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 from taskphase import TaskHost
 
 from .measure import Group, Stopwatch, in_a_loop
-from .tasks import nothing
+from .tasks import create_task, nothing
 
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1M": 1_000_000}
 BASE = "10k"
@@ -48,7 +48,13 @@ async def waiting(watch: Stopwatch, size: int) -> None:
 
 
 CASES = {
-    "asyncio": {"deferred, then dropped": dropped, "deferred, then started": released, "waiting for a slot": waiting},
+    "asyncio": {
+        "deferred, then dropped": dropped,
+        "deferred, then started": released,
+        "waiting for a slot": waiting,
+        # What Python itself makes of so many at the same time.
+        "bare create_task": create_task,
+    },
     # What runs there costs the same bookkeeping, and takes too long for a command that is run often.
     "trio": {"deferred, then dropped": dropped},
 }

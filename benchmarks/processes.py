@@ -14,8 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PYTHONS = {"ours": Path(sys.executable), "theirs": ROOT / ".venv-peer" / "bin" / "python"}
-"""The interpreters of the environments: this one, and one with the fastapi-tasks that PyPI has."""
+PYTHONS = {"ours": Path(sys.executable), "theirs": Path(f"{sys.prefix}-peer") / "bin" / "python"}
+"""The interpreters of the environments: this one, and the one beside it with the fastapi-tasks that PyPI has."""
 
 
 def start_python(library: str, *arguments: str) -> subprocess.Popen[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -13,6 +14,8 @@ from .processes import ROOT
 from .wanted import Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
+if sys.version_info >= (3, 12):  # than the oldest; each of those that follow has a page of its own
+    FOLDER /= f"python-{sys.version_info.major}.{sys.version_info.minor}"
 
 # What a reader sees; the other tables are in the text.
 PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")

@@ -138,9 +138,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     def route(self) -> Route:
         """Return an async context manager around the route: the part of the scope that produces its answer.
 
-        Leaving it starts what was scheduled for after the route, and is a checkpoint if something has been started:
-        all that was has then taken its first step. An exception that leaves it makes the route a failed one.
-        Without it the route ends with the scope.
+        Leaving it starts what was scheduled for after the route, and waits until all that was started has taken its
+        first step, for some turns of the event loop if it takes any (see `settle()`). An exception that leaves it makes
+        the route a failed one. Without it the route ends with the scope.
         """
         return Route(self)
 
@@ -181,8 +181,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         return self._unsettled
 
     async def settle(self) -> None:
-        """Wait until each task that was asked to start has taken its first step: for some turns of the event loop, if
-        there is any. Cancellation does not shorten it.
+        """Wait until each task that was asked to start has taken its first step: if there is any, for two turns of the
+        event loop on trio, and one on asyncio; for none on asyncio from Python 3.12 on, unless somebody else makes the
+        loop's tasks. Cancellation does not shorten it.
 
         Those that the first steps themselves schedule here are included, down to ten generations. Tasks that wait for a
         slot are not waited for. Where a test has tasks run inline, their ends are waited for, too, which cancellation

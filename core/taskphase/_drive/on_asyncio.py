@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 
 class AsyncioSeam:
+    """One asyncio loop.
+
+    `_can_step` says whether native tasks may be made here that have taken their first step when they are made: from
+    Python 3.12 on, unless somebody else makes the loop's tasks. Who is asked to start then stands in line, in `_asked`,
+    until `_step()`. `_will_step`: the loop will call it. `_is_stepping`: it runs, and does not run in itself, where
+    each would stand on the stack of the one before.
+    """
+
     cancelled: type[BaseException] = asyncio.CancelledError
     # The loop's queue is first in, first out.
     turns = 1
