@@ -14,7 +14,7 @@ from .processes import ROOT
 from .wanted import Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
-if sys.version_info >= (3, 12):  # than the oldest; each of those that follow has a page of its own
+if sys.version_info >= (3, 12):  # every one but the oldest has a page of its own
     FOLDER /= f"python-{sys.version_info.major}.{sys.version_info.minor}"
 
 # What a reader sees; the other tables are in the text.

@@ -117,7 +117,7 @@ def entering_early() -> Iterator[None]:
     """Have tasks do without what anyio and trio have in private."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
-        patch.setattr(on_trio, "_can_enclose", lambda: False)
+        patch.setattr(on_trio, "_can_enclose", lambda _: False)
         yield
 
 

@@ -20,7 +20,7 @@ from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verd
 from ._route import Route, may_wait
 from ._task import Task
 
-# Before Python 3.12 each look-up of an enum's member is a call.
+# What every task and every scope passes (see `Symbol`).
 _IMMEDIATE, _AFTER_ROUTE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
 _ROUTE = ScopeState.ROUTE
 _ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent.ROUTE_FAILED, ScopeEvent.ENDED
@@ -70,6 +70,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     """
 
     __slots__ = (
+        "__dict__",  # for tests that patch one
         "__weakref__",
         "_after_response",
         "_after_route",
@@ -198,7 +199,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         seam = self._runner.seam
         for _ in range(_GENERATIONS):
             self._unsettled = False
-            if not seam.step_asked():
+            if not seam.take_first_steps():
                 for _ in range(seam.turns):
                     await seam.turn()
             if not self._unsettled:
@@ -210,19 +211,19 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._unsettled:
-            await self._let_earlier_start()
+        if self._may_be_overtaken:
+            await self._let_step()
         self.end_route(failed=exc is not None)
-        if self._unsettled:
-            await self._let_earlier_start()
+        if self._may_be_overtaken:
+            await self._let_step()
         self.end()
         if RECORDERS and may_wait(exc):
             await finished(self)
 
-    async def _let_earlier_start(self) -> None:
-        """Make sure that what was asked to start takes its first step before what is asked next."""
-        if not self._runner.seam.in_order:
-            await self._let_step()
+    @property
+    def _may_be_overtaken(self) -> bool:
+        """Whether something was asked to start that may take its first step later than what is asked next."""
+        return self._unsettled and not self._runner.seam.in_order
 
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -27,5 +27,5 @@ async def get_tasks(connection: HTTPConnection) -> TasksScheduler:
     return request.open(connection.scope)
 
 
-Tasks = Annotated[TasksScheduler, Depends(get_tasks, scope="request")]
+Tasks = Annotated[TasksScheduler, Depends(get_tasks)]
 """The type of an endpoint's, a dependency's or a websocket handler's parameter that takes its scheduler."""

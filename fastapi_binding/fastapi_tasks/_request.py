@@ -57,8 +57,8 @@ class RequestTasks:
             if scope["type"] == "websocket":
                 stack.push_async_exit(self._leave_session)
             elif self.tasks.in_order:
-                leaves: Any = self  # an exit stack takes an object with `__exit__` at half the cost of a function
-                stack.push(leaves)
+                # An exit stack takes an object with `__exit__` at half the cost of a function.
+                stack.push(cast("Any", self))
             else:
                 stack.push_async_exit(self.tasks.route())
             if entered is not None:

@@ -21,8 +21,10 @@ class Log(list[str]):
 
 
 @pytest.fixture
-def waited(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """A list with one entry a turn of the event loop that a scope has waited for."""
+def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
+    """A list with one entry a turn of the event loop that a scope has waited for. (With a task factory it waits on
+    asyncio of every Python.)
+    """
 
     async def count() -> None:
         made.append(None)
@@ -53,7 +55,7 @@ async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error
 async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
     waited: list[None], backend_name: str
 ) -> None:
-    one = turns_of_a_barrier(backend_name)
+    one = 2 if backend_name == "trio" else 1
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
             pass
@@ -80,8 +82,7 @@ async def test_on_trio_the_earlier_phase_pays_another_one_g1(waited: list[None],
         async with tasks.route():
             tasks.schedule(anyio.sleep, 0)
             tasks.after_route.schedule(anyio.sleep, 0)
-        one = turns_of_a_barrier(backend_name)
-        assert len(waited) == (one if backend_name == "asyncio" else 2 * one)
+        assert len(waited) == (1 if backend_name == "asyncio" else 4)
 
 
 async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(waited: list[None]) -> None:
@@ -137,8 +138,25 @@ async def test_a_barrier_is_not_where_cancellation_comes_g1_g11() -> None:
     assert log == ["immediate", "settled"]
 
 
+async def test_a_barrier_takes_as_many_turns_as_the_event_loop_needs_g1(
+    backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def count() -> None:
+        made.append(None)
+        await checkpoint()
+
+    log, made = Log(), list[None]()
+    for seam in (AsyncioSeam, TrioSeam):
+        monkeypatch.setattr(seam, "turn", staticmethod(count))
+    async with TaskHost() as host, host.scope() as tasks:
+        async with tasks.route():
+            tasks.after_route.schedule(log.add, "after_route")
+        assert log == ["after_route"]
+        assert len(made) == turns_of_a_barrier(backend_name)
+
+
 @native_cancel_only
-async def test_asyncio_s_own_cancellation_in_a_barrier_is_not_lost_g11() -> None:
+async def test_asyncio_s_own_cancellation_in_a_barrier_is_not_lost_g11(task_factory: None) -> None:
     async def run() -> None:
         async with host.scope() as tasks:
             tasks.schedule(log.add, "immediate")

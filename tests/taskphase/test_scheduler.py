@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ from taskphase import (
     TasksScheduler,
     TaskStatus,
 )
+from taskphase.testing import simulate
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -46,14 +49,37 @@ async def test_a_task_never_starts_inside_schedule_g1() -> None:
 
 if sys.version_info >= (3, 12):
 
-    async def test_a_task_never_starts_inside_schedule_under_an_eager_task_factory_g1(backend_name: str) -> None:
-        if backend_name == "asyncio":
-            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        try:
-            await test_a_task_never_starts_inside_schedule_g1()
-        finally:
+    @pytest.mark.parametrize("after_another", [False, True])
+    async def test_a_task_never_starts_inside_schedule_under_an_eager_task_factory_g1(
+        backend_name: str, task_factory: None, after_another: bool
+    ) -> None:
+        log = Log()
+        async with TaskHost() as host, host.scope() as tasks:
+            if after_another:
+                tasks.schedule(log.add, "by another factory")
             if backend_name == "asyncio":
-                asyncio.get_running_loop().set_task_factory(None)
+                loop = asyncio.get_running_loop()
+                another = loop.get_task_factory()
+                loop.set_task_factory(asyncio.eager_task_factory)
+            before = list(log)
+            task = tasks.schedule(log.add, "immediate")
+            assert (log, task.status) == (before, TaskStatus.STARTING)
+            if backend_name == "asyncio":
+                loop.set_task_factory(another)
+            await tasks.settle()
+            assert "immediate" in log
+
+    def test_nor_in_a_loop_that_makes_its_own_tasks_g1() -> None:
+        async def main() -> None:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            async with TaskHost() as host:
+                task = host.schedule(log.add, "immediate")
+                assert (log, task.status) == ([], TaskStatus.STARTING)
+                await task
+
+        log = Log()
+        simulate(main).result()
+        assert log == ["immediate"]
 
 
 async def test_after_route_has_started_when_the_route_is_left_and_after_response_starts_when_the_scope_is_g1() -> None:
@@ -443,3 +469,19 @@ class TestAnyTaskGroup:
             other = tasks.schedule(anyio.sleep, 0.02)
             await other
         assert (task.status, other.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)
+
+
+async def test_a_scope_is_gone_when_it_is_over_without_the_garbage_collector_g2() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with TaskHost() as host:
+            async with host.scope() as tasks:
+                tasks.after_route.schedule(anyio.sleep, 0)
+                tasks.after_response.schedule(anyio.sleep, 0)
+            gone = weakref.ref(tasks)
+            del tasks
+            await turns()
+            assert gone() is None
+    finally:
+        gc.enable()

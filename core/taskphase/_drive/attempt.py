@@ -14,12 +14,13 @@ from .._machine.dispatch import DISPATCH, Answer, Outcome, Retry, after_handler
 from .._machine.life import LifeEvent, TaskStatus
 from . import report
 from .current import JOB
+from .seam import is_cancelled_around
 from .threads import ThreadAbandoned
 
 if TYPE_CHECKING:
     from .job import Job
 
-# Before Python 3.12 each look-up of an enum's member is a call.
+# What every task passes (see `Symbol`).
 _STARTING = TaskStatus.STARTING
 _RETURNED = Outcome.RETURNED
 _CANCELLED = Outcome.CANCELLED
@@ -42,7 +43,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
     result: Any = None
     stray: BaseException | None = None
     try:
-        runner.seam.enter(job)
+        runner.seam.begin(job)
         try:
             job._step()
             if not job._is_async or config.timeout is not None:
@@ -75,9 +76,11 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
 
 def conclude(job: Job, event: LifeEvent, result: Any) -> None:
     """Bring `job` to its end. `result`: what was returned or raised."""
-    if event is _FAIL:
-        report.failed(job, result)
     runner = job._runner
+    if event is _FAIL:
+        if job._scope is None:
+            job._scope = runner.seam.cancel_scope()  # in which nothing is: a log handler may cancel the task
+        report.failed(job, result)
     runner.end(job, event, None if event is _UNWIND else result)
     runner.left(job)
 
@@ -131,7 +134,7 @@ async def pause(job: Job, seconds: float) -> None:
     except BaseException as exc:
         stray = _stray(exc, job)
         job._runner.cancel(job)
-    job._scope = None
+    job._scope = None  # which was cancelled or has been left; the next attempt has one of its own, or none yet
     job._runner.resumed(job)
     if stray is not None:
         raise stray
@@ -193,7 +196,7 @@ def _classify(exc: BaseException, job: Job) -> Outcome:
 def _stray(exc: BaseException, job: Job) -> BaseException | None:
     """Return the part of `exc` that does not speak to the task, but to the loop or to what encloses the task."""
     stray: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
-    if current_effective_deadline() == float("-inf"):
+    if is_cancelled_around():
         stray = (*stray, job._runner.seam.cancelled)
     if isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)

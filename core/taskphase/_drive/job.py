@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Before Python 3.12 each look-up of an enum's member is a call.
+# What every task passes (see `Symbol`).
 _NEW = TaskStatus.NEW
 _IMMEDIATE = Phase.IMMEDIATE
 _STEP = LifeEvent.STEP
@@ -36,8 +36,8 @@ class Job:
 
     `_runner` is missing while none has it; `_scope` is the cancel scope that its attempt, its handler or its pause is
     in, or None where the seam makes one when it is needed; `_result` is the return value if it has SUCCEEDED, the
-    exception if it has FAILED, else None. `_context` is that of the call of `schedule()`, untouched by the attempts,
-    and let go at the end.
+    exception if it has FAILED, else None. `_context` is that of the call of `schedule()`, untouched by the attempts if
+    there may be another one, and let go at the end.
     """
 
     __slots__ = (

@@ -9,16 +9,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Muta
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
-from math import inf
 from threading import get_ident
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import current_effective_deadline
 
 from .attempt import attempt
-from .seam import enter_scope
+from .seam import enter_scope, is_cancelled_around
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -27,13 +25,18 @@ if TYPE_CHECKING:
     from .seam import CancelScope
 
 
+# So often a barrier takes no turn until the event loop has turned: who goes through one after the other, without ever
+# waiting, must not keep all others from running.
+_BARRIERS = 100
+
+
 class AsyncioSeam:
     """One asyncio loop.
 
     `_can_step` says whether native tasks may be made here that have taken their first step when they are made: from
     Python 3.12 on, unless somebody else makes the loop's tasks. Who is asked to start then stands in line, in `_asked`,
-    until `_step()`. `_will_step`: the loop will call it. `_is_stepping`: it runs, and does not run in itself, where
-    each would stand on the stack of the one before.
+    until `_step()`. `_will_step`: the loop will call it. `_is_stepping`: it runs. It does not run in itself: each first
+    step would stand on the stack of the one before.
     """
 
     cancelled: type[BaseException] = asyncio.CancelledError
@@ -45,9 +48,10 @@ class AsyncioSeam:
         self.thread = get_ident()
         self._loop = asyncio.get_running_loop()
         self._callbacks: set[asyncio.Task[None]] = set()
-        self._asked: deque[Job] = deque()
+        self._asked: deque[tuple[Job, str]] = deque()
         self._will_step = self._is_stepping = False
-        self._can_step = _makes_plain_tasks(self._loop)
+        self._barriers = 0
+        self._can_step = _EAGER is not None and _makes_plain_tasks(self._loop)
         self._states = _states_of_tasks()
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
@@ -58,50 +62,61 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
-        if self._can_step and _has_no_factory(self._loop):
-            self._asked.append(job)
+        factory = self._loop.get_task_factory()
+        if self._can_step and (factory is None or _is_eager(factory)):
+            self._asked.append((job, job.name))  # the name now: what is in line must not be lost by what may raise
             self._step_soon()
             return None
-        self._can_step = False  # from now on, so that what has no native task yet comes before what has one
+        self._can_step = False  # for good: a task stepped here would overtake one that waits for the loop's next turn
+        if _is_eager(factory):  # it would have the first step taken inside `schedule()`
+            return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
         return self._loop.create_task(attempt(job), name=job.name, context=_context_of(job))
 
-    def step_asked(self) -> bool:
-        if not self._can_step or self._is_stepping:
+    def take_first_steps(self) -> bool:
+        self._barriers += 1
+        if (
+            not self._can_step
+            or self._is_stepping
+            or self._barriers > _BARRIERS
+            or sys.exception() is not None  # it would be that of the tasks too, as the `__context__` of theirs
+        ):
             return False
         self._step()
-        return True
+        here = asyncio.current_task(self._loop)
+        # A first step may have cancelled who is here: that is for a turn, where it can be told whose it was.
+        return here is None or not here.cancelling()
 
     def _step_soon(self) -> None:
         if not self._will_step:
             self._will_step = True
-            self._loop.call_soon(self._step_now)
+            self._loop.call_soon(self._step_in_turn)
 
-    def _step_now(self) -> None:
+    def _step_in_turn(self) -> None:
         self._will_step = False
+        self._barriers = 0
         self._step()
 
     def _step(self) -> None:
         self._is_stepping = True
         try:
             for _ in range(len(self._asked)):  # and not what these ask for
-                job = self._asked.popleft()
-                _start_stepped(attempt(job), self._loop, job.name, _context_of(job))
+                job, name = self._asked.popleft()
+                _start_stepped(attempt(job), self._loop, name, _context_of(job))
         finally:
             self._is_stepping = False
             if self._asked:
                 self._step_soon()
 
-    def enter(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         alive = job._runner.alive
-        if alive[job] is None:  # `start()` has made no native task
+        if type(alive[job]) is not asyncio.Task:  # there was none, or a factory has made what may be around it
             alive[job] = asyncio.current_task(self._loop)
-        # Nothing encloses a task of the loop's own, so that a shield against it makes no difference.
         if self._states is None:
             enter_scope(job, self.cancel_scope)
 
     def enclose(self, native: Any) -> CancelScope:
         assert self._states is not None
-        scope: Any = self.cancel_scope()
+        scope: Any = self.cancel_scope()  # without a shield: nothing encloses a task of the loop's own
         state: Any = self._states.get(native)
         if state is None or state.cancel_scope is None:
             self._enter_as(native, scope)
@@ -109,6 +124,12 @@ class AsyncioSeam:
         innermost = outermost = state.cancel_scope
         while outermost._parent_scope is not None:
             outermost = outermost._parent_scope
+        if _is_known_to_a_thread(outermost, native):
+            # Where no scope is around `to_thread.run_sync()`, anyio gives the thread its own, which shields the task.
+            # So that the thread, and what it runs in the loop, see through the shield, it is around the task only now.
+            outermost._shield = False
+            outermost._tasks = _Others(outermost._tasks)
+            outermost._tasks.remove(native)
         state.cancel_scope = None
         self._enter_as(native, scope)
         outermost._parent_scope = scope
@@ -138,7 +159,7 @@ class AsyncioSeam:
             yield  # what `asyncio.sleep(0)` does
         except asyncio.CancelledError:
             # The loop has turned all the same. anyio cancels again, at the next checkpoint; asyncio itself does not.
-            if current_effective_deadline() != -inf:
+            if not is_cancelled_around():
                 raise
 
     def is_over(self, native: object) -> bool:
@@ -156,6 +177,26 @@ class AsyncioSeam:
         self._loop.call_soon_threadsafe(callback)
 
 
+class _Others(set[Any]):
+    """The tasks in a scope, without the one that has entered it and is to leave it."""
+
+    def remove(self, task: Any) -> None:
+        self.discard(task)
+
+
+def _is_known_to_a_thread(scope: Any, native: asyncio.Task[Any]) -> bool:
+    """Tell whether what a task waits for is a thread, and `scope` is the shield that anyio has put around that and has
+    given to the thread as well.
+    """
+    waits: Any = native.get_coro()
+    while (inner := getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)) is not None:
+        frame = getattr(waits, "cr_frame", None)
+        if frame is not None and frame.f_locals.get("worker_scope") is scope is frame.f_locals.get("scope"):
+            return bool(scope._shield)
+        waits = inner
+    return False
+
+
 @cache
 def _states_of_tasks() -> MutableMapping[Any, Any] | None:
     """Return where anyio keeps the innermost scope of each task, if it is as `enclose()` has to have it: else None."""
@@ -166,7 +207,7 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
         known = (
             callable(scope._child_scopes.add)
             and callable(scope._tasks.discard)
-            and (scope._parent_scope, state.cancel_scope) == (None, None)
+            and (scope._parent_scope, scope._shield, state.cancel_scope) == (None, False, None)
         )
     except (AttributeError, TypeError):
         return None
@@ -181,34 +222,26 @@ def _context_of(job: Job) -> Context | None:
     return context
 
 
-if sys.version_info >= (3, 12):
-    _PLAIN = asyncio.BaseEventLoop.create_task
-    _EAGER = asyncio.eager_task_factory.__code__
+# From Python 3.12 on.
+_EAGER: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
+_STEPPED: dict[str, Any] = {"eager_start": True}
 
-    def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether tasks may be made without the loop: whether it would make asyncio's own."""
-        return type(loop).create_task is _PLAIN or type(loop).__module__.partition(".")[0] == "uvloop"
 
-    def _has_no_factory(loop: asyncio.AbstractEventLoop) -> bool:
-        """Tell whether nobody else makes the loop's tasks. (An eager factory makes them as they are made here.)"""
-        factory = loop.get_task_factory()
-        return factory is None or getattr(factory, "__code__", None) is _EAGER
-
-    def _start_stepped(
-        attempt: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
-    ) -> None:
-        """Make a task that has taken its first step when this returns. It keeps itself alive, if that was not all."""
-        asyncio.Task(attempt, loop=loop, name=name, context=context, eager_start=True)
-
-else:
-
-    def _makes_plain_tasks(_loop: asyncio.AbstractEventLoop) -> bool:
+def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether the loop's `create_task()` makes plain tasks of asyncio, so that they may be made without it."""
+    kind = type(loop)
+    if "create_task" in getattr(loop, "__dict__", ()):
         return False
+    return kind.create_task is asyncio.BaseEventLoop.create_task or kind.__module__.partition(".")[0] == "uvloop"
 
-    def _has_no_factory(_loop: asyncio.AbstractEventLoop) -> bool:
-        return True
 
-    def _start_stepped(
-        attempt: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
-    ) -> None:
-        loop.create_task(attempt, name=name, context=context)
+def _is_eager(factory: object) -> bool:
+    """Tell whether a task factory has tasks take their first steps as they are made."""
+    return _EAGER is not None and getattr(factory, "__code__", None) is _EAGER
+
+
+def _start_stepped(
+    coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
+) -> None:
+    """Make a task that has taken its first step when this returns. (`begin()` keeps it alive, if that was not all.)"""
+    asyncio.Task(coro, loop=loop, name=name, context=context, **_STEPPED)

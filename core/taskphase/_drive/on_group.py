@@ -42,10 +42,10 @@ class GroupSeam:
     def _start_soon(self, job: Job) -> None:
         self._tg.start_soon(attempt, job, name=job.name)
 
-    def step_asked(self) -> bool:
+    def take_first_steps(self) -> bool:
         return False
 
-    def enter(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         enter_scope(job, self.cancel_scope)
 
     def enclose(self, native: object) -> CancelScope:

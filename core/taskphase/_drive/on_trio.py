@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from threading import get_ident
@@ -32,12 +31,13 @@ class TrioSeam:
     def __init__(self) -> None:
         self.thread = get_ident()
         self._token = trio.lowlevel.current_trio_token()
-        self._can_enclose = _can_enclose()
         self._nursery: Any = None
+        self._can_enclose = False
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         async with trio.open_nursery() as self._nursery:
+            self._can_enclose = _can_enclose(self._nursery)
             yield
 
     def start(self, job: Job) -> object:
@@ -46,10 +46,10 @@ class TrioSeam:
         job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
         return None
 
-    def step_asked(self) -> bool:
+    def take_first_steps(self) -> bool:
         return False
 
-    def enter(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         # The nursery is cancelled by what breaks through it, from which a shield protects.
         if self._can_enclose and not job.config.shield:
             job._runner.alive[job] = current_task()
@@ -80,18 +80,14 @@ class TrioSeam:
         self._token.run_sync_soon(callback)
 
 
-def _can_enclose() -> bool:
+def _can_enclose(nursery: Any) -> bool:
     """Tell whether trio is as `enclose()` has to have it."""
     task: Any = current_task()
     try:
         scope: Any = trio.CancelScope()
-        status: Any = task._cancel_status
-        return (
-            callable(task._activate_cancel_status)
-            and isinstance(
-                inspect.getattr_static(status, "parent"), property
-            )  # what it is set to, it tells the one it had before
-            and scope._cancel_status is None
-        )
-    except AttributeError:
+        around = nursery._cancel_status
+        status = type(around)(scope=scope, parent=around)
+        status.parent = None
+        return callable(task._activate_cancel_status) and (task._cancel_status, scope._cancel_status) == (around, None)
+    except (AttributeError, TypeError):
         return False

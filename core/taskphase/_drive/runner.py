@@ -19,7 +19,7 @@ from .recording import RECORDERS, recorded
 from .seam import Seam
 from .threads import Threads
 
-# Before Python 3.12 each look-up of an enum's member is a call.
+# What every task passes (see `Symbol`).
 _OPEN = DrainStage.OPEN
 _START, _DEFER = LifeEvent.START, LifeEvent.DEFER
 
@@ -37,8 +37,8 @@ class Runner:
 
     All of it belongs to the loop's thread, except `submit()` and `call()`, which may be called from any.
 
-    :ivar alive: the jobs that have a native task, from the request to start to the end of the last attempt, pauses
-        between attempts included; the value keeps the native task from the garbage collector
+    :ivar alive: the jobs that were asked to start, until the end of the last attempt, pauses between attempts included;
+        the value is the native task, as soon as the seam knows it: to keep it from the garbage collector, to cancel it
     :ivar on_change: called whenever a job has gone from `alive`, `waiting` or `deferred`; None unless somebody drains
     :ivar on_admit: called with each job that has been taken, and that no recorder has taken out again; None unless
         somebody drains
@@ -255,7 +255,7 @@ class Runner:
             job._move(LifeEvent.CANCEL)
             job._scope.cancel()
             return
-        pause = job._scope
+        pause = job._scope  # of one that is RETRYING; others have none
         self.deferred.pop(job, None)
         self._waiting.pop(job, None)
         self.end(job, LifeEvent.CANCEL)

@@ -50,28 +50,26 @@ class Seam(Protocol):
         ...
 
     def start(self, job: Job) -> object:
-        """Ask for an attempt at `job` to start, in its context. Return what has to be kept alive meanwhile."""
+        """Ask for an attempt at `job` to start, in its context. Return its native task, or None: `begin()` knows it."""
         ...
 
-    def step_asked(self) -> bool:
-        """Have every task that was asked to start take its first step, here and now, in order; or return False if that
-        takes some turns.
+    def take_first_steps(self) -> bool:
+        """Have every task that was asked to start take its first step, here and now, in order; return False if that is
+        for the event loop, and takes some turns.
         """
         ...
 
-    def enter(self, job: Job) -> None:
-        """Make what runs here, the first step of an attempt, something that can be cancelled: `job._scope` is a scope
-        that it has entered, or stays None if that can wait for `enclose()`.
+    def begin(self, job: Job) -> None:
+        """Prepare an attempt, in its first step, for being cancelled: it enters `job._scope`, or that stays None and
+        `runner.alive` has the native task, for `enclose()`.
         """
         ...
 
     def enclose(self, native: Any) -> CancelScope:
-        """Enter a cancel scope on behalf of a task that has entered none in `enter()`, as if it had: around all that
+        """Enter a cancel scope on behalf of a task that has entered none in `begin()`, as if it had: around all that
         it has entered since. Whoever ends the attempt leaves it.
 
-        Hardly any task is ever cancelled, and a scope costs more than all else that is done for one. Neither anyio nor
-        trio has a public way to do this, so it rests on what they have in private. Where that is not what it was,
-        `enter()` does without.
+        Why not at once, and what that rests on: "How a running task is cancelled" in docs/architecture.md.
 
         :param native: what `runner.alive` has for the job
         """
@@ -117,6 +115,11 @@ def enter_scope(job: Job, cancel_scope: Callable[..., CancelScope]) -> None:
     job._scope.__enter__()
 
 
+def is_cancelled_around() -> bool:
+    """Tell whether a cancel scope around what runs here is cancelled, and no shield is between."""
+    return current_effective_deadline() == -inf
+
+
 async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:
     """Await `wait()`, and again whenever asyncio's own cancel() interrupts it, which knows no shield: as the end of
     `asyncio.run()` does to every task at once. The cancellation of an enclosing scope does end it.
@@ -125,7 +128,7 @@ async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:
         try:
             return await wait()
         except seam.cancelled:
-            if current_effective_deadline() == -inf:
+            if is_cancelled_around():
                 raise
 
 

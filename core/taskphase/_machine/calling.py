@@ -47,7 +47,8 @@ def name_of(func: Callable[..., object]) -> str:
         return f"{func.__module__}.{func.__qualname__}"
     inner = _unwrap(func)
     named: Any = inner if hasattr(inner, "__qualname__") else inner.__class__
-    return f"{named.__module__}.{named.__qualname__}"
+    module = getattr(named, "__module__", None)  # a method of a built-in class has none
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
 def _unwrap(func: Callable[..., object]) -> Callable[..., object]:

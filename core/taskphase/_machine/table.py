@@ -1,4 +1,4 @@
-"""What all tables have in common: a look-up, and the refusal of what is not in them."""
+"""What the tables of states have in common: a look-up, and the refusal of what is not in them."""
 
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -10,7 +10,11 @@ E = TypeVar("E", bound=Enum)
 
 
 class Symbol(StrEnum):
-    """What tables are made of. It is looked up several times a task, and the hash of an `Enum` is a call of Python."""
+    """What tables are made of.
+
+    They are looked up several times a task, and the hash of an `Enum` is a call of Python. So is the look-up of a
+    member in its class, before Python 3.12: the driver has names of its own for those that every task passes.
+    """
 
     __hash__ = str.__hash__
 

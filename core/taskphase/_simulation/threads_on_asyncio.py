@@ -51,8 +51,9 @@ class _Bridge:
         async with limiter or backend.current_default_thread_limiter():
             with self._anyio.cancel_scope(shield=not abandon_on_cancel) as scope:
                 future = loop.create_future()
-                seen = scope if abandon_on_cancel or scope._parent_scope is None else scope._parent_scope
-                loop.crew.hire(func, _work(loop, backend, func, args, future, seen))
+                # (The name is anyio's, too: taskphase looks for it.)
+                worker_scope = scope if abandon_on_cancel or scope._parent_scope is None else scope._parent_scope
+                loop.crew.hire(func, _work(loop, backend, func, args, future, worker_scope))
                 return await future
 
     def run_sync_from_thread(self, func: Any, args: Any, token: Any) -> Any:

@@ -5,12 +5,16 @@ entered that first or the scope is put around it when somebody cancels it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio._backends._asyncio as anyio_on_asyncio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 import trio
@@ -22,7 +26,7 @@ from taskphase import Retry, TaskHost, TasksScheduler, TaskStatus, current_task
 from taskphase._drive import on_asyncio, on_trio
 
 look_at_anyio: Any = on_asyncio._states_of_tasks.__wrapped__
-look_at_trio = on_trio._can_enclose
+look_at_trio: Any = on_trio._can_enclose
 
 
 @pytest.fixture(params=["late", "early"], autouse=True)
@@ -30,7 +34,7 @@ def entered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """When the scope of a task is entered. Early is what is left where anyio or trio are not as they were."""
     if request.param == "early":
         monkeypatch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
-        monkeypatch.setattr(on_trio, "_can_enclose", lambda: False)
+        monkeypatch.setattr(on_trio, "_can_enclose", lambda _: False)
     return request.param  # type: ignore[no-any-return]
 
 
@@ -88,26 +92,21 @@ async def test_it_is_cancelled_at_each_checkpoint_g9() -> None:
 
 async def test_scopes_that_it_has_entered_are_inside_g9() -> None:
     async def run() -> None:
-        with CancelScope() as outer:
-            with CancelScope(deadline=anyio.current_time() + 60) as inner:
-                try:
-                    await log.wait("inside")
-                finally:
-                    seen.append(anyio.current_effective_deadline())
-        log.append("left")
-        scopes.extend([outer, inner])
-        await log.rest("after")
+        with CancelScope(), CancelScope(deadline=anyio.current_time() + 60):
+            try:
+                await log.wait("inside")
+            finally:
+                seen.append(anyio.current_effective_deadline())
+        log.append("never: the exception passes scopes that were not cancelled themselves")
 
-    log, scopes, seen = Log(), list[CancelScope](), list[float]()
+    log, seen = Log(), list[float]()
     async with TaskHost() as host:
         task = host.schedule(run)
         await turns(3)
         task.cancel()
         await task.wait()
-    # (The exception passes both of them: they were not cancelled.)
     assert log == ["inside: cancelled"]
     assert seen == [-math.inf]
-    assert scopes == []
     assert task.status is TaskStatus.CANCELLED
 
 
@@ -287,20 +286,118 @@ async def test_one_that_returns_all_the_same_has_succeeded_g2() -> None:
 
 
 async def test_one_in_a_thread_ends_with_it_and_is_cancelled_then_g8_g9() -> None:
+    def in_thread() -> None:
+        begun.set()
+        go_on.wait(10)
+        log.append("in the thread")
+
     async def run() -> None:
         with CancelScope():
-            await anyio.to_thread.run_sync(lambda: log.append("in the thread"))
+            await anyio.to_thread.run_sync(in_thread)
             await log.rest("after the thread")
 
-    log = Log()
+    log, begun, go_on = Log(), threading.Event(), threading.Event()
     async with TaskHost() as host:
         task = host.schedule(run)
-        await task.started.wait()
+        await until(begun.is_set)
         task.cancel()
+        await turns()
+        assert task.status is TaskStatus.CANCELLING
+        go_on.set()
         await task.wait()
-    # (Whether it gets as far as the thread is anyio's business.)
-    assert log in (["in the thread", "after the thread: cancelled"], [])
+    assert log == ["in the thread", "after the thread: cancelled"]
     assert task.status is TaskStatus.CANCELLED
+
+
+@pytest.mark.parametrize("around", ["nothing", "a scope", "a shield"])
+async def test_a_thread_that_it_waits_for_can_see_that_it_is_cancelled_g9(around: str) -> None:
+    def in_thread() -> str:
+        begun.set()
+        while not asked.wait(0.001):
+            pass
+        anyio.from_thread.check_cancelled()
+        return "not cancelled"
+
+    async def run() -> None:
+        with ExitStack() as stack:
+            if around != "nothing":
+                stack.enter_context(CancelScope(shield=around == "a shield"))
+            log.append(await anyio.to_thread.run_sync(in_thread))
+        await log.rest("after the thread")
+
+    log, begun, asked = Log(), threading.Event(), threading.Event()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await until(begun.is_set)
+        task.cancel()
+        await turns(3)
+        assert task.status is TaskStatus.CANCELLING
+        asked.set()
+        await task.wait()
+        await turns()
+    assert task.status is TaskStatus.CANCELLED
+    assert log == (["not cancelled", "after the thread: cancelled"] if around == "a shield" else [])
+
+
+async def test_what_a_thread_runs_in_the_loop_is_cancelled_with_the_task_that_waits_for_it_g9() -> None:
+    async def wait() -> None:
+        begun.set()
+        await log.wait("in the loop")
+
+    async def run() -> None:
+        await anyio.to_thread.run_sync(anyio.from_thread.run, wait)
+
+    log, begun = Log(), anyio.Event()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await begun.wait()
+    assert log == ["in the loop: cancelled"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_a_thread_that_ends_by_itself_leaves_its_task_to_be_cancelled_at_the_next_checkpoint_g9() -> None:
+    async def run() -> None:
+        await anyio.to_thread.run_sync(go_on.wait, 10)
+        log.append("the thread has ended")
+        await log.rest("after it")
+
+    log, go_on = Log(), threading.Event()
+    async with TaskHost() as host:
+        task = host.schedule(run)
+        await until(lambda: anyio.to_thread.current_default_thread_limiter().borrowed_tokens)
+        await turns(3)
+        task.cancel()
+        await turns(3)
+        go_on.set()
+        await task.wait()
+    assert log == ["the thread has ended", "after it: cancelled"]
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_one_that_a_log_handler_cancels_when_it_has_failed_leaves_no_scope_behind_g2_g4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Canceller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            current_task().cancel()
+
+    async def fail() -> None:
+        raise ValueError
+
+    enclosed: list[object] = []
+    for seam in (on_asyncio.AsyncioSeam, on_trio.TrioSeam):
+        monkeypatch.setattr(seam, "enclose", lambda _, native: enclosed.append(native))
+    canceller = Canceller()
+    logging.getLogger("taskphase").addHandler(canceller)
+    try:
+        async with TaskHost() as host:
+            task = host.schedule(fail)
+            await task.wait()
+            await turns()
+    finally:
+        logging.getLogger("taskphase").removeHandler(canceller)
+    assert isinstance(task.exception, ValueError)
+    assert enclosed == []
 
 
 @pytest.mark.parametrize("where", ["the body", "another task", "a callback", "a thread", "the drain"])
@@ -434,22 +531,32 @@ async def test_trio_s_scopes_that_were_left_crosswise_still_end_g2() -> None:
 class TestPrivates:
     """What nobody has promised is looked at first."""
 
+    @pytest.mark.parametrize("name", ["_task_states", "TaskState", "CancelScope"])
+    def test_anyio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
+        self, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        assert look_at_anyio() is anyio_on_asyncio._task_states
+        monkeypatch.delattr(anyio_on_asyncio, name)
+        assert look_at_anyio() is None
+
     @pytest.mark.parametrize(
         ("owner", "name"),
         [
-            (anyio_on_asyncio, "_task_states"),
-            (anyio_on_asyncio, "TaskState"),
-            (anyio_on_asyncio.TaskState, "cancel_scope"),
-            (anyio_on_asyncio.CancelScope, "_tasks"),
-            (anyio_on_asyncio.CancelScope, "_child_scopes"),
-            (anyio_on_asyncio.CancelScope, "_parent_scope"),
+            ("TaskState", "cancel_scope"),
+            ("CancelScope", "_tasks"),
+            ("CancelScope", "_child_scopes"),
+            ("CancelScope", "_parent_scope"),
+            ("CancelScope", "_shield"),
         ],
     )
-    def test_anyio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
-        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    def test_an_anyio_whose_objects_have_changed_does_so_too(
+        self, monkeypatch: pytest.MonkeyPatch, owner: str, name: str
     ) -> None:
+        """Each with one attribute less than `enclose()` needs."""
+        known = {"cancel_scope": None, "_tasks": set(), "_child_scopes": set(), "_parent_scope": None, "_shield": False}
+        monkeypatch.setattr(anyio_on_asyncio, owner, lambda *_: SimpleNamespace(**known))
         assert look_at_anyio() is anyio_on_asyncio._task_states
-        monkeypatch.delattr(owner, name)
+        del known[name]
         assert look_at_anyio() is None
 
     @pytest.mark.parametrize(
@@ -464,9 +571,11 @@ class TestPrivates:
         self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
     ) -> None:
         async def look() -> tuple[bool, bool]:
-            before = look_at_trio()
-            with monkeypatch.context() as patch:
-                patch.delattr(owner, name)
-                return before, look_at_trio()
+            async with trio.open_nursery() as nursery:
+                before = look_at_trio(nursery)
+                with monkeypatch.context() as patch:
+                    patch.delattr(owner, name)
+                    after = look_at_trio(nursery)
+            return before, after
 
         assert trio.run(look) == (True, False)

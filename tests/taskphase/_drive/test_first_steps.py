@@ -1,12 +1,14 @@
 """G1, G3, G6 and G8: first steps, by whichever way the event loop comes to them. On asyncio of Python 3.12 and later
-they are taken by the runner itself, unless somebody else makes the loop's tasks: when the loop comes to it, or a route
-is left before.
+they are taken by the runner itself, unless somebody else makes the loop's tasks: when the loop comes to it, or a
+barrier before that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
+import sys
 import threading
 from contextvars import ContextVar
 from typing import Any
@@ -33,7 +35,7 @@ class Log(list[object]):
 @pytest.fixture(params=["its own", "a factory's"], autouse=True)
 def makes_tasks(request: pytest.FixtureRequest) -> str:
     """Who makes the tasks of an asyncio loop."""
-    if request.param != "its own" and "backend_name" in request.fixturenames:
+    if request.param != "its own" and inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("task_factory")
     return request.param  # type: ignore[no-any-return]
 
@@ -173,6 +175,64 @@ async def test_one_may_cancel_another_that_was_asked_for_and_itself_g2_g17() -> 
     assert {task.status, other.status} == {TaskStatus.CANCELLED}
 
 
+async def test_one_knows_nothing_of_the_exception_that_who_is_at_the_barrier_handles_g3_g4() -> None:
+    """As a server sends the response to an error: while it handles that."""
+
+    async def fail() -> None:
+        seen.append(sys.exc_info()[0])
+        raise ValueError
+
+    seen: list[object] = []
+    async with TaskHost() as host, host.scope() as tasks:
+        try:
+            raise LookupError
+        except LookupError:
+            task = tasks.schedule(fail)
+            await tasks.settle()
+            assert seen == [None]
+        await task.wait()
+        assert task.exception is not None
+        assert task.exception.__context__ is None
+
+
+async def test_one_that_cancels_the_scope_of_who_is_at_the_barrier_cancels_nothing_outside_of_it_g3() -> None:
+    async def cancel() -> None:
+        cancel_scope.cancel()
+
+    async with TaskHost() as host:
+        with anyio.CancelScope() as cancel_scope:
+            async with host.scope() as tasks, tasks.route():
+                tasks.schedule(cancel)
+        assert cancel_scope.cancel_called
+        await turns()
+
+
+async def test_a_function_without_a_module_has_a_name_g7() -> None:
+    async with TaskHost(drain_timeout=10) as host:
+        async with host.scope() as tasks, tasks.route():
+            task = tasks.schedule(str.upper, "x")
+        assert await task == "X"
+        assert task.name == "str.upper"
+
+
+async def test_who_goes_through_one_barrier_after_the_other_keeps_nobody_from_running_g3() -> None:
+    async def stop() -> None:
+        await checkpoint()
+        stopped.append(True)
+
+    async def nothing() -> None: ...
+
+    stopped: list[bool] = []
+    async with TaskHost() as host:
+        host.schedule(stop)
+        for _ in range(10_000):
+            async with host.scope() as tasks, tasks.route():
+                tasks.schedule(nothing)
+            if stopped:
+                break
+        assert stopped == [True]
+
+
 async def test_what_a_first_step_asks_for_comes_after_what_was_asked_for_before_g1(backend_name: str) -> None:
     async def ask(number: int) -> None:
         log.append(number)
@@ -204,7 +264,9 @@ async def test_those_that_ask_for_others_without_end_leave_everybody_their_turn_
         await until(lambda: len(log) == DEEP + 1)
 
 
-def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(
+    anyio_backend: tuple[str, dict[str, Any]], makes_tasks: str
+) -> None:
     async def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -214,10 +276,17 @@ def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(anyio_backen
             tasks.extend(host.schedule(anyio.sleep_forever) for _ in range(3))
             await anyio.sleep_forever()
 
+    async def with_factory() -> None:
+        asyncio.get_running_loop().set_task_factory(
+            lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]
+        )
+        await main()
+
     tasks: list[Task[None]] = []
     backend, options = anyio_backend
+    has_factory = makes_tasks != "its own" and backend == "asyncio"
     with pytest.raises(KeyboardInterrupt):
-        anyio.run(main, backend=backend, backend_options=options)
+        anyio.run(with_factory if has_factory else main, backend=backend, backend_options=options)
     assert {task.status for task in tasks} == {TaskStatus.CANCELLED}
 
 

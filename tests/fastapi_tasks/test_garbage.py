@@ -1,0 +1,85 @@
+"""What a request leaves behind for the garbage collector, which stops everybody while it works: nothing."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from fastapi import FastAPI
+from tests.backends import turns
+from tests.fastapi_tasks.apps import app_with_tasks, serving
+
+from fastapi_tasks import Tasks
+
+
+class Exchange:
+    """One request, as a server keeps it: its `send` knows the scope."""
+
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        self.statuses: list[int] = []
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        if "status" in message:
+            self.statuses.append(message["status"])
+
+
+@pytest.fixture
+def by_hand() -> Iterator[None]:
+    """Have the garbage collector do nothing by itself."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def nothing_scheduled(tasks: Tasks) -> None: ...
+
+
+async def one_in_each_phase(tasks: Tasks) -> None:
+    tasks.schedule(anyio.sleep, 0)
+    tasks.after_route.schedule(anyio.sleep, 0)
+    tasks.after_response.schedule(anyio.sleep, 0)
+
+
+async def not_asked() -> None: ...
+
+
+@pytest.mark.parametrize("endpoint", [not_asked, nothing_scheduled, one_in_each_phase])
+async def test_a_request_is_gone_when_it_is_over_without_the_garbage_collector_g2(endpoint: Any, by_hand: None) -> None:
+    app = FastAPI()
+    app_with_tasks(app)
+    app.add_api_route("/", endpoint)
+    async with serving(app):
+        for _ in range(2):  # the first fills caches
+            exchange = Exchange()
+            gone = weakref.ref(exchange)
+            await app(exchange.scope, exchange.receive, exchange.send)
+            assert exchange.statuses == [200]
+            del exchange
+            await turns()
+        assert gone() is None
+
+
+async def test_what_is_sent_when_the_call_has_returned_is_refused_g12() -> None:
+    async def keep_sending(scope: Any, receive: Any, send: Any) -> None:
+        kept.append(send)
+        await app_without_routes(scope, receive, send)
+
+    kept: list[Any] = []
+    app = FastAPI()
+    app_with_tasks(app)
+    app_without_routes = FastAPI()
+    app.mount("/", keep_sending)
+    async with serving(app):
+        exchange = Exchange()
+        await app(exchange.scope, exchange.receive, exchange.send)
+        assert exchange.statuses == [404]
+        with pytest.raises(RuntimeError, match=r"http\.response\.body was sent when the call of the app had returned"):
+            await kept[0]({"type": "http.response.body", "body": b"late"})
