@@ -183,8 +183,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
 
     async def settle(self) -> None:
         """Wait until each task that was asked to start has taken its first step: if there is any, for two turns of the
-        event loop on trio, and one on asyncio; for none on asyncio from Python 3.12 on, unless somebody else makes the
-        loop's tasks. Cancellation does not shorten it.
+        event loop on trio, and one on asyncio. On asyncio from Python 3.12 on for none, as a rule: if the tasks are
+        those of a host, nobody else makes the loop's tasks, no exception is being handled here, and this is not itself
+        a first step. Cancellation does not shorten it, and comes here only if it is asyncio's own.
 
         Those that the first steps themselves schedule here are included, down to ten generations. Tasks that wait for a
         slot are not waited for. Where a test has tasks run inline, their ends are waited for, too, which cancellation
