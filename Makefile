@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest property property-deep property-mutants lint format bench bench-guard soak docs clean help
+.PHONY: demo test test-oldest test-newer property property-deep property-mutants lint format bench bench-guard soak docs clean help
 
 help:
 	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
 	@echo 'make test         lint, and every test on asyncio, uvloop and trio'
 	@echo 'make test-oldest  the tests of the packages with the oldest supported FastAPI'
+	@echo 'make test-newer   the tests of the packages on each newer Python that is installed'
 	@echo 'make property     the properties, at random and exhaustively (a part of make test)'
 	@echo 'make property-deep     the same for hours, going on where it was stopped; HOURS=8 ends it'
 	@echo 'make property-mutants  which of the planted bugs the properties notice'
@@ -44,6 +45,23 @@ OF_STARLETTE_0_49 := -W "ignore:The on_startup and on_shutdown parameters:Deprec
 
 test-oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest $(OF_STARLETTE_0_49) tests/taskphase tests/fastapi_tasks
+
+# (Of several that pyenv has, it runs those that are named.)
+PYENV := PYENV_VERSION=$(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
+NEWER := $(shell for p in python3.12 python3.13 python3.14; do $(PYENV) $$p -c '' 2>/dev/null && echo $$p; done; true)
+
+test-newer: $(NEWER:%=.venv-%/tested)
+	@echo "newer Pythons that were found: $(or $(NEWER),none)"
+
+.venv-python%/tested: .venv-python%/ready
+	.venv-python$*/bin/python -m pytest tests/taskphase tests/fastapi_tasks
+
+.PRECIOUS: .venv-python%/ready
+.venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt
+	$(PYENV) python$* -m venv .venv-python$*
+	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test -e ./core -e .
+	touch $@
 
 property: $(VENV)/ready
 	$(BIN)/python -m pytest property_tests
@@ -88,4 +106,4 @@ $(VENV)-peer/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest $(VENV)-peer site .cache
+	rm -rf $(VENV) .venv-oldest .venv-python3.* $(VENV)-peer site .cache
