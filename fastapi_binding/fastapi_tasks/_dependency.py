@@ -27,5 +27,6 @@ async def get_tasks(connection: HTTPConnection) -> TasksScheduler:
     return request.open(connection.scope)
 
 
-Tasks = Annotated[TasksScheduler, Depends(get_tasks)]
+# What has no exit is of either scope; to be told spares FastAPI two looks at the function, for each request.
+Tasks = Annotated[TasksScheduler, Depends(get_tasks, scope="request")]
 """The type of an endpoint's, a dependency's or a websocket handler's parameter that takes its scheduler."""

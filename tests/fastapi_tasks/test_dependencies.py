@@ -302,3 +302,17 @@ async def test_two_requests_at_once_have_nothing_in_common_g12(journal: Journal)
         assert journal == ["a immediate", "b immediate", "b after_route", "b after_response"]
         go_on.set()
     assert journal[4:] == ["a after_route", "a after_response"]
+
+
+async def test_who_asks_for_it_by_its_function_gets_the_same_scheduler_g12() -> None:
+    async def own(tasks: Annotated[TasksScheduler, Depends(get_tasks)]) -> TasksScheduler:
+        return tasks
+
+    async def endpoint(tasks: Tasks, by_function: Annotated[TasksScheduler, Depends(own)]) -> bool:
+        return tasks is by_function
+
+    app = FastAPI()
+    app_with_tasks(app)
+    app.add_api_route("/", endpoint)
+    async with serving(app) as server:
+        assert (await server.get()).json() is True

@@ -204,8 +204,10 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
     try:
         states: MutableMapping[Any, Any] = backend._task_states
         scope, state = backend.CancelScope(), backend.TaskState(None, None)
+        names = backend.AsyncIOBackend.run_sync_in_worker_thread.__code__.co_varnames
         known = (
-            callable(scope._child_scopes.add)
+            {"scope", "worker_scope"} <= set(names)  # see `_is_known_to_a_thread()`
+            and callable(scope._child_scopes.add)
             and callable(scope._tasks.discard)
             and (scope._parent_scope, scope._shield, state.cancel_scope) == (None, False, None)
         )

@@ -531,7 +531,7 @@ async def test_trio_s_scopes_that_were_left_crosswise_still_end_g2() -> None:
 class TestPrivates:
     """What nobody has promised is looked at first."""
 
-    @pytest.mark.parametrize("name", ["_task_states", "TaskState", "CancelScope"])
+    @pytest.mark.parametrize("name", ["_task_states", "TaskState", "CancelScope", "AsyncIOBackend"])
     def test_anyio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
         self, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
@@ -557,6 +557,14 @@ class TestPrivates:
         monkeypatch.setattr(anyio_on_asyncio, owner, lambda *_: SimpleNamespace(**known))
         assert look_at_anyio() is anyio_on_asyncio._task_states
         del known[name]
+        assert look_at_anyio() is None
+
+    def test_so_does_an_anyio_that_calls_a_thread_s_scope_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run_sync_in_worker_thread() -> None: ...
+
+        monkeypatch.setattr(
+            anyio_on_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", staticmethod(run_sync_in_worker_thread)
+        )
         assert look_at_anyio() is None
 
     @pytest.mark.parametrize(
