@@ -60,7 +60,7 @@ test-newer: $(NEWER:%=.venv-%/tested)
 .venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYENV) python$* -m venv .venv-python$*
 	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
-	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test -e ./core -e .
+	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test --group docs -e ./core -e .
 	touch $@
 
 property: $(VENV)/ready

@@ -62,14 +62,16 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
-        factory = self._loop.get_task_factory()
-        if self._can_step and (factory is None or _is_eager(factory)):
-            self._asked.append((job, job.name))  # the name now: what is in line must not be lost by what may raise
-            self._step_soon()
-            return None
-        self._can_step = False  # for good: a task stepped here would overtake one that waits for the loop's next turn
-        if _is_eager(factory):  # it would have the first step taken inside `schedule()`
-            return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
+        if _EAGER is not None:
+            factory = self._loop.get_task_factory()
+            is_eager = getattr(factory, "__code__", None) is _EAGER
+            if self._can_step and (factory is None or is_eager):
+                self._asked.append((job, job.name))  # the name now: what is in line must not be lost by what may raise
+                self._step_soon()
+                return None
+            self._can_step = False  # for good: what is stepped here would overtake what waits for the loop's next turn
+            if is_eager:  # it would have the first step taken inside `schedule()`
+                return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
         return self._loop.create_task(attempt(job), name=job.name, context=_context_of(job))
 
     def take_first_steps(self) -> bool:
@@ -224,7 +226,7 @@ def _context_of(job: Job) -> Context | None:
     return context
 
 
-# From Python 3.12 on.
+# From Python 3.12 on: the code of the task factory that has tasks take their first steps as they are made.
 _EAGER: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 _STEPPED: dict[str, Any] = {"eager_start": True}
 
@@ -235,11 +237,6 @@ def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
     if "create_task" in getattr(loop, "__dict__", ()):
         return False
     return kind.create_task is asyncio.BaseEventLoop.create_task or kind.__module__.partition(".")[0] == "uvloop"
-
-
-def _is_eager(factory: object) -> bool:
-    """Tell whether a task factory has tasks take their first steps as they are made."""
-    return _EAGER is not None and getattr(factory, "__code__", None) is _EAGER
 
 
 def _start_stepped(
