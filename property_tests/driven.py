@@ -34,6 +34,7 @@ class FakeLoop:
     """A seam that starts nothing: it notes who was asked to start, and what threads have asked it to call."""
 
     cancelled: type[BaseException] = KeyboardInterrupt
+    in_order = True
 
     def __init__(self) -> None:
         self.thread = get_ident()
@@ -101,11 +102,11 @@ class System:
     def _schedule(self, kind: Kind, by: Task[Any] | None, *, from_thread: bool) -> None:
         config = TaskConfig(when=kind.when, shield=kind.shielded, on_error=_handler if kind.has_handler else None)
         token = JOB.set(by)
-        self.loop.thread = -1 if from_thread else get_ident()
+        self.runner.thread = -1 if from_thread else get_ident()
         try:
-            self.tasks.append(self.scheduler._submit(kind.phase, config, _function, (), {}))
+            self.tasks.append(self.scheduler._schedule(config, _function, (), {}, kind.phase))
         finally:
-            self.loop.thread = get_ident()
+            self.runner.thread = get_ident()
             JOB.reset(token)
 
     def _attempt(self, task: Task[Any], event: Event) -> None:
@@ -130,7 +131,7 @@ class System:
             self.paused.add(task)
             self.runner.paused()
         else:
-            task._end(event)
+            self.runner.end(task, event)
             self.runner.left(task)
 
     def _drain(self, event: DrainEvent) -> None:

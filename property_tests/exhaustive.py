@@ -22,7 +22,7 @@ from property_tests.agreement import Disagreement, agree
 from property_tests.driven import System, foreseen, meet, seen
 from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase._machine import dispatch, drain, life, scope
-from taskphase._machine.config import When
+from taskphase._machine.config import DEFAULT_WHEN, When
 from taskphase._machine.dispatch import Answer, Outcome
 from taskphase._machine.drain import DrainEvent, DrainStage
 from taskphase._machine.life import LifeEvent, TaskStatus
@@ -52,8 +52,9 @@ def _look_at_life(past: Sequence[LifeEvent], status: TaskStatus) -> None:
 
 
 def _look_at_scope(signals: Sequence[ScopeEvent], state: ScopeState) -> None:
-    for phase, when in product(Phase, get_args(When)):
-        agree((signals, phase, when), scope.VERDICTS[state, phase, when], model.verdict_of(signals, phase, when))
+    for phase, when in product(Phase, (*get_args(When), None)):
+        expected = model.verdict_of(signals, phase, when or DEFAULT_WHEN)
+        agree((signals, phase, when), scope.VERDICTS[state, phase, when], expected)
 
 
 def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:

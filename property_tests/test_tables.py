@@ -237,7 +237,7 @@ def mutants() -> Iterator[tuple[str, Any, str, object]]:
     for module, name, keys, values in (
         (dispatch, "DISPATCH", product(Outcome, (False, True)), LifeEvent),
         (dispatch, "ANSWERS", product(Answer, TaskStatus), LifeEvent),
-        (scope, "VERDICTS", product(ScopeState, Phase, WHENS), Verdict),
+        (scope, "VERDICTS", product(ScopeState, Phase, (*WHENS, None)), Verdict),
     ):
         for what, rows in changed(getattr(module, name), keys, values):
             yield f"{name} {what}", module, name, MappingProxyType(rows)

@@ -62,7 +62,7 @@ class TasksBatch(Schedules[TaskDefinition]):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         if self._scheduler is not None:
-            return self._scheduler._submit(self._phase, config, func, args, kwargs)
+            return self._scheduler._schedule(config, func, args, kwargs, self._phase)
         task: Task[Any] = Task(func, args, kwargs, config)
         self._own.append(task)
         return task

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from ._definition import Schedules, TaskDefinition
 from ._drain import Drain, DrainReport
@@ -150,7 +149,7 @@ class TaskHost(Schedules[TaskDefinition]):
 
         :raises TasksClosedError: if the host is not open yet
         """
-        return TasksScheduler._of(self._runner, self._tg)
+        return TasksScheduler._of(self._maybe_runner or self._runner, self._tg)
 
     def set_current(self) -> Token[Any]:
         """Make this what `current_host()` finds in the running context. The body of the host has it set.
@@ -206,7 +205,7 @@ class TaskHost(Schedules[TaskDefinition]):
     ) -> Task[Any]:
         runner = self._runner
         task: Task[Any] = Task(func, args, kwargs, self._config.merge(config))
-        runner.submit(task, runner.start)
+        runner.submit(task, runner)
         return task
 
     @asynccontextmanager
@@ -259,9 +258,8 @@ class TaskHost(Schedules[TaskDefinition]):
 
     async def _supervised(self) -> None:
         """Give the supervisor its first step. If it takes none it never will: asyncio's own cancel() was faster."""
-        for _ in range(self._runner.seam.turns):
-            if not self._began:
-                await checkpoint()
+        if not self._began:
+            await self._runner.seam.turns()
         if not self._began:
             self._runner.abort()
             self._closed.set()

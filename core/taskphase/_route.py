@@ -28,12 +28,11 @@ class Route:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         scheduler = self._scheduler
-        if scheduler._may_be_overtaken:
+        if not scheduler.in_order:
             await scheduler._let_step()
         scheduler.end_route(failed=exc is not None)
         if may_wait(exc):
-            if scheduler._unsettled:
-                await scheduler._let_step()
+            await scheduler._let_step()
             if RECORDERS:
                 await finished(scheduler)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
@@ -55,7 +55,7 @@ class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
-        return self._scheduler._submit(Phase.IMMEDIATE, self._config.merge(config), func, args, kwargs)
+        return self._scheduler._schedule(self._config.merge(config), func, args, kwargs)
 
 
 class TasksScheduler(Schedules["ScopedTaskDefinition"]):
@@ -65,6 +65,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     has no scope: its batches are started by you, with `end_route()` and `end()`, or by `async with` too.
 
     :ivar tg: the task group; that of the host, if it belongs to one
+    :ivar in_order: whether tasks take their first steps in the order in which they were asked to, as on asyncio. On
+        trio those that are asked in one turn do so in any order
+    :ivar unsettled: whether a task was asked to start since the last `settle()`
     :param tg: any entered anyio task group; that of a host makes this a scheduler of the host
     :param config: settings for all of its tasks
     """
@@ -77,23 +80,24 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         "_config",
         "_runner",
         "_state",
-        "_unsettled",
         "_until_end",
         "_until_route_ends",
+        "in_order",
         "tg",
+        "unsettled",
     )
 
     def __init__(self, tg: TaskGroup, config: TaskConfig = UNSET) -> None:
         host = running_host()
         if host is not None and host.tg is tg:
-            self._bind(host._runner, tg, config)
+            self._bind(host._runner, tg, host._runner.config.merge(config))
         else:
             self._bind(Runner(GroupSeam(tg), config=UNSET), tg, config)
 
     @classmethod
     def _of(cls, runner: Runner, tg: TaskGroup) -> TasksScheduler:
         scheduler = cls.__new__(cls)
-        scheduler._bind(runner, tg, UNSET)
+        scheduler._bind(runner, tg, runner.config)
         return scheduler
 
     def _bind(self, runner: Runner, tg: TaskGroup, config: TaskConfig) -> None:
@@ -101,11 +105,12 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         self._after_route: TasksBatch | None = None
         self._after_response: TasksBatch | None = None
         self._runner = runner
-        self._config = runner.config.merge(config)
+        self._config = config
         self._state = _ROUTE
         self._until_route_ends: list[Job] = []
         self._until_end: list[Job] = []
-        self._unsettled = False
+        self.in_order: bool = runner.seam.in_order
+        self.unsettled: bool = False
 
     @property
     def after_route(self) -> TasksBatch:
@@ -134,7 +139,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         if not task._is_new:
             raise RuntimeError(f"task {task.name!r} is {task.status.value} already; a task starts once")
         task.config = self._config.merge(task.config)
-        self._runner.submit(task, self._place)
+        self._runner.submit(task, self)
 
     def route(self) -> Route:
         """Return an async context manager around the route: the part of the scope that produces its answer.
@@ -169,19 +174,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         # They refer to this, and would be for the garbage collector.
         self._after_route = self._after_response = None
 
-    @property
-    def in_order(self) -> bool:
-        """Whether tasks take their first steps in the order in which they were asked to, as on asyncio. On trio those
-        that are asked in one turn do so in any order.
-        """
-        return self._runner.seam.in_order
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether a task was asked to start since the last `settle()`."""
-        return self._unsettled
-
-    async def settle(self) -> None:
+    def settle(self) -> Coroutine[Any, Any, None]:
         """Wait until each task that was asked to start has taken its first step: if there is any, for two turns of the
         event loop on trio, and one on asyncio. On asyncio from Python 3.12 on for none, as a rule: if the tasks are
         those of a host, nobody else makes the loop's tasks, no exception is being handled here, and this is not itself
@@ -191,20 +184,17 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         slot are not waited for. Where a test has tasks run inline, their ends are waited for, too, which cancellation
         does shorten.
         """
-        if self._unsettled:
-            await self._let_step()
-            if RECORDERS:
-                await finished(self)
+        return self._let_step(settle=True)
 
-    async def _let_step(self) -> None:
-        seam = self._runner.seam
-        for _ in range(_GENERATIONS):
-            self._unsettled = False
-            if not seam.take_first_steps():
-                for _ in range(seam.turns):
-                    await seam.turn()
-            if not self._unsettled:
-                break
+    async def _let_step(self, *, settle: bool = False) -> None:
+        if self.unsettled:
+            for _ in range(_GENERATIONS):
+                self.unsettled = False
+                await self._runner.seam.first_steps()
+                if not self.unsettled:
+                    break
+            if settle and RECORDERS:
+                await finished(self)
 
     async def __aenter__(self) -> TasksScheduler:
         return self
@@ -212,46 +202,38 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._may_be_overtaken:
-            await self._let_step()
-        self.end_route(failed=exc is not None)
-        if self._may_be_overtaken:
+        if self._state is _ROUTE:
+            if not self.in_order:
+                await self._let_step()
+            self.end_route(failed=exc is not None)
+        if not self.in_order:
             await self._let_step()
         self.end()
         if RECORDERS and may_wait(exc):
             await finished(self)
 
-    @property
-    def _may_be_overtaken(self) -> bool:
-        """Whether something was asked to start that may take its first step later than what is asked next."""
-        return self._unsettled and not self._runner.seam.in_order
-
     def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]:
-        return self._submit(_IMMEDIATE, config, func, args, kwargs)
-
-    def _submit(
         self,
-        phase: Phase,
         config: TaskConfig,
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        phase: Phase = _IMMEDIATE,
     ) -> Task[Any]:
-        task: Task[Any] = Task(func, args, kwargs, self._config.merge(config))
+        config = self._config if config is UNSET else self._config.merge(config)
+        task: Task[Any] = Task(func, args, kwargs, config)
         task.phase = phase
-        self._runner.submit(task, self._place, self._verdict)
+        self._runner.submit(task, self)
         return task
 
     def _verdict(self, job: Job) -> Verdict:
-        return VERDICTS[self._state, job.phase, job._when]
+        return VERDICTS[self._state, job.phase, job.config.when]
 
     def _place(self, job: Job) -> None:
-        verdict = self._verdict(job)
+        verdict = VERDICTS[self._state, job.phase, job.config.when]
         if verdict is _START:
             self._runner.start(job)
-            self._unsettled = True
+            self.unsettled = True
         elif verdict is _HOLD:
             self._runner.defer(job)
             (self._until_route_ends if job.phase is _AFTER_ROUTE else self._until_end).append(job)
@@ -261,15 +243,15 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     def _follow(self, event: ScopeEvent, until_then: list[Job]) -> None:
         self._state = SCOPE[self._state][event]
         for job in until_then:
-            if self._verdict(job) is _START:
+            if VERDICTS[self._state, job.phase, job.config.when] is _START:
                 self._runner.release(job)
-                self._unsettled = True
+                self.unsettled = True
             else:
                 self._runner.drop(job, _mismatch(job))
         until_then.clear()
 
 
 def _mismatch(job: Job) -> str:
-    if job._when == "failure":
+    if job.config.when == "failure":
         return "its route succeeded, and it was to run on failure only"
     return "its route failed, and it was to run on success only"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -51,24 +52,17 @@ class RequestTasks:
                     f"scope[{_FUNCTION_STACK_KEY!r}] is no AsyncExitStack: Tasks needs a route of FastAPI >= 0.121.1"
                 )
             self.tasks = self._host.scope()
-            # Last of all: after the dependencies that were entered before `Tasks` too, whatever the order of the
-            # parameters. Mostly there are none. That look only saves time: without it all is the same.
-            entered = stack.pop_all() if getattr(stack, "_exit_callbacks", True) else None
             if scope["type"] == "websocket":
-                stack.push_async_exit(self._leave_session)
+                leave_last(stack, self._leave_session, is_async=True)
             elif self.tasks.in_order:
-                # An exit stack takes an object with `__exit__` at half the cost of a function.
-                stack.push(cast("Any", self))
+                leave_last(stack, self._leave_route)
             else:
-                stack.push_async_exit(self.tasks.route())
-            if entered is not None:
-                stack.push_async_exit(entered)
+                leave_last(stack, self.tasks.route().__aexit__, is_async=True)
         return self.tasks
 
-    def __exit__(self, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
+    def _leave_route(self, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
         # What leaving `route()` does where tasks start in order, except that it is the first message that waits.
-        assert self.tasks is not None
-        self.tasks.end_route(failed=exc_type is not None)
+        self.tasks.end_route(failed=exc_type is not None)  # type: ignore[union-attr]
 
     async def _leave_session(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: Any) -> None:
         # A client that leaves has the handler raise, wherever that reads or sends. It is over then, but has not failed.
@@ -85,20 +79,43 @@ class RequestTasks:
     def send(self, message: Message) -> Awaitable[None]:
         """Hand a message to the server; the first one waits until what was asked to start has taken its first step."""
         if not self._began:
-            if self.tasks is not None and self.tasks.unsettled:
-                return self._settle_and_send(message)
+            tasks = self.tasks
+            if tasks is not None and tasks.unsettled:
+                return self._settle_and_send(tasks, message)
             self._began = True
         return self._send(message)
 
-    async def _settle_and_send(self, message: Message) -> None:
-        assert self.tasks is not None
-        await self.tasks.settle()
+    async def _settle_and_send(self, tasks: TasksScheduler, message: Message) -> None:
+        await tasks.settle()
         self._began = True
         await self._send(message)
 
 
+def leave_last(stack: Any, leave: Callable[..., Any], *, is_async: bool = False) -> None:
+    """Have `leave` called when `stack` is left, after all that was entered before, and all that will be."""
+    if _IS_KNOWN:
+        stack._exit_callbacks.appendleft((not is_async, leave))
+        return
+    entered = stack.pop_all()
+    (stack.push_async_exit if is_async else stack.push)(leave)
+    stack.push_async_exit(entered)
+
+
+def _is_known() -> bool:
+    """Tell whether an exit stack keeps its callbacks as CPython's has since 3.7: its public way costs several times as
+    much, for each request.
+    """
+    stack: Any = AsyncExitStack()
+    stack.push(_is_known)
+    stack.push_async_exit(_too_late)
+    return getattr(stack, "_exit_callbacks", None) == deque([(True, _is_known), (False, _too_late)])
+
+
 async def _too_late(message: Message) -> None:
     raise RuntimeError(f"{message['type']} was sent when the call of the app had returned: nobody is there any more")
+
+
+_IS_KNOWN = _is_known()
 
 
 def _client_left(exc: BaseException | None) -> bool:

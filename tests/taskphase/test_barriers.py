@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns, turns_of_a_barrier
 
@@ -22,8 +23,8 @@ class Log(list[str]):
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
-    """A list with one entry a turn of the event loop that a scope has waited for. (With a task factory it waits on
-    asyncio of every Python.)
+    """A list with one entry each time that a scope has waited for turns of the event loop. (With a task factory it does
+    on asyncio of every Python.)
     """
 
     async def count() -> None:
@@ -31,8 +32,8 @@ def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
         await checkpoint()
 
     made: list[None] = []
-    for seam in (AsyncioSeam, TrioSeam):
-        monkeypatch.setattr(seam, "turn", staticmethod(count))
+    monkeypatch.setattr(AsyncioSeam, "turns", staticmethod(count))
+    monkeypatch.setattr(TrioSeam, "first_steps", staticmethod(count))
     return made
 
 
@@ -52,10 +53,7 @@ async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error
                 assert log == ["immediate", "after_route"]
 
 
-async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
-    waited: list[None], backend_name: str
-) -> None:
-    one = 2 if backend_name == "trio" else 1
+async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(waited: list[None]) -> None:
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
             pass
@@ -63,14 +61,14 @@ async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(
         async with host.scope() as tasks:
             async with tasks.route():
                 tasks.after_route.schedule(anyio.sleep, 0)
-            assert len(waited) == one
+            assert len(waited) == 1
             await tasks.settle()
-        assert len(waited) == one
+        assert len(waited) == 1
         waited.clear()
         async with host.scope() as tasks:
             async with tasks.route():
                 tasks.schedule(anyio.sleep, 0)
-            assert len(waited) == one
+            assert len(waited) == 1
         waited.clear()
         async with host.scope() as tasks, tasks.route():
             tasks.after_response.schedule(anyio.sleep, 0)
@@ -82,7 +80,7 @@ async def test_on_trio_the_earlier_phase_pays_another_one_g1(waited: list[None],
         async with tasks.route():
             tasks.schedule(anyio.sleep, 0)
             tasks.after_route.schedule(anyio.sleep, 0)
-        assert len(waited) == (1 if backend_name == "asyncio" else 4)
+        assert len(waited) == (1 if backend_name == "asyncio" else 2)
 
 
 async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(waited: list[None]) -> None:
@@ -146,8 +144,8 @@ async def test_a_barrier_takes_as_many_turns_as_the_event_loop_needs_g1(
         await checkpoint()
 
     log, made = Log(), list[None]()
-    for seam in (AsyncioSeam, TrioSeam):
-        monkeypatch.setattr(seam, "turn", staticmethod(count))
+    monkeypatch.setattr(AsyncioSeam, "turns", staticmethod(count))
+    monkeypatch.setattr(trio.lowlevel, "cancel_shielded_checkpoint", count)
     async with TaskHost() as host, host.scope() as tasks:
         async with tasks.route():
             tasks.after_route.schedule(log.add, "after_route")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _STARTING = TaskStatus.STARTING
 _RETURNED = Outcome.RETURNED
 _CANCELLED = Outcome.CANCELLED
+_SUCCEED = LifeEvent.SUCCEED
 _RAISE = LifeEvent.RAISE
 _FAIL = LifeEvent.FAIL
 _UNWIND = LifeEvent.UNWIND
@@ -39,14 +40,14 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
         runner.left(job)
         return
     JOB.set(job)
-    outcome: Outcome = _CANCELLED
-    result: Any = None
+    result: Any
     stray: BaseException | None = None
     try:
-        runner.seam.begin(job)
+        if runner.seam.begins:
+            runner.seam.begin(job)
         try:
             job._step()
-            if not job._is_async or config.timeout is not None:
+            if config.timeout is not None or not job._is_async:
                 result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=config.timeout)
             elif job.kwargs:
                 result = await job.func(*job.args, **job.kwargs)
@@ -55,6 +56,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
         except BaseException as exc:
             if job._scope is None or not job._scope.__exit__(type(exc), exc, exc.__traceback__):
                 raise
+            outcome, result = _CANCELLED, None
         else:
             if job._scope is not None:
                 job._scope.__exit__(None, None, None)
@@ -64,6 +66,10 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
             raise  # the loop went without its tasks, and this is the garbage collector
         outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
     event = DISPATCH[outcome, config.on_error is not None]
+    if event is _SUCCEED:
+        runner.end(job, event, result)
+        runner.left(job)
+        return
     try:
         if event is _RAISE:
             await ask_handler(job, result)
@@ -74,14 +80,15 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
             raise stray
 
 
-def conclude(job: Job, event: LifeEvent, result: Any) -> None:
-    """Bring `job` to its end. `result`: what was returned or raised."""
+def conclude(job: Job, event: LifeEvent, error: BaseException | None) -> None:
+    """Bring `job` to its end, which is no success."""
     runner = job._runner
     if event is _FAIL:
         if job._scope is None:
             job._scope = runner.seam.cancel_scope()  # in which nothing is: a log handler may cancel the task
-        report.failed(job, result)
-    runner.end(job, event, None if event is _UNWIND else result)
+        assert error is not None
+        report.failed(job, error)
+    runner.end(job, event, None if event is _UNWIND else error)
     runner.left(job)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, MutableMapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
@@ -40,9 +40,7 @@ class AsyncioSeam:
     """
 
     cancelled: type[BaseException] = asyncio.CancelledError
-    # The loop's queue is first in, first out.
-    turns = 1
-    in_order = True
+    in_order = True  # the loop's queue is first in, first out
 
     def __init__(self) -> None:
         self.thread = get_ident()
@@ -53,6 +51,7 @@ class AsyncioSeam:
         self._barriers = 0
         self._can_step = _EAGER is not None and _makes_plain_tasks(self._loop)
         self._states = _states_of_tasks()
+        self.begins = self._can_step or self._states is None
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
 
@@ -72,13 +71,29 @@ class AsyncioSeam:
             self._can_step = False  # for good: what is stepped here would overtake what waits for the loop's next turn
             if is_eager:  # it would have the first step taken inside `schedule()`
                 return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
-        return self._loop.create_task(attempt(job), name=job.name, context=_context_of(job))
+        context = job._context if job.config.on_error is None else _context_of(job)
+        native = self._loop.create_task(attempt(job), name=job.name, context=context)
+        if type(native) is not _TASK:  # there may be another one inside it
+            self.begins = True
+        return native
 
-    def take_first_steps(self) -> bool:
+    def first_steps(self) -> Awaitable[None]:
+        return _NOTHING if self._can_step and self._have_stepped() else self.turns()
+
+    @coroutine
+    def turns(self) -> Generator[None, None, None]:
+        try:
+            yield  # what `asyncio.sleep(0)` does
+        except asyncio.CancelledError:
+            # The loop has turned all the same. anyio cancels again, at the next checkpoint; asyncio itself does not.
+            if not is_cancelled_around():
+                raise
+
+    def _have_stepped(self) -> bool:
+        """Have those in line take their first steps, here and now, unless they are for the loop's next turn."""
         self._barriers += 1
         if (
-            not self._can_step
-            or self._is_stepping
+            self._is_stepping
             or self._barriers > _BARRIERS
             or sys.exception() is not None  # it would be that of the tasks too, as the `__context__` of theirs
         ):
@@ -111,7 +126,7 @@ class AsyncioSeam:
 
     def begin(self, job: Job) -> None:
         alive = job._runner.alive
-        if type(alive[job]) is not asyncio.Task:  # there was none, or a factory has made what may be around it
+        if type(alive[job]) is not _TASK:  # there was none, or a factory has made what may be around it
             alive[job] = asyncio.current_task(self._loop)
         if self._states is None:
             enter_scope(job, self.cancel_scope)
@@ -155,15 +170,6 @@ class AsyncioSeam:
             if running is not None:
                 asyncio.tasks._enter_task(self._loop, running)
 
-    @coroutine
-    def turn(self) -> Generator[None, None, None]:
-        try:
-            yield  # what `asyncio.sleep(0)` does
-        except asyncio.CancelledError:
-            # The loop has turned all the same. anyio cancels again, at the next checkpoint; asyncio itself does not.
-            if not is_cancelled_around():
-                raise
-
     def is_over(self, native: object) -> bool:
         return isinstance(native, asyncio.Future) and native.done()
 
@@ -177,6 +183,16 @@ class AsyncioSeam:
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(callback)
+
+
+class _Nothing:
+    """Nothing to wait for."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_NOTHING = _Nothing()
 
 
 class _Others(set[Any]):
@@ -219,12 +235,13 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
 
 
 def _context_of(job: Job) -> Context | None:
-    context = job._context
-    if context is not None and job.config.on_error is not None:
-        # An attempt changes its context, and the next one, which only a handler can ask for, has to find it untouched.
-        return context.copy()
-    return context
+    if job.config.on_error is None or job._context is None:
+        return job._context
+    # An attempt changes its context, and the next one, which only a handler can ask for, has to find it untouched.
+    return job._context.copy()
 
+
+_TASK = asyncio.Task  # looked up in every task
 
 # From Python 3.12 on: the code of the task factory that has tasks take their first steps as they are made.
 _EAGER: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)

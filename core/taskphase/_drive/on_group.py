@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 class GroupSeam:
+    begins = True
+
     def __init__(self, tg: TaskGroup) -> None:
         self._tg = tg
         self._native = native_seam()
         self.cancelled = self._native.cancelled
         self.thread = self._native.thread
-        self.turns = self._native.turns
         self.in_order = self._native.in_order
         self.cancel_scope = self._native.cancel_scope
-        self.turn = self._native.turn
+        self.first_steps = self.turns = self._native.turns
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -41,9 +42,6 @@ class GroupSeam:
 
     def _start_soon(self, job: Job) -> None:
         self._tg.start_soon(attempt, job, name=job.name)
-
-    def take_first_steps(self) -> bool:
-        return False
 
     def begin(self, job: Job) -> None:
         enter_scope(job, self.cancel_scope)

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
 class TrioSeam:
     cancelled: type[BaseException] = trio.Cancelled
-    # trio runs what is ready in batches, each in random order. A task that is asked to start is in the next batch,
-    # and so is whoever lets others run meanwhile, before or behind it; the batch after that comes when all of the
-    # former have stepped.
-    turns = 2
     in_order = False
-    turn = staticmethod(trio.lowlevel.cancel_shielded_checkpoint)
+    begins = True
     cancel_scope: Callable[..., CancelScope] = trio.CancelScope
 
     def __init__(self) -> None:
@@ -46,8 +42,14 @@ class TrioSeam:
         job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
         return None
 
-    def take_first_steps(self) -> bool:
-        return False
+    async def turns(self) -> None:
+        # trio runs what is ready in batches, each in random order. A task that is asked to start is in the next batch,
+        # and so is whoever lets others run meanwhile, before or behind it; the batch after that comes when all of the
+        # former have stepped.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    first_steps = turns
 
     def begin(self, job: Job) -> None:
         # The nursery is cancelled by what breaks through it, from which a shield protects.

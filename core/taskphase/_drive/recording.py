@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from .._machine.scope import Verdict
-    from .job import Job
+    from .job import Job, Placer
     from .runner import Runner
 
 Place = Callable[["Job"], None]
@@ -16,14 +15,12 @@ Place = Callable[["Job"], None]
 class Admitted(NamedTuple):
     """A job that a runner has taken, and has not placed yet.
 
-    :ivar scope: the object whose method places it: its scheduler, or the runner itself
-    :ivar foresee: tells what its scope would do with it now; None if nothing but start it
+    :ivar placer: its scheduler, or the runner itself
     """
 
     runner: Runner
     job: Job
-    scope: object
-    foresee: Callable[[Job], Verdict] | None
+    placer: Placer
 
 
 class Recorder(Protocol):
@@ -44,9 +41,10 @@ class Recorder(Protocol):
 RECORDERS: list[Recorder] = []
 
 
-def recorded(runner: Runner, job: Job, place: Place, foresee: Callable[[Job], Verdict] | None) -> Place:
+def recorded(runner: Runner, job: Job, placer: Placer) -> Place:
     """Tell everybody of `job`; return what is to place it."""
-    admitted = Admitted(runner, job, getattr(place, "__self__", None), foresee)
+    admitted = Admitted(runner, job, placer)
+    place: Place = placer._place
     for recorder in tuple(RECORDERS):
         place = recorder._take(admitted, place)
     return place

@@ -14,7 +14,7 @@ from .._machine.scope import Verdict
 from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
 from .current import JOB
-from .job import Job
+from .job import Job, Placer
 from .recording import RECORDERS, recorded
 from .seam import Seam
 from .threads import Threads
@@ -56,6 +56,7 @@ class Runner:
         max_threads: int = 40,
     ) -> None:
         self.seam = seam
+        self.thread = seam.thread
         self.host = host
         self.config = config
         self.stage = DrainStage.OPEN
@@ -106,25 +107,25 @@ class Runner:
 
     # Admission: from any thread.
 
-    def submit(self, job: Job, place: Callable[[Job], None], foresee: Callable[[Job], Verdict] | None = None) -> None:
-        """Take `job`, or refuse it with nothing changed; `place` puts it where it belongs, in the loop's thread.
+    def submit(self, job: Job, placer: Placer) -> None:
+        """Take `job`, or refuse it with nothing changed; `placer` puts it where it belongs, in the loop's thread.
 
-        :param foresee: tells what `place` would do with it now; default: start it
         :raises TasksClosedError: if tasks are no longer taken from the caller
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
-        if get_ident() == self.seam.thread:
+        if get_ident() == self.thread:
             if self.stage is not _OPEN or self._max_pending is not None:
-                self._admit(pending=self._will_pend(job, foresee))
+                self._admit(pending=self._will_pend(job, placer))
             job._runner = self
             if RECORDERS:
-                place = recorded(self, job, place, foresee)
-            place(job)
+                recorded(self, job, placer)(job)
+            else:
+                placer._place(job)
             if self.on_admit is not None and not job._is_new:
                 self.on_admit(job)
             return
         with self._lock:
-            pending = self._will_pend(job, foresee)
+            pending = self._will_pend(job, placer)
             self._admit(pending=pending)
             try:
                 # What it reads, which needs the lock, is put there below.
@@ -132,13 +133,12 @@ class Runner:
             except RuntimeError as exc:
                 raise TasksClosedError("the event loop has ended") from exc
             job._runner = self
-            if RECORDERS:
-                place = recorded(self, job, place, foresee)
+            place = recorded(self, job, placer) if RECORDERS else placer._place
             self._inbox.append(_Mail(job, place, pending))
 
     def call(self, func: Callable[[Job], None], job: Job) -> None:
         """Call `func(job)` in the loop's thread: now if this is it, else soon."""
-        if get_ident() == self.seam.thread:
+        if get_ident() == self.thread:
             func(job)
         else:
             self.seam.call_from_thread(lambda: func(job))
@@ -158,10 +158,10 @@ class Runner:
                 max_pending=self._max_pending,
             )
 
-    def _will_pend(self, job: Job, foresee: Callable[[Job], Verdict] | None) -> bool:
+    def _will_pend(self, job: Job, placer: Placer) -> bool:
         if self._max_pending is None:
             return False
-        verdict = Verdict.START if foresee is None else foresee(job)
+        verdict = placer._verdict(job)
         if verdict is Verdict.DROP:
             return False
         return verdict is Verdict.HOLD or self._is_full(self._on_their_way(pending=False))
@@ -216,6 +216,11 @@ class Runner:
         native = self.seam.start(job)
         job._move(_START)
         self.alive[job] = native
+
+    _place = start  # what is in no scope is started, whatever its phase
+
+    def _verdict(self, job: Job) -> Verdict:  # noqa: ARG002
+        return Verdict.START
 
     def adopt(self, job: Job) -> None:
         """Take and start a job that nobody has scheduled here, whatever `submit()` would say of it."""

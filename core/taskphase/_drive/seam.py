@@ -39,9 +39,6 @@ class Seam(Protocol):
     thread: int
     """The identifier of the loop's thread."""
 
-    turns: int
-    """How many turns are enough for every task that was asked to start before them to take its first step."""
-
     in_order: bool
     """Whether tasks take their first steps in the order in which they were asked to."""
 
@@ -50,14 +47,25 @@ class Seam(Protocol):
         ...
 
     def start(self, job: Job) -> object:
-        """Ask for an attempt at `job` to start, in its context. Return its native task, or None: `begin()` knows it."""
-        ...
-
-    def take_first_steps(self) -> bool:
-        """Have every task that was asked to start take its first step, here and now, in order; return False if that is
-        for the event loop, and takes some turns.
+        """Ask for an attempt at `job` to start, in its context. Return its native task, or None if only `begin()` will
+        know it.
         """
         ...
+
+    def first_steps(self) -> Awaitable[None]:
+        """Wait until every task that was asked to start has taken its first step: for `turns()`, or for none where they
+        can be taken here and now, in order.
+        """
+        ...
+
+    def turns(self) -> Awaitable[None]:
+        """Let others run, for as many turns of the event loop as are enough for every task that it was asked to start
+        before. Cancellation does not shorten it, and comes here only if it is asyncio's own, which comes but once.
+        """
+        ...
+
+    begins: bool
+    """Whether attempts have to `begin()`."""
 
     def begin(self, job: Job) -> None:
         """Prepare an attempt, in its first step, for being cancelled: it enters `job._scope`, or that stays None and
@@ -82,13 +90,6 @@ class Seam(Protocol):
     @property
     def cancel_scope(self) -> Callable[..., CancelScope]:
         """Makes one; `shield` is its only parameter here."""
-        ...
-
-    @property
-    def turn(self) -> Callable[[], Awaitable[object]]:
-        """Lets others run for a turn, to its end. Cancellation does not come here, unless it is asyncio's own, which
-        comes but once.
-        """
         ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:

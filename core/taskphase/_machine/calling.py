@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any, cast
 
 _GENERATORS = CO_GENERATOR | CO_ASYNC_GENERATOR
+_KINDS = CO_COROUTINE | _GENERATORS
 
 
 def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -19,15 +20,14 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
         the arguments
     """
     if type(func) is FunctionType:
-        code = func.__code__
-        flags = code.co_flags
-        # The common case, without the cost of a signature (which is tens of times that of starting the task).
-        if (
-            not kwargs
-            and not flags & _GENERATORS
-            and ((code.co_argcount == len(args) and not code.co_kwonlyargcount) or _takes(func, len(args)))
-        ):
-            return flags & CO_COROUTINE != 0 or inspect.iscoroutinefunction(func)
+        # The common cases, without the cost of a signature (which is tens of times that of starting the task).
+        if not kwargs:
+            code = func.__code__
+            flags = code.co_flags
+            if code.co_argcount == len(args) and flags & _KINDS == CO_COROUTINE and not code.co_kwonlyargcount:
+                return True
+            if not flags & _GENERATORS and _takes(func, len(args)):
+                return inspect.iscoroutinefunction(func)
     elif not callable(func):
         raise TypeError(f"expected a callable, not {type(func).__name__}{_hint(func)}")
     if _is(func, inspect.isgeneratorfunction) or _is(func, inspect.isasyncgenfunction):

@@ -10,7 +10,7 @@ What arrives when the scope is over already (the route ran on behind it) changes
 
 from types import MappingProxyType
 
-from .config import When
+from .config import DEFAULT_WHEN, When
 from .table import Symbol, table
 
 
@@ -73,17 +73,19 @@ _REACHED = MappingProxyType(
 )
 
 
-def _judge(state: ScopeState, phase: Phase, when: When) -> Verdict:
+def _judge(state: ScopeState, phase: Phase, when: When | None) -> Verdict:
     if state not in _REACHED[phase]:
         return Verdict.HOLD
     if phase is Phase.IMMEDIATE or when == "always":
         return Verdict.START
-    return Verdict.START if (state in _ANSWERED) is (when == "success") else Verdict.DROP
+    return Verdict.START if (state in _ANSWERED) is ((when or DEFAULT_WHEN) == "success") else Verdict.DROP
 
 
-_WHENS: tuple[When, ...] = ("success", "failure", "always")
+_WHENS: tuple[When | None, ...] = ("success", "failure", "always", None)
 
 VERDICTS = MappingProxyType(
     {(state, phase, when): _judge(state, phase, when) for state in _S for phase in Phase for when in _WHENS}
 )
-"""What becomes of a task, by the state of its scope, its phase and its `when` (which counts for deferred ones only)."""
+"""What becomes of a task, by the state of its scope, its phase and its `when`, which counts for deferred ones only.
+None is a `when` that nobody has set.
+"""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .._drive.job import Job
+from .._drive.job import Job, Placer
 from .._drive.recording import Place
 from .._drive.runner import Runner
 from .._machine.life import LifeEvent, TaskStatus
@@ -61,7 +60,7 @@ class Entry:
     :ivar parent: the task that has scheduled it, if one has
     :ivar scopes: the units of work that it belongs to: its own, and those of the task that has scheduled it
     :ivar claim: on whose account it is recorded
-    :ivar foresee: tells what its scope would do with it now; None if nothing but start it
+    :ivar placer: knows what would be done with it now
     """
 
     task: Task[Any]
@@ -69,7 +68,7 @@ class Entry:
     parent: Job | None
     scopes: tuple[object, ...]
     claim: object
-    foresee: Callable[[Job], Verdict] | None
+    placer: Placer
 
     @property
     def is_held(self) -> bool:
@@ -79,7 +78,7 @@ class Entry:
     @property
     def is_due(self) -> bool:
         """Whether it would run now, were it not held."""
-        return self.foresee is None or self.foresee(self.task) is Verdict.START
+        return self.placer._verdict(self.task) is Verdict.START
 
     @property
     def is_at_rest(self) -> bool:

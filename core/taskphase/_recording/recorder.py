@@ -116,8 +116,8 @@ class TaskRecorder(RecordedTasks[Any]):
             claim = parent.claim
         if claim is None or job in self._book.entries:  # what was held may be scheduled again, by hand
             return place
-        scopes = (admitted.scope, *(() if parent is None else parent.scopes))
-        entry = Entry(observe(job), runner, by, scopes, claim, admitted.foresee)
+        scopes: tuple[object, ...] = (admitted.placer, *(() if parent is None else parent.scopes))
+        entry = Entry(observe(job), runner, by, scopes, claim, admitted.placer)
         self._book.entries[job] = entry
         CHANGES.tell()
         if self._run == "never":

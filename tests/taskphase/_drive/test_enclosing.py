@@ -68,6 +68,32 @@ async def test_a_running_task_has_no_scope_before_it_is_cancelled_unless_it_has_
     assert task.status is TaskStatus.CANCELLED
 
 
+class Around(asyncio.Future[None]):
+    """What a task factory may make: a future around a task, whose own cancellation cancels nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> None:
+        super().__init__(loop=loop)
+        self.task = asyncio.Task(coro, loop=loop, **options)
+
+    def set_name(self, name: object) -> None:
+        self.task.set_name(name)
+
+
+@native_cancel_only
+async def test_what_a_task_factory_puts_around_a_task_is_not_taken_for_it_g9() -> None:
+    log, loop = Log(), asyncio.get_running_loop()
+    async with TaskHost() as host:
+        loop.set_task_factory(Around)
+        try:
+            task = host.schedule(log.wait, "task")
+        finally:
+            loop.set_task_factory(None)
+        await task.started.wait()
+        task.cancel()
+        await task.wait()
+    assert (task.status, log) == (TaskStatus.CANCELLED, ["task: cancelled"])
+
+
 async def test_it_is_cancelled_at_each_checkpoint_g9() -> None:
     async def run() -> None:
         try:

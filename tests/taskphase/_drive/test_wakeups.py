@@ -14,10 +14,11 @@ import pytest
 from tests.backends import turns, until
 
 from taskphase import Retry, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase._drive.job import Job
 from taskphase._drive.runner import Runner
 from taskphase._drive.seam import native_seam
 from taskphase._machine.config import UNSET
-from taskphase._machine.drain import DrainStage
+from taskphase._machine.drain import DrainEvent, DrainStage
 from taskphase._machine.scope import Verdict
 
 Logged = Callable[[], list[tuple[str, str]]]
@@ -33,6 +34,19 @@ async def closing(host: TaskHost) -> AsyncGenerator[None]:
             tg.start_soon(host.aclose)
             await turns()
             yield
+
+
+class Holds:
+    """Who has every job wait for a phase that does not come."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def _place(self, job: Job) -> None:
+        self._runner.defer(job)
+
+    def _verdict(self, job: Job) -> Verdict:
+        return Verdict.HOLD
 
 
 def schedule_in_thread(schedule: Callable[..., Task[None]]) -> Task[None]:
@@ -161,12 +175,12 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
     jobs = [Task(anyio.sleep_forever) for _ in range(4)]
 
     def on_its_way() -> None:
-        runner.submit(jobs[3], runner.start)
+        runner.submit(jobs[3], runner)
 
     async with runner.seam.open():
-        runner.submit(jobs[0], runner.start)
-        runner.submit(jobs[1], runner.start)
-        runner.submit(jobs[2], runner.defer, Verdict.HOLD)
+        runner.submit(jobs[0], runner)
+        runner.submit(jobs[1], runner)
+        runner.submit(jobs[2], Holds(runner))
         thread = threading.Thread(target=on_its_way)
         thread.start()
         thread.join()
@@ -179,18 +193,18 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
         runner.abort()
         assert {job.status for job in jobs} == {TaskStatus.CANCELLED}
         with pytest.raises(TasksClosedError, match="closed"):
-            runner.submit(Task(anyio.sleep_forever), runner.start)
+            runner.submit(Task(anyio.sleep_forever), runner)
         await until(lambda: runner.idle)
 
 
 async def test_a_runner_does_not_close_while_something_is_on_its_way_g2_g8() -> None:
     """It may have come in since the drain looked."""
     runner = Runner(native_seam(), config=UNSET)
-    runner.stage = DrainStage.GRACE
+    runner.follow(DrainEvent.CLOSE)
     task = Task(anyio.sleep, (0,))
 
     def on_its_way() -> None:
-        runner.submit(task, runner.start)
+        runner.submit(task, runner)
 
     async with runner.seam.open():
         thread = threading.Thread(target=on_its_way)
@@ -207,9 +221,9 @@ async def test_a_runner_does_not_close_while_something_is_on_its_way_g2_g8() -> 
 async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(decision: str) -> None:
     """Each of them decides by what the others have written, so none may come between."""
     runner = Runner(native_seam(), config=UNSET)
-    runner.stage = DrainStage.GRACE
+    runner.follow(DrainEvent.CLOSE)
     decide: dict[str, Callable[[], object]] = {
-        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), runner.defer, Verdict.HOLD),
+        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), Holds(runner)),
         "close": runner.close,
         "abort": runner.abort,
         "read": runner._read_inbox,
