@@ -149,7 +149,7 @@ class TaskHost(Schedules[TaskDefinition]):
 
         :raises TasksClosedError: if the host is not open yet
         """
-        return TasksScheduler._of(self._maybe_runner or self._runner, self._tg)
+        return TasksScheduler._of(self._runner, self._tg)
 
     def set_current(self) -> Token[Any]:
         """Make this what `current_host()` finds in the running context. The body of the host has it set.

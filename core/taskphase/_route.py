@@ -28,11 +28,12 @@ class Route:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         scheduler = self._scheduler
-        if not scheduler.in_order:
+        if scheduler._unsettled and not scheduler.in_order:
             await scheduler._let_step()
         scheduler.end_route(failed=exc is not None)
         if may_wait(exc):
-            await scheduler._let_step()
+            if scheduler._unsettled:
+                await scheduler._let_step()
             if RECORDERS:
                 await finished(scheduler)
 

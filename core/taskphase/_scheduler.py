@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -65,9 +65,6 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     has no scope: its batches are started by you, with `end_route()` and `end()`, or by `async with` too.
 
     :ivar tg: the task group; that of the host, if it belongs to one
-    :ivar in_order: whether tasks take their first steps in the order in which they were asked to, as on asyncio. On
-        trio those that are asked in one turn do so in any order
-    :ivar unsettled: whether a task was asked to start since the last `settle()`
     :param tg: any entered anyio task group; that of a host makes this a scheduler of the host
     :param config: settings for all of its tasks
     """
@@ -80,11 +77,10 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         "_config",
         "_runner",
         "_state",
+        "_unsettled",
         "_until_end",
         "_until_route_ends",
-        "in_order",
         "tg",
-        "unsettled",
     )
 
     def __init__(self, tg: TaskGroup, config: TaskConfig = UNSET) -> None:
@@ -109,8 +105,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         self._state = _ROUTE
         self._until_route_ends: list[Job] = []
         self._until_end: list[Job] = []
-        self.in_order: bool = runner.seam.in_order
-        self.unsettled: bool = False
+        self._unsettled = False
 
     @property
     def after_route(self) -> TasksBatch:
@@ -174,7 +169,19 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         # They refer to this, and would be for the garbage collector.
         self._after_route = self._after_response = None
 
-    def settle(self) -> Coroutine[Any, Any, None]:
+    @property
+    def in_order(self) -> bool:
+        """Whether tasks take their first steps in the order in which they were asked to, as on asyncio. On trio those
+        that are asked in one turn do so in any order.
+        """
+        return self._runner.seam.in_order
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a task was asked to start since the last `settle()`."""
+        return self._unsettled
+
+    async def settle(self) -> None:
         """Wait until each task that was asked to start has taken its first step: if there is any, for two turns of the
         event loop on trio, and one on asyncio. On asyncio from Python 3.12 on for none, as a rule: if the tasks are
         those of a host, nobody else makes the loop's tasks, no exception is being handled here, and this is not itself
@@ -184,17 +191,17 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         slot are not waited for. Where a test has tasks run inline, their ends are waited for, too, which cancellation
         does shorten.
         """
-        return self._let_step(settle=True)
-
-    async def _let_step(self, *, settle: bool = False) -> None:
-        if self.unsettled:
-            for _ in range(_GENERATIONS):
-                self.unsettled = False
-                await self._runner.seam.first_steps()
-                if not self.unsettled:
-                    break
-            if settle and RECORDERS:
+        if self._unsettled:
+            await self._let_step()
+            if RECORDERS:
                 await finished(self)
+
+    async def _let_step(self) -> None:
+        for _ in range(_GENERATIONS):
+            self._unsettled = False
+            await self._runner.seam.first_steps()
+            if not self._unsettled:
+                break
 
     async def __aenter__(self) -> TasksScheduler:
         return self
@@ -203,10 +210,10 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if self._state is _ROUTE:
-            if not self.in_order:
+            if self._unsettled and not self._runner.seam.in_order:
                 await self._let_step()
             self.end_route(failed=exc is not None)
-        if not self.in_order:
+        if self._unsettled and not self._runner.seam.in_order:
             await self._let_step()
         self.end()
         if RECORDERS and may_wait(exc):
@@ -233,7 +240,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         verdict = VERDICTS[self._state, job.phase, job.config.when]
         if verdict is _START:
             self._runner.start(job)
-            self.unsettled = True
+            self._unsettled = True
         elif verdict is _HOLD:
             self._runner.defer(job)
             (self._until_route_ends if job.phase is _AFTER_ROUTE else self._until_end).append(job)
@@ -243,9 +250,9 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
     def _follow(self, event: ScopeEvent, until_then: list[Job]) -> None:
         self._state = SCOPE[self._state][event]
         for job in until_then:
-            if VERDICTS[self._state, job.phase, job.config.when] is _START:
+            if self._verdict(job) is _START:
                 self._runner.release(job)
-                self.unsettled = True
+                self._unsettled = True
             else:
                 self._runner.drop(job, _mismatch(job))
         until_then.clear()

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import TaskHost, TasksBatch, TasksClosedError, TasksSaturatedError, TaskStatus, current_task
+from taskphase import Phase, Task, TaskHost, TasksBatch, TasksClosedError, TasksSaturatedError, TaskStatus, current_task
 
 
 @asynccontextmanager
@@ -163,6 +163,18 @@ async def test_a_late_task_is_pending_only_if_it_has_to_wait_g1_g15() -> None:
             tasks.after_route.schedule(anyio.sleep, 0)
         dropped = tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
         assert dropped.status is TaskStatus.DROPPED
+
+
+async def test_a_task_made_by_hand_for_a_phase_that_is_to_come_is_pending_too_g15() -> None:
+    async with TaskHost(max_pending=1) as host, host.scope() as tasks:
+        late, later = (Task(anyio.sleep, (0,)) for _ in range(2))
+        late.phase = later.phase = Phase.AFTER_RESPONSE
+        tasks.start(late)
+        assert host.deferred == 1
+        with pytest.raises(TasksSaturatedError):
+            tasks.start(later)
+        assert later.status is TaskStatus.NEW
+        tasks.schedule(anyio.sleep, 0)
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2_g15() -> None:

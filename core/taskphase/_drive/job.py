@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from anyio import Event
 
@@ -16,7 +16,6 @@ from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
 from .._machine.scope import Phase
 
 if TYPE_CHECKING:
-    from .._machine.scope import Verdict
     from .runner import Runner
     from .seam import CancelScope
 
@@ -38,17 +37,18 @@ class Job:
     `_runner` is missing while none has it; `_scope` is the cancel scope that its attempt, its handler or its pause is
     in, or None where the seam makes one when it is needed; `_result` is the return value if it has SUCCEEDED, the
     exception if it has FAILED, else None. `_context` is that of the call of `schedule()`, untouched by the attempts if
-    there may be another one, and let go at the end. `_events` is None until somebody waits.
+    there may be another one, and let go at the end.
     """
 
     __slots__ = (
         "__weakref__",
         "_context",
-        "_events",
+        "_ended_event",
         "_is_async",
         "_result",
         "_runner",
         "_scope",
+        "_started_event",
         "_status",
         "args",
         "attempt",
@@ -87,7 +87,8 @@ class Job:
         self._scope: CancelScope | None = None
         self._result: Any = None
         self._status = _NEW
-        self._events: _Events | None = None
+        self._started_event: Event | None = None
+        self._ended_event: Event | None = None
 
     @property
     def name(self) -> str:
@@ -120,17 +121,18 @@ class Job:
         """Note the first step of an attempt."""
         self._status = LIFE[self._status][_STEP]
         self.attempt += 1
-        if self._events is not None:
-            self._events.started.set()
+        if self._started_event is not None:
+            self._started_event.set()
 
     def _end(self, event: LifeEvent, result: Any = None) -> None:
         """Follow `event`, which is an end, and wake whoever waits for it."""
         self._status = LIFE[self._status][event]
         self._result = result
         self._context = self._scope = None
-        if self._events is not None:
-            self._events.ended.set()
-            self._events.started.set()  # if it never has: whoever waits for that has to hear of it
+        if self._ended_event is not None:
+            self._ended_event.set()
+        if self._started_event is not None:
+            self._started_event.set()  # if it never has: whoever waits for that has to hear of it
 
     def _run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func` in a copy of the context of `schedule()`."""
@@ -139,35 +141,12 @@ class Job:
 
     async def _wait_started(self) -> None:
         if not (self.attempt or self._has_ended):
-            await self._waited_for().started.wait()
+            if self._started_event is None:
+                self._started_event = Event()
+            await self._started_event.wait()
 
     async def _wait_ended(self) -> None:
         if not self._has_ended:
-            await self._waited_for().ended.wait()
-
-    def _waited_for(self) -> _Events:
-        if self._events is None:
-            self._events = _Events()
-        return self._events
-
-
-class Placer(Protocol):
-    """Who decides what becomes of a job that a runner has taken: its scope, or the runner itself."""
-
-    def _place(self, job: Job) -> None:
-        """Have the runner start, hold or drop `job`. In the loop's thread."""
-        ...
-
-    def _verdict(self, job: Job) -> Verdict:
-        """Tell what `_place()` would do with it now. In any thread."""
-        ...
-
-
-class _Events:
-    """What is waited for; made when somebody does."""
-
-    __slots__ = ("ended", "started")
-
-    def __init__(self) -> None:
-        self.started = Event()
-        self.ended = Event()
+            if self._ended_event is None:
+                self._ended_event = Event()
+            await self._ended_event.wait()

@@ -71,9 +71,9 @@ class AsyncioSeam:
             self._can_step = False  # for good: what is stepped here would overtake what waits for the loop's next turn
             if is_eager:  # it would have the first step taken inside `schedule()`
                 return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
-        context = job._context if job.config.on_error is None else _context_of(job)
+        context = job._context if job.config.on_error is None else _context_of(job)  # mostly without a call
         native = self._loop.create_task(attempt(job), name=job.name, context=context)
-        if type(native) is not _TASK:  # there may be another one inside it
+        if type(native) is not asyncio.Task:  # there may be another one inside it
             self.begins = True
         return native
 
@@ -126,7 +126,7 @@ class AsyncioSeam:
 
     def begin(self, job: Job) -> None:
         alive = job._runner.alive
-        if type(alive[job]) is not _TASK:  # there was none, or a factory has made what may be around it
+        if type(alive[job]) is not asyncio.Task:  # there was none, or a factory has made what may be around it
             alive[job] = asyncio.current_task(self._loop)
         if self._states is None:
             enter_scope(job, self.cancel_scope)
@@ -240,8 +240,6 @@ def _context_of(job: Job) -> Context | None:
     # An attempt changes its context, and the next one, which only a handler can ask for, has to find it untouched.
     return job._context.copy()
 
-
-_TASK = asyncio.Task  # looked up in every task
 
 # From Python 3.12 on: the code of the task factory that has tasks take their first steps as they are made.
 _EAGER: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)

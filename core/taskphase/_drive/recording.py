@@ -6,10 +6,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from .job import Job, Placer
+    from .._machine.scope import Verdict
+    from .job import Job
     from .runner import Runner
 
 Place = Callable[["Job"], None]
+
+
+class Placer(Protocol):
+    """Who decides what becomes of a job that a runner has taken: its scope, or the runner itself."""
+
+    def _place(self, job: Job, /) -> None:
+        """Have the runner start, hold or drop `job`. In the loop's thread."""
+        ...
+
+    def _verdict(self, job: Job, /) -> Verdict:
+        """Tell what `_place()` would do with it now. In any thread."""
+        ...
 
 
 class Admitted(NamedTuple):

@@ -14,8 +14,8 @@ from .._machine.scope import Verdict
 from ..errors import TasksClosedError, TasksSaturatedError
 from . import report
 from .current import JOB
-from .job import Job, Placer
-from .recording import RECORDERS, recorded
+from .job import Job
+from .recording import RECORDERS, Placer, recorded
 from .seam import Seam
 from .threads import Threads
 

@@ -42,6 +42,9 @@ class Seam(Protocol):
     in_order: bool
     """Whether tasks take their first steps in the order in which they were asked to."""
 
+    begins: bool
+    """Whether attempts have to `begin()`. It may become True, and is then before the first step of whoever has to."""
+
     def open(self) -> AbstractAsyncContextManager[None]:
         """Return a context in which tasks can be started, and which none outlives."""
         ...
@@ -53,8 +56,8 @@ class Seam(Protocol):
         ...
 
     def first_steps(self) -> Awaitable[None]:
-        """Wait until every task that was asked to start has taken its first step: for `turns()`, or for none where they
-        can be taken here and now, in order.
+        """Have every task that was asked to start take its first step: here and now, in order, where that can be done.
+        Else it is for the loop, and what is returned waits for its `turns()`.
         """
         ...
 
@@ -63,9 +66,6 @@ class Seam(Protocol):
         before. Cancellation does not shorten it, and comes here only if it is asyncio's own, which comes but once.
         """
         ...
-
-    begins: bool
-    """Whether attempts have to `begin()`."""
 
     def begin(self, job: Job) -> None:
         """Prepare an attempt, in its first step, for being cancelled: it enters `job._scope`, or that stays None and

@@ -24,9 +24,10 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
         if not kwargs:
             code = func.__code__
             flags = code.co_flags
-            if code.co_argcount == len(args) and flags & _KINDS == CO_COROUTINE and not code.co_kwonlyargcount:
+            fits = code.co_argcount == len(args) and not code.co_kwonlyargcount
+            if fits and flags & _KINDS == CO_COROUTINE:
                 return True
-            if not flags & _GENERATORS and _takes(func, len(args)):
+            if not flags & _GENERATORS and (fits or _takes(func, len(args))):
                 return inspect.iscoroutinefunction(func)
     elif not callable(func):
         raise TypeError(f"expected a callable, not {type(func).__name__}{_hint(func)}")

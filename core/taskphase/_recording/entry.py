@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .._drive.job import Job, Placer
-from .._drive.recording import Place
+from .._drive.job import Job
+from .._drive.recording import Place, Placer
 from .._drive.runner import Runner
 from .._machine.life import LifeEvent, TaskStatus
 from .._machine.scope import Verdict
