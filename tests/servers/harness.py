@@ -158,8 +158,14 @@ class Server:
         self._process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does."""
-        os.killpg(self.pid, signal.SIGINT)
+        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does; to the first one only of granian,
+        which passes it on: a worker of it that is told twice while it has a request may come to a stop, whatever the
+        app (see docs/shutdown.md).
+        """
+        if self.kind.name == "granian":
+            self.send(signal.SIGINT)
+        else:
+            os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, timeout: float = ANSWER_WITHIN) -> int:
         """Wait for the end of the first process and return its exit code, negative for a signal."""
