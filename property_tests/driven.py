@@ -102,11 +102,11 @@ class System:
     def _schedule(self, kind: Kind, by: Task[Any] | None, *, from_thread: bool) -> None:
         config = TaskConfig(when=kind.when, shield=kind.shielded, on_error=_handler if kind.has_handler else None)
         token = JOB.set(by)
-        self.runner.thread = -1 if from_thread else get_ident()
+        self.loop.thread = -1 if from_thread else get_ident()
         try:
             self.tasks.append(self.scheduler._schedule(config, _function, (), {}, kind.phase))
         finally:
-            self.runner.thread = get_ident()
+            self.loop.thread = get_ident()
             JOB.reset(token)
 
     def _attempt(self, task: Task[Any], event: Event) -> None:

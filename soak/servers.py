@@ -93,9 +93,7 @@ class Server:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal as the one who usually sends it: a supervisor to the first process, a terminal to all."""
-        # granian's first process passes SIGINT on. A worker that is told twice while it has a request comes to a stop,
-        # with all of its threads, whatever the app is.
-        passes_on = number is signal.SIGINT and self.kind.name == "granian"
+        passes_on = number is signal.SIGINT and self.kind.passes_interrupts_on
         with suppress(ProcessLookupError):
             if number is signal.SIGTERM or passes_on:
                 self._process.send_signal(number)

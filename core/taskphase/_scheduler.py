@@ -237,7 +237,7 @@ class TasksScheduler(Schedules["ScopedTaskDefinition"]):
         return VERDICTS[self._state, job.phase, job.config.when]
 
     def _place(self, job: Job) -> None:
-        verdict = VERDICTS[self._state, job.phase, job.config.when]
+        verdict = VERDICTS[self._state, job.phase, job.config.when]  # as `_verdict()`, without a call
         if verdict is _START:
             self._runner.start(job)
             self._unsettled = True

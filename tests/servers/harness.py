@@ -74,6 +74,13 @@ class ServerKind:
     exit_after_term: int
     exit_after_interrupt: int
 
+    @property
+    def passes_interrupts_on(self) -> bool:
+        """Whether SIGINT is for its first process only, which tells the others. A worker of granian that is told twice
+        while it has a request may come to a stop, with all of its threads, whatever the app (see docs/shutdown.md).
+        """
+        return self.name == "granian"
+
     def command(self, app: str, port: int) -> list[str]:
         return [sys.executable, "-m", *self.arguments.format(app=app, port=port).split()]
 
@@ -158,11 +165,8 @@ class Server:
         self._process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does; to the first one only of granian,
-        which passes it on: a worker of it that is told twice while it has a request may come to a stop, whatever the
-        app (see docs/shutdown.md).
-        """
-        if self.kind.name == "granian":
+        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does; or to the one that passes it on."""
+        if self.kind.passes_interrupts_on:
             self.send(signal.SIGINT)
         else:
             os.killpg(self.pid, signal.SIGINT)

@@ -74,14 +74,14 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
         if event is _RAISE:
             await ask_handler(job, result)
         else:
-            conclude(job, event, result)
+            end_without_success(job, event, result)
     finally:
         if stray is not None:
             raise stray
 
 
-def conclude(job: Job, event: LifeEvent, error: BaseException | None) -> None:
-    """Bring `job` to its end, which is no success."""
+def end_without_success(job: Job, event: LifeEvent, error: BaseException | None) -> None:
+    """Bring `job` to its end. `error`: what was raised, if anything was."""
     runner = job._runner
     if event is _FAIL:
         if job._scope is None:
@@ -102,7 +102,7 @@ async def ask_handler(job: Job, error: Exception) -> None:
         report.retrying(job, error, value.after)
         await pause(job, value.after)
         return
-    conclude(job, event, error)
+    end_without_success(job, event, error)
     if stray is not None:
         raise stray
 

@@ -46,7 +46,7 @@ class AsyncioSeam:
         self.thread = get_ident()
         self._loop = asyncio.get_running_loop()
         self._callbacks: set[asyncio.Task[None]] = set()
-        self._asked: deque[tuple[Job, str]] = deque()
+        self._asked: deque[tuple[Job, str, Context | None]] = deque()
         self._will_step = self._is_stepping = False
         self._barriers = 0
         self._can_step = _EAGER is not None and _makes_plain_tasks(self._loop)
@@ -61,24 +61,28 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
+        context = job._context
+        if job.config.on_error is not None and context is not None:
+            # An attempt changes its context; the next one, which only a handler can ask for, has to find it untouched.
+            context = context.copy()
         if _EAGER is not None:
             factory = self._loop.get_task_factory()
             is_eager = getattr(factory, "__code__", None) is _EAGER
             if self._can_step and (factory is None or is_eager):
-                self._asked.append((job, job.name))  # the name now: what is in line must not be lost by what may raise
+                # The name now: what is in line must not be lost by what may raise.
+                self._asked.append((job, job.name, context))
                 self._step_soon()
                 return None
             self._can_step = False  # for good: what is stepped here would overtake what waits for the loop's next turn
             if is_eager:  # it would have the first step taken inside `schedule()`
-                return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=_context_of(job))
-        context = job._context if job.config.on_error is None else _context_of(job)  # mostly without a call
+                return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=context)
         native = self._loop.create_task(attempt(job), name=job.name, context=context)
         if type(native) is not asyncio.Task:  # there may be another one inside it
             self.begins = True
         return native
 
     def first_steps(self) -> Awaitable[None]:
-        return _NOTHING if self._can_step and self._have_stepped() else self.turns()
+        return _nothing() if self._can_step and self._have_stepped() else self.turns()
 
     @coroutine
     def turns(self) -> Generator[None, None, None]:
@@ -117,8 +121,8 @@ class AsyncioSeam:
         self._is_stepping = True
         try:
             for _ in range(len(self._asked)):  # and not what these ask for
-                job, name = self._asked.popleft()
-                _start_stepped(attempt(job), self._loop, name, _context_of(job))
+                job, name, context = self._asked.popleft()
+                _start_stepped(attempt(job), self._loop, name, context)
         finally:
             self._is_stepping = False
             if self._asked:
@@ -185,14 +189,10 @@ class AsyncioSeam:
         self._loop.call_soon_threadsafe(callback)
 
 
-class _Nothing:
-    """Nothing to wait for."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield from ()
-
-
-_NOTHING = _Nothing()
+@coroutine
+def _nothing() -> Generator[None, None, None]:
+    """Wait for nothing."""
+    yield from ()
 
 
 class _Others(set[Any]):
@@ -232,13 +232,6 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
     except (AttributeError, TypeError):
         return None
     return states if known else None
-
-
-def _context_of(job: Job) -> Context | None:
-    if job.config.on_error is None or job._context is None:
-        return job._context
-    # An attempt changes its context, and the next one, which only a handler can ask for, has to find it untouched.
-    return job._context.copy()
 
 
 # From Python 3.12 on: the code of the task factory that has tasks take their first steps as they are made.

@@ -56,7 +56,6 @@ class Runner:
         max_threads: int = 40,
     ) -> None:
         self.seam = seam
-        self.thread = seam.thread
         self.host = host
         self.config = config
         self.stage = DrainStage.OPEN
@@ -113,7 +112,7 @@ class Runner:
         :raises TasksClosedError: if tasks are no longer taken from the caller
         :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
         """
-        if get_ident() == self.thread:
+        if get_ident() == self.seam.thread:
             if self.stage is not _OPEN or self._max_pending is not None:
                 self._admit(pending=self._will_pend(job, placer))
             job._runner = self
@@ -138,7 +137,7 @@ class Runner:
 
     def call(self, func: Callable[[Job], None], job: Job) -> None:
         """Call `func(job)` in the loop's thread: now if this is it, else soon."""
-        if get_ident() == self.thread:
+        if get_ident() == self.seam.thread:
             func(job)
         else:
             self.seam.call_from_thread(lambda: func(job))

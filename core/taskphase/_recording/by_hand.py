@@ -62,7 +62,7 @@ def _has_open_host(entry: Entry) -> bool:
 def _asked(entry: Entry) -> bool:
     if not _has_open_host(entry):
         return False
-    if get_ident() == entry.runner.thread:
+    if get_ident() == entry.runner.seam.thread:
         _start(entry)
         return True
     try:

@@ -122,7 +122,7 @@ class TaskRecorder(RecordedTasks[Any]):
         CHANGES.tell()
         if self._run == "never":
             place = entry.hold(place)
-        return self._unless_refused(place) if runner.host is None and get_ident() == runner.thread else place
+        return self._unless_refused(place) if runner.host is None and get_ident() == runner.seam.thread else place
 
     def _unless_refused(self, place: Place) -> Place:
         def place_or_forget(job: Job) -> None:
