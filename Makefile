@@ -22,8 +22,8 @@ help:
 	@echo 'make soak         real servers under load, ended at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
 	@echo 'make docs         the documentation site, into site/; a warning or a broken link is an error'
 
-demo: $(VENV)/ready
-	$(BIN)/python examples/demo.py
+demo: $(VENV)-demo/ready
+	PYTHONPATH=core:fastapi_binding $(VENV)-demo/bin/python examples/demo.py
 
 test: lint
 	$(BIN)/python -m pytest
@@ -92,6 +92,14 @@ $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(BIN)/python $(PIP) install --quiet -c constraints.txt --group dev -e ./core -e .
 	touch $@
 
+# Small, and without building the packages, so that a first look takes seconds.
+$(VENV)-demo/ready: pyproject.toml constraints.txt
+	@echo 'installing FastAPI, uvicorn and httpx into $(VENV)-demo'
+	$(PYTHON) -m venv $(VENV)-demo
+	$(VENV)-demo/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	$(VENV)-demo/bin/python $(PIP) install --quiet -c constraints.txt --group demo
+	touch $@
+
 .venv-oldest/ready: pyproject.toml core/pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
@@ -106,4 +114,4 @@ $(VENV)-peer/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-python3.* $(VENV)-peer site .cache
+	rm -rf $(VENV) .venv-oldest .venv-python3.* $(VENV)-peer $(VENV)-demo site .cache

@@ -21,32 +21,36 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 }"""
 
 
-def chart(table: Table) -> str:
-    """Return a bar for each figure, as long as its ratio to the base, which is the dashed line."""
+def chart(table: Table, width: int = WIDTH, labels: int = LABELS) -> str:
+    """Return a bar for each figure, as long as its ratio to the base, which is the dashed line.
+
+    :param width: of the chart, in pixels
+    :param labels: the room for the names of the figures, in pixels
+    """
     figures = [figure for figure in table.figures if SHARED not in figure.name]
     longest = max(figure.ratio for figure in figures)
-    scale = (WIDTH - LABELS - ROOM) / longest
+    scale = (width - labels - ROOM) / longest
     height = TOP + len(figures) * (BAR + GAP) + GAP
     title = escape(table.title[0].upper() + table.title[1:])
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">',
         f"<style>\n{STYLE}\n</style>",
         f'<text class="title" x="8" y="22">{title}: multiples of {escape(table.base)}</text>',
-        *(bar(figure, table, TOP + at * (BAR + GAP), scale) for at, figure in enumerate(figures)),
-        f'<line class="base" x1="{LABELS + scale:.1f}" x2="{LABELS + scale:.1f}" y1="{TOP - 6}" y2="{height - 4}"/>',
+        *(bar(figure, table, labels, TOP + at * (BAR + GAP), scale) for at, figure in enumerate(figures)),
+        f'<line class="base" x1="{labels + scale:.1f}" x2="{labels + scale:.1f}" y1="{TOP - 6}" y2="{height - 4}"/>',
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def bar(figure: Figure, table: Table, top: int, scale: float) -> str:
+def bar(figure: Figure, table: Table, labels: int, top: int, scale: float) -> str:
     length = figure.ratio * scale
     value = f"{figure.value:.1f}" if table.unit == "us" else f"{figure.value:.0f}"
     line = top + BAR - 4
     return (
-        f'<text class="label" x="{LABELS - 8}" y="{line}">{escape(figure.name)}</text>'
-        f'<rect class="{kind(figure.name)}" x="{LABELS}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>'
-        f'<text x="{LABELS + length + 6:.1f}" y="{line}">{figure.ratio:.2f} ({value} {table.unit})</text>'
+        f'<text class="label" x="{labels - 8}" y="{line}">{escape(figure.name)}</text>'
+        f'<rect class="{kind(figure.name)}" x="{labels}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>'
+        f'<text x="{labels + length + 6:.1f}" y="{line}">{figure.ratio:.2f} ({value} {table.unit})</text>'
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from .chart import chart
 from .figures import Figure, Table
 from .processes import ROOT
+from .tasks import KEPT
 from .wanted import Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
@@ -20,14 +22,44 @@ if sys.version_info >= (3, 12):  # every one but the oldest has a page of its ow
 # What a reader sees; the other tables are in the text.
 PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")
 
-INTRODUCTION = """\
-# Figures
+SUMMARY = "request-short.svg"  # narrow enough for a phone
+TASK, REQUEST = "one task, asyncio", "one request, uvloop"
+IMMEDIATE, EACH_PHASE, NO_TASKS = "taskphase, immediate", "Tasks: one in each phase", "no tasks"
+SUMMARIZED = (NO_TASKS, "three BackgroundTasks", EACH_PHASE, "Tasks of PyPI: one in each phase")
 
-`make bench` has measured them, in one run, and has written this page; what is measured and how is said in
-`benchmarks/README.md`. The ratios are what counts: each is the median over the rounds of a figure against the base of
-the same round, which ran just before and just after. The spread is that of the middle half of the rounds. "PyPI" is
-the project `fastapi-tasks` 0.1.0 that PyPI has; it is another one than this.
+INTRODUCTION = """\
+## How to read the tables
+
+The ratios count: each is the median over the rounds of a figure against the base of the same round, which ran just
+before and just after. The spread is that of the middle half of the rounds. "PyPI" is the project `fastapi-tasks` 0.1.0
+that PyPI has, which is not this one. `make bench` measured all tables in one run, and wrote this page;
+`benchmarks/README.md` says how.
 """
+
+
+def head(facts: Mapping[str, str], tables: Sequence[Table]) -> str:
+    """Return the beginning of the page: one sentence and, where it was measured, one chart."""
+    by_title = {table.title: table for table in tables}
+    costs = []
+    if TASK in by_title:
+        task = by_title[TASK]
+        ours, kept = (f"{task[name].value:.0f} \N{MICRO SIGN}s" for name in (IMMEDIATE, KEPT))
+        costs.append(f"A task costs {ours} on asyncio, and a `create_task` in a set that keeps it costs {kept}")
+    if REQUEST in by_title:
+        request = by_title[REQUEST]
+        more = request[EACH_PHASE].value - request[NO_TASKS].value
+        costs.append(
+            f"a request with a task in each phase takes {more:.0f} \N{MICRO SIGN}s more than one without tasks"
+        )
+    lines = textwrap.fill("; ".join(costs) + ".", 120, break_on_hyphens=False) if costs else ""
+    picture = f"![What one request costs]({SUMMARY})\n" if REQUEST in by_title else ""
+    return "\n".join([f"# Benchmarks on {facts['Python']}\n", f"{lines}\n", picture])
+
+
+def summary(table: Table) -> str:
+    """Return the chart at the beginning of the page."""
+    figures = [figure for figure in table.figures if figure.name in SUMMARIZED]
+    return chart(replace(table, title="one request", figures=figures), width=490, labels=238)
 
 
 def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
@@ -45,6 +77,8 @@ def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[
     for table in tables:
         if table.title in plots:
             (FOLDER / plots[table.title]).write_text(chart(table))
+        if table.title == REQUEST:
+            (FOLDER / SUMMARY).write_text(summary(table))
     (FOLDER / "results.md").write_text(page(facts, tables, verdicts, plots))
     data = {"run": dict(facts), "tables": [asdict(table) for table in tables], "wanted": [asdict(v) for v in verdicts]}
     (FOLDER / "results.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
@@ -53,13 +87,14 @@ def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[
 def page(
     facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict], plots: Mapping[str, str]
 ) -> str:
-    parts = [INTRODUCTION, markdown([("run", ""), *facts.items()])]
-    parts += ["## What is wanted\n", markdown([HEAD_WANTED, *map(row_of, verdicts)])]
+    parts = [head(facts, tables), INTRODUCTION]
     for table in tables:
         parts.append(f"## {heading(table)}\n")
         if table.title in plots:
             parts.append(f"![{table.title}]({plots[table.title]})\n")
         parts.append(markdown(rows(table)))
+    parts += ["## Goals\n", markdown([HEAD_WANTED, *map(row_of, verdicts)])]
+    parts += ["## The run\n", markdown([("run", ""), *facts.items()])]
     return "\n".join(parts)
 
 

@@ -82,12 +82,16 @@ MACHINES = {
             "ROUTE": Place(_C[0], 68),
             "RESPONDING": Place(_C[1] + 80, 8),
             "EXCUSING": Place(_C[1] + 80, 130),
+            "LATE": Place(_C[0], 280),
             "OVER": Place(_C[2] + 160, 8),
             "OVER_FAILED": Place(_C[2] + 160, 130),
         },
         {
             ("ROUTE", "RESPONDING"): Bend(side=True),
             ("ROUTE", "EXCUSING"): Bend(side=True),
+            ("LATE", "RESPONDING"): Bend(0.25, 0.1, label=0.85),
+            ("LATE", "EXCUSING"): Bend(side=True),
+            ("LATE", "OVER_FAILED"): Bend(side=True),
         },
     ),
     "drain.svg": Machine(
@@ -111,8 +115,29 @@ def sequences() -> Iterator[tuple[str, str]]:
     """Yield the name of each picture of a request, and the picture."""
     for phase in PHASES:
         yield f"{phase}.svg", svg.sequence(f"A request with one {phase} task", runs.LANES, runs.TASK, runs.run(phase))
+        yield f"{phase}-short.svg", short(phase)
     failed = runs.run("after_response", fails=True)
     yield "failure.svg", svg.sequence("A request whose endpoint raises", runs.LANES, runs.TASK, failed)
+
+
+# For the tutorial, on a phone too: the dependency is a session, and the lanes between are left out.
+SHORT = {
+    runs.CLIENT: "client",
+    runs.SERVER: "server",
+    runs.MIDDLEWARE: "server",
+    runs.REQUEST_SCOPE: "session",
+    runs.FUNCTION_SCOPE: "session",
+    runs.ENDPOINT: "endpoint",
+    runs.TASK: "task",
+}
+
+
+def short(phase: str) -> str:
+    """Return the picture of a request with five lanes."""
+    inside = {(runs.FUNCTION_SCOPE, "exits"), (runs.ENDPOINT, "background runs")}
+    steps = [step for step in runs.run(phase) if (step.who, step.what) not in inside]
+    title = f"A request with one {phase} task, in short"
+    return svg.sequence(title, list(dict.fromkeys(SHORT.values())), "task", svg.only(SHORT, steps), svg.NARROW_LANE)
 
 
 def pictures() -> dict[str, str]:

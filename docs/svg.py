@@ -38,10 +38,10 @@ markerUnits="userSpaceOnUse"><path class="ours-head" d="M0 0L8 4L0 8z"/></marker
 </defs>"""
 
 
-def picture(width: float, height: float, title: str, shapes: Iterator[str]) -> str:
-    """Return an SVG file; `title` is what a screen reader reads."""
+def picture(width: float, height: float, title: str, shapes: Iterator[str], style: str = STYLE) -> str:
+    """Return an SVG file; a screen reader reads `title`."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img"'
-    return "\n".join([f'{head} aria-label="{escape(title)}">', STYLE, *shapes, "</svg>", ""])
+    return "\n".join([f'{head} aria-label="{escape(title)}">', style, *shapes, "</svg>", ""])
 
 
 def text(x: float, y: float, string: str, style: str) -> str:
@@ -197,18 +197,36 @@ class Step:
 
 
 LANE = 128
+NARROW_LANE = 74  # five of them fit on a phone
 STEP = 30
 TOP = 46
 
 
-def sequence(title: str, lanes: Sequence[str], ours: str, steps: Sequence[Step]) -> str:
-    """Return the SVG file of a sequence; `ours` is the lane that it is all about."""
-    width, height = LANE * len(lanes) + 40, TOP + STEP * (len(steps) + 1)
-    return picture(width, height, title, _sequence(lanes, ours, steps, height))
+def sequence(title: str, lanes: Sequence[str], ours: str, steps: Sequence[Step], lane: float = LANE) -> str:
+    """Return the SVG file of a sequence.
+
+    :param ours: the lane of the task
+    :param lane: the width of a lane
+    """
+    width, height = lane * len(lanes) + 40, TOP + STEP * (len(steps) + 1)
+    middle = {name: lane * (number + 0.5) for number, name in enumerate(lanes)}
+    return picture(width, height, title, _sequence(middle, ours, steps, height))
 
 
-def _sequence(lanes: Sequence[str], ours: str, steps: Sequence[Step], height: float) -> Iterator[str]:
-    middle = {lane: LANE * (number + 0.5) for number, lane in enumerate(lanes)}
+def only(lanes: Mapping[str, str], steps: Sequence[Step]) -> list[Step]:
+    """Return a sequence with fewer lanes.
+
+    :param lanes: for each lane, the lane that replaces it; an arrow between two lanes that become one is left out
+    """
+    found = []
+    for step in steps:
+        who, to = lanes[step.who], lanes[step.to]
+        if who != to or step.who == step.to:
+            found.append(Step(who, to, step.what, step.kind))
+    return found
+
+
+def _sequence(middle: Mapping[str, float], ours: str, steps: Sequence[Step], height: float) -> Iterator[str]:
     for lane, x in middle.items():
         style = "name ours" if lane == ours else "name"
         words = lane.split("\n")

@@ -50,7 +50,9 @@ class Client(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Route(Compact):
-    """One route, asked once. `chunks`: of a stream, or frames of a session."""
+    """One route, asked once. `chunks`: of a stream, or frames of a session. `by_hand`: what it schedules, it schedules
+    with a `TasksScheduler` that it makes itself.
+    """
 
     kind: str = "json"
     plans: tuple[Plan, ...] = ()
@@ -63,6 +65,7 @@ class Route(Compact):
     background: str | None = None  # or: fine, raises
     in_background: tuple[Plan, ...] = ()
     client: Client = Client()
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,6 +173,7 @@ def routes(
         background=background,
         in_background=draw(some_plans) if background else (),
         client=Client() if is_session else draw(rough_clients if rough else clients),
+        by_hand=draw(st.booleans()),
     )
 
 

@@ -15,7 +15,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import HTTPConnection
 
-from fastapi_tasks import TaskConfig, Tasks, add_tasks, current_host, get_tasks
+from fastapi_tasks import TaskConfig, Tasks, TasksScheduler, add_tasks, current_host, get_tasks
 from property_tests.apps import SESSIONS, Dep, Described, Route
 from property_tests.journal import Journal
 from property_tests.middleware import Pure, Unhandled, request_of, turns
@@ -242,6 +242,8 @@ class Answer:
         self.journal.note(self.request, "route")
         if not (tasks.tg is connection.state.fastapi_tasks_tg is current_host().tg):
             self.journal.faults.append(f"G14: request {self.request} finds another's task group or host")
+        if self.route.by_hand:
+            tasks = TasksScheduler(connection.state.fastapi_tasks_tg)
         self.journal.schedule(self.request, tasks, self.route.plans, origin)
 
     def _answer(self, tasks: Any) -> Any:
@@ -268,6 +270,8 @@ class Answer:
 
     async def _background(self, tasks: Any) -> None:
         await turns(2)
+        if self.route.by_hand:
+            tasks = TasksScheduler(tasks.tg)
         self.journal.schedule(self.request, tasks, self.route.in_background, "background")
         self.journal.note(self.request, "background")
         if self.route.background == "raises":
@@ -307,7 +311,8 @@ class Chunks:
         if self.sent:
             await anyio.sleep(0.25)
         else:
-            answer.journal.schedule(answer.request, self.tasks, route.in_stream, "stream")
+            tasks = TasksScheduler(self.tasks.tg) if route.by_hand else self.tasks
+            answer.journal.schedule(answer.request, tasks, route.in_stream, "stream")
         if self.sent == route.chunks:
             if route.breaks:
                 raise Unhandled

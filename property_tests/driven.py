@@ -41,6 +41,18 @@ class FakeLoop:
         self.starts: list[object] = []
         self.calls: list[Callable[[], object]] = []
 
+    def is_here(self) -> bool:
+        return get_ident() == self.thread
+
+    runs_here = is_here
+
+    def check_loop(self) -> None: ...
+
+    def running(self) -> object:
+        return self if self.is_here() else None
+
+    has_running = running
+
     def start(self, job: object) -> object:
         self.starts.append(job)
         return job
@@ -112,7 +124,8 @@ class System:
     def _attempt(self, task: Task[Any], event: Event) -> None:
         match event.what, event.how:
             case What.STEP, _:
-                task._step()
+                if not task._step():
+                    raise IllegalEvent(task.status, LifeEvent.STEP)
             case What.FINISH, Outcome() as outcome:
                 self._follow(task, dispatch.DISPATCH[outcome, task.config.on_error is not None])
             case What.ANSWER, Answer() as answer:
@@ -196,4 +209,6 @@ def meet(system: System, world: World, event: Event) -> bool:
         agree((event, fate), fate in (Fate.HAPPENS, Fate.CHANGES_NOTHING), True)
     if fate is Fate.HAPPENS:
         world.happen(event)
+    elif event.what is What.SCHEDULE and not event.flag and fate is not Fate.IMPOSSIBLE:
+        world.arrive()
     return fate is Fate.HAPPENS

@@ -175,7 +175,8 @@ def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: boo
         yield from (Event(What.FINISH, number, outcome) for outcome in Outcome)
         yield from (Event(What.ANSWER, number, answer) for answer in Answer)
         yield from (Event(what, number) for what in (What.STEP, What.PAUSE_ENDS, What.CANCEL))
-    yield from (Event(What.SIGNAL, how=signal) for signal in ScopeEvent)
+    # (A scope that is over while its route runs has no place in these programs.)
+    yield from (Event(What.SIGNAL, how=signal) for signal in ScopeEvent if signal is not ScopeEvent.GIVEN_UP)
     yield Event(What.SIGNAL, how=ScopeEvent.ENDED, flag=True)
     yield from (Event(What.DRAIN, how=drained) for drained in DrainEvent)
     yield Event(What.ARRIVE)
@@ -238,7 +239,9 @@ def explore(
                         following.append(((*path, event), child))
                     after[-1].append(numbers[key])
                 elif fate is not Fate.IMPOSSIBLE:
-                    meet(unchanged, world, event)
+                    # (What is refused may have others arrive, so those get a system and a world for themselves.)
+                    apart = bool(world.on_their_way)
+                    meet(System(start, path) if apart else unchanged, world.copy() if apart else world, event)
                     refused[-1] += 1
             agree((path, "and what changes nothing"), seen(unchanged), foreseen(world))
         level, reached = following, reached + 1

@@ -91,28 +91,42 @@ def status_of(past: Past) -> TaskStatus:
 
 
 def may_signal(signals: Sequence[ScopeEvent], event: ScopeEvent) -> bool:
-    """Say whether `event` may come: first the route's outcome, once, then the end; what comes later is too late."""
-    if ScopeEvent.ENDED in signals:
-        return True
-    return (event is ScopeEvent.ENDED) is bool(signals)
+    """Say whether `event` may come: the outcome of the route, then the end. An end that comes before is told again
+    later, and until then the host may give the route up. What comes when both are over is too late.
+    """
+    decided = _decided_at(signals)
+    if decided is None:
+        return event is not ScopeEvent.GIVEN_UP or ScopeEvent.ENDED in signals
+    return _is_over(signals, decided) or event is ScopeEvent.ENDED
+
+
+def _decided_at(signals: Sequence[ScopeEvent]) -> int | None:
+    """Return the place of the signal that decides what becomes of the tasks of the route."""
+    return next((place for place, signal in enumerate(signals) if signal is not ScopeEvent.ENDED), None)
+
+
+def _is_over(signals: Sequence[ScopeEvent], decided: int) -> bool:
+    return signals[decided] is ScopeEvent.GIVEN_UP or ScopeEvent.ENDED in signals[decided:]
 
 
 def verdict_of(signals: Sequence[ScopeEvent], phase: Phase, when: When) -> Verdict:
     """Say what becomes of a task of `phase` (G1) that wants the outcome `when` (G5)."""
     if phase is Phase.IMMEDIATE:
         return Verdict.START
-    if not signals or (phase is Phase.AFTER_RESPONSE and ScopeEvent.ENDED not in signals):
+    decided = _decided_at(signals)
+    if decided is None or (phase is Phase.AFTER_RESPONSE and not _is_over(signals, decided)):
         return Verdict.HOLD
-    outcome = "success" if signals[0] is ScopeEvent.ROUTE_SUCCEEDED else "failure"
+    outcome = "success" if signals[decided] is ScopeEvent.ROUTE_SUCCEEDED else "failure"
     return Verdict.START if when in (outcome, "always") else Verdict.DROP
 
 
 def state_of(signals: Sequence[ScopeEvent]) -> ScopeState:
     """Return the word for where a scope is."""
-    if not signals:
-        return ScopeState.ROUTE
-    succeeded = signals[0] is ScopeEvent.ROUTE_SUCCEEDED
-    if ScopeEvent.ENDED in signals:
+    decided = _decided_at(signals)
+    if decided is None:
+        return ScopeState.LATE if signals else ScopeState.ROUTE
+    succeeded = signals[decided] is ScopeEvent.ROUTE_SUCCEEDED
+    if _is_over(signals, decided):
         return ScopeState.OVER if succeeded else ScopeState.OVER_FAILED
     return ScopeState.RESPONDING if succeeded else ScopeState.EXCUSING
 

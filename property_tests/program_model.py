@@ -94,7 +94,10 @@ class World:
         past = () if event.task is None else self.pasts[event.task]
         match event.what, event.how:
             case What.SCHEDULE, Kind() as kind:
-                return self._fate_of_schedule(kind, event)
+                after = self if event.flag else self.copy()
+                if not event.flag:
+                    after.arrive()
+                return after._fate_of_schedule(kind, event)
             case What.ARRIVE, _:
                 return Fate.HAPPENS if self.on_their_way else Fate.IMPOSSIBLE
             case What.PAUSE_ENDS, _:
@@ -142,6 +145,8 @@ class World:
         """Add `event`, which happens, and whatever must follow from it."""
         match event.what, event.how:
             case What.SCHEDULE, Kind() as kind:
+                if not event.flag:
+                    self.arrive()
                 (self.on_their_way if event.flag else self.arrived).append(len(self.kinds))
                 self.kinds.append(kind)
                 self.pasts.append(())
@@ -159,6 +164,12 @@ class World:
             case _:
                 self._add(event.task, self._meaning(event))
         self._settle()
+
+    def arrive(self) -> None:
+        """Have those from threads arrive that are on their way: they were scheduled before what comes now (G8)."""
+        while self.on_their_way:
+            self.arrived.append(self.on_their_way.pop(0))
+            self._settle()
 
     def _sweep(self) -> None:
         everybody = sweep_of(self.drain) is Sweep.EVERYBODY or self.drain[-1] is D.ABORT

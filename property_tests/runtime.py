@@ -15,6 +15,7 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class
 from property_tests.programs import Action, Program, Schedule, Scope
 from property_tests.recorder import Boom, Recorder
 from property_tests.story import TAG, Log, Story
+from taskphase._drive.on_trio import TrioSeam
 from taskphase._machine.life import ENDS
 from taskphase._simulation.faults import Fault
 from taskphase.testing import Call, Policy, simulate
@@ -49,7 +50,9 @@ class Runtime(Recorder):
         else:
             alive = [task for _, _, task in self.story.tasks() if task.status not in ENDS]
             if alive:
-                self.note("cancel", self.number_of(alive[-1]))
+                # Outside of all tasks trio's loop hears of it in its next turn, as it does of threads.
+                is_soon = isinstance(self.story.host._runner.seam, TrioSeam)
+                self.note("cancel", self.number_of(alive[-1]), "outside" if is_soon else None)
                 alive[-1].cancel()
 
     async def main(self) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import isawaitable
 from threading import get_ident
-from types import MethodType
+from types import FunctionType, MethodType, coroutine
 from typing import Any, Literal
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 from hypothesis import given
@@ -19,10 +20,18 @@ from property_tests.story import SECRET
 from taskphase import Task, TaskConfig, TaskHost
 from taskphase.testing import simulate
 
+PROXIES = (
+    "proxy that refuses",
+    "proxy that agrees",
+    "proxy that claims to be a function",
+    "proxy that claims to be a partial",
+)
+MOCKS = ("autospecced mock", "mock with a spec")
+
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
-Body = Literal["async def", "def", "lambda", "def that returns an awaitable"]
-Dress = Literal["none", "method", "object", "partial", "decorated"]
+Body = Literal["async def", "def", "lambda", "def that returns an awaitable", "generator that is awaited"]
+Dress = str  # how a user has it in hand: "none", "method", "object", "partial", "decorated", or one of those above
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +87,7 @@ arguments = st.builds(
     names=st.just(())
     | st.lists(st.sampled_from(["p0", "a0", "a1", "k0", "k1", "x"]), max_size=2, unique=True).map(tuple),
 )
-bodies = st.sampled_from(["async def", "def", "lambda", "def that returns an awaitable"])
+bodies = st.sampled_from(["async def", "def", "lambda", "def that returns an awaitable", "generator that is awaited"])
 
 
 async def later(value: Any) -> Any:
@@ -103,22 +112,54 @@ def function(body: Body, signature: str) -> Callable[..., Any]:
         "def": f"def f({signature}): return locals(), get_ident()",
         "lambda": f"f = lambda {signature}: later(locals())",
         "def that returns an awaitable": f"def f({signature}): return Later(locals())",
+        "generator that is awaited": f"@coroutine\ndef f({signature}): return (yield from later(locals()).__await__())",
     }
-    names: dict[str, Any] = {"get_ident": get_ident, "later": later, "Later": Later}
+    names: dict[str, Any] = {"get_ident": get_ident, "later": later, "Later": Later, "coroutine": coroutine}
     exec(sources[body], names)
     return names["f"]  # type: ignore[no-any-return]
 
 
+ASKED: list[str] = []
+"""The attributes for which proxies were asked."""
+
+
+def refuse(self: object, name: str) -> Any:
+    """Be an object that asks another machine for each attribute: here that is an error."""
+    ASKED.append(name)
+    raise ConnectionError(name)
+
+
+def agree(self: object, name: str) -> Any:
+    """Be an object that has an answer to everything."""
+    ASKED.append(name)
+    return self
+
+
+# What a class has beside its `__call__`, to be that of a proxy.
+PROXY_CLASSES: dict[str, dict[str, Any]] = {
+    "proxy that refuses": {"__getattribute__": refuse},
+    "proxy that agrees": {"__getattr__": agree},
+    "proxy that claims to be a function": {"__getattr__": agree, "__class__": FunctionType},
+    "proxy that claims to be a partial": {"__getattr__": refuse, "__class__": partial},
+}
+
+
 def dressed(dress: Dress, body: Body, signature: Signature, bound: Arguments) -> Callable[..., Any]:
     """Return such a function as what a user has in hand."""
-    if dress in ("method", "object"):
+    if dress in ("method", "object", *PROXIES):
         # The same object each time, as it is among what the function was called with.
         func = function(body, signature.text("self"))
+        if dress in PROXIES:
+            return type("Proxy", (), {"__call__": func, **PROXY_CLASSES[dress]})()
         return MethodType(func, later) if dress == "method" else type("Called", (), {"__call__": func})()
     func = function(body, signature.text())
     if dress == "partial":
         values, named = bound.filled(SECRET)
         return partial(partial(func, *values), **named)
+    if dress == "autospecced mock":
+        return create_autospec(func, side_effect=func)
+    if dress == "mock with a spec":
+        return MagicMock(spec=func, side_effect=func)
     if dress == "decorated":
 
         @wraps(func)
@@ -131,7 +172,7 @@ def dressed(dress: Dress, body: Body, signature: Signature, bound: Arguments) ->
 
 @BACKENDS
 @given(
-    dress=st.sampled_from(["none", "none", "method", "object", "partial", "decorated"]),
+    dress=st.sampled_from(["none", "none", "method", "object", "partial", "decorated", *PROXIES, *MOCKS]),
     body=bodies,
     signature=signatures,
     bound=arguments,
@@ -142,14 +183,15 @@ def test_what_can_be_called_like_this_runs_as_if_it_was_called_and_what_cannot_i
 ) -> None:
     func = dressed(dress, body, signature, bound)
     args, kwargs = call.filled(SECRET)
+    ASKED.clear()
 
     async def main() -> None:
         async with TaskHost() as host:
             try:
                 came = func(*args, **kwargs)
             except TypeError:
-                # A decorator may pass on whatever it likes: what it makes of that shows when it is called.
-                if dress == "decorated" and (args or "first" in kwargs):
+                # A decorator or mock may pass on whatever it likes: what it makes of that shows when it is called.
+                if (dress == "decorated" and (args or "first" in kwargs)) or dress in MOCKS:
                     task = host.schedule(func, *args, **kwargs)
                     await task.wait()
                     assert isinstance(task.exception, TypeError)
@@ -165,9 +207,10 @@ def test_what_can_be_called_like_this_runs_as_if_it_was_called_and_what_cannot_i
         assert (there == here) is (body != "def"), "a `def` runs in a thread, and nothing else does"
 
     simulate(main, backend=backend).result()
+    assert ASKED == []
 
 
-@given(dress=st.sampled_from(["none", "method", "object"]), body=bodies, signature=signatures)
+@given(dress=st.sampled_from(["none", "method", "object", *PROXIES]), body=bodies, signature=signatures)
 def test_what_does_not_take_a_task_and_its_exception_is_refused_as_handler_g4_g7(
     dress: Dress, body: Body, signature: Signature
 ) -> None:
@@ -201,3 +244,42 @@ class Generates:
 def test_what_cannot_be_called_or_would_run_nothing_is_refused_g7(func: Any, dress: Any) -> None:
     with pytest.raises(TypeError):
         Task(dress(func))
+
+
+class Handle(Later):
+    """What runs by itself, and can be cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+@BACKENDS
+@given(
+    dress=st.sampled_from(["none", "partial", "autospecced mock", "mock with a spec"]),
+    kind=st.sampled_from([Later, Handle]),
+)
+def test_what_a_sync_function_has_returned_is_awaited_unless_it_can_be_cancelled_g7(
+    backend: Any, dress: Dress, kind: type[Later]
+) -> None:
+    made = kind(SECRET)
+
+    def func() -> Later:
+        return made
+
+    if dress == "partial":
+        called: Any = partial(func)
+    else:
+        called = {
+            "none": func,
+            "autospecced mock": create_autospec(func, side_effect=func),
+            "mock with a spec": MagicMock(spec=func, side_effect=func),
+        }[dress]
+
+    async def main() -> None:
+        async with TaskHost() as host:
+            result: Any = await host.schedule(called)
+        if kind is Handle:
+            assert result is made
+        else:
+            assert result[0] == SECRET
+
+    simulate(main, backend=backend).result()

@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 import anyio
 import pytest
-from anyio import CancelScope, get_cancelled_exc_class
-from hypothesis import given
+from anyio import CancelScope, from_thread, get_cancelled_exc_class, to_thread
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.ways import WAYS, Way, go
 
 from property_tests.compact import Compact
 from property_tests.simulated import run
 from taskphase import TaskHost, TaskStatus, current_task
 from taskphase._drive import on_asyncio, on_trio
+from taskphase.testing import pause
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -27,21 +29,27 @@ BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 class Block(Compact):
     """A piece of a task's code: what it does is inside of what it is."""
 
-    what: Literal["plain", "scope", "shield", "limit", "group", "stubborn"] = "plain"
+    what: Literal["plain", "scope", "shield", "limit", "group", "stubborn"] | Way = "plain"
     body: tuple[Block | str, ...] = ()
 
 
-# What a block does, one after the other: let others run, cancel the innermost scope, or take its shield down.
-STEPS = st.sampled_from(["rest", "rest", "rest", "cancel", "bare"])
-KINDS = st.sampled_from(["plain", "scope", "scope", "shield", "limit", "group", "stubborn"])
+# What a block does, one after the other: let others run, wait for a thread, cancel the innermost scope, or take its
+# shield down.
+STEPS = st.sampled_from(["rest", "rest", "rest", "thread", "cancel", "bare"])
+KINDS = st.sampled_from(["plain", "scope", "scope", "shield", "limit", "group", "stubborn"]) | st.sampled_from(WAYS)
 BLOCKS: st.SearchStrategy[Block] = st.deferred(
-    lambda: st.builds(nested, st.lists(KINDS, min_size=1, max_size=4), st.lists(STEPS | BLOCKS, max_size=3))
+    lambda: st.builds(
+        nested,
+        st.lists(KINDS, min_size=1, max_size=4),
+        st.sampled_from(["rest", "thread"]),
+        st.lists(STEPS | BLOCKS, max_size=3),
+    )
 )
 
 
-def nested(kinds: list[Any], body: list[Block | str]) -> Block:
-    """Return a block in a block in a block, the innermost of which begins with a rest."""
-    block = Block(kinds[-1], ("rest", *body))
+def nested(kinds: list[Any], first: str, body: list[Block | str]) -> Block:
+    """Return a block in a block in a block, the innermost of which begins with `first`."""
+    block = Block(kinds[-1], (first, *body))
     for kind in reversed(kinds[:-1]):
         block = Block(kind, (block, "rest"))
     return block
@@ -77,6 +85,8 @@ class Walk:
                 await self._rest()
             case "plain":
                 await self._steps(block, scope)
+            case "for" | "asend" | "athrow" | "aclose" | "anext" | "context" | "method" | "generator" | "iterator":
+                await go(block.what, lambda: self._steps(block, scope))
             case _:
                 deadline = anyio.current_time() + 2.5 if block.what == "limit" else float("inf")
                 with CancelScope(shield=block.what == "shield", deadline=deadline) as own:
@@ -89,6 +99,8 @@ class Walk:
                 await self.through(step, scope)
             elif step == "rest":
                 await self._rest()
+            elif step == "thread":
+                await self._wait_for_a_thread()
             elif scope is not None and step == "cancel":
                 scope.cancel()
             elif scope is not None:
@@ -107,6 +119,25 @@ class Walk:
         except get_cancelled_exc_class():
             self.log.append((number, "cancelled", anyio.current_time()))
             raise
+
+    async def _wait_for_a_thread(self) -> None:
+        number, self._rests = self._rests, self._rests + 1
+        cancelled = get_cancelled_exc_class()
+
+        def look() -> None:
+            if number == self._cancel_at and self._by_itself:
+                current_task().cancel()
+            elif number == self._cancel_at:
+                from_thread.run_sync(self.asked.set)
+            for _ in range(3):
+                pause(0.5)
+                try:
+                    from_thread.check_cancelled()
+                except cancelled:
+                    self.log.append((number, "cancelled in the thread", from_thread.run_sync(anyio.current_time)))
+                    raise
+
+        await to_thread.run_sync(look)
 
     def _left(self, scope: CancelScope) -> None:
         self.log.append(("left", scope.cancel_called, scope.cancelled_caught, anyio.current_effective_deadline()))
@@ -144,6 +175,7 @@ def story_of(block: Block, cancel_at: int, backend: str, *, by_itself: bool) -> 
 
 
 @BACKENDS
+@example(block=Block("shield", ("thread", "rest")), cancel_at=0, by_itself=False)
 @given(block=BLOCKS, cancel_at=st.integers(0, 4), by_itself=st.booleans())
 def test_a_scope_that_is_put_around_a_task_is_one_that_it_has_entered_first_g9_g17(
     backend: str, block: Block, cancel_at: int, by_itself: bool

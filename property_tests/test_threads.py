@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio import current_time, to_thread
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from property_tests.compact import Compact
 from taskphase import Task, TaskHost, TaskStatus
-from taskphase.testing import pause, simulate
+from taskphase.testing import Cancel, RandomWalk, pause, simulate
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 S = TaskStatus
@@ -189,3 +189,130 @@ def test_whoever_wants_a_thread_has_it_in_turn_and_waits_as_long_as_it_may_g4_g8
         assert (ended, how) == (pytest.approx(time), status), number
     assert is_called in (None, crowded.is_called)
     assert closed == pytest.approx(closes)
+
+
+@dataclass(frozen=True, repr=False)
+class Want(Compact):
+    """A task that wants a thread at `at`, for itself or for its handler, and is cancelled `cancel` seconds later."""
+
+    at: float
+    seconds: float
+    cancel: float = math.inf
+    in_handler: bool = False
+    shield: bool = False
+    times_out: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Rush(Compact):
+    """Many of these, all at the same few times, and a host that closes at one of them."""
+
+    wants: tuple[Want, ...]
+    threads: int
+    closes: float
+    grace: float
+    patience: float
+
+
+# Few, so that much happens at the same time.
+ticks = st.sampled_from([1.0, 0.0, 2.0])
+rarely = st.just(math.inf)
+rushes = st.builds(
+    Rush,
+    wants=st.lists(
+        st.builds(
+            Want,
+            at=ticks,
+            seconds=ticks,
+            cancel=rarely | ticks,
+            in_handler=st.booleans(),
+            shield=st.booleans(),
+            times_out=st.sampled_from([False, False, True]),
+        ),
+        min_size=3,
+        max_size=4,
+    ).map(tuple),
+    threads=st.integers(1, 2),
+    closes=st.just(30.0) | ticks,
+    grace=ticks,
+    patience=rarely | ticks,
+)
+
+
+class Rushing:
+    """Does it, and counts who is in a thread.
+
+    :ivar begun: the numbers of those that were called, each as often as they were
+    :ivar most: how many held a slot at the same time
+    """
+
+    def __init__(self, rush: Rush) -> None:
+        self.rush = rush
+        self.begun: list[int] = []
+        self.most = 0
+        self.tasks: dict[int, Task[Any]] = {}
+        patience = None if rush.patience == math.inf else rush.patience
+        self.host = TaskHost(max_threads=rush.threads, drain_timeout=rush.grace, shield_timeout=patience)
+
+    async def main(self) -> None:
+        async with self.host, anyio.create_task_group() as actors:
+            for number, want in enumerate(self.rush.wants):
+                actors.start_soon(self._want, number, want)
+            await anyio.sleep(self.rush.closes)
+            actors.cancel_scope.cancel()
+        await anyio.sleep(60)  # whoever was left behind ends
+
+    async def _want(self, number: int, want: Want) -> None:
+        def work(*_: object) -> None:
+            self.begun.append(number)
+            self.most = max(self.most, self.host.statistics().threads)
+            pause(want.seconds)
+
+        await anyio.sleep(want.at)
+        define = self.host.task(
+            name=f"want-{number}",
+            shield=want.shield,
+            timeout=0.5 if want.times_out else None,
+            on_error=work if want.in_handler else None,
+        )
+        self.tasks[number] = task = define.schedule(fail if want.in_handler else work)
+        await anyio.sleep(want.cancel)
+        task.cancel()
+
+
+# The third wants a thread at the moment at which the second is given that of the first.
+THIRD = Rush((Want(0, 1), Want(0, 1), Want(1, 1)), threads=1, closes=30, grace=0, patience=math.inf)
+# The first has just ended when the host runs out of patience.
+LAST = Rush((Want(1, 1), Want(1, 1), Want(1, 1), Want(2, 1)), threads=1, closes=2, grace=0, patience=0)
+
+
+@BACKENDS
+@example(rush=THIRD, seed=0, cancels=[])
+@example(rush=THIRD, seed=1, cancels=[])
+@example(rush=LAST, seed=None, cancels=[])
+@given(
+    rush=rushes,
+    seed=st.integers(0, 2**16) | st.none(),
+    cancels=st.lists(st.integers(1, 60), max_size=2),
+)
+def test_no_slot_is_given_twice_or_lost_whoever_is_cancelled_and_when_g8_g9(
+    backend: Any, rush: Rush, seed: int | None, cancels: list[int]
+) -> None:
+    rushing = Rushing(rush)
+    faults = [Cancel(step, native=True, task="want-") for step in cancels if backend == "asyncio"]
+    policy = None if seed is None else RandomWalk(seed)
+    simulate(rushing.main, backend=backend, policy=policy, faults=faults).result()
+    assert rushing.most <= rush.threads
+    assert rushing.host.statistics().threads == 0
+    assert len(rushing.begun) == len(set(rushing.begun))
+    report = rushing.host.drain_report
+    assert report is not None
+    for number, task in rushing.tasks.items():
+        want = rush.wants[number]
+        if task.status is S.SUCCEEDED:
+            assert number in rushing.begun
+            assert task.name not in {*report.cancelled, *report.abandoned}
+        elif rush.patience == math.inf and not faults:
+            # Those that nobody disturbs, and each handler of a task that has failed, come to their threads.
+            assert task.status is S.FAILED or not want.shield or want.cancel < math.inf, number
+            assert (task.status is S.FAILED) <= (number in rushing.begun), number

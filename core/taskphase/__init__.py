@@ -23,6 +23,7 @@ from ._statistics import HostStatistics
 from ._task import Task, TaskErrorHandler, current_task
 from .errors import (
     NoCurrentError,
+    StrayCancellation,
     TaskCancelled,
     TaskDropped,
     TaskFailed,
@@ -38,6 +39,7 @@ __all__ = [
     "NoCurrentError",
     "Phase",
     "Retry",
+    "StrayCancellation",
     "Task",
     "TaskCancelled",
     "TaskConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ class TasksBatch(Schedules[TaskDefinition]):
     __slots__ = ("_own", "_phase", "_scheduler")
 
     def __init__(self) -> None:
-        self._own: list[Task[Any]] = []
+        self._own: deque[Task[Any]] = deque()
         self._scheduler: TasksScheduler | None = None
         self._phase = Phase.IMMEDIATE
 
@@ -38,8 +39,8 @@ class TasksBatch(Schedules[TaskDefinition]):
         return TaskDefinition(self, config)
 
     def start(self, scheduler: TasksScheduler) -> None:
-        """Start what is held. For a scheduler's own batch this says that its route has returned, or that its scope
-        is over.
+        """Start what is held. For the batch of a scheduler this says that the route has returned, or that the scope is
+        over; but not if the scheduler was made by hand inside a scope: then the scope has its own end.
 
         :raises TasksClosedError: if a batch of your own meets a scheduler that takes no more tasks; what was not
             started stays in it
@@ -48,7 +49,7 @@ class TasksBatch(Schedules[TaskDefinition]):
             while self._own:
                 if not self._own[0]._has_ended:  # it may have been cancelled
                     scheduler.start(self._own[0])
-                del self._own[0]
+                self._own.popleft()
         elif self._phase is Phase.AFTER_RESPONSE:
             self._scheduler.end()
         else:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
+from ._machine.calling import Handle
 from ._machine.config import UNSET, TaskConfig, When
 from ._task import Task, TaskErrorHandler
 
+if TYPE_CHECKING:
+    from ._scheduler import TasksScheduler
+
 P = ParamSpec("P")
 T = TypeVar("T")
+H = TypeVar("H", bound=Handle)
 Definition = TypeVar("Definition")
 
 
@@ -20,6 +25,8 @@ class Schedules(ABC, Generic[Definition]):
     __slots__ = ()
 
     @overload
+    def schedule(self, func: Callable[P, H], /, *args: P.args, **kwargs: P.kwargs) -> Task[H]: ...
+    @overload
     def schedule(self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
     @overload
     def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
@@ -27,8 +34,8 @@ class Schedules(ABC, Generic[Definition]):
         """Schedule `func(*args, **kwargs)`. From the event loop or from any other thread; no checkpoint; the task never
         starts inside this call.
 
-        :param func: any callable; what is not an `async def` runs in a thread, and an awaitable that it returns is
-            awaited
+        :param func: any callable; what is not an `async def` runs in a thread. An awaitable that it returns is awaited,
+            unless the awaitable can be cancelled: such a handle (a `Task`, a Future) is the result
         :return: its handle
         :raises TypeError: if `func` is not callable, or does not take these arguments
         :raises TasksClosedError: if tasks are no longer taken
@@ -76,3 +83,31 @@ class TaskDefinition(Schedules["TaskDefinition"]):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         return self._target._schedule(self._config.merge(config), func, args, kwargs)
+
+
+class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
+    """A definition whose tasks can be scheduled for each phase of a scope: what `tasks.task(...)` returns."""
+
+    __slots__ = ("_config", "_scheduler")
+
+    def __init__(self, scheduler: TasksScheduler, config: TaskConfig) -> None:
+        self._scheduler = scheduler
+        self._config = config
+
+    @property
+    def after_route(self) -> TaskDefinition:
+        """The same settings, for tasks that start when the route has returned."""
+        return TaskDefinition(self._scheduler.after_route, self._config)
+
+    @property
+    def after_response(self) -> TaskDefinition:
+        """The same settings, for tasks that start when the scope is over."""
+        return TaskDefinition(self._scheduler.after_response, self._config)
+
+    def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
+        return ScopedTaskDefinition(self._scheduler, self._config.merge(config))
+
+    def _schedule(
+        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Task[Any]:
+        return self._scheduler._schedule(self._config.merge(config), func, args, kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from anyio import CancelScope, Event, current_time
 
 from ._drive import report
 from ._drive.job import Job
+from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
@@ -39,22 +40,18 @@ class Drain:
     """Closes one host: who is cancelled when is the machine's decision, the clock and the waiting are here.
 
     :param patience: seconds, by stage
-    :param group_open: whether the host's plain task group is open
-    :param cancel_group: cancels it
+    :param group: the host's plain task group
     """
 
     def __init__(
         self,
         runner: Runner,
         patience: Mapping[DrainStage, float],
-        *,
-        group_open: Callable[[], bool],
-        cancel_group: Callable[[], None],
+        group: RawGroup,
     ) -> None:
         self._runner = runner
         self._patience = patience
-        self._group_open = group_open
-        self._cancel_group = cancel_group
+        self._group = group
         self._changed = Event()
         self._swept: dict[Job, None] = {}
         self._shields: list[tuple[float, int, Job]] = []  # those that end by themselves: a heap
@@ -76,18 +73,31 @@ class Drain:
             await outlast(runner.seam, self._idle)
             now = current_time()
             if self._is_idle:
-                if runner.close():
-                    break
+                if not self._group.is_open:
+                    if runner.close():
+                        break
+                elif runner.stage is DrainStage.GRACE and self._group.names:
+                    self._go_on(now)  # raw work gets no grace
+                else:
+                    self._group.close()
             elif now < self._ends:
                 self._cancel(self._unshielded_at(now))
             else:
-                runner.follow(DrainEvent.DEADLINE)
-                self._enter(now)
-                self._sweep(SWEEPS[runner.stage])
+                self._go_on(now)
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
         report.drained(cut, self._abandoned)
         completed = runner.completed - before
-        return DrainReport(current_time() - began, completed, _named(cut), _named(self._abandoned))
+        result = DrainReport(current_time() - began, completed, _named(cut), _named(self._abandoned))
+        self._swept.clear()  # a closed host keeps no task
+        self._shields.clear()
+        self._abandoned.clear()
+        return result
+
+    def _go_on(self, now: float) -> None:
+        """Enter the next stage."""
+        self._runner.follow(DrainEvent.DEADLINE)
+        self._enter(now)
+        self._sweep(SWEEPS[self._runner.stage])
 
     def _enter(self, now: float) -> None:
         self._entered = now
@@ -96,7 +106,9 @@ class Drain:
     def _sweep(self, sweep: Sweep) -> None:
         runner = self._runner
         if sweep is Sweep.UNSHIELDED:
-            self._cancel_group()
+            report.raw_work_cancelled(self._group.close())
+            for scope in list(runner.late):
+                scope.give_up()
             self._cancel(job for job in runner.jobs() if not job.config.shielded)
             for job in runner.jobs():
                 self._admitted(job)
@@ -139,7 +151,8 @@ class Drain:
 
     @property
     def _is_idle(self) -> bool:
-        return self._runner.idle and not self._group_open()
+        """Whether no task is left, and nothing is to be waited for in the task group."""
+        return self._runner.idle and not (self._group.is_open and self._group.is_closing)
 
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:

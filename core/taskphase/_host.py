@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from contextvars import Token
 from types import TracebackType
 from typing import Any, cast
@@ -14,10 +13,10 @@ from anyio.abc import TaskGroup
 
 from ._definition import Schedules, TaskDefinition
 from ._drain import Drain, DrainReport
-from ._drive import report
-from ._drive.current import BODY, JOB, Body, running_host, running_job
+from ._drive.current import BODY, JOB, running_host, running_job
+from ._drive.raw import RawGroup
 from ._drive.runner import Runner
-from ._drive.seam import native_seam, outlast
+from ._drive.seam import is_cancelled_around, native_seam, outlast
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
 from ._scheduler import TasksScheduler
@@ -74,39 +73,63 @@ class TaskHost(Schedules[TaskDefinition]):
             DrainStage.SHIELDED: math.inf if shield_timeout is None else shield_timeout,
             DrainStage.FORCED: math.inf,
         }
-        self._body = Body(self, None)
         self._report = DrainReport(0, 0, {}, {})
-        self._entered: AbstractAsyncContextManager[None] | None = None
-        self._began = self._group_open = False
+        self._began = False
         self._maybe_runner: Runner | None = None
 
     async def __aenter__(self) -> TaskHost:
-        if self._entered is not None:
+        if self._maybe_runner is not None:
             raise RuntimeError("a TaskHost can be entered only once; make another one")
-        self._entered = self._open()
-        await self._entered.__aenter__()
+        self._opened, self._closing, self._closed = Event(), Event(), Event()
+        seam = native_seam()
+        runner = Runner(seam, host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
+        self._maybe_runner = runner
+        self._group = RawGroup(seam, lambda: self._drain.wake())  # noqa: PLW0108 - the drain is made with the group
+        self._drain = Drain(runner, self._patience, self._group)
+        # A native task of its own runs the tasks: the cancellation of the body does not reach them. On asyncio the body
+        # may be left in another task than it was entered in, as fixtures are; on trio the nursery is the task's.
+        self._entered_in = seam.running()
+        self._beside = seam.beside(self._supervise, name="taskphase.TaskHost._supervise")
+        await self._beside.__aenter__()
+        try:
+            await self._opened.wait()
+        except BaseException:
+            await self._leave()
+            raise
+        self._token = self.set_current()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
-        assert self._entered is not None
-        return await self._entered.__aexit__(exc_type, exc, tb)
+    ) -> None:
+        self.reset_current(self._token)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            if not self._closed.is_set():
+                await self.aclose()
+        finally:
+            try:
+                await self._beside.__aexit__(None, None, None)
+            except BaseExceptionGroup as group:
+                # Only what has no business in a task gets here: KeyboardInterrupt, from however deep inside.
+                raise _alone(group) from None
 
     async def aclose(self) -> DrainReport:
         """Drain the host now, or wait until it is drained if somebody else has begun. A checkpoint; its end cannot
         be hastened by cancellation.
 
         :return: what that has cut short; `drain_report` later
-        :raises RuntimeError: if one of its own tasks calls this: it would wait for itself
+        :raises RuntimeError: if one of its own tasks, or work in its task group, calls this: it would wait for itself
         """
         runner = self._runner
         job = running_job()
         if job is not None and not job._has_ended and getattr(job, "_runner", None) is runner:
             raise RuntimeError("a task cannot close its own host: it would wait for itself")
-        if runner.stage is DrainStage.OPEN:
-            runner.follow(DrainEvent.CLOSE)
-            self._closing.set()
+        if runner.seam.running() in self._group.names:
+            raise RuntimeError("work in the task group of a host cannot close that host: it would wait for itself")
+        self._begin_closing()
         cancellation = None
         with CancelScope(shield=True):
             while not self._closed.is_set():
@@ -118,6 +141,28 @@ class TaskHost(Schedules[TaskDefinition]):
         if cancellation is not None:
             raise cancellation
         return self._report
+
+    async def _wait_for_closing(self) -> None:
+        try:
+            await self._closing.wait()
+        except self._runner.seam.cancelled:
+            if not is_cancelled_around() and self._runner.seam.is_over(self._entered_in):
+                self._begin_closing()  # the end of `asyncio.run()`, and there is no body that is cancelled as well
+                return
+            raise
+
+    def _begin_closing(self) -> None:
+        if self._runner.stage is DrainStage.OPEN:
+            self._runner.follow(DrainEvent.CLOSE)
+            self._closing.set()
+
+    async def _supervised(self) -> None:
+        """Give the supervisor its first step. If it takes none it never will: asyncio's own cancel() was faster."""
+        if not self._began:
+            await self._runner.seam.turns()
+        if not self._began:
+            self._runner.abort()
+            self._closed.set()
 
     def _define(self, config: TaskConfig) -> TaskDefinition:
         return TaskDefinition(self, config)
@@ -144,22 +189,25 @@ class TaskHost(Schedules[TaskDefinition]):
         """
         return HostStatistics._of(self._runner)
 
-    def scope(self) -> TasksScheduler:
+    def scope(self, *, in_route: bool = False) -> TasksScheduler:
         """Return the scheduler of one unit of work; its scope is the `async with` block.
 
+        :param in_route: whether the route of the scope runs already, and here. The caller then says with `end_route()`
+            that it has ended. The scope is the current one until `reset_current()`, or until the native task ends
         :raises TasksClosedError: if the host is not open yet
         """
-        return TasksScheduler._of(self._runner, self._tg)
+        runner = self._runner
+        return TasksScheduler._of(runner, self._group, in_route=in_route)
 
-    def set_current(self) -> Token[Any]:
-        """Make this what `current_host()` finds in the running context. The body of the host has it set.
+    def set_current(self, scheduler: Callable[[], TasksScheduler] | None = None) -> Token[Any]:
+        """Make this host what `current_host()` finds in the running context. The body of the host has it set.
 
         For those who bind a framework, whose units of work do not run in the body.
 
+        :param scheduler: returns the scheduler of the unit of work, for a `TasksScheduler` that is made by hand in it
         :return: what `reset_current()` takes
         """
-        job = JOB.get()
-        return BODY.set(self._body if job is None else Body(self, job))
+        return BODY.set((self, JOB.get(), scheduler))
 
     def reset_current(self, token: Token[Any]) -> None:
         """Undo `set_current()`. In another context than that, where there is nothing to undo, nothing happens."""
@@ -168,16 +216,27 @@ class TaskHost(Schedules[TaskDefinition]):
         except ValueError:
             pass  # test fixtures are entered and left in different contexts
 
+    def runs_here(self) -> bool:
+        """Return whether the event loop that runs in this thread is the one of this host. From any thread.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        runner = self._maybe_runner or self._runner  # which raises
+        return runner.seam.runs_here()
+
     @property
     def tg(self) -> TaskGroup:
-        """A plain anyio task group that the host closes too, in stage 2. An exception in it cancels what is in it,
-        is logged, and has it replaced by a new one, as its cancellation does; the host's own tasks are not in it.
+        """A plain anyio task group for raw work, which is no task. It can be used for as long as the host is open.
+
+        Stage 1 of the drain does not wait for raw work. Stage 2 cancels it, and names it in a WARNING. An exception in
+        the group is logged, and cancels the raw work that is running then, as a cancellation of the group does. No task
+        is in the group.
 
         :raises TasksClosedError: if the host is not open yet
         """
         if self._maybe_runner is None:
             self._runner  # noqa: B018 - raises
-        return self._tg
+        return self._group
 
     @property
     def running(self) -> int:
@@ -208,77 +267,20 @@ class TaskHost(Schedules[TaskDefinition]):
         runner.submit(task, runner)
         return task
 
-    @asynccontextmanager
-    async def _open(self) -> AsyncGenerator[None]:
-        error: BaseException | None = None
-        self._opened, self._closing, self._closed = Event(), Event(), Event()
-        runner = Runner(native_seam(), host=self, config=self._config, **self._limits)  # type: ignore[arg-type]
-        self._drain = Drain(
-            runner,
-            self._patience,
-            group_open=lambda: self._group_open,
-            cancel_group=lambda: self._tg.cancel_scope.cancel(),  # noqa: PLW0108 - not that of now: it may be replaced
-        )
-        self._maybe_runner = runner
-        try:
-            async with create_task_group() as tg:
-                # What runs the tasks is a task of its own, shielded: the cancellation of the body does not reach them.
-                tg.start_soon(self._supervise)
-                try:
-                    await self._opened.wait()
-                    token = self.set_current()
-                    try:
-                        yield
-                    finally:
-                        self.reset_current(token)
-                except BaseException as exc:
-                    error = exc  # kept out of the group, which would wrap it
-                finally:
-                    await self.aclose()
-        except BaseExceptionGroup as group:
-            # Only what has no business in a task gets here: KeyboardInterrupt, from however deep inside.
-            raise _alone(group) from None
-        if error is not None:
-            raise error
-
     async def _supervise(self) -> None:
+        """Keep the host open, then drain it: until `aclose()` says so, or somebody cancels this task."""
         self._began = True
+        runner = self._runner
         try:
             with CancelScope(shield=True):
-                async with self._runner.seam.open(), create_task_group() as keeper:
-                    # It says itself when it is open. (`keeper.start()` would wait for ever for a task that asyncio's
-                    # own cancel() reached before its first step.)
-                    keeper.start_soon(self._keep_group)
-                    await outlast(self._runner.seam, self._closing.wait)
+                async with runner.seam.open(), create_task_group() as keeper:
+                    self._group.open(keeper, self._opened.set)
+                    await outlast(runner.seam, self._wait_for_closing)
                     self._report = await self._drain.run()
         finally:
-            if self._runner.stage is not DrainStage.CLOSED:
-                self._runner.abort()
+            if runner.stage is not DrainStage.CLOSED:
+                runner.abort()
             self._closed.set()
-
-    async def _supervised(self) -> None:
-        """Give the supervisor its first step. If it takes none it never will: asyncio's own cancel() was faster."""
-        if not self._began:
-            await self._runner.seam.turns()
-        if not self._began:
-            self._runner.abort()
-            self._closed.set()
-
-    async def _keep_group(self) -> None:
-        """Hold the plain task group open, or a new one if an exception or a cancellation has ended it."""
-        self._group_open = True
-        while self._group_open:
-            try:
-                await outlast(self._runner.seam, self._hold_group)
-            except Exception as exc:
-                report.group_failed(exc)
-            self._group_open = not self._closing.is_set()
-        self._drain.wake()
-
-    async def _hold_group(self) -> None:
-        async with create_task_group() as self._tg:
-            self._opened.set()
-            await self._closing.wait()
 
 
 def current_host() -> TaskHost:
@@ -288,7 +290,12 @@ def current_host() -> TaskHost:
     """
     host = running_host()
     if host is None:
-        raise NoCurrentError("this code runs neither in a task nor in the body of a TaskHost")
+        raise NoCurrentError(
+            "this code runs neither in a task nor in the body of a TaskHost. In a FastAPI app there are two reasons: "
+            "nobody has run the lifespan by calling the app itself (a server, `with TestClient(app)` and asgi-lifespan "
+            "do that; `app.router.lifespan_context(app)` does not); or the code runs in a thread of your own: call "
+            "current_host() before you start the thread, and hand the host over"
+        )
     return cast(TaskHost, host)
 
 

@@ -23,6 +23,7 @@ class Route:
     async def __aenter__(self) -> None:
         if self._scheduler._state is not ScopeState.ROUTE:
             raise RuntimeError("the route of this scope has ended already")
+        self._scheduler.in_route = True
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -30,7 +31,12 @@ class Route:
         scheduler = self._scheduler
         if scheduler._unsettled and not scheduler.in_order:
             await scheduler._let_step()
-        scheduler.end_route(failed=exc is not None)
+        if scheduler._end_late_route(failed=exc is not None):
+            if scheduler._unsettled and not scheduler.in_order:
+                await scheduler._let_step()
+            scheduler.end()
+        else:
+            scheduler.end_route(failed=exc is not None)
         if may_wait(exc):
             if scheduler._unsettled:
                 await scheduler._let_step()

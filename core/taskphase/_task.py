@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 from ._drive.current import running_job
 from ._drive.inline import run_inline
 from ._drive.job import Job
+from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
 from ._machine.life import LifeEvent, TaskStatus
 from .errors import NoCurrentError, TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
@@ -27,6 +28,7 @@ else:
     T_co = TypeVar("T_co", covariant=True)
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Handle)
 
 
 class Task(Job, Generic[T_co]):
@@ -38,7 +40,6 @@ class Task(Job, Generic[T_co]):
     :ivar id: an integer that is unique in the process and grows with each task
     :ivar func: the function
     :ivar args: its positional arguments
-    :ivar kwargs: its keyword arguments
     :ivar config: its settings, all that is inherited included
     :ivar phase: a `Phase`
     :ivar attempt: the number of the attempt that runs or ran last; 0 before the first
@@ -49,6 +50,14 @@ class Task(Job, Generic[T_co]):
 
     if TYPE_CHECKING:  # at run time it is that of `Job`
 
+        @overload
+        def __init__(
+            self: Task[H],
+            func: Callable[..., H],
+            args: tuple[Any, ...] = ...,
+            kwargs: Mapping[str, Any] | None = ...,
+            config: TaskConfig = ...,
+        ) -> None: ...
         @overload
         def __init__(
             self: Task[T],
@@ -109,10 +118,14 @@ class Task(Job, Generic[T_co]):
         """Wait until the task has ended, in whichever way. A checkpoint.
 
         To be cancelled while waiting does not cancel the task.
+
+        :raises TaskNotFinished: at once, if the phase of the task comes only when the waiting code has ended: in the
+            route of its request, in the stream, or in the exit of a dependency
         """
         if self._has_ended:
             await checkpoint()
         else:
+            self._check_who_waits()
             await self._wait_ended()
 
     def __await__(self) -> Generator[Any, Any, T_co]:
@@ -150,7 +163,27 @@ class Task(Job, Generic[T_co]):
 
     def __repr__(self) -> str:
         # Without the arguments: they may be secret, and a repr ends up in logs.
-        return f"<Task {self.id} {self.name} {self.phase.value} {self._status.value}>"
+        return f"<Task {self.id} {shown(self.name)} {self.phase.value} {self._status.value}>"
+
+    def _check_who_waits(self) -> None:
+        """Make sure that the native task that runs the task's route does not wait for a phase that comes only after it.
+
+        :raises TaskNotFinished: if it does
+        """
+        if self._status is not TaskStatus.DEFERRED:
+            return
+        runner = self._runner
+        held = runner.deferred.get(self)
+        if (
+            held is not None
+            and held.owner is not None
+            and runner.seam.is_here()
+            and held.owner is runner.seam.running()
+        ):
+            raise TaskNotFinished(
+                f"task {self.name!r} is for {self.phase.value}, which comes only when this code has ended: waiting for "
+                "it here would never end. Wait for it in another task, or schedule it for an earlier phase"
+            )
 
     def _no_result(self) -> Exception:
         match self._status:
@@ -183,6 +216,7 @@ class Started:
         if self.is_set():
             await checkpoint()
             return
+        self._task._check_who_waits()
         await self._task._wait_started()
         if not self.is_set():
             raise self._task._no_result()
@@ -196,7 +230,10 @@ def current_task() -> Task[Any]:
     """
     job = running_job()
     if job is None:
-        raise NoCurrentError("this code does not run in a task")
+        raise NoCurrentError(
+            "this code does not run in a task. If it runs in a thread of your own, that a task has started: call "
+            "current_task() before you start the thread, and hand the task over"
+        )
     return cast("Task[Any]", job)
 
 

@@ -4,6 +4,7 @@
      +-- TasksClosedError (also RuntimeError)      the host takes no more tasks
      +-- TasksSaturatedError (also RuntimeError)   `max_pending` tasks are pending already
      +-- NoCurrentError (also LookupError)         there is no current host, or no current task
+     +-- StrayCancellation                         the task failed: it got a cancellation that nobody had asked for
      +-- TaskNotFinished                           asked for a result before the end
      +-- TaskFailed                                the task ended by an exception, its `__cause__`
           +-- TaskCancelled                        somebody asked it to stop
@@ -18,6 +19,7 @@ from ._machine.table import IllegalEvent
 __all__ = [
     "IllegalEvent",
     "NoCurrentError",
+    "StrayCancellation",
     "TaskCancelled",
     "TaskDropped",
     "TaskFailed",
@@ -63,8 +65,14 @@ class NoCurrentError(TasksError, LookupError):
     """There is no current host, or no current task, where it was asked for."""
 
 
+class StrayCancellation(TasksError):
+    """A `CancelledError` reached the task that nobody had asked for, as when a driver cancels a future of its own. The
+    task has failed with this error; the `CancelledError` is the `__cause__`. It happens on asyncio only.
+    """
+
+
 class TaskNotFinished(TasksError):
-    """The task has not ended, so it has no result yet."""
+    """The task has not ended, so it has no result yet; or the caller would wait for itself."""
 
 
 class TaskFailed(TasksError):

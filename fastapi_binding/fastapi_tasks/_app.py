@@ -10,19 +10,32 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from threading import get_ident
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
-from fastapi import FastAPI
+from anyio import CancelScope
+from fastapi import applications
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskphase import TaskConfig, TaskHost
 
 from ._request import SCOPE_KEY, RequestTasks
 from .errors import FastAPITasksAlreadyAddedError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+# FastAPI's own class. Instrumentation may have put a subclass of it under that name.
+_FASTAPI = next(
+    cls
+    for cls in applications.FastAPI.__mro__
+    if (cls.__module__, cls.__qualname__) == ("fastapi.applications", "FastAPI")
+)
+
+_HOST_KEY = "fastapi_tasks_host"
+"""Where the state of a lifespan, and so of its requests, carries the host."""
 
 _LOGGER = logging.getLogger("fastapi_tasks")
 
@@ -59,7 +72,7 @@ def add_tasks(
     :raises TypeError: if `app` is no FastAPI, or a setting has the wrong type
     :raises ValueError: if a setting is out of its range
     """
-    if not isinstance(app, FastAPI):
+    if not isinstance(app, _FASTAPI):
         raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}")
     base = type(app)
     if issubclass(base, _HasTasks):
@@ -79,17 +92,19 @@ def add_tasks(
         return make_host(drain_timeout=drain_timeout, shield_timeout=shield_timeout)
 
     app_host()  # refuses bad settings now, and not at startup
-    installation = Installation(app_host, lambda: make_host(drain_timeout=math.inf), hold=hold)
+    has_settings = config is not None or max_running is not None or max_pending is not None or max_threads != 40
+    installation = Installation(
+        app_host, lambda: make_host(drain_timeout=math.inf), hold=hold, has_settings=has_settings
+    )
     app.__class__ = _with_tasks(base, installation)
 
 
 class Installation:
     """The tasks of one app.
 
-    :ivar host: the open host that requests share, while a lifespan runs, unless each has to have one of its own. Not in
-        the lifespan's state, which granian clears before shutdown
-    :ivar thread: where its event loop runs. Another thread has another one, as a second TestClient has: what is not
-        thread-safe in the host is not for it
+    :ivar open: the hosts of the lifespans that run now, in the order of their opening, each with the state of its
+        lifespan (which granian clears before shutdown, and httpx does not have)
+    :ivar host: the only one of them, if requests share it: what nearly all of them want to know
     :ivar hosts: every host that was made for the app, those of single requests included
     :ivar recorders: those of tests; while there are any, the class of the app has another `__call__`
     :ivar unrecorded: the one that it had before
@@ -97,15 +112,55 @@ class Installation:
 
     _has_warned = False
 
-    def __init__(self, app_host: Callable[[], TaskHost], request_host: Callable[[], TaskHost], *, hold: bool) -> None:
+    def __init__(
+        self,
+        app_host: Callable[[], TaskHost],
+        request_host: Callable[[], TaskHost],
+        *,
+        hold: bool,
+        has_settings: bool,
+    ) -> None:
+        self.open: dict[TaskHost, MutableMapping[str, Any]] = {}
         self.host: TaskHost | None = None
         self.hosts: WeakSet[TaskHost] = WeakSet()
         self.recorders: list[Any] = []
         self.unrecorded: Any = None
-        self.thread = 0
         self._app_host = app_host
         self._request_host = request_host
         self._hold = hold
+        self._has_settings = has_settings
+
+    def _note_opened(self) -> None:
+        hosts = tuple(self.open.items())  # which another thread may change meanwhile
+        self.host = hosts[0][0] if len(hosts) == 1 and not self._hold else None
+        if len(hosts) > 1:  # and not before: the state belongs to the app, which may look at all that is in it
+            for host, state in hosts:
+                state[_HOST_KEY] = host
+
+    def host_of(self, scope: Scope) -> TaskHost | None:
+        """Return the host that a request shares with others: that of its lifespan, if that runs in this event loop. Of
+        several in one loop the state tells which; else it is the last opened one that takes tasks.
+        """
+        host = self.host
+        if (SCOPE_KEY in scope and self._is_within(scope)) or scope["type"] == "lifespan" or self._hold:
+            return None
+        if host is not None and host.runs_here():
+            return host
+        here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may open and close some
+        told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
+        if told in here:
+            return told
+        here.sort(key=lambda host: not host.closing.is_set())
+        return here[-1] if here else None
+
+    def _is_within(self, scope: Scope) -> bool:
+        """Return whether an ASGI scope with tasks is a request within that of another app, or of this app.
+
+        Otherwise the scope is from an earlier call of this app, which has returned: the server's side calls the app
+        again with the same scope, to retry for example. Each call is a request of its own.
+        """
+        tasks: RequestTasks = scope[SCOPE_KEY]
+        return not (tasks.is_over and tasks.host in self.hosts)
 
     async def run_apart(
         self, app: ASGIApp, with_host: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Send
@@ -116,13 +171,21 @@ class Installation:
         """
         if scope["type"] == "lifespan":
             await self._run_lifespan(app, scope, receive, send)
-        elif SCOPE_KEY in scope:  # mounted on an app that has tasks
+        elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
+            if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
+                raise FastAPITasksAlreadyAddedError(
+                    "this app is mounted on one that has tasks, and uses those: the config and the limits of its own "
+                    "add_tasks() mean nothing. Give them to the add_tasks() of the parent"
+                )
             await app(scope, receive, send)
         else:
             await self._run_alone(with_host, scope, receive, send)
 
     async def _run_lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app's lifespan in the body of a host, which is drained before the app hears of its shutdown."""
+        """Run the app's lifespan in the body of a host.
+
+        The host is drained before the app hears of its shutdown, and before the server hears of a failed startup.
+        """
         async with self._own(self._app_host()) as host:
 
             async def receive_when_drained() -> Message:
@@ -135,12 +198,19 @@ class Installation:
                     await _drain(host)
                 return message
 
-            self.host, self.thread = (None if self._hold else host), get_ident()
+            async def send_when_drained(message: Message) -> None:
+                if message["type"] == "lifespan.startup.failed":
+                    # So that nothing is left to be awaited: hypercorn looks whether this call is done.
+                    await _drain(host)
+                await send(message)
+
+            self.open[host] = scope.get("state", {})
+            self._note_opened()
             try:
-                await app(scope, receive_when_drained, send)
+                await app(scope, receive_when_drained, send_when_drained)
             finally:
-                if self.host is host:
-                    self.host = None
+                del self.open[host]
+                self._note_opened()
 
     def _own(self, host: TaskHost) -> TaskHost:
         self.hosts.add(host)
@@ -154,6 +224,8 @@ class Installation:
             try:
                 await with_host(scope, receive, send, host)
             finally:
+                with CancelScope(shield=True):
+                    await scope[SCOPE_KEY].routes_ended()
                 if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
                     self._warn()
 
@@ -194,23 +266,22 @@ def installation_of(app: FastAPI) -> Installation | None:
 def _with_tasks(base: type[FastAPI], installation: Installation) -> type[FastAPI]:
     async def call(self: FastAPI, scope: Scope, receive: Receive, send: Send, host: TaskHost | None = None) -> None:
         """Run the app. `host`: that of this one request, if it has to have one of its own."""
+        host = host or installation.host_of(scope)
         if host is None:
-            host = installation.host
-            if host is None or SCOPE_KEY in scope or scope["type"] == "lifespan" or get_ident() != installation.thread:
-                await installation.run_apart(partial(base.__call__, self), partial(call, self), scope, receive, send)
-                return
+            await installation.run_apart(partial(base.__call__, self), partial(call, self), scope, receive, send)
+            return
         # From here on it is what every request of the app pays, whether it asks for tasks or not.
         request = RequestTasks(host, scope, send)
-        token = host.set_current()
+        token = host.set_current(request.scheduler)
         try:
             await base.__call__(self, scope, receive, request.send)
         except BaseException as exc:
-            if request.tasks is not None:
-                await request.tasks.__aexit__(type(exc), exc, None)
+            if request.has_tasks:
+                await request.leave(exc)
             raise
         else:
-            if request.tasks is not None:
-                await request.tasks.__aexit__(None, None, None)
+            if request.has_tasks:
+                await request.leave(None)
         finally:
             request.end()
             host.reset_current(token)

@@ -8,6 +8,7 @@ FastAPITasksError
 
 from taskphase.errors import (
     NoCurrentError,
+    StrayCancellation,
     TaskCancelled,
     TaskDropped,
     TaskFailed,
@@ -23,6 +24,7 @@ __all__ = [
     "FastAPITasksUninitializedAppError",
     "FastAPITasksUnsupportedError",
     "NoCurrentError",
+    "StrayCancellation",
     "TaskCancelled",
     "TaskDropped",
     "TaskFailed",

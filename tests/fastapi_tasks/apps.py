@@ -13,7 +13,8 @@ from fastapi import Depends, FastAPI
 from tests import wire
 from tests.backends import turns
 
-from fastapi_tasks import Task, TaskConfig, TasksScheduler, add_tasks
+from fastapi_tasks import Task, TaskConfig, TaskHost, TasksScheduler, add_tasks
+from fastapi_tasks._app import installation_of
 from fastapi_tasks.testing import AppTaskRecorder, record_tasks
 
 ASYNC_AND_DEF = pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
@@ -68,6 +69,13 @@ def app_with_tasks(app: FastAPI | None = None, **settings: Any) -> FastAPI:
     app = FastAPI() if app is None else app
     add_tasks(app, **{"drain_timeout": DRAIN, **settings})
     return app
+
+
+def host_of(app: FastAPI) -> TaskHost:
+    """Return the host of the lifespan of `app` that was opened last."""
+    installation = installation_of(app)
+    assert installation is not None
+    return list(installation.open)[-1]
 
 
 def app_with_scopes(journal: Journal, endpoint: Callable[..., Any], **declared: Any) -> FastAPI:

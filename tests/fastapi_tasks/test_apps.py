@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response, WebSocket
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests import wire
 from tests.fastapi_tasks.apps import Journal, Server, app_with_tasks, serving
 
@@ -197,12 +197,13 @@ class TestMounted:
 
         made = {"parent": FastAPI(), "child": FastAPI()}
         for name in with_tasks:
-            add_tasks(made[name], config=TaskConfig(name=name), drain_timeout=5)
+            config = TaskConfig(name=name) if name == with_tasks[0] else None
+            add_tasks(made[name], config=config, drain_timeout=5)
         made["child"].add_api_route("/", endpoint)
         made["parent"].mount("/child", made["child"])
         return made["parent"]
 
-    @pytest.mark.parametrize("with_tasks", [("parent",), ("parent", "child"), ("child", "parent")])
+    @pytest.mark.parametrize("with_tasks", [("parent",), ("parent", "child")])
     async def test_a_mounted_app_has_the_tasks_of_its_parent_g12(
         self, journal: Journal, warned: Callable[[], list[str]], with_tasks: tuple[str, ...]
     ) -> None:
@@ -210,6 +211,74 @@ class TestMounted:
             assert (await server.get("/child/")).json() == "parent"
         assert journal.without("returned") == ["immediate", "after_route", "start", "final", "after_response"]
         assert warned() == []
+
+    @pytest.mark.parametrize(
+        "settings", [{"config": TaskConfig(name="x")}, {"max_running": 1}, {"max_pending": 1}, {"max_threads": 1}]
+    )
+    async def test_a_mounted_app_with_settings_that_its_parent_overrules_says_so_g13(
+        self, settings: dict[str, Any]
+    ) -> None:
+        async def endpoint() -> None: ...
+
+        child, parent = FastAPI(), app_with_tasks()
+        add_tasks(child, **settings)
+        child.add_api_route("/", endpoint)
+        parent.mount("/child", child)
+        async with serving(parent) as server:
+            response = await server.get("/child/")
+        assert isinstance(response.raised, FastAPITasksAlreadyAddedError)
+        assert "to the add_tasks() of the parent" in str(response.raised)
+
+    @pytest.mark.parametrize("settings", [{"config": TaskConfig(name="x")}, {"max_pending": 1}])
+    async def test_so_does_a_session_of_such_an_app_and_other_requests_are_served_g12_g13(
+        self, settings: dict[str, Any]
+    ) -> None:
+        async def session(websocket: WebSocket) -> None:
+            raise AssertionError("it is not reached")
+
+        async def endpoint(tasks: Tasks) -> None: ...
+
+        child, parent, router = FastAPI(), app_with_tasks(), APIRouter()
+        add_tasks(child, **settings)
+        child.add_api_websocket_route("/", session)
+        router.add_api_route("/included", endpoint)
+        parent.include_router(router)
+        parent.mount("/child", child)
+        async with serving(parent) as server:
+            async with server.websocket("/child/") as refused:
+                await refused.wait()
+            assert isinstance(refused.raised, FastAPITasksAlreadyAddedError)
+            assert (await server.get("/included")).status == 200
+
+    @pytest.mark.parametrize("copies", [False, True])
+    async def test_a_middleware_that_calls_its_own_app_again_is_no_parent_of_it_g12_g13(
+        self, journal: Journal, copies: bool
+    ) -> None:
+        class Redirecting:
+            def __init__(self, app: ASGIApp) -> None:
+                self.app = app
+
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                if scope["type"] == "http" and scope["path"] == "/old":
+                    there = {"path": "/", "raw_path": b"/"}
+                    if copies:
+                        scope = {**scope, **there}
+                    else:
+                        scope.update(there)
+                    await app(scope, receive, send)
+                else:
+                    await self.app(scope, receive, send)
+
+        async def endpoint(tasks: Tasks) -> str | None:
+            journal.each_phase(tasks)
+            return tasks.schedule(anyio.sleep, 0).config.name
+
+        app = app_with_tasks(config=TaskConfig(name="its own"), max_pending=5)
+        app.add_middleware(Redirecting)
+        app.add_api_route("/", endpoint)
+        async with serving(app, journal) as server:
+            assert (await server.get("/old")).json() == "its own"
+        assert journal.without("returned", "immediate") == ["after_route", "start", "final", "after_response"]
 
     async def test_a_mounted_app_whose_parent_has_none_holds_them_and_warns_g13(
         self, journal: Journal, warned: Callable[[], list[str]]

@@ -1,7 +1,7 @@
 """Images: two are resized at a time, twenty wait, one more is refused with a 503; and /health shows the counts.
 
 `max_running` is what makes a line, and `max_pending` its length; `max_threads` would not refuse anybody. Immediate
-tasks, because one of a later phase would count as pending until its response is out: docs/tutorial/limits.md. What
+tasks, because one of a later phase would count as pending until its response is out: docs/limits.md. What
 computes without releasing the interpreter's lock belongs into a process: docs/faq.md.
 """
 

@@ -4,16 +4,18 @@ What came one after the other because `add_task` was called twice is one task no
 `run="inline"` has the client of a test wait for tasks as it did, and a failure fails the test as it did.
 """
 
+import math
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
 import anyio
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from fastapi_tasks import Tasks, add_tasks
 from fastapi_tasks.testing import UnexpectedFailures, record_tasks
+from taskphase import TaskHost
 
 journal: list[str] = []
 
@@ -100,3 +102,65 @@ def test_after_the_move_tasks_come_after_the_commit_and_each_fails_alone(backend
 def test_a_failure_fails_the_test_as_it_did() -> None:
     with pytest.raises(UnexpectedFailures), record_tasks(after, run="inline"), TestClient(after) as client:
         client.post("/orders/13")
+
+
+def test_wrong_arguments_fail_after_the_response_before_the_move_and_before_it_afterwards() -> None:
+    wrong = FastAPI()
+    add_tasks(wrong)
+
+    @wrong.post("/before")
+    async def before_the_move(background: BackgroundTasks) -> None:
+        background.add_task(count, "bicycles")
+
+    @wrong.post("/after")
+    async def after_the_move(tasks: Tasks) -> None:
+        tasks.after_response.schedule(count, "bicycles")
+
+    client = TestClient(wrong, raise_server_exceptions=False)
+    assert client.post("/before").status_code == 200
+    assert client.post("/after").status_code == 500
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_refused_request_drops_its_tasks_and_the_log_says_so_g5(backend, caplog) -> None:
+    journal.clear()
+    refusing = FastAPI()
+    add_tasks(refusing, drain_timeout=5)
+
+    @refusing.post("/orders")
+    async def refuse(background: BackgroundTasks, tasks: Tasks) -> None:
+        background.add_task(count)
+        tasks.task(name="count").after_response.schedule(count)
+        tasks.task(when="failure").after_response.schedule(send, 7)
+        raise HTTPException(409)
+
+    with TestClient(refusing, backend=backend) as client:
+        assert client.post("/orders").status_code == 409
+    assert journal == ["sent 7"]
+    assert [record.levelname for record in caplog.records if "'count' was dropped" in record.message] == ["WARNING"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_both_may_be_used_in_one_endpoint_g1(backend) -> None:
+    journal.clear()
+    both = FastAPI()
+    add_tasks(both, drain_timeout=5)
+
+    @both.post("/orders")
+    async def place_both(background: BackgroundTasks, tasks: Tasks) -> None:
+        tasks.after_response.schedule(count)
+        background.add_task(send, 7)
+
+    with TestClient(both, backend=backend) as client:
+        client.post("/orders")
+    assert journal == ["sent 7", "counted"]
+
+
+async def test_a_script_waits_for_all_of_its_tasks_and_none_stops_the_others_g3() -> None:
+    journal.clear()
+    async with TaskHost(drain_timeout=math.inf) as host:
+        for order in (13, 7):
+            host.schedule(pack, order, Session())
+        host.schedule(send, 7)
+    assert sorted(journal) == ["packed 13", "packed 7", "sent 7"]
+    assert host.statistics().failed == 1

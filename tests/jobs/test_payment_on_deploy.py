@@ -1,8 +1,7 @@
 """A deploy waits for a payment that has begun, and not for a recommendation; the pool is open until the payment is in.
 
 `shield=True` is all it takes, with a `shield_timeout` as the bound. `drain_timeout` stays 0: in that time
-recommendations would be waited for, too. docs/tutorial/shutdown.md tells it, docs/shutdown.md which timeouts of the
-server have to fit.
+recommendations would be waited for, too. docs/shutdown.md has more, and the timeouts of the server that have to fit.
 """
 
 import signal

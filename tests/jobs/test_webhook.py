@@ -1,7 +1,7 @@
 """A webhook that may fail: five attempts of three seconds each, longer and longer pauses, and an alert at the end.
 
 `timeout` bounds one attempt. `on_error` is called after each attempt that failed; when `retry()` answers None there is
-no other, so that is where the alert belongs: docs/tutorial/retries.md. With `jitter`, the default, pauses are drawn at
+no other, so that is where the alert belongs: docs/retries.md. With `jitter`, the default, pauses are drawn at
 random and need not grow. `explore` runs the tests in virtual time, on asyncio and trio: docs/testing.md.
 """
 

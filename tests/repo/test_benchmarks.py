@@ -127,13 +127,21 @@ report.FOLDER = Path({str(tmp_path)!r})
 rows = [figure_of("create_task", [(1, 1)]), figure_of(KEPT, [(1.25, 1)]), figure_of("taskphase, immediate", [(2, 1)]),
     figure_of("taskphase, after_response", [(1.5, 1)])]
 tables = [Table("one task, asyncio", "us", "create_task", rows, 1)]
-report.write({{"Python": "3"}}, tables, judge(tables))
+ours = [figure_of("no tasks", [(40, 40)]), figure_of("Tasks: one in each phase", [(80, 40)])]
+requests = Table("one request, uvloop", "us", "no tasks", ours, 1)
+report.write({{"Python": "3"}}, [*tables, requests], judge(tables))
+xml.dom.minidom.parse(str(report.FOLDER / "request-short.svg"))
 xml.dom.minidom.parse(str(report.FOLDER / "one-task-asyncio.svg"))
 """
     run(program)
     page = (tmp_path / "results.md").read_text()
     data = json.loads((tmp_path / "results.json").read_text())
 
+    begin, _, rest = page.partition("\n## ")
+    assert "A task costs 2 \N{MICRO SIGN}s on asyncio" in begin
+    assert "40 \N{MICRO SIGN}s more than one without tasks" in begin
+    assert "(request-short.svg)" in begin
+    assert rest.startswith("How to read the tables")
     assert "| taskphase, immediate | 2.00 | 2.00 | 2.00 to 2.00 |" in page
     assert "(one-task-asyncio.svg)" in page
     assert [verdict["reached"] for verdict in data["wanted"]] == [False, True, True, True]

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.repo import uses, uses_of_guides
+from tests.repo import uses, uses_of_guides, uses_of_migration
 from tests.repo.uses import Use
 
 import fastapi_tasks
@@ -32,6 +32,7 @@ BLOCK = re.compile(r"^(?P<continues><!-- continues -->\n)?```python\n(?P<source>
 OUTPUT = re.compile(r"^```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+GUARANTEE = re.compile(r"^\| G(\d+) \|", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 
 
@@ -105,7 +106,7 @@ def own_logging() -> Generator[None]:
 @contextmanager
 def executed(program: Program) -> Generator[ModuleType]:
     """Run a program, in a module of its own."""
-    module = ModuleType("documented")
+    module = ModuleType("main")  # as the pages call the file
     sys.modules[module.__name__] = module
     try:
         exec(compile(program.source, program.document, "exec"), vars(module))
@@ -114,7 +115,7 @@ def executed(program: Program) -> Generator[ModuleType]:
         del sys.modules[module.__name__]
 
 
-USES = {**uses.USES, **uses_of_guides.USES}
+USES = {**uses.USES, **uses_of_guides.USES, **uses_of_migration.USES}
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.id)
@@ -144,7 +145,71 @@ def test_each_link_inside_the_repository_leads_somewhere(document: Path) -> None
             )
 
 
+# What the pages have to have
+
+
 @pytest.mark.parametrize("package", [fastapi_tasks, taskphase], ids=lambda package: package.__name__)
-def test_the_readme_has_every_public_name(package: ModuleType) -> None:
-    text = README.read_text()
+def test_the_reference_has_every_public_name(package: ModuleType) -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert [name for name in package.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_each_guarantee_has_a_row_and_is_named_by_a_test() -> None:
+    numbers = [int(number) for number in GUARANTEE.findall((ROOT / "docs" / "guarantees.md").read_text())]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+
+    assert numbers == list(range(1, 18))
+    assert [number for number in numbers if not re.search(rf"_g{number}(?!\d)", tests)] == []
+
+
+@pytest.mark.parametrize(("document", "most"), [(README, 150), (ROOT / "core/README.md", 80)], ids=["both", "core"])
+def test_a_readme_can_be_read_at_one_sitting(document: Path, most: int) -> None:
+    assert len(document.read_text().splitlines()) <= most
+
+
+def test_each_claim_of_what_you_get_names_tests_that_exist() -> None:
+    _, *claims = (ROOT / "docs" / "what-you-get.md").read_text().split("\n## ")
+
+    assert claims
+    for claim in claims:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", claim.partition("\nTests: ")[2])
+        assert named, claim.splitlines()[0]
+        assert [path for path in named if not re.search(r"^ *(async )?def test_", source(path), re.MULTILINE)] == []
+
+
+def source(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+SEARCHED = [
+    "crash",
+    "restart",
+    "queue",
+    "celery",
+    "cron",
+    "periodic",
+    "delay",
+    "workers",
+    "cancel",
+    "status",
+    "process",
+]
+SEARCHED += [
+    "metrics",
+    "sentry",
+    "request id",
+    "retry",
+    "test",
+    "session",
+    "upload",
+    "websocket",
+    "shutdown",
+    "gunicorn",
+]
+
+
+@pytest.mark.parametrize("word", SEARCHED)
+def test_the_faq_has_a_question_with_each_word_that_people_search_for(word: str) -> None:
+    questions = HEADING.findall(FENCED.sub("", (ROOT / "docs" / "faq.md").read_text()))
+
+    assert any(re.search(rf"\b{word}", question, re.IGNORECASE) for question in questions)

@@ -20,11 +20,11 @@ import fastapi_tasks.testing
 import taskphase
 import taskphase.errors
 import taskphase.testing
-from taskphase._definition import TaskDefinition
-from taskphase._scheduler import ScopedTaskDefinition
+from taskphase._definition import ScopedTaskDefinition, TaskDefinition
 
 CORE_ERRORS = [
     "NoCurrentError",
+    "StrayCancellation",
     "TaskCancelled",
     "TaskDropped",
     "TaskFailed",
@@ -41,7 +41,7 @@ BINDING_ERRORS = [
     "FastAPITasksUnsupportedError",
 ]
 
-# What both packages offer.
+# What `taskphase` offers, and so `fastapi_tasks`.
 SHARED = [
     *CORE_ERRORS,
     "DrainReport",
@@ -51,6 +51,7 @@ SHARED = [
     "Task",
     "TaskConfig",
     "TaskErrorHandler",
+    "TaskHost",
     "TaskStatus",
     "TasksBatch",
     "TasksScheduler",
@@ -79,7 +80,7 @@ SIMULATION = [
 ]
 
 FACES: dict[ModuleType, list[str]] = {
-    taskphase: [*SHARED, "TaskHost"],
+    taskphase: SHARED,
     taskphase.errors: [*CORE_ERRORS, "IllegalEvent"],
     fastapi_tasks: [*SHARED, *BINDING_ERRORS, "Tasks", "add_tasks", "get_tasks"],
     fastapi_tasks.errors: sorted([*BINDING_ERRORS, *CORE_ERRORS]),
@@ -178,8 +179,9 @@ def test_every_public_method_of_a_public_class_is_documented(cls: type) -> None:
     assert [name for name, value in members.items() if isinstance(value, kinds) and not value.__doc__] == []
 
 
-def test_the_binding_offers_the_very_objects_of_the_core() -> None:
-    assert [name for name in SHARED if getattr(fastapi_tasks, name) is not getattr(taskphase, name)] == []
+def test_the_binding_offers_every_public_name_of_the_core() -> None:
+    assert set(taskphase.__all__) <= set(fastapi_tasks.__all__)
+    assert [name for name in taskphase.__all__ if getattr(fastapi_tasks, name) is not getattr(taskphase, name)] == []
     assert all(getattr(taskphase, name) is getattr(taskphase.errors, name) for name in CORE_ERRORS)
     assert all(getattr(fastapi_tasks, name) is getattr(fastapi_tasks.errors, name) for name in BINDING_ERRORS)
 

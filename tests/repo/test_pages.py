@@ -12,6 +12,7 @@ from types import ModuleType
 import anyio
 import pytest
 from tests.examples.programs import example
+from tests.repo import uses_of_guides
 from tests.repo.test_docs import FENCED, ROOT, Program, executed, programs
 from tests.repo.uses import Use, requests, serving
 
@@ -19,8 +20,16 @@ from taskphase import TaskHost, retry
 from taskphase.testing import simulate
 
 PAGES = [ROOT / "docs" / name for name in ("shutdown.md", "limits.md", "retries.md")]
-PROGRAMS = [program for page in PAGES for program in programs(page)]
+# The programs with an `output` block are in test_docs.py.
+PROGRAMS = [program for page in PAGES for program in programs(page) if program.id not in uses_of_guides.USES]
 LIMIT_OF_LETTERS = 20  # docs/limits.md: max_pending
+
+
+def use_startup(module: ModuleType) -> None:
+    with pytest.raises(ConnectionError, match="cache server"), serving(module):
+        raise AssertionError("it has started")
+    module.cache_server["answers"] = True
+    requests()(module)
 
 
 def use_stream(module: ModuleType) -> None:
@@ -65,6 +74,9 @@ USES = {
         ("compress: stopped between two chunks", "poll: stopped between two rounds", "the pool is closed"),
     ),
     "docs/shutdown.md#the-report": Use(requests(("POST", "/search", 200)), ("cut short: warm up (1)",)),
+    "docs/shutdown.md#a-startup-that-fails": Use(
+        use_startup, ("prices: the pool is open: True", "pictures: the pool is open: True", "the pool is closed") * 2
+    ),
     "docs/shutdown.md#streams-without-an-end": Use(use_stream, ("a stream has ended",)),
     "docs/limits.md#turning-a-client-away": Use(use_limit),
     "docs/limits.md#doing-without": Use(use_without, ("order 7",)),

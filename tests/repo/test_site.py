@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -36,12 +37,14 @@ class Page(HTMLParser):
 
     :ivar links: what it leads to and what it shows
     :ivar loads: what a browser fetches with it
+    :ivar titles: what a pointer that rests somewhere shows
     """
 
     path: Path
     ids: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
+    titles: set[str] = field(default_factory=set)
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -52,6 +55,8 @@ class Page(HTMLParser):
         values = {name: value for name, value in attrs if value}
         if "id" in values:
             self.ids.add(values["id"])
+        if "title" in values:
+            self.titles.add(values["title"])
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
         if "src" in values or (tag == "link" and values.get("rel") in {"stylesheet", "preconnect", "icon"}):
@@ -89,6 +94,17 @@ def entries(nav: list[Any]) -> Iterator[str]:
             yield from entries(value) if isinstance(value, list) else [value]
 
 
+def configuration() -> dict[str, Any]:
+    """Return the settings of the site."""
+    return tomllib.loads(CONFIGURATION.read_text())["project"]
+
+
+def group(name: str) -> list[str]:
+    """Return the pages of a group of the navigation."""
+    [found] = [entry[name] for entry in configuration()["nav"] if name in entry]
+    return list(entries(found))
+
+
 def target(page: Page, link: str, site: Path) -> tuple[Path, str]:
     """Return the file that a link of a page leads to, and the fragment."""
     parts = urlsplit(link)
@@ -104,7 +120,7 @@ def test_make_docs_builds_as_strictly_as_this_test() -> None:
 
 
 def test_each_page_is_in_the_navigation_and_each_entry_has_a_page() -> None:
-    nav = list(entries(tomllib.loads(CONFIGURATION.read_text())["project"]["nav"]))
+    nav = list(entries(configuration()["nav"]))
     docs = ROOT / "docs"
 
     assert sorted(nav) == sorted(str(path.relative_to(docs)) for path in docs.rglob("*.md"))
@@ -114,7 +130,50 @@ def test_each_page_is_built_with_a_title_of_its_own(pages: dict[Path, Page]) -> 
     titles = [page.path.read_text().partition("<title>")[2].partition("</title>")[0] for page in pages.values()]
 
     assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
-    assert len(set(titles)) >= len(titles) - 4  # the tutorial and an explanation may bear the same name
+    assert sorted(set(titles)) == sorted(titles)
+
+
+def test_the_menu_has_four_groups_and_the_internals() -> None:
+    groups = [name for entry in configuration()["nav"] for name in entry]
+
+    assert groups == ["Learn", "How-to", "Understand", "Reference", "Internals"]
+    assert "navigation.tabs" in configuration()["theme"]["features"]
+
+
+def test_the_colour_scheme_follows_the_system_and_has_a_switch(pages: dict[Path, Page], site: Path) -> None:
+    palette = configuration()["theme"]["palette"]
+
+    assert [(each["media"], each.get("scheme")) for each in palette] == [
+        ("(prefers-color-scheme)", None),
+        ("(prefers-color-scheme: light)", "default"),
+        ("(prefers-color-scheme: dark)", "slate"),
+    ]
+    assert {each["toggle"]["name"] for each in palette} <= pages[site / "index.html"].titles
+
+
+def test_each_page_has_the_version_and_the_logo(pages: dict[Path, Page], site: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    for page in pages.values():
+        assert f"fastapi-tasks {version}" in page.text
+        loaded = {target(page, link, site)[0] for link in page.loads if not urlsplit(link).scheme}
+        assert site / "logo.svg" in loaded
+
+
+@pytest.mark.parametrize("word", ["metrics", "queue", "crash", "sentry", "periodic", "test"])
+def test_the_search_finds_a_page_for_a_word(word: str, site: Path) -> None:
+    items = json.loads((site / "search.json").read_text())["items"]
+    how_to = ("how-to/", "faq/", "testing/", "shutdown/")
+
+    assert [item for item in items if item["location"].startswith(how_to) and word in item["title"].lower()]
+
+
+def test_the_index_for_language_models_leads_to_each_page_for_users(site: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text())
+    users = [page for name in ("Learn", "How-to", "Reference") for page in group(name) if page != "index.md"]
+
+    assert [link for link in links if not (site / link / "index.html").exists()] == []
+    assert {f"{page.removesuffix('.md')}/" for page in users} - set(links) == set(), "add these to docs/llms.txt"
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,6 +1,6 @@
-"""How the blocks of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are used.
+"""How the blocks of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are used, and some beside.
 
-What they print is in the pages.
+What they print is in the pages. The rows of the guides for migration are in uses_of_migration.py.
 """
 
 from __future__ import annotations
@@ -21,35 +21,12 @@ import pytest
 from fastapi import WebSocketDisconnect
 from fastapi.testclient import TestClient
 from starlette.types import ASGIApp, Message
-from tests.repo.uses import Use, requests, serving
+from tests.repo.uses import Use, logged, requests, serving
 
 from fastapi_tasks import Task
-from fastapi_tasks.testing import record_tasks
+from fastapi_tasks.testing import JumpClock, record_tasks
 
 TOLD_WITHIN = 10.0  # seconds
-
-
-class PrintingHandler(logging.Handler):
-    """Prints what is logged, without tracebacks."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(f"{record.levelname} {record.name}: {record.getMessage()}\n")
-
-
-def logged(run: Callable[[ModuleType], object], level: int = logging.WARNING) -> Callable[[ModuleType], None]:
-    """Return `run` with what `taskphase` logs printed beside what the program prints."""
-
-    def run_logged(module: ModuleType) -> None:
-        handler, logger = PrintingHandler(level), logging.getLogger("taskphase")
-        logger.addHandler(handler)
-        logger.setLevel(level)
-        try:
-            run(module)
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(logging.NOTSET)
-
-    return run_logged
 
 
 def one_by_one(*expected: tuple[str, str, int]) -> Callable[[ModuleType], None]:
@@ -75,13 +52,27 @@ def answers(*expected: tuple[str, str, int, object]) -> Callable[[ModuleType], N
 
 
 def use_getting_started(module: ModuleType) -> None:
-    with serving(module) as client:
+    clock = JumpClock()
+    with serving(module, clock) as client:
         with record_tasks(module.app) as tasks:
             assert client.post("/orders/7").json() == {"order": 7}
+            tasks.of(module.publish).wait_all()
+            tasks.of(module.send_mail).wait_all()
+            clock.jump(10)
             tasks.wait_all()
-        assert client.post("/refunds/7").json() == {"status": "accepted"}
+        with record_tasks(module.app) as tasks:
+            tasks.of(module.refund).expect_failure(ConnectionError)
+            assert client.post("/refunds/7").json() == {"status": "accepted"}
+            tasks.wait_all()
+        assert client.post("/payments/7").status_code == 200
     with redirect_stdout(StringIO()):  # it is about the answer
         module.test_the_answer_does_not_wait()
+
+
+def use_watched_shutdown(module: ModuleType) -> None:
+    with serving(module, JumpClock()) as client, record_tasks(module.app) as tasks:
+        assert client.post("/orders").status_code == 200
+        tasks.of("count").wait_all()
 
 
 def use_router(module: ModuleType) -> None:
@@ -94,18 +85,6 @@ def use_frozen(module: ModuleType) -> None:
     for run in (1, 2):
         assert TestClient(module.app).post(f"/runs/{run}").status_code == 200
         sys.stdout.write("frozen\n")
-
-
-def use_background_tasks(module: ModuleType) -> None:
-    with serving(module) as client:
-        assert client.post("/orders/7").status_code == 200
-        with pytest.raises(ValueError, match="no box"):
-            client.post("/orders/13")
-
-
-def use_tests(module: ModuleType) -> None:
-    module.test_a_mail_is_sent_by_the_end()
-    module.test_a_mail_is_sent_while_the_app_goes_on()
 
 
 def use_queue(module: ModuleType) -> None:
@@ -136,6 +115,11 @@ def use_counts(module: ModuleType) -> None:
         client.portal.call(until_one_has_ended)
         assert values(module.alive) == {"running": 1, "waiting": 0, "deferred": 0, "retrying": 0}
         assert values(module.ended) == {"succeeded": 1, "failed": 0, "cancelled": 0, "dropped": 0}
+
+
+def use_spans(module: ModuleType) -> None:
+    with record_tasks(module.app):  # which fails if a task does
+        one_by_one(("POST", "/orders/7", 200), ("POST", "/invoices/7", 200))(module)
 
 
 def use_watch(module: ModuleType) -> None:
@@ -171,6 +155,22 @@ def use_outbox(module: ModuleType) -> None:
         with closing(sqlite3.connect(module.DATABASE)) as db, db:
             db.execute("INSERT INTO outbox (text) VALUES ('left by a crash')")
         requests()(module)
+
+
+def use_files(module: ModuleType) -> None:
+    with serving(module) as client:
+        for path, name, content, fails in (
+            ("/texts", "text", b"to be or not to be", False),
+            ("/videos", "video", b"v" * 2000, False),
+            ("/pictures", "picture", b"p" * 2000, False),
+            ("/mistakes", "upload", b"u" * 2000, True),
+            ("/sync-mistakes", "upload", b"u" * 2000, True),
+        ):
+            with record_tasks(module.app) as tasks:
+                assert client.post(path, files={name: content}).status_code == 200
+                tasks.wait_all()
+                if fails:
+                    tasks.expect_failure(ValueError, match="closed file")
 
 
 def use_websockets(module: ModuleType) -> None:
@@ -217,8 +217,16 @@ async def leave(app: ASGIApp, path: str, query: bytes) -> None:
     await app({**scope, "path": path, "query_string": query, "headers": [], "state": {}}, receive, send)
 
 
+def use_two_workers(module: ModuleType) -> None:
+    with TemporaryDirectory() as folder, chdir(folder), serving(module) as first:
+        assert first.portal is not None
+        first.portal.call(anyio.wait_all_tasks_blocked)
+        with serving(module):
+            pass
+
+
 USES = {
-    "docs/getting-started.md#one-line-one-endpoint": Use(logged(use_getting_started)),
+    "docs/getting-started.md#one-line-one-endpoint": Use(logged(use_getting_started, logging.INFO)),
     "docs/tutorial/phases.md#what-has-happened-by-then": Use(
         requests(("POST", "/orders", 200), ("POST", "/function-scope", 200))
     ),
@@ -241,11 +249,11 @@ USES = {
             ),
         )
     ),
-    "docs/tutorial/retries.md#the-first-step": Use(
+    "docs/retries.md#the-first-step": Use(
         logged(one_by_one(("POST", "/events/a?fails=2", 200), ("POST", "/events/b?fails=4", 200)), logging.INFO)
     ),
-    "docs/tutorial/retries.md#your-own-answer": Use(requests(("POST", "/mails?address=ada", 200))),
-    "docs/tutorial/limits.md#a-line-and-a-503": Use(
+    "docs/retries.md#your-own-answer": Use(requests(("POST", "/mails?address=ada", 200))),
+    "docs/limits.md#a-line-and-a-503": Use(
         answers(
             ("POST", "/uploads/1", 202, {"running": 1, "waiting": 0}),
             ("POST", "/uploads/2", 202, {"running": 1, "waiting": 1}),
@@ -253,27 +261,26 @@ USES = {
             ("POST", "/uploads/4", 503, {"running": 1, "waiting": 2}),
         )
     ),
-    "docs/tutorial/shutdown.md#watch-one": Use(logged(requests(("POST", "/orders", 200)), logging.INFO)),
+    "docs/shutdown.md#watch-one": Use(logged(use_watched_shutdown, logging.INFO)),
     "docs/tutorial/scopes.md#dependencies": Use(use_router),
     "docs/tutorial/scopes.md#mounted-apps": Use(requests(("POST", "/shop/orders", 200))),
     "docs/tutorial/scopes.md#no-request-at-hand": Use(requests(("GET", "/shares?total=7&people=0", 422))),
     "docs/tutorial/scopes.md#no-lifespan": Use(use_frozen),
     "docs/how-to/databases.md#what-a-task-sees": Use(logged(use_database)),
+    "docs/how-to/databases.md#a-transaction-in-a-context-variable": Use(
+        logged(
+            one_by_one(*(("POST", path, 200) for path in ("/inside/1", "/after/2", "/copied/3", "/dependency/4"))),
+        )
+    ),
     "docs/how-to/databases.md#what-must-not-be-lost": Use(use_outbox),
+    "docs/how-to/files.md#bytes-or-a-copy": Use(logged(use_files)),
     "docs/how-to/websockets-and-streams.md#a-websocket-session": Use(logged(use_websockets)),
     "docs/how-to/websockets-and-streams.md#a-stream": Use(use_broken_stream),
     "docs/how-to/websockets-and-streams.md#when-the-client-leaves": Use(use_leaving_clients),
-    "docs/how-to/migrate-from-backgroundtasks.md#two-differences-that-bite": Use(use_background_tasks),
-    "docs/how-to/migrate-from-backgroundtasks.md#the-same-after-the-move": Use(
-        logged(requests(("POST", "/orders/7", 200), ("POST", "/orders/13", 200)))
-    ),
-    "docs/how-to/migrate-from-backgroundtasks.md#tests": Use(use_tests),
-    "docs/how-to/migrate-from-fastapi-tasks.md#what-stays": Use(
-        logged(requests(("POST", "/users", 200), ("POST", "/orders", 200), ("POST", "/advanced", 200)))
-    ),
+    "docs/how-to/periodic.md#periodic-tasks": Use(use_two_workers),
     "docs/how-to/move-to-a-queue.md#how-to-be-ready": Use(logged(use_queue, logging.INFO)),
     "docs/how-to/observability.md#request-ids-and-traces": Use(use_request_ids),
-    "docs/how-to/observability.md#a-span-for-each-task": Use(requests(("POST", "/orders/7", 200))),
-    "docs/how-to/observability.md#counts": Use(use_counts),
+    "docs/how-to/observability.md#a-span-for-each-task": Use(use_spans),
+    "docs/how-to/observability.md#metrics": Use(use_counts),
     "docs/how-to/observability.md#a-task-that-hangs": Use(use_watch),
 }

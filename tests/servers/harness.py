@@ -114,10 +114,14 @@ class Server:
     :param kind: one of `SERVERS`
     :param app: import path of the ASGI app, from the root of the repository; it has to answer `GET /ready`
     :param env: what is added to this process's environment
+    :param is_to_answer: False for an app that is to be refused: `__enter__` then waits for nothing
     """
 
-    def __init__(self, kind: ServerKind, app: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: ServerKind, app: str, env: Mapping[str, str] | None = None, *, is_to_answer: bool = True
+    ) -> None:
         self.kind = kind
+        self._is_to_answer = is_to_answer
         self._port = free_port()
         self.base_url = f"http://127.0.0.1:{self._port}"
         self._command = kind.command(app, self._port)
@@ -132,7 +136,8 @@ class Server:
         self.client = httpx.Client(base_url=self.base_url, timeout=ANSWER_WITHIN, trust_env=False)
         self._process = self._start()
         try:
-            self._poll(self._answers, READY_WITHIN, "an answer to GET /ready")
+            if self._is_to_answer:
+                self._poll(self._answers, READY_WITHIN, "an answer to GET /ready")
         except BaseException:
             self._close()
             raise

@@ -185,3 +185,20 @@ async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2
             task().cancel()  # type: ignore[union-attr]
         gc.collect()
         assert [task() for task in waiting] == [None, None, None]
+
+
+async def test_a_task_cancelled_on_its_way_from_a_thread_is_not_started_g2_g8(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor is a coroutine of it, of whose end nobody but asyncio would hear."""
+    tasks: list[Task[None]] = []
+    async with TaskHost(drain_timeout=5) as host:
+        thread = threading.Thread(target=lambda: tasks.append(host.schedule(anyio.sleep, 0)))
+        thread.start()
+        thread.join()  # the event loop stands still
+        tasks[0].cancel()
+        await turns()
+        assert (host.running, host.waiting) == (0, 0)
+    assert (tasks[0].status, tasks[0].attempt) == (TaskStatus.CANCELLED, 0)
+    gc.collect()
+    assert caplog.records == []

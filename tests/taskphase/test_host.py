@@ -152,7 +152,7 @@ class TestIsolation:
                 raise ValueError("mine")
         assert journal == ["forever began", "forever left"]
 
-    async def test_an_exception_in_the_plain_group_spares_the_host_s_tasks_and_the_group_is_replaced_g3(
+    async def test_an_exception_in_the_plain_group_spares_tasks_and_the_group_works_on_g3(
         self, logged: Logged, journal: Journal
     ) -> None:
         async def fail() -> None:
@@ -160,13 +160,12 @@ class TestIsolation:
 
         async with TaskHost() as host:
             own = host.schedule(anyio.sleep_forever)
-            first = host.tg
-            first.start_soon(journal.forever)
-            first.start_soon(fail)
+            group = host.tg
+            group.start_soon(journal.forever)
+            group.start_soon(fail)
             await turns()
             assert journal == ["forever began", "forever left"]
-            assert host.tg is not first
-            host.tg.start_soon(journal.add, "again")
+            group.start_soon(journal.add, "again")
             await turns()
             assert (journal[2:], own.status) == (["again"], TaskStatus.RUNNING)
         assert [level for level, _ in logged()] == ["ERROR", "WARNING"]
@@ -492,6 +491,25 @@ class TestFromAnywhere:
             pass
         with pytest.raises(LookupError):
             current_host()
+
+    async def test_where_there_is_none_the_error_says_what_to_do_g14(self) -> None:
+        def in_a_thread_of_its_own() -> None:
+            for ask in (current_host, current_task):
+                with pytest.raises(NoCurrentError) as raised:
+                    ask()
+                told.append(str(raised.value))
+
+        told: list[str] = []
+        async with TaskHost():
+            thread = threading.Thread(target=in_a_thread_of_its_own)
+            thread.start()
+            thread.join()
+        of_host, of_task = told
+        assert of_host.startswith("this code runs neither in a task nor in the body of a TaskHost")
+        assert "`app.router.lifespan_context(app)` does not" in of_host
+        assert "call current_host() before you start the thread" in of_host
+        assert of_task.startswith("this code does not run in a task")
+        assert "call current_task() before you start the thread" in of_task
 
     async def test_the_innermost_host_is_the_current_one_g14(self) -> None:
         async def nested() -> None:

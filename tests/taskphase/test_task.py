@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -53,6 +59,41 @@ async def test_a_handle_tells_what_it_calls_and_how_far_it_has_come_g17() -> Non
         assert (task.status, task.return_value, task.exception) == (TaskStatus.SUCCEEDED, 5, None)
         assert await task == 5
         assert await task == 5
+
+
+async def test_the_keyword_arguments_are_one_dict_that_can_be_copied_and_sent_g17() -> None:
+    handled: list[Any] = []
+
+    async def failing(*args: int, **kwargs: int) -> None:
+        raise ValueError
+
+    async def handler(task: Task[Any], error: Exception) -> None:
+        handled.append(json.loads(json.dumps(task.kwargs)))
+
+    async with TaskHost() as host:
+        for kwargs in ({}, {"plus": 1}):
+            task = host.task(on_error=handler).schedule(failing, 1, **kwargs)
+            assert type(task.kwargs) is dict
+            assert task.kwargs is task.kwargs
+            assert copy.deepcopy(task.kwargs) == pickle.loads(pickle.dumps(task.kwargs)) == kwargs
+            await task.wait()
+    assert handled == [{}, {"plus": 1}]
+
+
+async def test_what_is_put_into_the_keyword_arguments_of_one_task_is_in_no_other_g17() -> None:
+    tasks = [Task(double, (1,)), Task(double, (1,), {}), Task(double, (1,), MappingProxyType({}))]
+    assert all(type(task.kwargs) is dict for task in tasks)
+    tasks[0].kwargs["plus"] = 3
+    assert [task.kwargs for task in tasks] == [{"plus": 3}, {}, {}]
+    assert [await task() for task in tasks] == [5, 2, 2]
+
+
+async def test_any_mapping_is_taken_for_keyword_arguments_and_shown_as_a_dict_g17() -> None:
+    for kwargs in (MappingProxyType({"plus": 1}), OrderedDict(plus=1), ChainMap({"plus": 1})):
+        task = Task(double, (1,), kwargs)
+        assert type(task.kwargs) is dict
+        assert task.kwargs == kwargs
+        assert await task() == 3
 
 
 async def test_before_the_end_there_is_no_result_g17() -> None:

@@ -1,11 +1,12 @@
 # pyright: strict
 """Never executed. Whatever is here is right, and is of the type that it is said to be."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, assert_type
 
-from anyio import create_task_group
+from anyio import TaskHandle, create_task_group
 from anyio.abc import TaskGroup
 from fastapi import FastAPI, Request, WebSocket
 
@@ -77,6 +78,37 @@ def promise() -> Promise:
     return Promise()
 
 
+async def chained(tasks: TasksScheduler) -> Task[bool]:
+    return tasks.schedule(is_even, 1)
+
+
+def chained_in_a_thread(tasks: TasksScheduler) -> Task[bool]:
+    return tasks.schedule(is_even, 1)
+
+
+def perhaps_chained(tasks: TasksScheduler) -> Task[bool] | None:
+    return tasks.schedule(is_even, 1)
+
+
+def future() -> asyncio.Future[int]:
+    return asyncio.Future()
+
+
+def native_task() -> asyncio.Task[int]:
+    return asyncio.create_task(forget_number())
+
+
+async def forget_number() -> int:
+    return 1
+
+
+def handle(tg: TaskGroup) -> TaskHandle[bool, None]:
+    raise NotImplementedError
+
+
+def anything() -> Any: ...
+
+
 def logged(func: Callable[P, T]) -> Callable[P, T]:
     return func
 
@@ -110,6 +142,26 @@ def every_kind_of_function(tasks: TasksScheduler) -> None:
     assert_type(tasks.schedule(store, "row"), Task[int])
     assert_type(tasks.schedule(print, "a", "b", sep=","), Task[None])
     assert_type(tasks.schedule(len, "abc"), Task[int])
+    assert_type(tasks.schedule(anything), Task[Any])
+
+
+async def handles_are_results(tasks: TasksScheduler, host: TaskHost, tg: TaskGroup) -> None:
+    assert_type(tasks.schedule(lambda: host.schedule(is_even, 1)), Task[Task[bool]])
+    assert_type(tasks.schedule(lambda: host.task(name="parity").schedule(spell, 1)), Task[Task[str]])
+    assert_type(tasks.schedule(chained, tasks), Task[Task[bool]])
+    assert_type(tasks.schedule(chained_in_a_thread, tasks), Task[Task[bool]])
+    assert_type(tasks.schedule(partial(chained_in_a_thread, tasks)), Task[Task[bool]])
+    assert_type(tasks.schedule(perhaps_chained, tasks), Task[Task[bool] | None])
+    assert_type(tasks.schedule(future), Task[asyncio.Future[int]])
+    assert_type(tasks.schedule(native_task), Task[asyncio.Task[int]])
+    assert_type(tasks.schedule(handle, tg), Task[TaskHandle[bool, None]])
+    assert_type(tasks.task(timeout=1).after_response.schedule(chained_in_a_thread, tasks), Task[Task[bool]])
+    assert_type(tasks.after_route.schedule(future), Task[asyncio.Future[int]])
+    assert_type(host.schedule(chained_in_a_thread, tasks), Task[Task[bool]])
+    assert_type(await host.schedule(chained_in_a_thread, tasks), Task[bool])
+    assert_type(await (await host.schedule(chained_in_a_thread, tasks)), bool)
+    made: Task[Task[bool]] = Task(chained_in_a_thread, (tasks,))
+    assert_type(made.return_value, Task[bool])
 
 
 def every_way_to_schedule(tasks: TasksScheduler) -> None:
@@ -145,6 +197,8 @@ async def the_handle(tasks: TasksScheduler) -> None:
     assert_type(task.phase, Phase)
     assert_type(task.status, TaskStatus)
     assert_type(task.attempt, int)
+    assert_type(task.args, tuple[Any, ...])
+    assert_type(task.kwargs, dict[str, Any])
     assert_type(task.started.is_set(), bool)
     await task.started.wait()
     await task.wait()
@@ -284,6 +338,8 @@ async def recorders(app: FastAPI, host: TaskHost) -> None:
         assert_type(tasks.of(is_even), RecordedTasks[bool])
         assert_type(tasks.of(spell).after_response.failed.one(), Task[str])
         assert_type(tasks.of("by name"), RecordedTasks[Any])
+        assert_type(tasks.of(chained_in_a_thread), RecordedTasks[Task[bool]])
+        assert_type(tasks.assert_scheduled(future), Task[asyncio.Future[int]])
         assert_type(tasks.assert_scheduled(is_even, 1), Task[bool])
         assert_type(tasks.immediate.assert_scheduled(spell, 1, capital=True), Task[str])
         assert_type(tasks.requests[0], RecordedRequest)

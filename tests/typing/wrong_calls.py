@@ -20,6 +20,10 @@ def spell(number: int, *, capital: bool) -> str:
     return str(number).upper() if capital else str(number)
 
 
+def chained(tasks: TasksScheduler, number: int) -> Task[bool]:
+    return tasks.schedule(is_even, number)
+
+
 class Greeter:
     async def __call__(self, name: str) -> str:
         return name
@@ -44,6 +48,9 @@ def arguments(tasks: TasksScheduler) -> None:
     tasks.schedule(Greeter().greet)  # error
     tasks.schedule(lambda: 1, 1)  # error
     tasks.schedule(len, 1)  # error
+    tasks.schedule(chained, tasks)  # error
+    tasks.schedule(chained, tasks, "1")  # error
+    tasks.schedule(lambda: tasks.schedule(is_even, 1), 1)  # error
 
 
 def arguments_everywhere(tasks: TasksScheduler, batch: TasksBatch, host: TaskHost) -> None:
@@ -138,9 +145,12 @@ async def results(tasks: TasksScheduler, host: TaskHost) -> None:
     awaited: bytes = await tasks.after_response.schedule(spell, 1, capital=True)  # error
     inline: bytes = await Task[str](spell, (1,), {"capital": True})()  # error
     task.return_value = True  # error
+    parity: bool = await tasks.schedule(chained, tasks, 1)  # error
+    behind: Task[bool] = host.schedule(chained, tasks, 1)  # error
+    task.kwargs = {}  # error
     attempts: int = task.attempts  # error
     task.started()  # error
-    del number, word, other, later, thread, awaited, inline, attempts
+    del parity, behind, number, word, other, later, thread, awaited, inline, attempts
 
 
 def what_is_made_by_hand(tasks: TasksScheduler, tg: TaskGroup) -> None:

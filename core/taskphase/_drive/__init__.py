@@ -7,4 +7,5 @@
 - `report`: what is logged
 - `current`: the running task and host
 - `seam`: what has to be done natively; `on_asyncio`, `on_trio`, `on_group` do it
+- `awaited`: where a task waits
 """

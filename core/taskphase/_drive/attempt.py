@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import isawaitable
+from collections.abc import Awaitable, Generator
+from functools import partial
 from math import inf
+from types import coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from anyio import CancelScope, current_effective_deadline, current_time, sleep
 
-from .._machine.calling import is_async
+from .._machine.calling import is_async, is_awaited
 from .._machine.dispatch import DISPATCH, Answer, Outcome, Retry, after_handler
 from .._machine.life import LifeEvent, TaskStatus
 from . import report
 from .current import JOB
-from .seam import is_cancelled_around
-from .threads import ThreadAbandoned
+from .raised import forget_locals, judge, plain, show_from_function
 
 if TYPE_CHECKING:
     from .job import Job
@@ -28,16 +28,16 @@ _SUCCEED = LifeEvent.SUCCEED
 _RAISE = LifeEvent.RAISE
 _FAIL = LifeEvent.FAIL
 _UNWIND = LifeEvent.UNWIND
+_ASKED = frozenset({TaskStatus.HANDLING, TaskStatus.ABORTING})
 
 
-async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, because each task has it until its end
+async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one frame, because each task has it until its end
     """Make one attempt, from the first step to the end or to the request of another one.
 
     Raises nothing but what does not belong to the task: the cancellation of what encloses it and `KeyboardInterrupt`.
     """
     runner, config = job._runner, job.config
-    if job._status is not _STARTING:  # it was cancelled before its first step
-        runner.left(job)
+    if job._status is not _STARTING and not await _may_begin(job):
         return
     JOB.set(job)
     result: Any
@@ -46,61 +46,110 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - in one frame, beca
         if runner.seam.begins:
             runner.seam.begin(job)
         try:
-            job._step()
+            if not job._step():  # a signal handler or a finalizer has just cancelled it
+                job._leave(None)
+                runner.left(job)
+                return
             if config.timeout is not None or not job._is_async:
-                result = await call(job, job.func, job.args, job.kwargs, job._is_async, timeout=config.timeout)
-            elif job.kwargs:
-                result = await job.func(*job.args, **job.kwargs)
+                result = await call_function(job)
+            elif job._kwargs:
+                result = await job.func(*job.args, **job._kwargs)
             else:
                 result = await job.func(*job.args)
         except BaseException as exc:
-            if job._scope is None or not job._scope.__exit__(type(exc), exc, exc.__traceback__):
+            if job._scope is None or not job._leave(plain(exc)):
                 raise
             outcome, result = _CANCELLED, None
         else:
             if job._scope is not None:
-                job._scope.__exit__(None, None, None)
+                job._leave(None)
             outcome = _RETURNED
     except BaseException as exc:
         if isinstance(exc, GeneratorExit) and _loop_has_gone():
             raise  # the loop went without its tasks, and this is the garbage collector
-        outcome, result, stray = _classify(exc, job), exc, _stray(exc, job)
+        outcome, result, stray = judge(exc, job)
     event = DISPATCH[outcome, config.on_error is not None]
     if event is _SUCCEED:
         runner.end(job, event, result)
+        if job._scope is not None:
+            job._leave(None)  # of a cancellation that came from a signal handler after the function had returned
         runner.left(job)
         return
     try:
         if event is _RAISE:
-            await ask_handler(job, result)
+            try:
+                await ask_handler(job, result)
+            except BaseException as exc:
+                # An interrupt in a log handler; or the handler has awaited something that raises `GeneratorExit`, which
+                # unwinds each coroutine that awaits, whatever that catches.
+                has_gone = isinstance(exc, GeneratorExit) and _loop_has_gone()
+                if job._status in _ASKED and not has_gone:
+                    end_without_success(job, _FAIL, result)
+                if has_gone or not isinstance(exc, GeneratorExit):
+                    raise
         else:
             end_without_success(job, event, result)
     finally:
+        # The exception leads here, by `f_back` of the frames in its traceback. Without this a failed task is a cycle.
+        del result, job
         if stray is not None:
-            raise stray
+            try:
+                raise stray
+            finally:
+                del stray
+
+
+async def _may_begin(job: Job) -> bool:
+    """Return whether an attempt that does not find its job STARTING may begin.
+
+    Either the job was cancelled before its first step. Or a task factory takes this first step inside `schedule()`:
+    then the rest waits for the next turn of the loop, in which the job is STARTING.
+    """
+    if not job._has_ended:
+        try:
+            await _turn()
+        except BaseException:
+            job._runner.cancel(job)
+            job._runner.left(job)
+            raise
+    if job._has_ended:
+        job._runner.left(job)
+        return False
+    return True
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    yield  # which `asyncio.sleep(0)` does: only asyncio has eager tasks
 
 
 def end_without_success(job: Job, event: LifeEvent, error: BaseException | None) -> None:
     """Bring `job` to its end. `error`: what was raised, if anything was."""
     runner = job._runner
-    if event is _FAIL:
-        if job._scope is None:
-            job._scope = runner.seam.cancel_scope()  # in which nothing is: a log handler may cancel the task
-        assert error is not None
-        report.failed(job, error)
-    runner.end(job, event, None if event is _UNWIND else error)
-    runner.left(job)
+    if job._scope is not None:
+        job._leave(None)  # of a cancellation that came from a signal handler after the function had ended
+    try:
+        if event is _FAIL:
+            assert error is not None
+            job._scope = runner.seam.cancel_scope()  # nobody enters it: it is for a log handler that cancels the task
+            report.failed(job, error)
+            forget_locals(error, runner.seam.cancelled)
+    finally:  # an interrupt may come out of a log handler
+        runner.end(job, event, None if event is _UNWIND else error)
+        job._scope = None
+        runner.left(job)
 
 
 async def ask_handler(job: Job, error: Exception) -> None:
     """Let the handler bring `job` to its end, or on to another attempt."""
-    job._move(LifeEvent.RAISE)
     answer, value, stray = await handle(job, error)
-    event = after_handler(answer, job.status)
+    with job._runner.busy():
+        event = after_handler(answer, job.status)
+        if event is LifeEvent.RETRY:
+            job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+            job._move(event)
     if event is LifeEvent.RETRY:
-        job._move(event)
-        report.retrying(job, error, value.after)
-        await pause(job, value.after)
+        await pause(job, value.after, error)
         return
     end_without_success(job, event, error)
     if stray is not None:
@@ -112,34 +161,40 @@ async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException
 
     :return: how it ended, what it returned, and what it raised that does not belong to the task
     """
-    on_error = job.config.on_error
-    assert on_error is not None
     answer, value, stray = Answer.CANCELLED, None, None
-    job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+    if job._scope is not None:
+        job._leave(None)  # as in `end_without_success()`
+    scope = job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+    job._move(LifeEvent.RAISE)  # from here on a cancellation goes to this scope
     if job.status is TaskStatus.ABORTING:
-        job._scope.cancel()
+        scope.cancel()
     try:
-        with job._scope:
-            value = await call(job, on_error, (job, error), {}, is_async(on_error), surely=True)
+        with scope:
+            value = await call_handler(job, error)
             answer = Answer.RETRY if isinstance(value, Retry) else Answer.ACCEPTED
     except BaseException as exc:
-        if _classify(exc, job) is not Outcome.CANCELLED:
+        outcome, raised, stray = judge(exc, job)
+        if outcome is not Outcome.CANCELLED:
             answer = Answer.RAISED
-            report.handler_failed(job, exc)
-        stray = _stray(exc, job)
+            report.handler_failed(job, raised)
+        del raised  # as in `attempt()`
+    finally:
+        job._scope = None
     return answer, value, stray
 
 
-async def pause(job: Job, seconds: float) -> None:
-    """Wait, without a slot, and ask for the next attempt, which has a fresh copy of the context."""
-    job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+async def pause(job: Job, seconds: float, error: Exception) -> None:
+    """Wait in `job._scope`, without a slot, and ask for the next attempt, which has a fresh copy of the context."""
+    scope = job._scope
+    assert scope is not None
     job._runner.paused()
     stray = None
     try:
-        with job._scope:
+        with scope:
+            report.retrying(job, error, seconds)
             await sleep(seconds)
     except BaseException as exc:
-        stray = _stray(exc, job)
+        stray = judge(exc, job)[2]
         job._runner.cancel(job)
     job._scope = None  # which was cancelled or has been left; the next attempt has one of its own, or none yet
     job._runner.resumed(job)
@@ -147,39 +202,48 @@ async def pause(job: Job, seconds: float) -> None:
         raise stray
 
 
-async def call(
-    job: Job,
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Any,
-    func_is_async: bool,
-    *,
-    timeout: float | None = None,
-    surely: bool = False,
-) -> Any:
-    """Call `func` as what it is: awaited, or in a thread. An awaitable that comes out of a thread is awaited.
+async def call_function(job: Job) -> Any:
+    """Call the function as what it is: awaited, or in a thread. An awaitable that comes out of a thread is awaited.
 
-    :param surely: whether cancellation does not keep it from being called
+    (No frame here has the arguments as locals of their own: error trackers send the locals of each frame.)
+
     :raises TimeoutError: if it takes more than `timeout` seconds
     """
-    if func_is_async:
-        result = func(*args, **kwargs)
-        deadline = inf if timeout is None else current_time() + timeout
-    else:
-        result, deadline = await job._runner.threads.call(job, lambda: func(*args, **kwargs), timeout, surely=surely)
-        if not isawaitable(result):
-            return result
-    where: BaseException | None = None
+    timeout, where = job.config.timeout, None
     try:
+        if job._is_async:
+            result = job.func(*job.args, **job._kwargs)
+            deadline = inf if timeout is None else current_time() + timeout
+        else:
+            result, deadline = await job._runner.threads.call(job, partial(_call, job), timeout, surely=False)
+            if not is_awaited(result):
+                return result
         with CancelScope(deadline=deadline):
             try:
                 return await result
             except BaseException as exc:
                 where = exc  # if it is the cancellation its traceback shows where the time has gone
                 raise
+        if where is not None:
+            show_from_function(where)
         raise TimeoutError(f"timed out after {timeout:g} seconds") from where
     finally:
-        del where  # that traceback has this frame: a cycle
+        del where, job  # as in `attempt()`
+
+
+def _call(job: Job) -> Any:
+    # No closure: the frame of the user's function refers to this one, and the job to that frame by its exception.
+    return job.func(*job.args, **job._kwargs)
+
+
+async def call_handler(job: Job, error: Exception) -> Any:
+    """Call the handler as what it is. Cancellation does not keep a sync one from being called."""
+    on_error = job.config.on_error
+    assert on_error is not None
+    if is_async(on_error):
+        return await cast("Awaitable[Any]", on_error(job, error))
+    result, _ = await job._runner.threads.call(job, partial(on_error, job, error), None, surely=True)
+    return await result if is_awaited(result) else result
 
 
 def _loop_has_gone() -> bool:
@@ -188,24 +252,3 @@ def _loop_has_gone() -> bool:
     except RuntimeError:  # anyio's NoEventLoopError, from 4.12 on, is one too
         return True
     return False
-
-
-def _classify(exc: BaseException, job: Job) -> Outcome:
-    cancelled = (job._runner.seam.cancelled, ThreadAbandoned)
-    if isinstance(exc, Exception):
-        return Outcome.RAISED
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return Outcome.CANCELLED if group.split(cancelled)[1] is None else Outcome.EXITED
-    return Outcome.CANCELLED if isinstance(exc, cancelled) else Outcome.EXITED
-
-
-def _stray(exc: BaseException, job: Job) -> BaseException | None:
-    """Return the part of `exc` that does not speak to the task, but to the loop or to what encloses the task."""
-    stray: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
-    if is_cancelled_around():
-        stray = (*stray, job._runner.seam.cancelled)
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return group.split(stray)[0]
-    return exc if isinstance(exc, stray) else None

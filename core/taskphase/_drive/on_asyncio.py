@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, MutableMapping
-from contextlib import asynccontextmanager
-from functools import cache
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
 from importlib import import_module
 from threading import get_ident
 from types import coroutine
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from .attempt import attempt
+from .awaited import awaited_frames
 from .seam import enter_scope, is_cancelled_around
 
 if TYPE_CHECKING:
     from contextvars import Context
+    from types import FrameType
 
     from .job import Job
     from .seam import CancelScope
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 # So often a barrier takes no turn until the event loop has turned: who goes through one after the other, without ever
 # waiting, must not keep all others from running.
 _BARRIERS = 100
+
+
+# `asyncio.current_task()`, which is slow on Python 3.11.
+_tasks: Any = asyncio.tasks
+_running: Callable[[Any], object] = _tasks._current_tasks.get if sys.version_info < (3, 12) else asyncio.current_task
 
 
 class AsyncioSeam:
@@ -44,9 +52,11 @@ class AsyncioSeam:
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self.running: Callable[[], object] = partial(_running, loop)
+        self.has_running: Callable[[], object] = self.running
         self._callbacks: set[asyncio.Task[None]] = set()
-        self._asked: deque[tuple[Job, str, Context | None]] = deque()
+        self._asked: deque[tuple[Job, tuple[str, str], Context | None]] = deque()
         self._will_step = self._is_stepping = False
         self._barriers = 0
         self._can_step = _EAGER is not None and _makes_plain_tasks(self._loop)
@@ -54,6 +64,27 @@ class AsyncioSeam:
         self.begins = self._can_step or self._states is None
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
+
+    def is_here(self) -> bool:
+        return self.runs_here() and self.running() is not None
+
+    def runs_here(self) -> bool:
+        return _get_running_loop() is self._loop
+
+    def check_loop(self) -> None:
+        running = _get_running_loop()
+        if running is not None and running is not self._loop and get_ident() == self.thread:
+            raise RuntimeError(
+                "this task host belongs to another event loop of this thread, which does not run now: the task would "
+                "never start. Schedule it from the loop in which the host was entered"
+            )
+
+    def was_cancelled(self) -> bool:
+        native: Any = self.running()
+        return native is not None and native.cancelling() > 0
+
+    def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AbstractAsyncContextManager[None]:
+        return _Beside(self._loop, work, name)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -65,18 +96,21 @@ class AsyncioSeam:
         if job.config.on_error is not None and context is not None:
             # An attempt changes its context; the next one, which only a handler can ask for, has to find it untouched.
             context = context.copy()
+        is_eager = False
         if _EAGER is not None:
             factory = self._loop.get_task_factory()
             is_eager = getattr(factory, "__code__", None) is _EAGER
             if self._can_step and (factory is None or is_eager):
                 # The name now: what is in line must not be lost by what may raise.
-                self._asked.append((job, job.name, context))
+                self._asked.append((job, job._names(), context))
                 self._step_soon()
                 return None
             self._can_step = False  # for good: what is stepped here would overtake what waits for the loop's next turn
-            if is_eager:  # it would have the first step taken inside `schedule()`
-                return asyncio.Task(attempt(job), loop=self._loop, name=job.name, context=context)
-        native = self._loop.create_task(attempt(job), name=job.name, context=context)
+        coro: Any = attempt(job)
+        name, coro.__qualname__ = job._names()
+        if is_eager:  # (uvloop 0.23 cannot call that factory on Python 3.13)
+            return asyncio.Task(coro, loop=self._loop, name=name, context=context)
+        native = self._loop.create_task(coro, name=name, context=context)
         if type(native) is not asyncio.Task:  # there may be another one inside it
             self.begins = True
         return native
@@ -118,13 +152,19 @@ class AsyncioSeam:
         self._step()
 
     def _step(self) -> None:
-        self._is_stepping = True
+        was_stepping, self._is_stepping = self._is_stepping, True
         try:
             for _ in range(len(self._asked)):  # and not what these ask for
-                job, name, context = self._asked.popleft()
-                _start_stepped(attempt(job), self._loop, name, context)
+                if not self._asked:
+                    break  # a first step has run the loop (as nest_asyncio makes possible), which has taken the others
+                job, (name, qualname), context = self._asked.popleft()
+                coro: Any = attempt(job)
+                coro.__qualname__ = qualname  # by which asyncio's debug mode, Sentry and aiomonitor show a task
+                # It has taken its first step when this returns. (`begin()` keeps it alive, if that was not all.)
+                asyncio.Task(coro, loop=self._loop, name=name, context=context, **_STEPPED)
+                del job, coro, context  # or a task that fails at once would be a cycle, by `f_back`
         finally:
-            self._is_stepping = False
+            self._is_stepping = was_stepping
             if self._asked:
                 self._step_soon()
 
@@ -189,6 +229,24 @@ class AsyncioSeam:
         self._loop.call_soon_threadsafe(callback)
 
 
+class _Beside:
+    """A body, and a native task beside it (see `NativeSeam.beside`)."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        self._native = loop.create_task(work(), name=name)
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._native.done():
+            await asyncio.wait([self._native])
+        if not self._native.cancelled() and (error := self._native.exception()) is not None:
+            raise error
+
+
 @coroutine
 def _nothing() -> Generator[None, None, None]:
     """Wait for nothing."""
@@ -202,17 +260,25 @@ class _Others(set[Any]):
         self.discard(task)
 
 
+# The name of anyio's coroutine function that calls a function in a thread.
+_TO_THREAD = "run_sync_in_worker_thread"
+
+
 def _is_known_to_a_thread(scope: Any, native: asyncio.Task[Any]) -> bool:
-    """Tell whether what a task waits for is a thread, and `scope` is the shield that anyio has put around that and has
-    given to the thread as well.
+    """Tell whether `scope` is the shield that anyio has put around a call in a thread, and has given to the thread as
+    well. `native` awaits that call, and `scope` is its outermost scope.
     """
-    waits: Any = native.get_coro()
-    while (inner := getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)) is not None:
-        frame = getattr(waits, "cr_frame", None)
-        if frame is not None and frame.f_locals.get("worker_scope") is scope is frame.f_locals.get("scope"):
-            return bool(scope._shield)
-        waits = inner
-    return False
+    # Most cancelled tasks are in no shield: no walk then.
+    return scope._shield and any(_gives_to_a_thread(frame, scope) for frame in awaited_frames(native.get_coro()))
+
+
+def _gives_to_a_thread(frame: FrameType, scope: Any) -> bool:
+    # The name first: on Python 3.11 and 3.12 `f_locals` makes a dict that lives, with its values, as long as the frame.
+    if frame.f_code.co_name != _TO_THREAD:
+        return False
+    variables = frame.f_locals
+    # One task enters a scope. So no frame but the right one has this scope, wherever else the walk has been.
+    return variables.get("worker_scope") is scope is variables.get("scope")
 
 
 @cache
@@ -222,9 +288,10 @@ def _states_of_tasks() -> MutableMapping[Any, Any] | None:
     try:
         states: MutableMapping[Any, Any] = backend._task_states
         scope, state = backend.CancelScope(), backend.TaskState(None, None)
-        names = backend.AsyncIOBackend.run_sync_in_worker_thread.__code__.co_varnames
+        to_thread = getattr(backend.AsyncIOBackend, _TO_THREAD).__code__
         known = (
-            {"scope", "worker_scope"} <= set(names)  # see `_is_known_to_a_thread()`
+            to_thread.co_name == _TO_THREAD  # see `_gives_to_a_thread()`
+            and {"scope", "worker_scope"} <= set(to_thread.co_varnames)
             and callable(scope._child_scopes.add)
             and callable(scope._tasks.discard)
             and (scope._parent_scope, scope._shield, state.cancel_scope) == (None, False, None)
@@ -245,10 +312,3 @@ def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
     if "create_task" in getattr(loop, "__dict__", ()):
         return False
     return kind.create_task is asyncio.BaseEventLoop.create_task or kind.__module__.partition(".")[0] == "uvloop"
-
-
-def _start_stepped(
-    coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str, context: Context | None
-) -> None:
-    """Make a task that has taken its first step when this returns. (`begin()` keeps it alive, if that was not all.)"""
-    asyncio.Task(coro, loop=loop, name=name, context=context, **_STEPPED)

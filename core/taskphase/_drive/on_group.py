@@ -28,6 +28,11 @@ class GroupSeam:
         self.in_order = self._native.in_order
         self.cancel_scope = self._native.cancel_scope
         self.first_steps = self.turns = self._native.turns
+        self.is_here = self._native.is_here
+        self.runs_here = self._native.runs_here
+        self.check_loop = self._native.check_loop
+        self.running, self.has_running = self._native.running, self._native.has_running
+        self.was_cancelled = self._native.was_cancelled
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:

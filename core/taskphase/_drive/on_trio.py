@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import current_task
+from trio.lowlevel import current_task, current_trio_token, in_trio_task
 
 from .attempt import attempt
 from .seam import enter_scope
@@ -26,9 +26,28 @@ class TrioSeam:
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        self._token = trio.lowlevel.current_trio_token()
+        self.running: Callable[[], object] = _running
+        self.has_running: Callable[[], object] = in_trio_task
+        self._token = current_trio_token()
         self._nursery: Any = None
         self._can_enclose = False
+
+    def is_here(self) -> bool:
+        return get_ident() == self.thread and in_trio_task()
+
+    runs_here = is_here  # all that trio runs runs in tasks
+
+    def check_loop(self) -> None:
+        pass  # a thread has one run of trio at a time, and a host does not outlive its run
+
+    def was_cancelled(self) -> bool:
+        return True  # nobody but trio makes its `Cancelled`
+
+    @asynccontextmanager
+    async def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AsyncGenerator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, name=name)
+            yield
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -80,6 +99,10 @@ class TrioSeam:
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._token.run_sync_soon(callback)
+
+
+def _running() -> object:
+    return current_task() if in_trio_task() else None
 
 
 def _can_enclose(nursery: Any) -> bool:

@@ -7,7 +7,10 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from .._machine.calling import shown, type_name
 
 if TYPE_CHECKING:
     from .job import Job
@@ -28,7 +31,7 @@ def handler_failed(job: Job, error: BaseException) -> None:
 def retrying(job: Job, error: BaseException, after: float) -> None:
     """Log that an attempt has failed and another is to come. To be called inside the task's context."""
     text = "task %r raised %s in attempt %d; the next one comes in %.3g s"
-    _log(logging.INFO, text, job.name, type(error).__name__, job.attempt, after)
+    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after)
 
 
 def dropped(job: Job, reason: str) -> None:
@@ -38,9 +41,21 @@ def dropped(job: Job, reason: str) -> None:
         job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason)
 
 
+def not_started(job: Job, error: Exception) -> None:
+    """Log that a task could not be started when its turn came: its task group is closed, or a task factory raises."""
+    _log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error)
+
+
 def group_failed(error: BaseException) -> None:
     """Log that the host's plain task group was cancelled by an exception in it."""
     _log(logging.ERROR, "a task started in the host's task group failed; the others in it were cancelled", error=error)
+
+
+def raw_work_cancelled(names: list[str]) -> None:
+    """Log, by name, what the closing of the host has cancelled in its plain task group."""
+    if names:
+        text = "closing the task host: cancelled %d started in its task group: %s"
+        _log(logging.WARNING, text, len(names), ", ".join(map(repr, names)))
 
 
 def waiting_for(jobs: Iterable[Job]) -> None:
@@ -60,12 +75,28 @@ def drained(cancelled: Iterable[Job], abandoned: Iterable[Job]) -> None:
 
 def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
     names = Counter(job.name for job in jobs)
-    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items()), names.total()
+    return ", ".join(
+        f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in names.items()
+    ), names.total()
 
 
 def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:
+    # A filter, a handler or an exception of the user's that raises must not decide what becomes of a task.
     try:
         LOGGER.log(level, text, *args, exc_info=error)
-    except Exception:
-        # A filter or handler of the user's that raises must not decide what becomes of a task.
-        traceback.print_exc(file=sys.stderr)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        _print_instead(text, args, exc)
+
+
+def _print_instead(text: str, args: tuple[object, ...], error: BaseException) -> None:
+    """Print what could not be logged, and why not: with its traceback, if that can be had."""
+    try:
+        reason = "".join(traceback.format_exception(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        reason = f"{shown(type_name(error))}, whose traceback cannot be formatted\n"
+    with suppress(Exception):  # there may be no place to print to
+        sys.stderr.write(f"taskphase could not log: {text % args}\n{reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +44,33 @@ class Seam(Protocol):
 
     begins: bool
     """Whether attempts have to `begin()`. It may become True, and is then before the first step of whoever has to."""
+
+    running: Callable[[], object]
+    """Returns the native task that runs in this loop now, or None. For the loop's thread."""
+
+    has_running: Callable[[], object]
+    """The same, but that anything true stands for the task: each `schedule()` asks this."""
+
+    def is_here(self) -> bool:
+        """Return whether a task of this event loop runs here. False in other threads, and in the loop's own thread in a
+        callback, and in a signal handler that finds the loop asleep. From any thread.
+        """
+        ...
+
+    def runs_here(self) -> bool:
+        """Return whether this event loop runs here, in a task or not. From any thread."""
+        ...
+
+    def check_loop(self) -> None:
+        """Make sure that no other event loop runs in the loop's thread.
+
+        :raises RuntimeError: if another one does
+        """
+        ...
+
+    def was_cancelled(self) -> bool:
+        """Return whether the native task that runs here was cancelled natively: not by a cancel scope."""
+        ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Return a context in which tasks can be started, and which none outlives."""
@@ -102,6 +129,13 @@ class Seam(Protocol):
 
 class NativeSeam(Seam, Protocol):
     """One event loop, natively."""
+
+    def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AbstractAsyncContextManager[None]:
+        """Return a context beside whose body `work()` runs, in a native task of its own. Leaving the context waits for
+        the end of `work()`, and raises what it has raised. On asyncio another task may leave the context than has
+        entered it; and if `work()` has ended the context is left without a turn of the loop.
+        """
+        ...
 
     def in_task(self, callback: Callable[[], object]) -> None:
         """Call `callback` in a task, now or at the next turn, from where no task runs: in what the loop was asked

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope, CapacityLimiter, WouldBlock, current_time, to_thread
+from anyio import CancelScope, CapacityLimiter, Event, current_time, to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .seam import Seam
 
@@ -34,12 +36,16 @@ class Threads:
 
     def __init__(self, seam: Seam, total: float) -> None:
         self._seam = seam
-        self._slots = CapacityLimiter(total)
-        # anyio counts a slot as free as soon as a call is abandoned, so the slots are counted here.
-        self._uncounted = CapacityLimiter(math.inf)
-        self._calls: dict[Job, CancelScope] = {}
-        self._queue: dict[Job, CancelScope] = {}
+        # The slots are counted here, because anyio's limiter is not exact enough:
+        # - it counts a slot as free as soon as a call is abandoned;
+        # - before anyio 4.14.2 the next in line takes a free slot at its next turn only, and others can take it before.
+        # While `_line` is not empty, as many slots are held as there are.
+        self._total = total
         self._held: set[object] = set()
+        self._line: OrderedDict[object, Event] = OrderedDict()
+        self._uncounted = CapacityLimiter(math.inf)
+        self._calls: dict[Job, tuple[object, CancelScope]] = {}
+        self._queue: dict[Job, CancelScope] = {}
         self._left_behind: dict[object, Job] = {}
         self.on_change: Callable[[], None] | None = None
         self._patience = True
@@ -47,7 +53,7 @@ class Threads:
     @property
     def in_use(self) -> int:
         """How many threads run, those left behind included."""
-        return int(self._slots.borrowed_tokens)
+        return len(self._held)
 
     @property
     def left_behind(self) -> bool:
@@ -68,8 +74,10 @@ class Threads:
         """Leave behind the thread that runs for `owner`; return whether there was one."""
         if owner in self._queue:
             self._queue[owner].deadline = _ABANDONED
-        scope = self._calls.get(owner)
-        if scope is None:
+        if owner not in self._calls:
+            return False
+        slot, scope = self._calls[owner]
+        if slot not in self._held:  # the thread has ended, and its result is on the way
             return False
         scope.deadline = _ABANDONED
         return True
@@ -87,12 +95,13 @@ class Threads:
         :raises ThreadAbandoned: if `abandon(owner)` was called; the same
         """
         slot = object()
-        if not self._take_at_once(slot):
-            await self._take(owner, slot, shield=surely)
-        self._held.add(slot)
+        if len(self._held) < self._total:
+            self._held.add(slot)
+        else:
+            await self._wait_in_line(owner, slot, shield=surely)
         deadline = math.inf if timeout is None else current_time() + timeout
         with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
-            self._calls[owner] = scope
+            self._calls[owner] = slot, scope
             try:
                 return await self._run(slot, func), deadline
             finally:
@@ -103,24 +112,21 @@ class Threads:
             raise ThreadAbandoned
         raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
 
-    def _take_at_once(self, slot: object) -> bool:
-        # (The first test is for trio before anyio 4.13, where another class says that it would block.)
-        if self._slots.available_tokens > 0:
-            try:
-                self._slots.acquire_on_behalf_of_nowait(slot)
-            except WouldBlock:
-                return False
-            return True
-        return False
-
-    async def _take(self, owner: Job, slot: object, *, shield: bool) -> None:
+    async def _wait_in_line(self, owner: Job, slot: object, *, shield: bool) -> None:
         deadline = math.inf if self._patience or not shield else _ABANDONED
         with CancelScope(shield=shield, deadline=deadline) as scope:
             if shield:
                 self._queue[owner] = scope
+            given = self._line[slot] = Event()
             try:
-                await self._slots.acquire_on_behalf_of(slot)
+                await given.wait()
+                # A cancellation that came between the gift and this step: the function has not begun, and shall not.
+                await checkpoint_if_cancelled()
                 return
+            except BaseException:
+                if self._line.pop(slot, None) is None:  # it has been given already
+                    self._release(slot)
+                raise
             finally:
                 self._queue.pop(owner, None)
         raise ThreadAbandoned
@@ -129,23 +135,34 @@ class Threads:
         # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.
         draw = count()
 
-        def work() -> tuple[Any] | None:
+        def work() -> tuple[Any, GeneratorExit | None] | None:
+            nonlocal func
             if next(draw):
                 return None
             try:
-                return (func(),)
+                return func(), None
+            except GeneratorExit as exc:
+                return None, exc
             finally:
+                del func  # which has the task, and a traceback has this frame
                 self._free_from_thread(slot)
 
         try:
-            # Boxed, because trio refuses a coroutine as the result of a thread.
+            # Boxed, because trio refuses a coroutine as the result of a thread, and asyncio takes GeneratorExit for the
+            # end of every coroutine that waits for the thread.
             boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
         except BaseException:  # cancellation, or there is no thread to be had
             if not next(draw):
                 self._release(slot)
             raise
-        assert boxed is not None  # only who was cancelled draws before the thread
-        return boxed[0]
+        assert boxed is not None  # only a call that was cancelled draws before its thread
+        result, exits = boxed
+        if exits is None:
+            return result
+        try:
+            raise exits
+        finally:
+            del boxed, exits  # its traceback has this frame: a cycle
 
     def _free_from_thread(self, slot: object) -> None:
         try:
@@ -154,7 +171,10 @@ class Threads:
             pass  # the loop is gone, and the slot with it
 
     def _release(self, slot: object) -> None:
-        self._slots.release_on_behalf_of(slot)
-        self._held.discard(slot)
+        self._held.remove(slot)
+        if self._line:
+            following, given = self._line.popitem(last=False)
+            self._held.add(following)  # now, so that nobody else can take it
+            given.set()
         if self._left_behind.pop(slot, None) is not None and self.on_change is not None:
             self.on_change()

@@ -48,8 +48,11 @@ class TaskConfig:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name must be a str, not {self.name!r}")
+        if self.name is not None and type(self.name) is not str:
+            if not issubclass(type(self.name), str):
+                raise TypeError(f"name must be a str, not {self.name!r}")
+            # The methods of a class of the user's must not run wherever the name is shown.
+            object.__setattr__(self, "name", str.__str__(self.name))
         if self.shield is not None and not isinstance(self.shield, bool):
             check_seconds("shield", self.shield, what="a bool or a number of seconds")
         if self.on_error is not None:

@@ -4,8 +4,9 @@ A scope is in its ROUTE until that has answered (RESPONDING) or failed (EXCUSING
 and is then over. A task of a phase that the scope has reached starts at once; one whose phase is still to come is
 held; and a deferred task whose `when` does not fit the outcome of the route is dropped when its phase comes.
 
-A scope that ends inside its route has no outcome of its own: whoever ends it says first how the route went.
-What arrives when the scope is over already (the route ran on behind it) changes nothing.
+A scope may end while its route still runs (a middleware has answered by itself). The scope is then LATE: deferred tasks
+stay held until the route has decided, or until the host gives the route up. An event that arrives when the scope is
+over already changes nothing.
 """
 
 from types import MappingProxyType
@@ -29,6 +30,8 @@ class ScopeState(Symbol):
     """The route has answered; its answer is being delivered."""
     EXCUSING = "excusing"
     """The route has failed; an error may be being delivered."""
+    LATE = "late"
+    """It is over, and the route still runs."""
     OVER = "over"
     """It is over, and the route had answered."""
     OVER_FAILED = "over_failed"
@@ -39,6 +42,8 @@ class ScopeEvent(Symbol):
     ROUTE_SUCCEEDED = "route_succeeded"
     ROUTE_FAILED = "route_failed"
     ENDED = "ended"
+    GIVEN_UP = "given_up"
+    """The host closes, and does not wait for the route."""
 
 
 class Verdict(Symbol):
@@ -53,9 +58,15 @@ _S, _E = ScopeState, ScopeEvent
 
 SCOPE = table(
     {
-        _S.ROUTE: {_E.ROUTE_SUCCEEDED: _S.RESPONDING, _E.ROUTE_FAILED: _S.EXCUSING},
+        _S.ROUTE: {_E.ROUTE_SUCCEEDED: _S.RESPONDING, _E.ROUTE_FAILED: _S.EXCUSING, _E.ENDED: _S.LATE},
         _S.RESPONDING: {_E.ENDED: _S.OVER},
         _S.EXCUSING: {_E.ENDED: _S.OVER_FAILED},
+        _S.LATE: {
+            _E.ROUTE_SUCCEEDED: _S.RESPONDING,
+            _E.ROUTE_FAILED: _S.EXCUSING,
+            _E.ENDED: _S.LATE,
+            _E.GIVEN_UP: _S.OVER_FAILED,
+        },
         _S.OVER: dict.fromkeys(_E, _S.OVER),
         _S.OVER_FAILED: dict.fromkeys(_E, _S.OVER_FAILED),
     }
@@ -67,7 +78,7 @@ _ANSWERED = frozenset({_S.RESPONDING, _S.OVER})
 _REACHED = MappingProxyType(
     {
         Phase.IMMEDIATE: frozenset(_S),
-        Phase.AFTER_ROUTE: frozenset(_S) - {_S.ROUTE},
+        Phase.AFTER_ROUTE: frozenset(_S) - {_S.ROUTE, _S.LATE},
         Phase.AFTER_RESPONSE: frozenset({_S.OVER, _S.OVER_FAILED}),
     }
 )

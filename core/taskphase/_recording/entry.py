@@ -25,9 +25,10 @@ def _observed(cls: type[Task[Any]]) -> type[Task[Any]]:
             CHANGES.tell()
             return status
 
-        def _step(self) -> None:
-            super()._step()
+        def _step(self) -> bool:
+            steps: bool = super()._step()
             CHANGES.tell()
+            return steps
 
         def _end(self, event: LifeEvent, result: Any = None) -> None:
             super()._end(event, result)

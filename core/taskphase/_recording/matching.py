@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+from .._machine.calling import signature_of
 from .._task import Task
 
 
@@ -15,7 +15,7 @@ def is_of(task: Task[Any], what: Callable[..., Any] | str) -> bool:
     if isinstance(what, str):
         return task.name == what or task.name.endswith(f".{what}")
     func: Callable[..., Any] = task.func
-    while func != what and isinstance(func, partial):
+    while func != what and issubclass(type(func), partial):
         func = cast("partial[object]", func).func
     return func == what
 
@@ -30,12 +30,12 @@ def calls(task: Task[Any], func: Callable[..., Any], args: tuple[Any, ...], kwar
 
 def _written_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
     """Return the arguments of a call by name, default values included."""
-    while isinstance(func, partial):
+    while issubclass(type(func), partial):
         inner = cast("partial[object]", func)
         func, args, kwargs = inner.func, (*inner.args, *args), {**inner.keywords, **kwargs}
-    try:
-        bound = inspect.signature(func, follow_wrapped=False).bind(*args, **kwargs)
-    except ValueError:
-        return args, dict(kwargs)  # some built-ins tell nothing about their parameters
+    signature = signature_of(func)
+    if signature is None:
+        return args, dict(kwargs)  # some built-ins, and most proxies, tell nothing about their parameters
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
+from .._machine.calling import Handle
 from .._machine.life import ENDS, TaskStatus
 from .._machine.scope import Phase
 from .._task import Task
@@ -17,6 +18,7 @@ from .showing import call, line, lines, short_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
+H = TypeVar("H", bound=Handle)
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -55,6 +57,8 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
 
     @overload
     def of(self, what: str) -> RecordedTasks[Any]: ...
+    @overload
+    def of(self, what: Callable[..., H]) -> RecordedTasks[H]: ...
     @overload
     def of(self, what: Callable[..., Awaitable[T]]) -> RecordedTasks[T]: ...
     @overload
@@ -114,6 +118,8 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
             raise AssertionError(f"expected one of {self._what}, found {len(tasks)}; recorded:{self._context()}")
         return tasks[0]
 
+    @overload
+    def assert_scheduled(self, func: Callable[P, H], /, *args: P.args, **kwargs: P.kwargs) -> Task[H]: ...
     @overload
     def assert_scheduled(self, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
     @overload

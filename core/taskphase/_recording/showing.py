@@ -7,6 +7,7 @@ from functools import partial
 from reprlib import Repr
 from typing import Any, cast
 
+from .._machine.calling import qualname_of, shown
 from .._machine.life import TaskStatus
 from .entry import Entry
 
@@ -18,18 +19,17 @@ _short.maxstring = _short.maxother = _short.maxlong = _MOST_CHARACTERS
 
 def short_name(func: Callable[..., Any]) -> str:
     """Return the name of a function, without the module or the function in which it was defined."""
-    name: str = getattr(func, "__qualname__", type(func).__qualname__)
-    return name.rpartition("<locals>.")[2]
+    return shown(qualname_of(func).rpartition("<locals>.")[2])
 
 
 def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
     """Return a call as it is written."""
-    if isinstance(func, partial):
+    if issubclass(type(func), partial):  # and not what only says that it is one
         inner = cast("partial[object]", func)
         return call(inner.func, (*inner.args, *args), {**inner.keywords, **kwargs})
-    shown = [_short.repr(arg) for arg in args]
-    shown += [f"{name}={_short.repr(value)}" for name, value in kwargs.items()]
-    return f"{short_name(func)}({', '.join(shown)})"
+    parts = [_short.repr(arg) for arg in args]
+    parts += [f"{name}={_short.repr(value)}" for name, value in kwargs.items()]
+    return f"{short_name(func)}({', '.join(parts)})"
 
 
 def line(entry: Entry) -> str:

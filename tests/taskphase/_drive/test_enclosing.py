@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,7 @@ import trio
 from anyio import CancelScope, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns, until
+from tests.ways import WAYS, Way, go
 
 from taskphase import Retry, TaskHost, TasksScheduler, TaskStatus, current_task
 from taskphase._drive import on_asyncio, on_trio
@@ -335,43 +338,160 @@ async def test_one_in_a_thread_ends_with_it_and_is_cancelled_then_g8_g9() -> Non
     assert task.status is TaskStatus.CANCELLED
 
 
+class Asked:
+    """A call in a thread that looks whether it is cancelled, after somebody has cancelled its task."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self._begun, self._asked = threading.Event(), threading.Event()
+
+    async def in_thread(self) -> None:
+        cancelled = get_cancelled_exc_class()
+
+        def look() -> None:
+            self._begun.set()
+            self._asked.wait(10)
+            try:
+                anyio.from_thread.check_cancelled()
+            except cancelled:
+                self.log.append("in the thread: cancelled")
+                raise
+            self.log.append("in the thread: went on")
+
+        await anyio.to_thread.run_sync(look)
+
+    async def cancelled_in(self, func: Callable[[], Awaitable[object]]) -> list[str]:
+        """Have a task await `func()`, which is to await `in_thread()`, and cancel it there."""
+
+        async def run() -> None:
+            await func()
+            await self.log.rest("after it")
+
+        async with TaskHost() as host:
+            task = host.schedule(run)
+            await until(self._begun.is_set)
+            await turns(3)
+            task.cancel()
+            await turns(3)
+            self._asked.set()
+            await task.wait()
+            await until(lambda: self.log)  # a native cancellation leaves the thread behind
+            await turns()
+        assert task.status is TaskStatus.CANCELLED
+        return self.log
+
+
 @pytest.mark.parametrize("around", ["nothing", "a scope", "a shield"])
 async def test_a_thread_that_it_waits_for_can_see_that_it_is_cancelled_g9(around: str) -> None:
-    def in_thread() -> str:
-        begun.set()
-        while not asked.wait(0.001):
-            pass
-        anyio.from_thread.check_cancelled()
-        return "not cancelled"
-
     async def run() -> None:
         with ExitStack() as stack:
             if around != "nothing":
                 stack.enter_context(CancelScope(shield=around == "a shield"))
-            log.append(await anyio.to_thread.run_sync(in_thread))
-        await log.rest("after the thread")
+            await asked.in_thread()
 
-    log, begun, asked = Log(), threading.Event(), threading.Event()
-    async with TaskHost() as host:
-        task = host.schedule(run)
-        await until(begun.is_set)
-        task.cancel()
-        await turns(3)
-        assert task.status is TaskStatus.CANCELLING
-        asked.set()
-        await task.wait()
-        await turns()
-    assert task.status is TaskStatus.CANCELLED
-    assert log == (["not cancelled", "after the thread: cancelled"] if around == "a shield" else [])
+    asked = Asked()
+    expected = ["in the thread: cancelled"]
+    if around == "a shield":
+        expected = ["in the thread: went on", "after it: cancelled"]
+    assert await asked.cancelled_in(run) == expected
 
 
-async def test_what_a_thread_runs_in_the_loop_is_cancelled_with_the_task_that_waits_for_it_g9() -> None:
-    async def wait() -> None:
-        begun.set()
-        await log.wait("in the loop")
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_thread_can_see_it_from_behind_all_that_can_be_awaited_g9(way: Way) -> None:
+    asked = Asked()
+    assert await asked.cancelled_in(lambda: go(way, asked.in_thread)) == ["in the thread: cancelled"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("around", ["a scope", "a group", "another thread"])
+async def test_so_can_one_that_is_nested_there_g9(way: Way, around: str) -> None:
+    async def run() -> None:
+        match around:
+            case "a scope":
+                with anyio.move_on_after(60):
+                    await go(way, asked.in_thread)
+            case "a group":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(go, way, asked.in_thread)
+            case _:
+                await go(way, lambda: anyio.to_thread.run_sync(anyio.from_thread.run, asked.in_thread))
+
+    asked = Asked()
+    assert await asked.cancelled_in(lambda: go(way, run)) == ["in the thread: cancelled"]
+
+
+@pytest.mark.parametrize("in_scope", [False, True])
+async def test_behind_an_opaque_awaitable_a_thread_can_see_it_if_a_scope_is_around_g9(
+    entered: str, backend_name: str, in_scope: bool
+) -> None:
+    """The limit that docs/guarantees.md names, and the way around it."""
+
+    def opaque(coro: Coroutine[Any, Any, None]) -> Any:
+        class Opaque:
+            """Refers to nothing, to the eyes of the garbage collector: `coro` is in the closures of its methods."""
+
+            def __await__(self) -> Opaque:
+                return self
+
+            def __next__(self) -> Any:
+                return coro.send(None)
+
+            def send(self, value: Any) -> Any:
+                return coro.send(value)
+
+            def throw(self, *exc: Any) -> Any:
+                return coro.throw(*exc)
+
+        return Opaque()
 
     async def run() -> None:
-        await anyio.to_thread.run_sync(anyio.from_thread.run, wait)
+        with CancelScope() if in_scope else nullcontext():
+            await opaque(asked.in_thread())
+
+    asked = Asked()
+    seen = await asked.cancelled_in(run)
+    if in_scope or entered == "early" or backend_name == "trio":
+        assert seen == ["in the thread: cancelled"]
+    else:
+        assert seen == ["in the thread: went on", "after it: cancelled"]
+
+
+@native_cancel_only
+@pytest.mark.parametrize("around", ["timeout", "wait_for", "gather", "shield"])
+async def test_a_thread_sees_it_in_a_timeout_of_asyncio_but_not_in_another_task_g9(around: str) -> None:
+    """As anyio's scopes do not reach into tasks that asyncio makes."""
+
+    async def run() -> None:
+        match around:
+            case "timeout":
+                async with asyncio.timeout(60):
+                    await go("context", asked.in_thread)
+            case "wait_for":
+                await asyncio.wait_for(go("context", asked.in_thread), 60)
+            case "gather":
+                await asyncio.gather(go("context", asked.in_thread))
+            case _:
+                await asyncio.shield(go("context", asked.in_thread))
+
+    same_task = around == "timeout" or (around == "wait_for" and sys.version_info >= (3, 12))
+    asked = Asked()
+    expected = "in the thread: cancelled" if same_task else "in the thread: went on"
+    assert await asked.cancelled_in(run) == [expected]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_a_thread_runs_in_the_loop_is_cancelled_with_the_task_that_waits_for_it_g9(way: Way) -> None:
+    async def wait() -> None:
+        begun.set()
+        try:
+            await anyio.sleep(5)  # no longer, so that a failure does not hang
+            log.append("in the loop: went on")
+        except get_cancelled_exc_class():
+            log.append("in the loop: cancelled")
+            raise
+
+    async def run() -> None:
+        await go(way, lambda: anyio.to_thread.run_sync(anyio.from_thread.run, wait))
 
     log, begun = Log(), anyio.Event()
     async with TaskHost() as host:
@@ -591,6 +711,13 @@ class TestPrivates:
         monkeypatch.setattr(
             anyio_on_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", staticmethod(run_sync_in_worker_thread)
         )
+        assert look_at_anyio() is None
+
+    def test_so_does_an_anyio_with_something_around_its_calls_in_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def around() -> None:
+            scope = worker_scope = None  # noqa: F841
+
+        monkeypatch.setattr(anyio_on_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", staticmethod(around))
         assert look_at_anyio() is None
 
     @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
 import pytest
-from tests.backends import turns, until
+from tests.backends import native_cancel_only, turns, until
 
 from taskphase import Task, TaskHost, TaskStatus
 from taskphase._drive import threads
@@ -251,3 +251,182 @@ async def test_a_sync_handler_that_waits_for_a_slot_does_not_outlast_the_patienc
         assert handled == []
     finally:
         release.set()
+
+
+class Line:
+    """A host with one thread, and sync tasks that want it. What threads tell the event loop waits in `told`.
+
+    So a test decides when the slot of a thread that has ended is given to the next in line, and what happens in the
+    same turn of the event loop.
+
+    :ivar begun: the names of the functions that were called, in order
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+        self.host = TaskHost(max_threads=1, **settings)
+        self.begun: list[str] = []
+        self.told: list[Callable[[], object]] = []
+        self._go_on: dict[str, threading.Event] = {}
+        self._monkeypatch = monkeypatch
+
+    async def __aenter__(self) -> Self:
+        await self.host.__aenter__()
+        self._monkeypatch.setattr(self.host._runner.seam, "call_from_thread", self.told.append)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._monkeypatch.undo()
+        for tell in self.told:
+            tell()
+        for go_on in self._go_on.values():
+            go_on.set()
+        await self.host.__aexit__(*exc)
+
+    def work(self, name: str) -> str:
+        self.begun.append(name)
+        self._go_on[name].wait(10)
+        return name
+
+    def want(self, name: str, **settings: Any) -> Task[str]:
+        self._go_on[name] = threading.Event()
+        return self.host.task(name=name, **settings).schedule(self.work, name)
+
+    async def queue(self, *names: str, **settings: Any) -> list[Task[str]]:
+        """Have the first of them in its thread and the others in line."""
+        tasks = []
+        for name in names:
+            tasks.append(self.want(name, **settings))
+            await until(lambda: self.begun)
+            await turns(5)
+        return tasks
+
+    async def end(self, name: str) -> None:
+        """Let a thread end; the event loop does not know that its slot is free."""
+        self._go_on[name].set()
+        await until(lambda: self.told)
+        await turns(5)
+
+    def give(self) -> None:
+        """Give the slot of that thread to the next in line."""
+        self.told.pop()()
+
+    async def all_began(self, *names: str) -> bool:
+        await until(lambda: len(self.begun) >= len(names))
+        await turns()
+        return self.begun == [*names] and self.host.statistics().threads <= 1
+
+
+async def test_nobody_takes_a_slot_that_the_next_in_line_was_given_g8(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Line(monkeypatch) as line:
+        first, second = await line.queue("first", "second")
+        await line.end("first")
+        third = line.want("third")  # wants it in the next turn, before the second goes on
+        line.give()
+        assert await line.all_began("first", "second")
+        await line.end("second")
+        line.give()
+        assert await line.all_began("first", "second", "third")
+    assert [first.return_value, second.return_value, third.return_value] == ["first", "second", "third"]
+
+
+async def test_a_free_slot_goes_to_those_in_line_first_in_first_out_g8(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}" for number in range(6)]
+    async with Line(monkeypatch) as line:
+        await line.queue(*names)
+        for number, name in enumerate(names, 1):
+            assert await line.all_began(*names[:number])
+            await line.end(name)
+            line.give()
+
+
+@pytest.mark.parametrize("when", ["in line", "given its slot", "cancelled before it is given its slot"])
+async def test_one_that_is_cancelled_in_line_is_not_called_and_takes_no_slot_along_g8_g9(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    async with Line(monkeypatch) as line:
+        _, second, third = await line.queue("first", "second", "third")
+        await line.end("first")
+        match when:
+            case "in line":
+                second.cancel()
+                await second.wait()
+                line.give()
+            case "given its slot":
+                line.give()
+                second.cancel()
+            case _:
+                second.cancel()
+                line.give()
+        assert await line.all_began("first", "third")
+        assert second.status is TaskStatus.CANCELLED
+    assert third.return_value == "third"
+    assert line.host.statistics().threads == 0
+
+
+@native_cancel_only
+@pytest.mark.parametrize("when", ["in line", "given its slot", "cancelled before it is given its slot"])
+async def test_asyncio_s_own_cancellation_takes_no_slot_along_g8(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    async with Line(monkeypatch) as line:
+        _, second, third = await line.queue("first", "second", "third")
+        await line.end("first")
+        native: Any = line.host._runner.alive[second]
+        match when:
+            case "in line":
+                native.cancel()
+                await second.wait()
+                line.give()
+            case "given its slot":
+                line.give()
+                native.cancel()
+            case _:
+                native.cancel()
+                line.give()
+        assert await line.all_began("first", "third")
+        assert second.status is TaskStatus.CANCELLED
+    assert third.return_value == "third"
+    assert line.host.statistics().threads == 0
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["in line", "given its slot"])
+@pytest.mark.parametrize("kind", ["function", "handler"])
+async def test_a_thread_that_is_still_to_begin_when_patience_ends_never_does_g4_g9(
+    monkeypatch: pytest.MonkeyPatch, kind: str, given: bool
+) -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    def handle(_task: Task[Any], _error: Exception) -> None:
+        line.begun.append("second")
+
+    async with Line(monkeypatch, shield_timeout=0) as line:
+        await line.queue("first", shield=True)
+        if kind == "handler":
+            second = line.host.task(name="second", shield=True, on_error=handle).schedule(fail)
+        else:
+            second = line.want("second", shield=True)
+        await turns()
+        await line.end("first")
+        if given:
+            # In the turn in which the slot is given the host runs out of patience.
+            out_of_patience = line.host._runner.threads.abandon_new
+            monkeypatch.setattr(line.host._runner.threads, "abandon_new", lambda: (line.give(), out_of_patience()))
+        await line.host.aclose()
+        assert second.status is (TaskStatus.FAILED if kind == "handler" else TaskStatus.CANCELLED)
+        assert line.begun == ["first"]
+    assert line.host.statistics().threads == 0
+
+
+async def test_a_thread_that_has_ended_when_patience_ends_is_not_left_behind_g9(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end_then(callback: Callable[[], object]) -> None:
+        call_from_thread(lambda: (callback(), left_behind.append(host._runner.threads.abandon(task))))
+
+    left_behind: list[bool] = []
+    async with TaskHost() as host:
+        call_from_thread = host._runner.seam.call_from_thread
+        monkeypatch.setattr(host._runner.seam, "call_from_thread", end_then)
+        task = host.schedule(lambda: "done")
+        await task.wait()
+    assert task.return_value == "done"
+    assert left_behind == [False]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from anyio.lowlevel import checkpoint
 from tests.backends import turns, until
 
 from taskphase import Task, TaskHost, TasksScheduler, TaskStatus, current_task
@@ -170,3 +174,87 @@ async def test_a_thread_may_call_back_into_the_loop_g8() -> None:
 
     async with TaskHost() as host:
         assert await host.schedule(work) == threading.current_thread().name
+
+
+class Own(BaseException):
+    """What is no `Exception`."""
+
+
+RAISED = [
+    GeneratorExit,
+    StopIteration,
+    StopAsyncIteration,
+    SystemExit,
+    Own,
+    ExceptionGroup("group", [ValueError()]),
+    BaseExceptionGroup("group", [GeneratorExit(), ValueError()]),
+]
+
+
+@pytest.fixture(params=RAISED, ids=lambda raised: getattr(raised, "__name__", type(raised).__name__))
+def raised(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def is_of(raised: Any, exception: BaseException | None) -> bool:
+    """Tell whether a task has failed with what its thread has raised: Python allows no coroutine a StopIteration."""
+    if raised is StopIteration:
+        return isinstance(exception, RuntimeError) and isinstance(exception.__cause__, StopIteration)
+    return exception is raised or type(exception) is raised
+
+
+@asynccontextmanager
+async def among_others() -> AsyncGenerator[TaskHost]:
+    """Open a host with one thread and one task, to neither of which anything happens."""
+    async with TaskHost(max_threads=1) as host:
+        other = host.schedule(anyio.sleep_forever)
+        yield host
+        await turns()
+        assert host.statistics().threads == 0
+        assert other.status is TaskStatus.RUNNING
+        assert await host.schedule(lambda: "the thread is free") == "the thread is free"
+
+
+async def test_a_function_raises_what_it_likes_in_its_thread_and_only_its_task_fails_g3_g7(raised: Any) -> None:
+    def leave() -> None:
+        raise raised
+
+    async with among_others() as host:
+        task = host.schedule(leave)
+        await task.wait()
+        assert task.status is TaskStatus.FAILED
+        error = task.exception
+        assert error is not None
+        assert is_of(raised, error)
+        assert "leave" in [entry.name for entry in traceback.extract_tb((error.__cause__ or error).__traceback__)]
+
+
+async def test_a_handler_raises_what_it_likes_in_its_thread_and_its_task_has_failed_g3_g4(
+    raised: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(_task: Task[None], _error: Exception) -> None:
+        raise raised
+
+    async def fail() -> None:
+        raise ValueError("the first")
+
+    async with among_others() as host:
+        task = host.task(on_error=leave).schedule(fail)
+        await task.wait()
+        assert task.status is TaskStatus.FAILED
+        assert str(task.exception) == "the first"
+    of_handler, of_task = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert is_of(raised, of_handler)
+    assert of_task is task.exception
+
+
+async def test_an_awaitable_from_a_thread_raises_what_it_likes_too_g3_g7(raised: Any) -> None:
+    async def leave() -> None:
+        await checkpoint()
+        raise raised
+
+    async with among_others() as host:
+        task = host.schedule(lambda: leave())
+        await task.wait()
+        assert task.status is TaskStatus.FAILED
+        assert is_of(raised, task.exception)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial, wraps
+from inspect import Parameter, Signature
+from types import MethodType, coroutine
 from typing import Any
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMock, create_autospec
+from xmlrpc.client import ServerProxy
 
 import pytest
+import uvloop
 
-from taskphase._machine.calling import check_call, is_async, name_of
+from taskphase._machine.calling import check_call, is_async, is_awaited, name_of, qualname_of, shown, type_name
 
 
 def sync(a: int, b: int = 0, *, c: int = 0) -> None: ...
@@ -31,6 +35,16 @@ class Holder:
     async def coro_class_method(cls, a: int) -> None: ...
     @staticmethod
     def static(a: int) -> None: ...
+
+
+@coroutine
+def low_level(a: int) -> Iterator[Any]:
+    yield from coro(a).__await__()
+
+
+@coroutine
+def low_level_in_disguise(a: int) -> Any:
+    return low_level(a)
 
 
 class SyncCallable:
@@ -85,6 +99,193 @@ def test_any_callable_is_taken_for_what_it_is_g7(func: Any, args: tuple[Any, ...
 
 
 @pytest.mark.parametrize(
+    ("func", "args", "expected"),
+    [
+        (low_level, (1,), True),
+        (partial(low_level, 1), (), True),
+        (MethodType(low_level, 1), (), True),
+        (low_level_in_disguise, (1,), False),
+        (type("Low", (), {"__call__": lambda self, a: low_level(a)})(), (1,), False),
+        (type("Lower", (), {"__call__": coroutine(lambda self, a: (yield))})(), (1,), True),
+    ],
+)
+def test_a_generator_function_that_returns_an_awaitable_is_async_g7(
+    func: Any, args: tuple[Any, ...], expected: bool
+) -> None:
+    assert check_call(func, args, {}) is expected
+    assert is_async(func) is expected
+    if func is not low_level_in_disguise:  # which takes whatever is passed to it
+        with pytest.raises(TypeError, match="cannot be called like this"):
+            check_call(func, (*args, 2), {})
+
+
+@pytest.mark.parametrize(
+    ("mock", "expected"),
+    [
+        (Mock(), False),
+        (MagicMock(), False),
+        (AsyncMock(), True),
+        (MagicMock(spec=sync), False),
+        (MagicMock(spec=generator), False),
+        (MagicMock(spec=coro), True),
+        (AsyncMock(spec=sync), True),
+        (Mock(spec=partial(sync)), False),
+        (Mock(spec=Holder().method), False),
+        (create_autospec(sync), False),
+        (create_autospec(generator), False),
+        (create_autospec(coro), True),
+        (create_autospec(Holder), False),
+        (create_autospec(Holder, instance=True).method, False),
+        (create_autospec(Holder, instance=True).coro_method, True),
+        (create_autospec(SyncCallable, instance=True), False),
+        (create_autospec(AsyncCallable), False),
+        (Mock().send.to.somebody, False),
+    ],
+)
+@pytest.mark.parametrize("dress", [lambda func: func, partial, lambda func: partial(MethodType(func, 1))])
+def test_a_mock_is_taken_for_what_it_does_and_not_for_what_it_answers_g7(mock: Any, expected: bool, dress: Any) -> None:
+    func = dress(mock)
+    assert check_call(func, (1,), {}) is expected
+    assert check_call(func, (), {"a": 1}) is expected
+    assert is_async(func) is expected
+    assert type(name_of(func)) is str
+
+
+@pytest.mark.parametrize(
+    "mock",
+    [
+        NonCallableMock(),
+        NonCallableMock(spec=sync),
+        create_autospec(Holder, instance=True),
+        NonCallableMock(spec=low_level(1)),
+    ],
+)
+def test_a_mock_that_cannot_be_called_is_refused_g7(mock: Any) -> None:
+    with pytest.raises(TypeError, match="expected a callable, not NonCallable"):
+        check_call(mock, (), {})
+
+
+class Asked(Exception):
+    """A proxy was asked for an attribute."""
+
+
+class Remote:
+    """A proxy that asks another machine for each attribute; here that fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise Asked(name)
+
+    def __call__(self, a: int, *more: int) -> int:
+        return a
+
+
+class AsyncRemote:
+    def __getattr__(self, name: str) -> Any:
+        raise Asked(name)
+
+    async def __call__(self, a: int) -> int:
+        return a
+
+
+class Liar:
+    """A proxy that has an answer to everything."""
+
+    def __getattr__(self, name: str) -> Any:
+        return Liar()
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        raise Asked("__class__")
+
+    def __call__(self, *args: object, **kwargs: object) -> None: ...
+
+
+# (Made in the tests, because pytest asks its parameters for attributes.)
+PROXIES: list[tuple[Callable[[], Any], tuple[int, ...], str, bool]] = [
+    (Remote, (1,), "Remote", False),
+    (AsyncRemote, (1,), "AsyncRemote", True),
+    (Liar, (1,), "Liar", False),
+    (lambda: MethodType(Remote(), 1), (), "Remote", False),
+    (lambda: partial(MethodType(AsyncRemote(), 1)), (), "AsyncRemote", True),
+    (lambda: partial(Liar(), b=2), (), "Liar", False),
+    (lambda: ServerProxy("http://127.0.0.1:9").orders.add, (1,), "_Method", False),
+]
+
+
+@pytest.mark.parametrize(("make", "args", "name", "expected"), PROXIES)
+def test_a_proxy_is_asked_for_no_attribute_g7(
+    make: Callable[[], Any], args: tuple[int, ...], name: str, expected: bool
+) -> None:
+    proxy = make()
+    assert check_call(proxy, args, {}) is expected
+    assert is_async(proxy) is expected
+    assert name_of(proxy).rpartition(".")[2] == name
+
+
+@pytest.mark.parametrize("make", [Remote, AsyncRemote, lambda: partial(Remote())])
+def test_what_the_call_of_a_proxy_does_not_take_is_refused_g7(make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match="cannot be called like this: missing a required argument: 'a'"):
+        check_call(make(), (), {})
+
+
+def claiming(signature: object) -> Callable[..., Any]:
+    def func(a: int) -> None: ...
+
+    func.__signature__ = signature  # type: ignore[attr-defined]
+    return func
+
+
+class Unreadable:
+    def __call__(self, a: int) -> None: ...
+
+    @property
+    def __signature__(self) -> Any:
+        raise OSError
+
+
+class Nowhere:
+    """A descriptor whose owner cannot be called at all, and says so with an exception of its own."""
+
+    def __get__(self, instance: object, owner: object = None) -> Any:
+        raise OSError
+
+
+@pytest.mark.parametrize(
+    "func", [claiming(Signature()), claiming(3), claiming(lambda: 1 / 0), Unreadable(), partial(Unreadable())]
+)
+def test_what_a_callable_says_of_its_parameters_decides_nothing_g7(func: Any) -> None:
+    assert check_call(func, (1,), {}) is check_call(func, (), {"a": 1}) is False
+    with pytest.raises(TypeError, match="cannot be called like this"):
+        check_call(func, (), {})
+
+
+@pytest.mark.parametrize("dress", [lambda func: func, partial])
+def test_a_callable_of_which_nothing_can_be_told_is_taken_g7(dress: Any) -> None:
+    func = dress(type("Odd", (), {"__call__": Nowhere()})())
+    assert check_call(func, (1, 2), {"c": 3}) is False
+    assert name_of(func).endswith("Odd")
+
+
+class WithSignature:
+    __signature__ = Signature([Parameter("a", Parameter.POSITIONAL_ONLY)])
+
+    def __init__(self, *args: int) -> None: ...
+
+
+def test_a_class_may_say_what_it_takes_g7() -> None:
+    assert check_call(WithSignature, (1,), {}) is False
+    with pytest.raises(TypeError, match=r"WithSignature\(a, /\) cannot be called like this"):
+        check_call(WithSignature, (), {})
+
+
+def test_a_compiled_function_is_taken_for_what_it_is_g7() -> None:
+    """By Cython, whose functions are no functions of Python, and have its code objects."""
+    assert is_async(uvloop.Loop.shutdown_asyncgens)
+    assert not is_async(uvloop.Loop.run_forever)
+    assert name_of(uvloop.Loop.run_forever) == "uvloop.loop.Loop.run_forever"
+
+
+@pytest.mark.parametrize(
     "func", [sync, coro, partial(sync), Holder().method, Holder().coro_method, SyncCallable(), AsyncCallable()]
 )
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3, 4), {}), ((1,), {"d": 1}), ((1,), {"a": 1})])
@@ -99,6 +300,18 @@ def test_wrong_arguments_are_refused_g7(func: Any, args: tuple[Any, ...], kwargs
 )
 def test_right_arguments_are_taken_in_every_form_g7(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert check_call(func, args, kwargs) is False
+
+
+class Hostile:
+    def __repr__(self) -> str:
+        raise Asked("repr")
+
+
+def test_a_default_value_that_cannot_be_shown_hides_no_refusal_g3_g7() -> None:
+    def func(a: int, b: object = Hostile()) -> None: ...
+
+    with pytest.raises(TypeError, match=r"func\(\.\.\.\) cannot be called like this"):
+        check_call(func, (), {})
 
 
 def test_a_missing_keyword_is_refused_g7() -> None:
@@ -123,6 +336,17 @@ def test_what_a_partial_binds_is_in_no_message_g4_g7(bound: Any, args: tuple[Any
 
 def test_a_partial_of_a_built_in_that_tells_nothing_of_its_parameters_is_taken_g7() -> None:
     assert not check_call(partial(max, 1), (2,), {})
+
+
+class Selfless:
+    def method() -> None: ...  # type: ignore[misc]
+    def __call__() -> None: ...  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("func", [Selfless().method, Selfless(), partial(Selfless().method)])
+def test_a_method_that_does_not_take_its_object_is_refused_g7(func: Any) -> None:
+    with pytest.raises(TypeError, match=r"Selfless.* does not take what is bound to it"):
+        check_call(func, (), {})
 
 
 def test_a_partial_with_too_many_arguments_is_refused_g7() -> None:
@@ -160,3 +384,139 @@ def test_no_message_shows_the_arguments_g4() -> None:
 )
 def test_a_name_is_the_qualified_one_with_its_module(func: Any, name: str) -> None:
     assert name_of(func) == f"{__name__}.{name}"
+
+
+class HostileText(str):
+    """A string that decides for itself how it looks, and where it is found."""
+
+    __slots__ = ()
+
+    def _refuse(self, *args: object) -> Any:
+        raise Asked("text")
+
+    __str__ = __repr__ = __format__ = __hash__ = __eq__ = __len__ = _refuse  # type: ignore[assignment]
+
+
+def named(**attributes: object) -> Callable[..., Any]:
+    def func() -> None: ...
+
+    for name, value in attributes.items():
+        setattr(func, name, value)
+    return func
+
+
+class Nameless:
+    """Each attribute by which it could be known raises."""
+
+    def __call__(self) -> None: ...
+
+    def _refuse(self) -> Any:
+        raise Asked("name")
+
+    __name__ = __module__ = property(_refuse)  # type: ignore[assignment]
+
+
+class HostileMeta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise Asked(name)
+
+
+def class_that_answers_for_itself() -> Any:
+    """Return such a class. (pytest asks each class of a module for attributes.)"""
+
+    class Own(metaclass=HostileMeta):
+        def __call__(self) -> None: ...
+
+    return Own
+
+
+class Wrapping:
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.__qualname__ = func.__qualname__
+        self.__module__ = func.__module__
+
+    def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: named(__qualname__=HostileText("a.b")), f"{__name__}.a.b"),
+        (lambda: named(__qualname__="b", __module__=HostileText("a")), "a.b"),
+        (lambda: named(__qualname__="b", __module__=None), "b"),
+        (lambda: named(__qualname__="b", __module__=3), "b"),
+        (lambda: partial(named(__qualname__=HostileText("a.b"))), f"{__name__}.a.b"),
+        (Nameless, "Nameless"),
+        (class_that_answers_for_itself, f"{__name__}.class_that_answers_for_itself.<locals>.Own"),
+        (lambda: class_that_answers_for_itself()(), f"{__name__}.class_that_answers_for_itself.<locals>.Own"),
+        (lambda: MethodType(Remote(), 1), f"{__name__}.Remote"),
+        (lambda: Wrapping(sync), f"{__name__}.sync"),
+        (lambda: Mock(__qualname__=3), "unittest.mock.Mock"),
+        (lambda: MagicMock(spec=sync), "unittest.mock.MagicMock"),
+        (lambda: [].append, "list.append"),
+        (lambda: dict, "builtins.dict"),
+    ],
+)
+def test_a_name_is_a_plain_string_whatever_the_callable_says_g3(make: Callable[[], Any], name: str) -> None:
+    func = make()
+    found = name_of(func)
+    assert type(found) is str
+    assert found == name
+    assert type(qualname_of(func)) is str
+    assert found.endswith(qualname_of(func))
+
+
+def test_the_name_of_a_class_is_told_past_its_metaclass_g3() -> None:
+    assert type_name(class_that_answers_for_itself()()) == "Own"
+    assert type_name(Remote()) == "Remote"
+
+
+@pytest.mark.parametrize(
+    "text", ["\n", "\r", "\x1b[2J", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\ud800", "\x00"]
+)
+def test_what_cannot_be_printed_is_shown_as_its_escape_g4(text: str) -> None:
+    assert shown(f"a{text}b").isprintable()
+    assert text not in shown(f"a{text}b")
+
+
+def test_a_name_that_can_be_printed_is_shown_as_it_is_g4() -> None:
+    assert shown("charge Zoë's order (2)") == "charge Zoë's order (2)"
+
+
+def test_a_function_s_name_is_escaped_in_a_refusal_g4_g7() -> None:
+    for func in (named(__qualname__="a\nCRITICAL"), named(__qualname__="a\nCRITICAL").__get__(1)):
+        with pytest.raises(TypeError, match=r"a\\nCRITICAL") as refusal:
+            check_call(func, (1, 2), {})
+        assert str(refusal.value).isprintable()
+    with pytest.raises(TypeError) as refusal:
+        check_call(type("a\nCRITICAL", (), {})(), (), {})  # type: ignore[arg-type]
+    assert str(refusal.value).isprintable()
+
+
+class Handle:
+    """What runs by itself, and can be cancelled."""
+
+    def __await__(self) -> Iterator[Any]:
+        yield
+
+    def cancel(self) -> None: ...
+
+
+class Promise:
+    def __await__(self) -> Iterator[Any]:
+        yield
+
+
+class AwaitableClass(type):
+    __await__ = Promise.__await__
+
+
+class Made(metaclass=AwaitableClass): ...
+
+
+def test_an_awaitable_is_awaited_and_a_handle_is_a_result_g7() -> None:
+    low, proper = low_level(1), coro(1)
+    assert all(is_awaited(result) for result in (low, proper, Promise(), Made))
+    proper.close()
+    for result in (None, 1, Made(), Handle(), type("More", (Handle,), {})(), generator(), Mock(spec=Promise), Liar()):
+        assert not is_awaited(result)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +20,7 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
     ("settings", "error", "message"),
     [
         ({"name": 1}, TypeError, "name must be a str"),
+        ({"name": Mock(spec=str)}, TypeError, "name must be a str"),
         ({"shield": "yes"}, TypeError, "shield must be a bool or a number"),
         ({"shield": -1}, ValueError, "shield must be 0 seconds or more"),
         ({"shield": math.nan}, ValueError, "shield must be 0 seconds or more"),
@@ -33,6 +36,29 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
 def test_a_bad_setting_is_refused_by_name(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TaskConfig(**settings)
+
+
+class Jobs(StrEnum):
+    MAIL = "send the mail"
+
+
+class Loud(str):
+    """A string that refuses to be shown or found."""
+
+    __slots__ = ()
+
+    def _refuse(self, *args: object) -> Any:
+        raise OSError
+
+    __str__ = __repr__ = __format__ = __hash__ = __eq__ = __len__ = _refuse  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", [Jobs.MAIL, Loud("send the mail")], ids=["StrEnum", "Loud"])
+def test_a_name_of_another_class_becomes_a_plain_string_g3(name: str) -> None:
+    config = TaskConfig(name=name)
+    assert type(config.name) is str
+    assert config.name == "send the mail"
+    assert config == TaskConfig(name="send the mail") == TaskConfig().merge(config)
 
 
 @pytest.mark.parametrize(("after", "error"), [(-1, ValueError), (math.inf, ValueError), ("1", TypeError)])

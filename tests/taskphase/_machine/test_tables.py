@@ -131,6 +131,7 @@ DEFERRED = {
     ScopeState.ROUTE: ((H, H, H), (H, H, H)),
     ScopeState.RESPONDING: ((S, D, S), (H, H, H)),
     ScopeState.EXCUSING: ((D, S, S), (H, H, H)),
+    ScopeState.LATE: ((H, H, H), (H, H, H)),
     ScopeState.OVER: ((S, D, S), (S, D, S)),
     ScopeState.OVER_FAILED: ((D, S, S), (D, S, S)),
 }

@@ -1,0 +1,219 @@
+"""G17: code that waits for a task of a phase that comes only when that code has ended is told so at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from fastapi import BackgroundTasks, Depends, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from tests.backends import native_cancel_only
+from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+
+from fastapi_tasks import Task, TaskNotFinished, Tasks, TasksScheduler, TaskStatus
+
+Wait = Callable[[Task[Any]], Awaitable[Any]]
+
+
+async def by_await(task: Task[Any]) -> Any:
+    return await task
+
+
+WAYS: dict[str, Wait] = {
+    "await": by_await,
+    "wait()": lambda task: task.wait(),
+    "started": lambda task: task.started.wait(),
+}
+ways = pytest.mark.parametrize("wait", WAYS.values(), ids=WAYS)
+
+
+async def refused(wait: Wait, *tasks: Task[Any]) -> None:
+    for task in tasks:
+        with pytest.raises(
+            TaskNotFinished, match=f"is for {task.phase.value}, which comes only when this code has ended"
+        ):
+            await wait(task)
+
+
+@ways
+@pytest.mark.parametrize("made", ["Tasks", "by hand"])
+async def test_a_route_that_waits_for_a_later_phase_of_its_own_is_told_at_once_g17(
+    journal: Journal, wait: Wait, made: str
+) -> None:
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        scheduler = tasks if made == "Tasks" else TasksScheduler(request.state.fastapi_tasks_tg)
+        immediate, after_route, after_response = journal.each_phase(scheduler)
+        await refused(wait, after_route, after_response)
+        await wait(immediate)
+        journal.append("route")
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal) as server:
+        assert (await server.get()).status == 200
+    assert journal.without("returned") == ["immediate", "route", "after_route", "start", "final", "after_response"]
+
+
+@ways
+async def test_so_is_what_comes_after_the_route_for_after_response_g17(journal: Journal, wait: Wait) -> None:
+    """A stream, a background task and the exit of a request-scope dependency may wait for after_route tasks."""
+
+    async def leaving(tasks: Tasks) -> AsyncIterator[None]:
+        yield
+        await check(tasks, "exit")
+
+    async def check(tasks: TasksScheduler, name: str) -> None:
+        immediate, after_route, after_response = journal.each_phase(tasks, f"{name} ")
+        await refused(wait, after_response)
+        await wait(immediate)
+        await wait(after_route)
+        journal.append(name)
+
+    async def endpoint(
+        tasks: Tasks, background: BackgroundTasks, _: Annotated[None, Depends(leaving, scope="request")]
+    ) -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            await check(tasks, "stream")
+            yield b"one"
+
+        background.add_task(check, tasks, "background")
+        return StreamingResponse(chunks())
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal):
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "GET", "path": "/"}
+        messages: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await app({**scope, "query_string": b"", "headers": []}, receive, send)
+        assert messages[0]["status"] == 200
+    assert journal.only("stream", "background", "exit") == ["stream", "background", "exit"]
+
+
+@ways
+async def test_a_session_that_waits_for_a_later_phase_of_its_own_is_told_at_once_g12_g17(
+    journal: Journal, wait: Wait
+) -> None:
+    async def handler(websocket: WebSocket, tasks: Tasks) -> None:
+        await websocket.accept()
+        _, after_route, after_response = journal.each_phase(tasks)
+        await refused(wait, after_route, after_response)
+        journal.append("route")
+
+    app = app_with_tasks()
+    app.add_api_websocket_route("/", handler)
+    async with serving(app, journal) as server, server.websocket() as session:
+        await session.wait()
+    journal.assert_order("route", "after_route", "after_response")
+
+
+@pytest.mark.parametrize("scope", ["function", "request"])
+async def test_so_is_the_exit_of_a_dependency_g17(journal: Journal, scope: Any) -> None:
+    """A function-scope exit belongs to the route; a request-scope one comes after the response."""
+
+    async def leaving(tasks: Tasks) -> AsyncIterator[None]:
+        yield
+        _, after_route, after_response = journal.each_phase(tasks)
+        await refused(by_await, *([after_route] if scope == "function" else []), after_response)
+        journal.append("exit")
+
+    async def endpoint() -> None: ...
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint, dependencies=[Depends(leaving, scope=scope)])
+    async with serving(app, journal) as server:
+        response = await server.get()
+        assert (response.status, response.raised) == (200, None)
+    journal.assert_order("exit", "after_response")
+    if scope == "function":
+        journal.assert_order("exit", "after_route", "start")
+
+
+@ways
+async def test_a_child_task_of_a_group_of_the_route_may_wait_g17(journal: Journal, wait: Wait) -> None:
+    """Of the app's group here, which outlives the route."""
+
+    async def child(task: Task[Any]) -> None:
+        await wait(task)
+        journal.append(f"child saw {task.phase.value}")
+
+    async def endpoint(tasks: Tasks) -> None:
+        for task in journal.each_phase(tasks):
+            tg.start_soon(child, task)
+        await anyio.lowlevel.checkpoint()
+        journal.append("route")
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with anyio.create_task_group() as tg, serving(app, journal) as server:
+        response = await server.get()
+        assert (response.status, response.raised) == (200, None)
+    assert sum(event.startswith("child saw") for event in journal) == 3
+    journal.assert_order("route", "child saw after_route", "child saw after_response")
+
+
+@native_cancel_only
+@ways
+async def test_a_task_that_asyncio_itself_has_made_in_the_route_may_wait_g17(journal: Journal, wait: Wait) -> None:
+    async def child(task: Task[Any]) -> None:
+        await wait(task)
+        journal.append(f"child saw {task.phase.value}")
+
+    async def endpoint(tasks: Tasks) -> None:
+        kept.extend(asyncio.create_task(child(task)) for task in journal.each_phase(tasks))
+        journal.append("route")
+
+    kept: list[Any] = []
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal) as server:
+        assert (await server.get()).status == 200
+        await asyncio.gather(*kept)
+    journal.assert_order("route", "child saw after_route", "child saw after_response")
+
+
+async def test_a_task_may_wait_for_a_task_of_a_later_phase_g17(journal: Journal) -> None:
+    async def watch(task: Task[Any]) -> None:
+        await task
+        journal.append(f"seen {task.phase.value}")
+
+    async def endpoint(tasks: Tasks) -> None:
+        _, after_route, after_response = journal.each_phase(tasks)
+        tasks.schedule(watch, after_route)
+        tasks.schedule(watch, after_response)
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal) as server:
+        assert (await server.get()).status == 200
+    journal.assert_order("final", "seen after_response")
+    assert "seen after_route" in journal
+
+
+async def test_a_route_may_wait_for_the_task_of_another_request_g17(journal: Journal) -> None:
+    async def first(tasks: Tasks) -> None:
+        shared.append(journal.each_phase(tasks)[2])
+        reached.set()
+        await go_on.wait()
+
+    async def second(tasks: Tasks) -> str:
+        go_on.set()
+        await shared[0]
+        return shared[0].status.value
+
+    shared: list[Task[None]] = []
+    reached, go_on = anyio.Event(), anyio.Event()
+    app = app_with_tasks()
+    app.add_api_route("/first", first)
+    app.add_api_route("/second", second)
+    async with anyio.create_task_group() as tg, serving(app, journal) as server:
+        tg.start_soon(server.get, "/first")
+        await reached.wait()
+        assert (await server.get("/second")).json() == TaskStatus.SUCCEEDED.value

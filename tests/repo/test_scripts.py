@@ -1,0 +1,56 @@
+"""What a page shows as a file of its own is run as one: a program that starts processes, and tests for pytest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.repo.test_docs import ROOT, programs
+
+WITHIN = 60.0  # seconds; it takes about two
+
+GUARD = 'if __name__ == "__main__":\n'
+RUN = "anyio.run(main)"
+
+
+def source_of(name: str) -> str:
+    """Return a program of a page, which is named as in USES."""
+    [program] = [program for program in programs(ROOT / name.partition("#")[0]) if program.id == name]
+    return program.source.lstrip("\n")
+
+
+def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=WITHIN, check=False)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_computes_in_a_process_of_its_own(backend: str, tmp_path: Path) -> None:
+    source = source_of("docs/faq.md#can-a-task-run-in-a-process-of-its-own")
+    assert RUN in source
+    (tmp_path / "program.py").write_text(source.replace(RUN, f"anyio.run(main, backend={backend!r})"))
+    done = run_python(tmp_path, "program.py")
+    assert (done.stdout, done.stderr, done.returncode) == ("25 primes\n", "", 0)
+
+
+@pytest.mark.parametrize(("guard", "starts"), [(GUARD, 1), ("if True:\n", 2)], ids=["guarded", "unguarded"])
+def test_a_program_without_the_guard_is_started_once_more_by_its_process(
+    guard: str, starts: int, tmp_path: Path
+) -> None:
+    source = source_of("docs/faq.md#can-a-task-run-in-a-process-of-its-own")
+    assert GUARD in source
+    started = 'from pathlib import Path\n\nwith Path("starts").open("a") as file:\n    file.write("x")\n'
+    started = "\n".join("    " + line for line in started.splitlines())
+    (tmp_path / "program.py").write_text(source.replace(GUARD, f"{guard}{started}\n"))
+    run_python(tmp_path, "program.py")
+    assert (tmp_path / "starts").read_text() == "x" * starts
+
+
+def test_pytest_runs_the_file_with_async_fixtures_g9_g13(tmp_path: Path) -> None:
+    (tmp_path / "test_app.py").write_text(source_of("docs/testing.md#async-fixtures"))
+    options = ["-p", "no:cacheprovider", "-W", "error", "-q", "--rootdir", str(tmp_path)]
+    done = run_python(tmp_path, "-m", "pytest", *options, "test_app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout  # two tests, on asyncio and on trio

@@ -1,0 +1,92 @@
+"""How the blocks of docs/how-to/migrate-from-*.md are used. What they print is in the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import anyio
+import pytest
+from tests.repo.uses import Use, requests, serving
+from tests.repo.uses_of_guides import answers, logged, one_by_one
+
+
+def use_background_tasks(module: ModuleType) -> None:
+    with serving(module) as client:
+        assert client.post("/orders/7").status_code == 200
+        with pytest.raises(ValueError, match="no box"):
+            client.post("/orders/13")
+
+
+def use_after_the_move(module: ModuleType) -> None:
+    one_by_one(("POST", "/orders/7", 200), ("POST", "/orders/13", 200), ("POST", "/orders/100", 404))(module)
+    with serving(module) as client, pytest.raises(TypeError, match="count"):
+        client.post("/mistakes")
+
+
+def use_tests(module: ModuleType) -> None:
+    """Run each test of a page as pytest would."""
+    tests = [test for name, test in vars(module).items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        anyio.run(test) if inspect.iscoroutinefunction(test) else test()
+
+
+def use_main(module: ModuleType) -> None:
+    asyncio.run(module.main())
+
+
+def use_cleanup_context(module: ModuleType) -> None:
+    async def main() -> None:
+        app: dict[str, Any] = {}
+        async with asynccontextmanager(module.tasks_of)(app):
+            task = app[module.HOST].schedule(anyio.sleep, 0)
+        assert task.status == "succeeded"
+
+    anyio.run(main)
+
+
+OF_BACKGROUND_TASKS = {
+    "endpoints": Use(use_background_tasks),
+    "the-same-after-the-move": Use(logged(use_after_the_move)),
+    "services": Use(use_tests),
+    "tests-of-endpoints": Use(use_tests),
+    "dependency_overrides": Use(use_tests),
+}
+OF_THE_EARLIER_PACKAGE = {
+    "what-stays": Use(logged(requests(("POST", "/users", 200), ("POST", "/orders", 200)))),
+    "settings-of-the-app": Use(logged(requests(("POST", "/orders", 200)))),
+    "error-handlers": Use(logged(requests(("POST", "/mails", 200)))),
+    "always_async_call": Use(
+        answers(("GET", "/offers/bell", 200, {"price": 4, "weight": "4 kg, weighed in a thread"}))
+    ),
+    "by-hand": Use(requests(("POST", "/advanced", 200))),
+    "several-event-loops": Use(requests(("POST", "/readings", 200))),
+}
+OF_CREATE_TASK = {
+    "migrate-from-asynciocreate_task": Use(logged(use_main)),
+    "the-same-with-a-host": Use(logged(use_main)),
+    "the-handle": Use(logged(use_main)),
+    "taskgroup": Use(logged(use_main)),
+    "in-an-app": Use(requests(("POST", "/orders/7", 200))),
+}
+OF_AIOJOBS = {
+    "migrate-from-aiojobs": Use(logged(use_main)),
+    "the-job": Use(logged(use_main)),
+    "aiojobsaiohttp": Use(requests(("POST", "/orders/7", 200))),
+    "in-aiohttp": Use(use_cleanup_context),
+}
+GUIDES = {
+    "backgroundtasks": OF_BACKGROUND_TASKS,
+    "fastapi-tasks": OF_THE_EARLIER_PACKAGE,
+    "create-task": OF_CREATE_TASK,
+    "aiojobs": OF_AIOJOBS,
+}
+USES = {
+    f"docs/how-to/migrate-from-{name}.md#{heading}": use
+    for name, headings in GUIDES.items()
+    for heading, use in headings.items()
+}

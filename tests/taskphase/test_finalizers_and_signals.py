@@ -1,0 +1,303 @@
+"""G8, G15: `schedule()` and `cancel()` work in finalizers, weakref callbacks and signal handlers, in any thread.
+
+(`property_tests/test_interruptions.py` interrupts the library at each place; here the interruptions are real.)
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from tests.backends import turns, until
+
+from taskphase import Task, TaskHost, TasksSaturatedError, TaskStatus
+
+S = TaskStatus
+
+
+class InCycle:
+    """An object that only the garbage collector finds."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.me = self
+        self.then = then
+
+    def __del__(self) -> None:
+        self.then()
+
+
+class Gone:
+    pass
+
+
+def by_del(then: Callable[[], object]) -> None:
+    InCycle(then)
+    gc.collect()
+
+
+def by_callback(then: Callable[[], object]) -> None:
+    gone = Gone()
+    ref = weakref.ref(gone, lambda _: then())
+    del gone
+    assert ref() is None
+
+
+def by_finalize(then: Callable[[], object]) -> None:
+    gone = Gone()
+    gone.me = gone  # type: ignore[attr-defined]
+    weakref.finalize(gone, then)
+    del gone
+    gc.collect()
+
+
+WAYS = [by_del, by_callback, by_finalize]
+
+
+@pytest.fixture
+def collected_in() -> Iterator[Callable[[int], None]]:
+    """Return a function that has the garbage collector run when so many containers have been made.
+
+    A deadlock ends the process, with a traceback.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    faulthandler.dump_traceback_later(60, exit=True)
+    try:
+        yield gc.set_threshold
+    finally:
+        gc.set_threshold(*before)
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Return a function that has a signal handler call what it is given."""
+    then: list[Callable[[], object]] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: then[-1]())
+    yield then.append
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_finalizer_may_schedule_and_cancel_g8(way: Callable[[Callable[[], object]], None]) -> None:
+    ran: list[str] = []
+
+    async def note(name: str) -> None:
+        ran.append(name)
+
+    async with TaskHost() as host:
+        victim = host.schedule(anyio.sleep_forever)
+        await victim.started.wait()
+        way(lambda: host.schedule(note, "in a task"))
+        await anyio.to_thread.run_sync(way, lambda: host.schedule(note, "in a thread"))
+        await until(lambda: len(ran) == 2)
+        way(victim.cancel)
+        await victim.wait()
+        other = host.schedule(anyio.sleep_forever)
+        await anyio.to_thread.run_sync(way, other.cancel)
+        await other.wait()
+    assert ran == ["in a task", "in a thread"]
+
+
+async def test_finalizers_that_run_in_the_middle_of_schedule_neither_block_nor_exceed_limits_g8_g15(
+    collected_in: Callable[[int], None],
+) -> None:
+    """In the thread of the loop."""
+    running = most = most_pending = 0
+    accepted: list[Task[Any]] = []
+    refused = 0
+
+    async def work() -> None:
+        nonlocal running, most, most_pending
+        running += 1
+        most = max(most, running)
+        most_pending = max(most_pending, host.waiting + host.deferred)
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    def schedule() -> None:
+        nonlocal refused
+        try:
+            accepted.append(host.schedule(work))
+        except TasksSaturatedError:
+            refused += 1
+
+    async with TaskHost(max_running=3, max_pending=5, drain_timeout=10) as host:
+        for n in range(300):
+            collected_in(1 + n % 60)
+            InCycle(schedule)
+            schedule()
+            most_pending = max(most_pending, host.waiting + host.deferred)
+            if n % 3 == 0:
+                await anyio.lowlevel.checkpoint()
+        gc.collect()  # some of them are older than what was collected last
+    assert {task.status for task in accepted} == {S.SUCCEEDED}
+    assert len(accepted) + refused == 600
+    assert refused > 0
+    assert (most, most_pending) == (3, 5)
+
+
+async def test_finalizers_that_run_in_the_middle_of_schedule_in_a_thread_do_not_block_g8(
+    collected_in: Callable[[int], None],
+) -> None:
+    ran: list[str] = []
+
+    async def note(name: str) -> None:
+        ran.append(name)
+
+    def work(host: TaskHost) -> None:
+        for n in range(300):
+            collected_in(1 + n % 60)
+            InCycle(lambda: host.schedule(note, "finalizer"))
+            host.schedule(note, "thread")
+
+    async with TaskHost(drain_timeout=10) as host:
+        await anyio.to_thread.run_sync(work, host)
+        gc.collect()
+    assert (ran.count("finalizer"), ran.count("thread")) == (300, 300)
+
+
+async def test_what_one_thread_and_its_finalizers_schedule_starts_in_order_g1_g8(backend_name: str) -> None:
+    ran: list[int] = []
+    scheduled: list[int] = []
+
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    def schedule() -> None:
+        number = len(scheduled)
+        scheduled.append(number)
+        host.schedule(note, number)
+
+    def work() -> None:
+        for _ in range(10):
+            schedule()
+            by_finalize(schedule)
+
+    async with TaskHost(drain_timeout=10) as host:
+        work()
+        await turns()
+        await anyio.to_thread.run_sync(work)
+        await until(lambda: len(ran) == 40)
+    in_batches = backend_name == "trio"  # which takes the first steps that were asked for in one turn in any order
+    assert (sorted(ran) if in_batches else ran) == list(range(40))
+
+
+async def test_a_signal_handler_that_finds_the_loop_asleep_wakes_it_g8(
+    alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    """A loop that is not woken sleeps until the next timer, here that of the test."""
+    began: list[float] = []
+
+    async def note() -> None:
+        began.append(time.monotonic())
+
+    def schedule() -> None:
+        rang.append(time.monotonic())
+        tasks.append(host.schedule(note))
+
+    rang: list[float] = []
+    tasks: list[Task[Any]] = []
+    alarm(schedule)
+    async with TaskHost() as host:
+        ended = anyio.Event()
+        with anyio.move_on_after(10):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            watcher = host.schedule(wait_for_the_first, host, tasks, ended)
+            await ended.wait()
+        watcher.cancel()
+    assert tasks[0].status is S.SUCCEEDED
+    assert began[0] - rang[0] < 5
+
+
+async def wait_for_the_first(host: TaskHost, tasks: list[Task[Any]], ended: anyio.Event) -> None:
+    """Sleep until the task has been scheduled and has ended: only the end of a task wakes this one."""
+    before = host.statistics().succeeded
+    stopped = threading.Event()
+
+    def look() -> None:
+        # From a thread, which wakes nobody while it looks.
+        while not (tasks and tasks[0].status is S.SUCCEEDED) and not stopped.wait(0.01):
+            pass
+
+    try:
+        await anyio.to_thread.run_sync(look)
+    finally:
+        stopped.set()
+    assert host.statistics().succeeded == before + 1
+    ended.set()
+
+
+async def test_a_signal_handler_that_cancels_wakes_the_loop_g8_g17(
+    alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    async with TaskHost() as host:
+        task = host.schedule(anyio.sleep, 10)
+        await task.started.wait()
+        alarm(task.cancel)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with anyio.fail_after(5):
+            await task.wait()
+    assert task.status is S.CANCELLED
+
+
+async def test_a_signal_that_comes_in_the_middle_of_schedule_blocks_nobody_and_exceeds_no_limit_g8_g15(
+    alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    running = most = 0
+    tasks: list[Task[Any]] = []
+    calls = 0
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    def schedule() -> None:
+        nonlocal calls
+        calls += 1
+        tasks.append(host.schedule(work))
+
+    async with TaskHost(max_running=2, drain_timeout=10) as host:
+        alarm(schedule)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
+        while calls < 200:
+            tasks.append(host.schedule(work))
+            await anyio.lowlevel.checkpoint()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert {task.status for task in tasks} == {S.SUCCEEDED}
+    assert most == 2
+
+
+async def test_a_signal_handler_may_schedule_while_a_thread_does_g8(
+    alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    tasks: list[Task[Any]] = []
+    host = TaskHost(drain_timeout=10)
+
+    async def nothing() -> None: ...
+
+    def work() -> None:
+        for n in range(300):
+            tasks.append(host.schedule(nothing))
+            if n % 3 == 0:
+                os.kill(os.getpid(), signal.SIGALRM)
+
+    alarm(lambda: tasks.append(host.schedule(nothing)))
+    async with host:
+        await anyio.to_thread.run_sync(work)
+    assert len(tasks) > 300
+    assert {task.status for task in tasks} == {S.SUCCEEDED}

@@ -1,0 +1,152 @@
+"""G17: who must end before a phase comes cannot wait for a task of that phase; everybody else can."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from tests.backends import native_cancel_only, turns
+
+from taskphase import Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus
+
+S = TaskStatus
+
+
+async def answer() -> int:
+    return 42
+
+
+async def by_await(task: Task[Any]) -> None:
+    await task
+
+
+async def by_wait(task: Task[Any]) -> None:
+    await task.wait()
+
+
+async def by_started(task: Task[Any]) -> None:
+    await task.started.wait()
+
+
+WAYS = pytest.mark.parametrize("wait", [by_await, by_wait, by_started])
+Wait = Callable[[Task[Any]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def entered(host: TaskHost, how: str) -> AsyncIterator[TasksScheduler]:
+    async with host.scope() as scope:
+        if how == "by hand":
+            yield TasksScheduler(host.tg)
+        else:
+            yield scope
+
+
+HOW = pytest.mark.parametrize("how", ["scope", "by hand"])
+
+
+@WAYS
+@HOW
+async def test_a_route_cannot_wait_for_what_comes_after_it_g17(wait: Wait, how: str) -> None:
+    async with TaskHost() as host:
+        async with entered(host, how) as scope:
+            async with scope.route():
+                tasks = [scope.after_route.schedule(answer), scope.after_response.schedule(answer)]
+                for task in tasks:
+                    with pytest.raises(TaskNotFinished, match=f"is for {task.phase.value}.*never end"):
+                        await wait(task)
+                    assert task.status is S.DEFERRED
+            await wait(tasks[0])
+            with pytest.raises(TaskNotFinished, match="never end"):
+                await wait(tasks[1])
+        await wait(tasks[1])
+        for task in tasks:
+            assert await task == 42
+
+
+@WAYS
+async def test_a_scope_without_a_route_cannot_wait_for_either_phase_g17(wait: Wait) -> None:
+    async with TaskHost() as host:
+        async with host.scope() as scope:
+            tasks = [scope.after_route.schedule(answer), scope.after_response.schedule(answer)]
+            for task in tasks:
+                with pytest.raises(TaskNotFinished):
+                    await wait(task)
+            immediate = scope.schedule(answer)
+            await wait(immediate)
+        for task in tasks:
+            await wait(task)
+
+
+@WAYS
+async def test_a_child_task_of_the_route_may_wait_g17(wait: Wait) -> None:
+    waited: list[int] = []
+
+    async def child(task: Task[int]) -> None:
+        await wait(task)
+        waited.append(task.id)
+
+    async with TaskHost() as host, anyio.create_task_group() as children, host.scope() as scope, scope.route():
+        tasks = [scope.after_route.schedule(answer), scope.after_response.schedule(answer)]
+        for task in tasks:
+            children.start_soon(child, task)
+        await turns()
+        assert waited == []
+    assert sorted(waited) == [task.id for task in tasks]
+
+
+@native_cancel_only
+@WAYS
+async def test_a_native_task_of_its_own_may_wait_g17(wait: Wait) -> None:
+    async with TaskHost() as host:
+        async with host.scope() as scope:
+            task = scope.after_response.schedule(answer)
+            waiting = asyncio.ensure_future(wait(task))
+            await turns()
+            assert not waiting.done()
+        await waiting
+
+
+@WAYS
+async def test_a_task_of_the_scope_may_wait_for_a_later_phase_g17(wait: Wait) -> None:
+    async with TaskHost() as host:
+        async with host.scope() as scope:
+            later = scope.after_response.schedule(answer)
+            waiting = scope.task(shield=True).schedule(wait, later)
+            await turns()
+            assert waiting.status is S.RUNNING
+        await waiting
+
+
+@WAYS
+async def test_another_scope_may_be_waited_for_g17(wait: Wait) -> None:
+    async with TaskHost() as host:
+        other = host.scope()
+        task = other.after_response.schedule(answer)
+        async with host.scope(), anyio.create_task_group() as group:
+            group.start_soon(wait, task)
+            await turns()
+            other.end()
+
+
+@WAYS
+async def test_a_task_that_waits_for_a_slot_can_be_waited_for_in_a_route_g15_g17(wait: Wait) -> None:
+    async with TaskHost(max_running=1) as host:
+        first = host.schedule(turns)
+        async with host.scope() as scope, scope.route():
+            task = scope.schedule(answer)
+            assert task.status is S.WAITING
+            await wait(task)
+        assert first.status is S.SUCCEEDED
+
+
+@WAYS
+async def test_what_was_cancelled_or_dropped_is_over_and_can_be_waited_for_g17(wait: Wait) -> None:
+    async with TaskHost() as host, host.scope() as scope:
+        task = scope.after_response.schedule(answer)
+        task.cancel()
+        await task.wait()
+        assert task.status is S.CANCELLED
