@@ -16,7 +16,8 @@ from .tasks import KEPT
 from .wanted import Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
-if sys.version_info >= (3, 12):  # every one but the oldest has a page of its own
+WITH_JSON = sys.version_info < (3, 12)  # one file for programs is enough: the file of the oldest Python
+if sys.version_info >= (3, 12):  # every newer Python has a page of its own
     FOLDER /= f"python-{sys.version_info.major}.{sys.version_info.minor}"
 
 # What a reader sees; the other tables are in the text.
@@ -30,10 +31,9 @@ SUMMARIZED = (NO_TASKS, "three BackgroundTasks", EACH_PHASE, "Tasks of PyPI: one
 INTRODUCTION = """\
 ## How to read the tables
 
-The ratios count: each is the median over the rounds of a figure against the base of the same round, which ran just
-before and just after. The spread is that of the middle half of the rounds. "PyPI" is the project `fastapi-tasks` 0.1.0
-that PyPI has, which is not this one. `make bench` measured all tables in one run, and wrote this page;
-`benchmarks/README.md` says how.
+Compare the ratios: each is the median over the rounds of a case against the base of the same round. The spread has the
+middle half of the rounds. "PyPI" is the other project of this name, `fastapi-tasks` 0.1.0. `make bench` measured all
+tables in one run, and wrote this page; `benchmarks/README.md` has the method.
 """
 
 
@@ -44,14 +44,14 @@ def head(facts: Mapping[str, str], tables: Sequence[Table]) -> str:
     if TASK in by_title:
         task = by_title[TASK]
         ours, kept = (f"{task[name].value:.0f} \N{MICRO SIGN}s" for name in (IMMEDIATE, KEPT))
-        costs.append(f"A task costs {ours} on asyncio, and a `create_task` in a set that keeps it costs {kept}")
+        costs.append(f"A task costs {ours} on asyncio; `create_task` with a set that keeps the task costs {kept}")
     if REQUEST in by_title:
         request = by_title[REQUEST]
         more = request[EACH_PHASE].value - request[NO_TASKS].value
         costs.append(
-            f"a request with a task in each phase takes {more:.0f} \N{MICRO SIGN}s more than one without tasks"
+            f"A request with a task in each phase takes {more:.0f} \N{MICRO SIGN}s more than one without tasks"
         )
-    lines = textwrap.fill("; ".join(costs) + ".", 120, break_on_hyphens=False) if costs else ""
+    lines = textwrap.fill(". ".join(costs) + ".", 120, break_on_hyphens=False) if costs else ""
     picture = f"![What one request costs]({SUMMARY})\n" if REQUEST in by_title else ""
     return "\n".join([f"# Benchmarks on {facts['Python']}\n", f"{lines}\n", picture])
 
@@ -71,7 +71,7 @@ def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
 
 
 def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> None:
-    """Write the page, its plots, and the same as JSON."""
+    """Write the page, its plots and, on the oldest Python, the same as JSON."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     plots = {table.title: f"{slug(table.title)}.svg" for table in tables if PLOTTED.match(table.title)}
     for table in tables:
@@ -80,6 +80,8 @@ def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[
         if table.title == REQUEST:
             (FOLDER / SUMMARY).write_text(summary(table))
     (FOLDER / "results.md").write_text(page(facts, tables, verdicts, plots))
+    if not WITH_JSON:
+        return
     data = {"run": dict(facts), "tables": [asdict(table) for table in tables], "wanted": [asdict(v) for v in verdicts]}
     (FOLDER / "results.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
 

@@ -15,7 +15,7 @@ from docs import runs, svg
 from docs.svg import Bend, Machine, Place
 
 from taskphase._machine.config import When
-from taskphase._machine.dispatch import ANSWERS, DISPATCH
+from taskphase._machine.dispatch import DISPATCH
 from taskphase._machine.drain import DRAIN, SWEEPS, DrainStage, accepts
 from taskphase._machine.life import LIFE, TaskStatus
 from taskphase._machine.scope import SCOPE, VERDICTS, Phase, ScopeState
@@ -26,13 +26,15 @@ FOLDER = Path(__file__).with_name("diagrams")
 INTRODUCTION = """\
 # States
 
-Whatever a task, a scope or a host may do next is a row of a table in `core/taskphase/_machine/`; an event that has no
-row raises `IllegalEvent`, and changes nothing. This page is drawn from the tables, by `python -m docs.diagrams`.
+Every change of state is a row of a table in `core/taskphase/_machine/`. An event without a row raises `IllegalEvent`,
+and changes nothing. `python -m docs.diagrams` draws this page from the tables.
 
-An arrow is an event, and leads to the next state. Events that lead to an end are written into the box of the state.
+An arrow is an event. Events that end a task are inside the box of its state.
 """
 
 Table = Mapping[Enum, Mapping[Enum, Enum]]
+
+CANCELS = {"NOBODY": "none", "UNSHIELDED": "unshielded tasks", "EVERYBODY": "all tasks"}
 
 
 def by_next(table: Table) -> svg.Rows:
@@ -165,52 +167,48 @@ def rows(*header: str) -> Iterator[str]:
 
 
 def life() -> Iterator[str]:
-    yield "## One task\n\n`_machine/life.py`: what is one task doing? Its four ends lead nowhere.\n"
+    yield "## One task\n\n`_machine/life.py`: the states of one task. The last four are ends.\n"
     yield picture("life.svg")
     yield ""
     yield from transitions(LIFE)  # type: ignore[arg-type]
 
 
 def scope() -> Iterator[str]:
-    yield "\n## One unit of work\n\n`_machine/scope.py`: may a deferred task of it start?\n"
+    yield "\n## One unit of work\n\n`_machine/scope.py`: when a deferred task of a request may start.\n"
     yield picture("scope.svg")
     yield ""
     yield from transitions(SCOPE)  # type: ignore[arg-type]
-    yield "\nWhat becomes of a task, by its phase and its `when`:\n"
+    yield "\nThe deferred tasks, by their phase and their `when`:\n"
     whens = get_args(When)
     yield from rows("state", *(f"{phase}, {when!r}" for phase in list(Phase)[1:] for when in whens))
     for state in ScopeState:
         verdicts = [VERDICTS[state, phase, when].value for phase in list(Phase)[1:] for when in whens]
         yield f"| {state.name} | {' | '.join(verdicts)} |"
-    yield "\nAn immediate task starts in each state."
+    yield "\nAn immediate task always starts."
 
 
 def drain() -> Iterator[str]:
-    yield "\n## The closing of a host\n\n`_machine/drain.py`: who is cancelled when?\n"
+    yield "\n## The closing of a host\n\n`_machine/drain.py`: which tasks are cancelled in which stage.\n"
     yield picture("drain.svg")
     yield ""
     yield from transitions(DRAIN)  # type: ignore[arg-type]
     yield ""
-    yield from rows("stage", "on its entry cancels", "takes new tasks from")
+    yield from rows("stage", "cancels at its begin", "takes new tasks from")
     for stage in DrainStage:
         takes = [
             who
-            for who, shielded in (("anybody", False), ("shielded tasks", True))
+            for who, shielded in (("all code", False), ("shielded tasks", True))
             if accepts(stage, by_shielded=shielded)
         ]
-        yield f"| {stage.name} | {SWEEPS[stage].value} | {takes[0] if takes else 'nobody'} |"
+        yield f"| {stage.name} | {CANCELS[SWEEPS[stage].name]} | {takes[0] if takes else 'none'} |"
 
 
 def dispatch() -> Iterator[str]:
-    yield "\n## Who gets an exception\n\n`_machine/dispatch.py`: how an attempt ended, and what that is to its task.\n"
-    yield from rows("the attempt", "without a handler", "with one")
-    for outcome in dict.fromkeys(outcome for outcome, _ in DISPATCH):
-        yield f"| {outcome.value} | {DISPATCH[outcome, False].name} | {DISPATCH[outcome, True].name} |"
-    yield "\nAnd how the handler ended:\n"
-    statuses = list(dict.fromkeys(status for _, status in ANSWERS))
-    yield from rows("the handler", *(status.name for status in statuses))
-    for answer in dict.fromkeys(answer for answer, _ in ANSWERS):
-        yield f"| {answer.value} | {' | '.join(ANSWERS[answer, status].name for status in statuses)} |"
+    yield "\n## Who gets an exception\n\n`_machine/dispatch.py`: the end of an attempt, and the event of its task.\n"
+    yield from rows("the attempt", "without a handler", "with a handler")
+    for outcome, again in dict.fromkeys((outcome, again) for outcome, again, _ in DISPATCH):
+        how = f"{outcome.value}, and another attempt follows" if again else outcome.value
+        yield f"| {how} | {DISPATCH[outcome, again, False].name} | {DISPATCH[outcome, again, True].name} |"
 
 
 def page() -> str:

@@ -112,7 +112,7 @@ async def chat(
 ) -> None:
     session = Session(user, room)
     # Scheduled before anything can go wrong, for every outcome. It runs when the session is over, and so complete.
-    kept = tasks.task(when="always", shield=True, on_error=retry(on=OSError))
+    kept = tasks.task(when="always", shield=True, retry=retry(on=OSError))
     kept.after_response.schedule(audit.write, session)
 
     await websocket.accept()

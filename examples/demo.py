@@ -293,10 +293,10 @@ def show_failure(client: httpx.Client, log: Log, report: Report) -> None:
     )
     report.claim("the client did not wait for the thread", "has the response", "portrait.png is small")
     report.claim(
-        "the handler asked for a second attempt; the failure was logged once",
-        "handler: attempt 1",
-        "handler: attempt 2",
-        "failed in attempt 2",
+        "a second attempt, and then the handler; the failure was logged once",
+        "in attempt 1; the next one comes in",
+        "handler: fetch contacts is given up",
+        "task 'fetch contacts' failed in attempt 2",
     )
 
 

@@ -48,7 +48,7 @@ async def pay(order: str, *, with_key: bool) -> Provider:
     # Made where the task is scheduled, so that each attempt sends the same one. An app stores it with the order.
     key = str(uuid4()) if with_key else None
     async with TaskHost(drain_timeout=5) as host:
-        payment = host.task(name=f"charge for {order}", timeout=0.1, on_error=again)
+        payment = host.task(name=f"charge for {order}", timeout=0.1, retry=again)
         task = payment.schedule(provider.charge, order, key)
         number = await task
     print(f"attempts: {task.attempt}, charges: {len(provider.charges)}, the last answer: charge {number}")

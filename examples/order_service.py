@@ -104,7 +104,7 @@ async def place(number: int, order: Order, tasks: Tasks, shop: Annotated[Shop, D
 
     # Begins when the order is known to be good, and ends whatever happens to the server. The key is made here, once,
     # so that every attempt sends the same: the one before may have been booked although no answer came.
-    payment = tasks.task(name=f"charge {number}", shield=True, timeout=5, on_error=again)
+    payment = tasks.task(name=f"charge {number}", shield=True, timeout=5, retry=again)
     payment.after_route.schedule(shop.charge, number, key=f"order-{number}")
     # The customer does not wait for the mail, and the shutdown does for a second.
     tasks.after_response.task(name="mail", shield=1).schedule(shop.book, f"order {number} is confirmed by mail")

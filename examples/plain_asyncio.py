@@ -83,7 +83,7 @@ async def main() -> None:
             except ValueError as error:
                 await answer(f"sorry: {error}")
         again = retry(attempts=5, on=OSError, backoff=0.01)
-        report = host.task(name="report", on_error=again).schedule(Printer().print, "report")
+        report = host.task(name="report", retry=again).schedule(Printer().print, "report")
         say(await report)
         say(f"it took {report.attempt} attempts; what still runs gets a second to end")
 

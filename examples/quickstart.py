@@ -15,7 +15,7 @@ import anyio
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from fastapi_tasks import Retry, Task, Tasks, add_tasks
+from fastapi_tasks import Task, Tasks, add_tasks, retry
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d  %(message)s", datefmt="%H:%M:%S")
 log = logging.getLogger("quickstart")
@@ -96,15 +96,15 @@ async def fetch_contacts(source: str) -> None:
     raise ConnectionError(f"{source} does not answer")
 
 
-async def once_more(task: Task, error: Exception) -> Retry | None:
-    log.info("handler: attempt %d of %s: %s", task.attempt, task.name, error)
-    return Retry(after=0.1) if task.attempt < 2 else None
+async def tell(task: Task, error: Exception) -> None:
+    log.info("handler: %s is given up: %s", task.name, error)
 
 
 @app.post("/imports")
 def begin_import(tasks: Tasks) -> dict[str, str]:
     tasks.schedule(shrink_picture, "portrait.png")
-    tasks.task(name="fetch contacts", on_error=once_more).schedule(fetch_contacts, "ldap")
+    twice = retry(attempts=2, backoff=0.1, jitter=False)
+    tasks.task(name="fetch contacts", retry=twice, on_error=tell).schedule(fetch_contacts, "ldap")
     return {"status": "begun"}
 
 

@@ -114,7 +114,7 @@ async def complete(
 ) -> StreamingResponse:
     usage = Usage(customer)
     # The task gets the object and not the number, which is known only when the request is over.
-    billing = tasks.task(name="bill", shield=True, timeout=5, on_error=again)
+    billing = tasks.task(name="bill", shield=True, timeout=5, retry=again)
     billing.after_response.schedule(ledger.charge, usage)
     tokens = await closing.enter_async_context(aclosing(metered(generate(prompt), usage)))
     return StreamingResponse(tokens, media_type="text/event-stream")

@@ -17,9 +17,9 @@ from taskphase._drive.job import Job
 from taskphase._drive.runner import Runner
 from taskphase._machine import dispatch, drain
 from taskphase._machine.config import UNSET
-from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.dispatch import Outcome
 from taskphase._machine.drain import DrainEvent, Sweep
-from taskphase._machine.life import LifeEvent
+from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import ScopeEvent
 from taskphase._machine.table import IllegalEvent
 
@@ -127,9 +127,12 @@ class System:
                 if not task._step():
                     raise IllegalEvent(task.status, LifeEvent.STEP)
             case What.FINISH, Outcome() as outcome:
-                self._follow(task, dispatch.DISPATCH[outcome, task.config.on_error is not None])
-            case What.ANSWER, Answer() as answer:
-                self._follow(task, dispatch.after_handler(answer, task.status))
+                again = event.flag and task.status is TaskStatus.RUNNING
+                self._follow(task, dispatch.DISPATCH[outcome, again, task.config.on_error is not None])
+            case What.HANDLER_ENDS, _:
+                if task.status not in (TaskStatus.HANDLING, TaskStatus.ABORTING):
+                    raise IllegalEvent(task.status, LifeEvent.FAIL)
+                self._follow(task, LifeEvent.FAIL)
             case What.PAUSE_ENDS, _:
                 self.paused.remove(task)
                 self.runner.resumed(task)

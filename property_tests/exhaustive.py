@@ -23,7 +23,7 @@ from property_tests.driven import System, foreseen, meet, seen
 from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase._machine import dispatch, drain, life, scope
 from taskphase._machine.config import DEFAULT_WHEN, When
-from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.dispatch import Outcome
 from taskphase._machine.drain import DrainEvent, DrainStage
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeEvent, ScopeState
@@ -116,27 +116,15 @@ def walk(table: Table, *, depth: float = math.inf, until: float = math.inf) -> t
 
 
 def check_dispatch() -> int:
-    """Try every end of an attempt and every answer, in every status. Return how many that were."""
+    """Try every end of an attempt. Return how many there are."""
     count = 0
     for outcome, has_handler in product(Outcome, (False, True)):
-        expected: object = model.meaning_of_end(outcome, has_handler=has_handler)
-        agree((outcome, has_handler), dispatch.DISPATCH[outcome, has_handler], expected)
-        count += 1
-    told_to_stop = {TaskStatus.HANDLING: False, TaskStatus.ABORTING: True}
-    for answer, status in product(Answer, TaskStatus):
-        expected = None
-        if status in told_to_stop:
-            expected = model.meaning_of_answer(answer, told_to_stop=told_to_stop[status])
-        agree((answer, status), _or_refused(dispatch.after_handler, answer, status), expected)
-        count += 1
+        # Nobody asks the policy unless the attempt has raised.
+        for again in (False, True) if outcome is Outcome.RAISED else (False,):
+            expected = model.meaning_of_end(outcome, again=again, has_handler=has_handler)
+            agree((outcome, again, has_handler), dispatch.DISPATCH[outcome, again, has_handler], expected)
+            count += 1
     return count
-
-
-def _or_refused(ask: Callable[..., LifeEvent], *args: object) -> LifeEvent | None:
-    try:
-        return ask(*args)
-    except IllegalEvent:
-        return None
 
 
 def check_tables(depth: int) -> None:
@@ -173,8 +161,8 @@ def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: boo
                 yield Event(What.SCHEDULE, None, kind, flag=True)
     for number in numbers:
         yield from (Event(What.FINISH, number, outcome) for outcome in Outcome)
-        yield from (Event(What.ANSWER, number, answer) for answer in Answer)
-        yield from (Event(what, number) for what in (What.STEP, What.PAUSE_ENDS, What.CANCEL))
+        yield Event(What.FINISH, number, Outcome.RAISED, flag=True)
+        yield from (Event(what, number) for what in (What.STEP, What.HANDLER_ENDS, What.PAUSE_ENDS, What.CANCEL))
     # (A scope that is over while its route runs has no place in these programs.)
     yield from (Event(What.SIGNAL, how=signal) for signal in ScopeEvent if signal is not ScopeEvent.GIVEN_UP)
     yield Event(What.SIGNAL, how=ScopeEvent.ENDED, flag=True)

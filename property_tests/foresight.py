@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from property_tests.programs import Cancel, Cling, Fail, Handler, Hold, Sleep, Spec, Wait
+from property_tests.programs import Cancel, Cling, Fail, Hold, Policy, Sleep, Spec, Wait
 from taskphase import TaskStatus
 
 _TOO_CLOSE = 0.01
@@ -20,7 +20,7 @@ def ends_of(spec: Spec) -> Iterator[tuple[TaskStatus, int]]:
         if outcome == "returns":
             yield TaskStatus.SUCCEEDED, attempt
             return
-        if not _retries(spec.handler, attempt):
+        if not _retries(spec.retry, attempt):
             yield TaskStatus.FAILED, attempt
             return
         attempt += 1
@@ -33,8 +33,8 @@ def stops_at_once(spec: Spec) -> bool:
     return not any(isinstance(action, Hold | Cling) for action in spec.actions)
 
 
-def _retries(handler: Handler | None, attempt: int) -> bool:
-    return handler is not None and handler.answer == "retry" and attempt <= handler.retries
+def _retries(policy: Policy | None, attempt: int) -> bool:
+    return policy is not None and attempt <= policy.retries
 
 
 def _attempt(spec: Spec, attempt: int) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from taskphase._machine.config import When
-from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.dispatch import Outcome
 from taskphase._machine.drain import DrainEvent, DrainStage, Sweep
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeEvent, ScopeState, Verdict
@@ -59,8 +59,8 @@ def may_live(past: Past, event: LifeEvent) -> bool:
         return runs_code(past) and not in_handler(past)
     if event is L.FAIL:
         return runs_code(past)
-    if event is L.RETRY:  # only a handler asks (G4), and only for a task that nobody has told to stop (G9)
-        return in_handler(past) and L.CANCEL not in past
+    if event is L.RETRY:  # after an attempt (G16), and only for a task that nobody has told to stop (G9)
+        return runs_code(past) and not in_handler(past) and L.CANCEL not in past
     if event is L.CANCEL:
         return L.CANCEL not in past
     after: dict[LifeEvent, tuple[LifeEvent | None, ...]] = {
@@ -168,18 +168,15 @@ def takes(events: Sequence[DrainEvent], *, by_shielded: bool) -> bool:
     return events.count(D.DEADLINE) < (2 if by_shielded else 1)
 
 
-# One attempt: how it ended, and what its handler answered (G4, G16).
+# One attempt: how it ended, and what its policy answered (G4, G16).
 
 
-def meaning_of_end(outcome: Outcome, *, has_handler: bool) -> LifeEvent:
-    """Say what the end of an attempt is to its task."""
+def meaning_of_end(outcome: Outcome, *, again: bool, has_handler: bool) -> LifeEvent:
+    """Say what the end of an attempt is to its task. `again`: the policy wants another one, and may have it."""
     if outcome is Outcome.RETURNED:
         return L.SUCCEED
     if outcome is Outcome.CANCELLED:
         return L.UNWIND
+    if outcome is Outcome.RAISED and again:
+        return L.RETRY
     return L.RAISE if outcome is Outcome.RAISED and has_handler else L.FAIL
-
-
-def meaning_of_answer(answer: Answer, *, told_to_stop: bool) -> LifeEvent:
-    """Say what the end of the handler is to its task."""
-    return L.RETRY if answer is Answer.RETRY and not told_to_stop else L.FAIL

@@ -62,7 +62,7 @@ def g1_g15_starts_are_in_the_order_of_schedule(story: Story) -> None:
 
 def g15_slots_are_given_first_in_first_out(story: Story) -> None:
     """On asyncio, with nobody that comes back for another attempt."""
-    if story.program.max_running is None or any(spec.handler for spec in specs_in(story.program)):
+    if story.program.max_running is None or any(spec.handler or spec.retry for spec in specs_in(story.program)):
         return
     immediate = [n for n, call, task in story.tasks() if call.phase is Phase.IMMEDIATE and task.attempt]
     immediate = [n for n in immediate if not from_thread(story, n) and not story.calls[n].spec.sync]

@@ -14,7 +14,6 @@ from property_tests.model import (
     in_handler,
     may_drain,
     may_live,
-    meaning_of_answer,
     meaning_of_end,
     runs_code,
     sweep_of,
@@ -22,7 +21,7 @@ from property_tests.model import (
     verdict_of,
 )
 from taskphase._machine.config import When
-from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.dispatch import Outcome
 from taskphase._machine.drain import DrainEvent, Sweep
 from taskphase._machine.life import LifeEvent
 from taskphase._machine.scope import Phase, ScopeEvent, Verdict
@@ -40,7 +39,7 @@ class Kind:
     has_handler: bool = True
 
 
-What = Enum("What", "SCHEDULE ARRIVE SIGNAL STEP FINISH ANSWER PAUSE_ENDS CANCEL DRAIN")
+What = Enum("What", "SCHEDULE ARRIVE SIGNAL STEP FINISH HANDLER_ENDS PAUSE_ENDS CANCEL DRAIN")
 Fate = Enum("Fate", "HAPPENS CHANGES_NOTHING CLOSED SATURATED ILLEGAL IMPOSSIBLE")
 
 
@@ -49,12 +48,12 @@ class Event:
     """One event of a program. `task`: whose; for SCHEDULE: of which task, if any, the call is part.
 
     `flag`: an ENDED scope has failed, if its route did not end before; a SCHEDULE comes from a thread, so that the
-    task is on its way until ARRIVE.
+    task is on its way until ARRIVE; after an attempt that FINISHes, the policy asks for another one.
     """
 
     what: What
     task: int | None = None
-    how: Kind | ScopeEvent | Outcome | Answer | DrainEvent | None = None
+    how: Kind | ScopeEvent | Outcome | DrainEvent | None = None
     flag: bool = False
 
 
@@ -114,7 +113,7 @@ class World:
             case What.FINISH, _ if in_handler(past):
                 return Fate.IMPOSSIBLE
             case _:
-                happens = may_live(past, self._meaning(event)) and in_handler(past) is (event.what is What.ANSWER)
+                happens = may_live(past, self._meaning(event)) and in_handler(past) is (event.what is What.HANDLER_ENDS)
                 return Fate.HAPPENS if happens else Fate.ILLEGAL
 
     def _fate_of_schedule(self, kind: Kind, event: Event) -> Fate:
@@ -135,11 +134,11 @@ class World:
         assert event.task is not None
         match event.how:
             case Outcome() as outcome:
-                return meaning_of_end(outcome, has_handler=self.kinds[event.task].has_handler)
-            case Answer() as answer:
-                return meaning_of_answer(answer, told_to_stop=L.CANCEL in self.pasts[event.task])
+                again = event.flag and L.CANCEL not in self.pasts[event.task]
+                return meaning_of_end(outcome, again=again, has_handler=self.kinds[event.task].has_handler)
             case _:
-                return L.STEP if event.what is What.STEP else L.CANCEL
+                meanings = {What.STEP: L.STEP, What.HANDLER_ENDS: L.FAIL}
+                return meanings.get(event.what, L.CANCEL)
 
     def happen(self, event: Event) -> None:
         """Add `event`, which happens, and whatever must follow from it."""

@@ -68,15 +68,19 @@ Actions: TypeAlias = tuple[Action, ...]
 
 @dataclass(frozen=True, repr=False)
 class Handler(Compact):
-    """What an `on_error` does, after so many seconds. It asks for another attempt `retries` times, each after `after`
-    seconds; from then on it returns.
-    """
+    """What an `on_error` does, after so many seconds."""
 
-    answer: Literal["return", "raise", "retry"] = "return"
+    answer: Literal["return", "raise"] = "return"
     seconds: float = 0
+    sync: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Policy(Compact):
+    """A `retry`: it asks for another attempt `retries` times, each after `after` seconds, and for no more."""
+
     retries: int = 1
     after: float = 0.5
-    sync: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,6 +93,7 @@ class Spec(Compact):
     timeout: float | None = None
     handler: Handler | None = None
     sync: bool = False
+    retry: Policy | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,12 +137,11 @@ _plain = st.one_of(
 
 handlers = st.builds(
     Handler,
-    answer=st.sampled_from(["return", "raise", "retry", "retry"]),
+    answer=st.sampled_from(["return", "raise"]),
     seconds=st.sampled_from([0, 0.5]),
-    retries=st.integers(1, 2),
-    after=st.sampled_from([0, 0.5, 2]),
     sync=st.booleans(),
 )
+policies = st.builds(Policy, retries=st.integers(1, 2), after=st.sampled_from([0, 0.5, 2]))
 
 
 def specs(depth: int) -> st.SearchStrategy[Spec]:
@@ -150,6 +154,7 @@ def specs(depth: int) -> st.SearchStrategy[Spec]:
         shield=st.sampled_from([None, False, True, True, 1.3]),
         timeout=st.sampled_from([None, None, None, 0, 0.75, 2]),
         handler=st.none() | handlers,
+        retry=st.none() | policies,
         sync=st.sampled_from([False, False, False, True]),
     )
 

@@ -47,7 +47,7 @@ def g1_no_task_starts_inside_schedule_or_more_often_than_it_was_asked_to(story: 
         assert attempts == list(range(1, len(attempts) + 1)), f"task {number} has made the attempts {attempts}"
         if not call.spec.sync:
             assert len(attempts) == task.attempt, f"task {number} counts {task.attempt} attempts, and made {attempts}"
-        retries = len(story.when("handled", number))
+        retries = len(story.when("asked", number))
         assert task.attempt <= 1 + retries, f"task {number} was started again without being asked"
         if begins:
             assert begins[0][0] > place_of(story, "taken", number), f"task {number} has started inside schedule()"
@@ -124,8 +124,12 @@ def g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once
             assert type(exc).__name__ in ("Boom", "TimeoutError"), f"the handler got {exc!r}"
         if call.spec.handler is None:
             assert not handled
-        elif call.spec.timeout is None and not abandoned(story, number):
-            assert len(handled) == len(failed_attempts), f"{len(handled)} handlers for {len(failed_attempts)} failures"
+        else:
+            assert len(handled) == (task.status is S.FAILED), f"{len(handled)} handlers, and the task is {task.status}"
+        questions = [event.detail for _, event in story.when("asked", number)]
+        assert all(about == number for about, _ in questions), f"the policy of {number} was asked of {questions}"
+        if call.spec.timeout is None and not abandoned(story, number):
+            assert len(questions) <= len(failed_attempts), f"{questions} after {len(failed_attempts)} failures"
         name = f"'task-{number}'"
         errors = [log for log in story.logs if log.level == logging.ERROR and name in log.text]
         final = [log for log in errors if f"task {name} failed in attempt {task.attempt}" in log.text]
@@ -214,7 +218,7 @@ def g9_what_was_cut_short_is_logged_by_name(story: Story) -> None:
 
 def g15_the_limits_hold(story: Story) -> None:
     most, pending_most = story.program.max_running, story.program.max_pending
-    retried = any(spec.handler is not None and spec.handler.answer == "retry" for spec in specs_in(story.program))
+    retried = any(spec.retry is not None for spec in specs_in(story.program))
     for event in story.events:
         statuses = Counter(event.tasks)
         holding = sum(statuses[status] for status in _HOLDS_SLOT)
@@ -245,13 +249,13 @@ def g16_an_attempt_has_its_time_and_a_retry_its_pause(story: Story) -> None:
             for begin, finish in zip(begins, finishes, strict=False):
                 took = finish.time - begin.time
                 assert took <= call.spec.timeout + A_MOMENT, f"an attempt at task {number} took {took} s"
-        handled = [event for _, event in story.when("handled", number)]
-        for answered, begin in zip(handled, begins[1:], strict=False):
-            assert call.spec.handler is not None
+        asked_at = [event for _, event in story.when("asked", number)]
+        for answered, begin in zip(asked_at, begins[1:], strict=False):
+            assert call.spec.retry is not None
             waited = begin.time - answered.time
-            assert waited >= call.spec.handler.after - A_MOMENT, f"task {number} waited {waited} s before a retry"
+            assert waited >= call.spec.retry.after - A_MOMENT, f"task {number} waited {waited} s before a retry"
             if story.program.max_running is None and not call.spec.sync:
-                assert waited <= call.spec.handler.after + A_MOMENT, f"task {number} waited {waited} s before a retry"
+                assert waited <= call.spec.retry.after + A_MOMENT, f"task {number} waited {waited} s before a retry"
 
 
 def g17_the_handle_tells_what_has_become_of_its_task(story: Story) -> None:

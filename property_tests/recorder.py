@@ -12,11 +12,10 @@ import anyio.from_thread
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from property_tests.programs import Action, Cancel, Cling, Fail, Handler, Hold, Program, Schedule, Sleep, Wait
+from property_tests.programs import Action, Cancel, Cling, Fail, Handler, Hold, Policy, Program, Schedule, Sleep, Wait
 from property_tests.story import LEFT, SECRET, TAG, Event, Scheduled, Story
 from taskphase import (
     Phase,
-    Retry,
     Task,
     TaskCancelled,
     TaskDropped,
@@ -28,8 +27,8 @@ from taskphase import (
     current_host,
     current_task,
 )
-from taskphase._simulation.schedule import here
 from taskphase.testing import mark, pause
+from taskphase.testing._simulation.schedule import here
 
 
 class Boom(Exception):
@@ -105,9 +104,15 @@ class Recorder:
         call = Scheduled(spec, by, scope, phase)
         self.story.calls.append(call)
         handler = None if spec.handler is None else self._handler(spec.handler, number)
+        policy = None if spec.retry is None else self._policy(spec.retry, number)
         timeout = spec.timeout if spec.timeout is None else spec.timeout + self.jitter(number, 90)
         definition = place.task(
-            name=f"task-{number}", shield=spec.shield, on_error=handler, when=spec.when, timeout=timeout
+            name=f"task-{number}",
+            shield=spec.shield,
+            on_error=handler,
+            when=spec.when,
+            timeout=timeout,
+            retry=policy,
         )
         self.note("call", number, by)
         token = TAG.set(number)
@@ -180,24 +185,28 @@ class Recorder:
                 target.cancel()
 
     def _handler(self, handler: Handler, number: int) -> Callable[..., Any]:
-        def answer(task: Task[Any]) -> Retry | None:
+        def answer() -> None:
             if handler.answer == "raise":
                 raise Boom(number)
-            if handler.answer == "retry" and task.attempt <= handler.retries:
-                return Retry(after=handler.after)
-            return None
 
-        async def on_error(task: Task[Any], exc: Exception) -> Retry | None:
+        async def on_error(task: Task[Any], exc: Exception) -> None:
             with self.span("handler", "handled", number, (self.number_of(task), exc)):
                 await anyio.sleep(handler.seconds)
-                return answer(task)
+                answer()
 
-        def sync_on_error(task: Task[Any], exc: Exception) -> Retry | None:
+        def sync_on_error(task: Task[Any], exc: Exception) -> None:
             with self.span("handler", "handled", number, (self.number_of(task), exc)):
                 pause(handler.seconds)
-                return answer(task)
+                answer()
 
         return sync_on_error if handler.sync else on_error
+
+    def _policy(self, policy: Policy, number: int) -> Callable[..., float | None]:
+        def ask(task: Task[Any], exc: Exception) -> float | None:
+            self.note("asked", number, (self.number_of(task), exc))
+            return policy.after if task.attempt <= policy.retries else None
+
+        return ask
 
     def _back(self, back: int) -> Task[Any] | None:
         tasks = [task for _, _, task in self.story.tasks()]

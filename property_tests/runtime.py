@@ -17,8 +17,8 @@ from property_tests.recorder import Boom, Recorder
 from property_tests.story import TAG, Log, Story
 from taskphase._drive.on_trio import TrioSeam
 from taskphase._machine.life import ENDS
-from taskphase._simulation.faults import Fault
 from taskphase.testing import Call, Policy, simulate
+from taskphase.testing._simulation.faults import Fault
 
 # Steps of a run. The longest program takes a few hundred.
 _MOST_STEPS = 20_000

@@ -258,9 +258,7 @@ def test_without_a_lifespan_the_call_lasts_until_its_tasks_have_ended_g1_g13(
 
 @backends
 @given(described=apps.apps(apps.routes(HTTP), mode=st.just("never")), seed=seeds)
-def test_whoever_asks_for_tasks_of_an_app_that_has_none_is_told_what_to_call_g13(
-    described: Described, backend: str, seed: int
-) -> None:
+def test_without_add_tasks_the_error_says_to_call_add_tasks_g13(described: Described, backend: str, seed: int) -> None:
     journal = run(described, backend, seed)
     (answer,) = journal.answers.values()
     assert answer.status == 500

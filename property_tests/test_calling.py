@@ -178,7 +178,7 @@ def dressed(dress: Dress, body: Body, signature: Signature, bound: Arguments) ->
     bound=arguments,
     call=arguments,
 )
-def test_what_can_be_called_like_this_runs_as_if_it_was_called_and_what_cannot_is_refused_at_once_g7(
+def test_a_callable_runs_as_if_called_and_a_wrong_call_is_refused_at_once_g7(
     backend: Any, dress: Dress, body: Body, signature: Signature, bound: Arguments, call: Arguments
 ) -> None:
     func = dressed(dress, body, signature, bound)

@@ -64,7 +64,7 @@ def test_each_ends_when_its_kind_has_to_and_the_host_closes_with_the_last_g9(
 
 @BACKENDS
 @given(protection=st.sampled_from([0.5, 1, 2, 3]), scheduled=st.sampled_from([0.25, 1.5]))
-def test_a_shield_of_some_seconds_ends_in_time_also_for_who_comes_while_the_host_waits_g9(
+def test_a_shield_of_some_seconds_ends_in_time_for_tasks_of_the_drain_too_g9(
     backend: Any, protection: float, scheduled: float
 ) -> None:
     latest: list[Task[Any]] = []
@@ -149,7 +149,7 @@ def test_what_is_cancelled_on_its_way_from_a_thread_holds_no_closing_up_g2_g8_g9
 
 
 @BACKENDS
-def test_what_a_thread_schedules_at_the_very_last_moment_has_ended_when_the_host_is_closed_g2_g8(backend: Any) -> None:
+def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2_g8(backend: Any) -> None:
     tasks: list[Task[Any]] = []
 
     async def turns() -> None:
@@ -175,7 +175,7 @@ def test_what_a_thread_schedules_at_the_very_last_moment_has_ended_when_the_host
 
 
 @BACKENDS
-def test_a_host_that_waits_for_the_shielded_takes_nothing_from_those_of_another_g9(backend: Any) -> None:
+def test_a_host_waiting_for_shielded_tasks_takes_no_tasks_of_another_host_g9(backend: Any) -> None:
     async def schedule_elsewhere(host: TaskHost) -> None:
         await anyio.sleep(1)
         host.schedule(nothing)
@@ -206,7 +206,7 @@ def test_a_task_that_closes_its_own_host_is_told_not_to_g9(backend: Any) -> None
 
 
 @given(st.lists(st.sampled_from([0.5, 0.75, 1]), max_size=3))
-def test_whoever_waits_for_the_close_and_is_cancelled_natively_still_waits_for_it_g9(pauses: list[float]) -> None:
+def test_a_natively_cancelled_waiter_still_waits_for_the_close_g9(pauses: list[float]) -> None:
     async def main() -> tuple[bool, float]:
         async with TaskHost() as host:
             await host.task(shield=True).schedule(anyio.sleep, 4).started.wait()

@@ -96,7 +96,7 @@ class Nesting:
 @BACKENDS
 @given(steps=nested, seed=seeds)
 @example(steps=(Open((Open((On(0),)),)),), seed=0)
-def test_each_finds_its_own_host_and_task_however_they_are_nested_g14(backend: str, steps: Nested, seed: int) -> None:
+def test_nested_hosts_and_tasks_each_are_found_as_current_g14(backend: str, steps: Nested, seed: int) -> None:
     nesting = Nesting()
     run(lambda: nesting.follow(steps, (), None, own=False), backend, policy=RandomWalk(seed))
     assert not nesting.wrong
@@ -112,7 +112,7 @@ def test_each_finds_its_own_host_and_task_however_they_are_nested_g14(backend: s
     phases=st.lists(st.sampled_from(Phase), max_size=8),
     seed=seeds,
 )
-def test_a_thread_that_schedules_faster_than_the_loop_turns_meets_the_same_limits_g8_g15(
+def test_a_thread_faster_than_the_loop_meets_the_same_limits_g8_g15(
     backend: str, running: int | None, pending: int, phases: list[Phase], seed: int
 ) -> None:
     taken: list[bool] = []
@@ -161,7 +161,7 @@ def test_what_was_refused_for_want_of_room_is_as_new_and_may_come_again_g15(back
 
 @BACKENDS
 @given(cancelled=st.lists(st.booleans(), max_size=6), pending=st.integers(0, 6))
-def test_a_batch_of_ones_own_starts_what_is_left_in_it_as_there_is_room_g15_g17(
+def test_a_batch_made_by_hand_starts_its_tasks_as_there_is_room_g15_g17(
     backend: str, cancelled: list[bool], pending: int
 ) -> None:
     ran: list[int] = []

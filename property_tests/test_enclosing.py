@@ -177,7 +177,7 @@ def story_of(block: Block, cancel_at: int, backend: str, *, by_itself: bool) -> 
 @BACKENDS
 @example(block=Block("shield", ("thread", "rest")), cancel_at=0, by_itself=False)
 @given(block=BLOCKS, cancel_at=st.integers(0, 4), by_itself=st.booleans())
-def test_a_scope_that_is_put_around_a_task_is_one_that_it_has_entered_first_g9_g17(
+def test_a_late_scope_around_a_task_equals_a_scope_entered_first_g9_g17(
     backend: str, block: Block, cancel_at: int, by_itself: bool
 ) -> None:
     late = story_of(block, cancel_at, backend, by_itself=by_itself)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from property_tests.compact import Compact
 from property_tests.simulated import nothing, place_of, run
-from taskphase import Phase, Retry, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
+from taskphase import Phase, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
 from taskphase.testing import pause
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -51,13 +51,14 @@ def handle_in_thread(task: Task[Any], exc: Exception) -> None:
     pause(2)
 
 
-async def ask_for_another(task: Task[Any], exc: Exception) -> Retry:
-    return Retry(after=2)
+def ask_for_another(task: Task[Any], exc: Exception) -> float:
+    return 2
 
 
 def schedule_member(tasks: TasksScheduler, member: Member) -> Task[Any]:
-    handlers = {"handler": handle, "handler in a thread": handle_in_thread, "pause": ask_for_another}
-    define = tasks.task(shield=member.shield, on_error=handlers.get(member.at))
+    handlers = {"handler": handle, "handler in a thread": handle_in_thread}
+    policy = ask_for_another if member.at == "pause" else None
+    define = tasks.task(shield=member.shield, on_error=handlers.get(member.at), retry=policy)
     if member.at == "function":
         return define.schedule(anyio.sleep, 2)
     return define.schedule(pause, 2) if member.at == "thread" else define.schedule(fail_once)
@@ -76,7 +77,7 @@ def schedule_member(tasks: TasksScheduler, member: Member) -> Task[Any]:
     ),
     in_thread=st.booleans(),
 )
-def test_a_task_group_that_is_cancelled_takes_all_with_it_but_the_shielded_wherever_they_are_g4_g8_g9_g16(
+def test_a_cancelled_task_group_cancels_all_but_shielded_tasks_g4_g8_g9_g16(
     backend: str, members: list[Member], in_thread: bool
 ) -> None:
     tasks: list[Task[Any]] = []
@@ -129,7 +130,7 @@ def test_a_closed_task_group_refuses_what_comes_and_drops_what_waited_g2(backend
 
 @BACKENDS
 @given(phases=st.lists(st.sampled_from(Phase), max_size=4))
-def test_a_scheduler_of_the_group_of_a_host_is_one_of_the_host_g15(backend: str, phases: list[Phase]) -> None:
+def test_a_scheduler_of_the_group_of_a_host_belongs_to_the_host_g15(backend: str, phases: list[Phase]) -> None:
     async def main() -> tuple[list[Task[Any]], float]:
         async with TaskHost(max_running=1, drain_timeout=9) as host, TasksScheduler(host.tg) as tasks:
             held = [place_of(tasks, phase).schedule(anyio.sleep, 1) for phase in phases]

@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO
 
 import taskphase
-from taskphase import Retry, Task, TaskHost, TasksClosedError, TasksSaturatedError, TaskStatus
+from taskphase import Task, TaskHost, TasksClosedError, TasksSaturatedError, TaskStatus
 
 HOME = Path(taskphase.__file__).parent
 FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.py"))}
@@ -97,9 +97,9 @@ class Program:
         await self.work(name)
         raise ValueError(name)
 
-    async def again(self, task: Task[Any], error: Exception) -> Retry | None:
+    def again(self, task: Task[Any], error: Exception) -> float | None:
         # Another attempt takes a slot that was free when another task was taken, which then has to wait.
-        return Retry(after=0) if task.attempt == 1 and self.action != "schedule" else None
+        return 0 if task.attempt == 1 and self.action != "schedule" else None
 
     def schedule(self, place: Any, func: Callable[..., Any], name: str) -> None:
         try:
@@ -138,7 +138,7 @@ class Program:
                         self.schedule(self.scope.after_route, self.work, "after_route")
                         with host._runner.busy():  # as if this were an interruption too
                             self.schedule(host, self.work, "by the inbox")
-                        self.schedule(self.scope.task(on_error=self.again), self.fail, "failing")
+                        self.schedule(self.scope.task(retry=self.again), self.fail, "failing")
                     self.look()
                     await checkpoint()
                     self.tasks[1].cancel()
@@ -181,7 +181,7 @@ def run(backend: tuple[str, dict[str, Any]], at: int, *setting: Any) -> tuple[Pr
     ("action", "max_running", "max_pending"),
     [("schedule", 2, 2), ("schedule", 1, 3), ("defer", 2, 4), ("cancel", 1, 4), ("cancel one", 2, 4), ("both", 2, 3)],
 )
-def test_wherever_the_library_is_interrupted_each_task_ends_once_and_limits_hold_g2_g3_g8_g15(
+def test_at_any_interruption_each_task_ends_once_and_limits_hold_g2_g3_g8_g15(
     action: str, max_running: int, max_pending: int, anyio_backend: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="taskphase")

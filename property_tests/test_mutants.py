@@ -11,7 +11,7 @@ from property_tests.mutants.planted import Mutant, planted
 from property_tests.mutants.trial import ROOT
 
 
-def test_the_old_text_of_each_planted_bug_is_in_its_file_once_and_the_new_one_is_other_code() -> None:
+def test_each_planted_bug_replaces_a_unique_text_of_its_file_by_other_code() -> None:
     for mutant in planted():
         text = (ROOT / mutant.file).read_text()
         changed = mutant.change(text)

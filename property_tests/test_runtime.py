@@ -16,6 +16,7 @@ from property_tests.programs import (
     Fail,
     Handler,
     Hold,
+    Policy,
     Program,
     Schedule,
     Scope,
@@ -30,8 +31,8 @@ from property_tests.recorder import Boom
 from property_tests.runtime import Meddle, tell
 from property_tests.story import Story
 from taskphase import Phase
-from taskphase._simulation.faults import Fault
 from taskphase.testing import Cancel, Deviate, Throw
+from taskphase.testing._simulation.faults import Fault
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -61,7 +62,7 @@ def test_what_trio_makes_of_a_program_is_what_was_promised_g1_to_g17(program: Pr
 
 @BACKENDS
 @given(program=programs, other=deviations)
-def test_whoever_steps_first_all_but_the_order_is_as_promised_g2_to_g17(
+def test_under_any_first_steps_all_but_the_order_is_as_promised_g2_to_g17(
     backend: str, program: Program, other: dict[int, int]
 ) -> None:
     check(tell(program, backend=backend, policy=Deviate(other)), ALWAYS)
@@ -165,7 +166,7 @@ TYPICAL = [
     # Retries, one slot, and one that waits for another.
     Program(
         tasks=(
-            Spec((Sleep(0.5), Fail(1)), handler=Handler("retry", seconds=0.5), shield=True),
+            Spec((Sleep(0.5), Fail(1)), retry=Policy(after=1), shield=True),
             Spec((Wait(1), Fail()), handler=Handler("raise")),
             Spec((Sleep(1),), timeout=0.75),
         ),

@@ -40,7 +40,7 @@ def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
 @given(
     phases=st.lists(st.sampled_from([Phase.IMMEDIATE, Phase.AFTER_ROUTE]), min_size=1, max_size=3), before=st.booleans()
 )
-def test_whoever_is_cancelled_waits_for_first_steps_all_the_same_g1_g11(
+def test_a_cancelled_route_waits_for_first_steps_all_the_same_g1_g11(
     backend: str, phases: list[Phase], before: bool
 ) -> None:
     begun: list[Phase] = []
@@ -74,7 +74,7 @@ def route_of(tasks: TasksScheduler, has_route: bool) -> Any:
 
 @BACKENDS
 @given(seed=seeds, has_route=st.booleans())
-def test_the_phases_of_a_scope_start_one_after_the_other_however_a_turn_is_ordered_g1(
+def test_the_phases_of_a_scope_start_in_order_under_any_order_of_a_turn_g1(
     backend: str, seed: int, has_route: bool
 ) -> None:
     begun: list[Phase] = []
@@ -119,7 +119,7 @@ def test_what_first_steps_schedule_has_started_too_when_the_route_is_left_g1(
     ending=st.sampled_from(["return", "raise", "cancel"]),
     kinds=st.lists(st.tuples(st.sampled_from(list(Phase)[1:]), st.sampled_from(["success", "failure", "always"]))),
 )
-def test_a_route_that_is_cancelled_has_failed_as_one_that_raises_g5(
+def test_a_cancelled_route_has_failed_like_a_raising_route_g5(
     backend: str, has_route: bool, ending: str, kinds: list[tuple[Phase, Any]]
 ) -> None:
     async def main() -> list[Task[Any]]:

@@ -88,7 +88,7 @@ def test_the_innermost_setting_wins_in_a_host_g17(backend: str, of_host: Layer, 
 
 @BACKENDS
 @given(of_host=layers, of_scheduler=layers, of_task=several, is_of_host=st.booleans())
-def test_what_was_made_by_hand_has_the_settings_of_who_starts_it_below_its_own_g17(
+def test_a_task_by_hand_has_the_settings_of_its_starter_below_its_own_g17(
     backend: str, of_host: Layer, of_scheduler: Layer, of_task: list[Layer], is_of_host: bool
 ) -> None:
     async def main() -> None:
@@ -152,7 +152,7 @@ def test_retry_makes_the_attempts_that_it_was_told_to_and_the_pauses_g16(
 
     async def main() -> Task[None]:
         async with TaskHost(drain_timeout=math.inf) as host:
-            return host.task(on_error=retry(**vars(policy))).schedule(flaky)
+            return host.task(retry=retry(**vars(policy))).schedule(flaky)
 
     task = run(main, backend)
     pauses = policy.pauses(raised)

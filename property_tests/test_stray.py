@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from property_tests.simulated import run
-from taskphase import Retry, StrayCancellation, Task, TaskHost, TaskStatus
+from taskphase import StrayCancellation, Task, TaskHost, TaskStatus
 
 Kind: TypeAlias = Literal["cancellation", "error", "exit"]
 Tree: TypeAlias = "Kind | list[Tree]"
@@ -56,9 +56,10 @@ def outcome(tree: Tree, asking: Asking) -> Literal["cancelled", "stray", "failed
     shield=st.booleans(),
     retries=st.integers(0, 2),
 )
-def test_a_cancellation_is_a_failure_unless_somebody_has_asked_for_it_g2_g4(
+def test_a_cancellation_is_a_failure_unless_requested_g2_g4(
     trees: list[tuple[Tree, Asking]], timeout: float | None, shield: bool, retries: int
 ) -> None:
+    questions: list[tuple[Task[Any], Exception]] = []
     heard: list[tuple[Task[Any], Exception]] = []
 
     async def raise_them(tree: Tree, asking: Asking, natives: list[asyncio.Task[Any]]) -> None:
@@ -72,11 +73,14 @@ def test_a_cancellation_is_a_failure_unless_somebody_has_asked_for_it_g2_g4(
                 pass
         raise build(tree)
 
-    def handle(task: Task[Any], error: Exception) -> Retry | None:
-        heard.append((task, error))
-        return Retry(after=0) if task.attempt <= retries else None
+    def ask(task: Task[Any], error: Exception) -> float | None:
+        questions.append((task, error))
+        return 0 if task.attempt <= retries else None
 
-    async def ask(task: Task[Any], asking: Asking, natives: list[asyncio.Task[Any]]) -> None:
+    async def handle(task: Task[Any], error: Exception) -> None:
+        heard.append((task, error))
+
+    async def ask_to_stop(task: Task[Any], asking: Asking, natives: list[asyncio.Task[Any]]) -> None:
         await task.started.wait()
         if asking in ("the handle", "both"):
             task.cancel()
@@ -86,12 +90,12 @@ def test_a_cancellation_is_a_failure_unless_somebody_has_asked_for_it_g2_g4(
     async def main() -> None:
         begun: list[tuple[Tree, Asking, Task[Any], list[asyncio.Task[Any]]]] = []
         async with TaskHost() as host:
-            define = host.task(timeout=timeout, shield=shield, on_error=as_async(handle))
+            define = host.task(timeout=timeout, shield=shield, on_error=handle, retry=ask)
             for tree, asking in trees:
                 natives: list[asyncio.Task[Any]] = []
                 begun.append((tree, asking, define.schedule(raise_them, tree, asking, natives), natives))
             for _, asking, task, natives in begun:
-                await ask(task, asking, natives)
+                await ask_to_stop(task, asking, natives)
             for _, _, task, _ in begun:
                 await task.wait()
             assert host.running == 0
@@ -105,20 +109,15 @@ def test_a_cancellation_is_a_failure_unless_somebody_has_asked_for_it_g2_g4(
         if expected in ("cancelled", "failed in silence"):
             assert told == []
             return
-        assert told[-1] is task.exception
-        assert len(told) == task.attempt == (1 if asking in ("the handle", "both") else retries + 1)
-        assert all(isinstance(error, StrayCancellation) is (expected == "stray") for error in told)
+        assert told == [task.exception]
+        asked = [error for to, error in questions if to is task]
+        is_told_to_stop = asking in ("the handle", "both")
+        assert (len(asked), task.attempt) == ((0, 1) if is_told_to_stop else (retries + 1, retries + 1))
+        assert all(isinstance(error, StrayCancellation) is (expected == "stray") for error in (*asked, *told))
         if expected == "stray":
-            assert all(error.__cause__ is not None for error in told)
+            assert all(error.__cause__ is not None for error in (*asked, *told))
 
     run(main, "asyncio")
-
-
-def as_async(handle: Callable[[Task[Any], Exception], Retry | None]) -> Callable[[Task[Any], Exception], Any]:
-    async def call(task: Task[Any], error: Exception) -> Retry | None:
-        return handle(task, error)
-
-    return call
 
 
 @pytest.mark.parametrize("tree", ["cancellation", ["cancellation"], [["cancellation"], "error"]])

@@ -19,11 +19,11 @@ from property_tests.exhaustive import DRAIN, LIFE, SCOPE, Table, explore, walk
 from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase._machine import dispatch, drain, life, scope
 from taskphase._machine.config import When
-from taskphase._machine.dispatch import Answer, Outcome
+from taskphase._machine.dispatch import Outcome
 from taskphase._machine.drain import DrainStage, Sweep
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeState, Verdict
-from taskphase._machine.table import IllegalEvent, table
+from taskphase._machine.table import table
 
 # Long enough for each row of each table to be met.
 DEEP_ENOUGH = 5
@@ -69,7 +69,8 @@ class LifeAgainstModel(AgainstModel):
         asked_to_stop = past[past.index(LifeEvent.CANCEL) :] if LifeEvent.CANCEL in past else ()
         assert count[LifeEvent.STEP] <= 1 + count[LifeEvent.RETRY], "G1: once, and once for each retry"
         assert count[LifeEvent.STEP] <= count[LifeEvent.START], "G1: never before it was asked to start"
-        assert count[LifeEvent.RETRY] <= count[LifeEvent.RAISE], "G16: only a handler asks for another attempt"
+        assert count[LifeEvent.RETRY] <= count[LifeEvent.STEP], "G16: an attempt is asked for after an attempt"
+        assert count[LifeEvent.RAISE] <= 1, "G4: the handler is called once"
         assert not {LifeEvent.START, LifeEvent.STEP, LifeEvent.RETRY} & set(asked_to_stop), "G9: a stop is a stop"
         assert LifeEvent.DROP not in past or LifeEvent.START not in past, "G5: what was let go is not dropped"
         ends = {LifeEvent.SUCCEED, LifeEvent.FAIL, LifeEvent.UNWIND, LifeEvent.DROP}
@@ -94,23 +95,18 @@ class DispatchAgainstModel(LifeAgainstModel):
         self.meet(LifeEvent.STEP)
 
     @precondition(lambda self: model.runs_code(self.past) and not model.in_handler(self.past))
-    @rule(outcome=st.sampled_from(Outcome))
-    def the_attempt_ends(self, outcome: Outcome) -> None:
-        event = dispatch.DISPATCH[outcome, self.has_handler]
-        assert event is model.meaning_of_end(outcome, has_handler=self.has_handler)
+    @rule(outcome=st.sampled_from(Outcome), wanted=st.booleans())
+    def the_attempt_ends(self, outcome: Outcome, wanted: bool) -> None:
+        again = wanted and outcome is Outcome.RAISED and LifeEvent.CANCEL not in self.past
+        event = dispatch.DISPATCH[outcome, again, self.has_handler]
+        assert event is model.meaning_of_end(outcome, again=again, has_handler=self.has_handler)
         assert event in self.legal()
         self.meet(event)
 
-    @rule(answer=st.sampled_from(Answer))
-    def a_handler_answers(self, answer: Answer) -> None:
-        if not model.in_handler(self.past):
-            with pytest.raises(IllegalEvent):
-                dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
-            return
-        event = dispatch.after_handler(answer, self.state)  # type: ignore[arg-type]
-        assert event is model.meaning_of_answer(answer, told_to_stop=LifeEvent.CANCEL in self.past)
-        assert event in self.legal()
-        self.meet(event)
+    @precondition(lambda self: model.in_handler(self.past) and model.end_of(self.past) is None)
+    @rule()
+    def the_handler_ends(self) -> None:
+        self.meet(LifeEvent.FAIL)
 
 
 WHENS: tuple[When, ...] = get_args(When)
@@ -181,16 +177,16 @@ def test_each_history_leads_where_the_model_says_g1_g2_g5_g9(table: Table, depth
     assert complete is (table is DRAIN)
 
 
-def test_each_end_and_each_answer_means_what_the_model_says_g4_g16() -> None:
-    assert exhaustive.check_dispatch() == len(Outcome) * 2 + len(Answer) * len(TaskStatus)
+def test_each_end_of_an_attempt_means_what_the_model_says_g4_g16() -> None:
+    assert exhaustive.check_dispatch() == len(dispatch.DISPATCH) == (len(Outcome) + 1) * 2
 
 
 @pytest.mark.parametrize("max_running", [None, 1])
-def test_a_program_of_one_task_does_what_the_model_says_in_every_situation_g1_g2_g5_g9(max_running: int | None) -> None:
+def test_a_program_of_a_single_task_does_as_the_model_says_g1_g2_g5_g9(max_running: int | None) -> None:
     assert explore(World(max_running), most_tasks=1).complete
 
 
-def test_a_program_of_two_tasks_does_so_whatever_the_drain_does_g9_g15_g16() -> None:
+def test_a_program_of_two_tasks_does_as_the_model_says_in_any_drain_g9_g15_g16() -> None:
     kinds = [Kind(Phase.IMMEDIATE), Kind(Phase.IMMEDIATE, shielded=True)]
     assert explore(World(max_running=1), kinds=kinds, most_tasks=2).complete
 
@@ -204,7 +200,7 @@ def test_a_program_of_three_tasks_that_wait_for_a_slot_does_so_g15() -> None:
     assert explore(World(max_running=1), kinds=[Kind(Phase.IMMEDIATE)], most_tasks=3, depth=6).depth == 6
 
 
-def test_a_task_that_is_on_its_way_from_a_thread_does_so_and_is_swept_like_any_other_g8_g9() -> None:
+def test_a_task_on_its_way_from_a_thread_is_swept_like_any_other_task_g8_g9() -> None:
     assert explore(World(), most_tasks=1, threads=True).complete
 
 
@@ -235,8 +231,7 @@ def mutants() -> Iterator[tuple[str, Any, str, object]]:
             mutant = table({state: {e: to for (s, e), to in rows.items() if s is state} for state in states})
             yield f"{name} {what}", module, name, mutant
     for module, name, keys, values in (
-        (dispatch, "DISPATCH", product(Outcome, (False, True)), LifeEvent),
-        (dispatch, "ANSWERS", product(Answer, TaskStatus), LifeEvent),
+        (dispatch, "DISPATCH", iter(dispatch.DISPATCH), LifeEvent),
         (scope, "VERDICTS", product(ScopeState, Phase, (*WHENS, None)), Verdict),
     ):
         for what, rows in changed(getattr(module, name), keys, values):

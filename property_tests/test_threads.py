@@ -178,9 +178,7 @@ class Crowded:
 
 @BACKENDS
 @given(crowds)
-def test_whoever_wants_a_thread_has_it_in_turn_and_waits_as_long_as_it_may_g4_g8_g9_g16(
-    backend: Any, crowd: Crowd
-) -> None:
+def test_threads_are_given_in_turn_and_waited_for_within_bounds_g4_g8_g9_g16(backend: Any, crowd: Crowd) -> None:
     crowded = Crowded(crowd)
     closed = simulate(crowded.main, backend=backend).result()
     ends, is_called, closes = crowd.ends()
@@ -295,7 +293,7 @@ LAST = Rush((Want(1, 1), Want(1, 1), Want(1, 1), Want(2, 1)), threads=1, closes=
     seed=st.integers(0, 2**16) | st.none(),
     cancels=st.lists(st.integers(1, 60), max_size=2),
 )
-def test_no_slot_is_given_twice_or_lost_whoever_is_cancelled_and_when_g8_g9(
+def test_no_slot_is_given_twice_or_lost_by_any_cancellation_g8_g9(
     backend: Any, rush: Rush, seed: int | None, cancels: list[int]
 ) -> None:
     rushing = Rushing(rush)

@@ -7,7 +7,7 @@ its fields, between single spaces. The events of a server:
     refused TASK WHY                               schedule() has raised: "saturated" or "closed"
     began TASK ATTEMPT REQUEST                     the function was called; the request is what its context says
     ended TASK ATTEMPT HOW                         it has "returned", "raised", or was "cancelled"
-    handled TASK ATTEMPT                           the error handler was called
+    handled TASK ATTEMPT                           the handler was called, or the policy asked
     logged TASK                                    its failure was logged
     final TASK STATUS ATTEMPTS                     what the handle says, once it says an end; or at the very end
     returned REQUEST, failed REQUEST               the last line of the endpoint; or it raises

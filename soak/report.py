@@ -20,45 +20,34 @@ AT_REST = "{}, at rest: before · after a quarter · at the end"
 
 INTRODUCTION = """# Soak
 
-Real servers, on loopback, with concurrent clients that order tasks of every kind in all three phases, shielded and not,
-by HTTP and by websocket; some of the clients leave in the middle. All that happens is journalled outside of the
-server's process, one line in one write an event, and a checker proves from the journals that no promise was broken.
-`make soak` runs it all again, and writes this page; `MINUTES=`, `ROUNDS=` and `SEED=` change how much of it, and which
-random choices are made.
+Each round starts a real server on loopback, and ends it at a random moment. Clients order tasks of every kind in all
+three phases, by HTTP and by websocket. Some clients leave in the middle. Server and clients write each event to a
+journal outside of the server's process. A checker reads the journals, and counts each broken promise. `make soak` runs
+all of it and writes this page, with `MINUTES=`, `ROUNDS=` and `SEED=`.
 """
 
 CHECKED = """## What is checked
 
-- Each accepted task has exactly one end, and it is the right one for its kind; its handle tells the same as its own
-  function; none is lost. A failure is handled and logged as often as it should be (G2, G4, G16).
-- The drain waits for every thread, that of a task which has timed out included: unless `shield_timeout` is over, it has
-  ended before the app's own shutdown begins (G9).
-- Cancelled is only what the drain may cancel, not before `drain_timeout`, and, if shielded, not before `shield_timeout`
-  has passed as well (G9, G11).
-- A deferred task is dropped if the outcome of its route is not what it wants, and only then (G5).
-- Phases: no after_route task begins before its route has returned, no after_response task before the last message was
-  handed to the server and the app's call has ended; all tasks of the first two phases have begun before the first
-  message is handed over, and before the client has the response; a later phase begins later, and on asyncio the tasks
-  of a phase in the order of the calls (G1). Where `max_running` makes tasks wait, the last two are not judged.
-  Websocket sessions: the same, but no message of theirs waits for tasks (G12).
-- Nothing of a task comes after the app's own shutdown has begun, and the host's counts are 0 then (G10).
-- Each task sees the context of its own request (G6), a refused one never runs (G15), and no request fails, and no
-  connection breaks, before the signal (G3).
-- The exit code is the documented one, and all processes are gone within 20 seconds. In a graceful end the server's
-  output has no traceback.
-- After SIGKILL: what is in the journal is free of contradictions.
-- Under steady load: memory, threads and open files stay within their bounds; and when no task is left the process holds
-  no more objects of the library than before the load. (uvicorn itself holds on to the last request of a closed
-  connection for 5 s; these are waited for.)
+For each task and request: the [guarantees](guarantees.md) G1 to G6, G9 to G12, G15 and G16. Where `max_running` makes
+tasks wait, two parts of G1 are not checked: the start before the response, and the order of the starts. Also:
 
-A second SIGINT is sent up to 0.6 s after the first. hypercorn takes no notice of it, and uvicorn neither once it has
-asked the app to shut down. But if it finds uvicorn still waiting for requests, uvicorn leaves ("forced" above): it
-does not ask for the shutdown, and `asyncio.run` cancels every asyncio task natively, which no shield withstands. Up
-to the moment at which the user's lifespan is left all the above is checked in these rounds too, except what
-protects from cancellation; what has not ended by then is counted, and not judged.
+- The handle of a task and its function report the same end.
+- Before the signal no request fails, and no connection breaks.
+- The exit code is the documented one. All processes end within 20 seconds. A graceful end prints no traceback.
+- After SIGKILL the journal has no contradictions.
+- Under steady load, memory, threads and open files stay within their bounds. At rest the process has no more objects of
+  the library than before the load. (uvicorn keeps the last request of a closed connection for 5 s; the check waits.)
 
-SIGINT is sent to all processes of a server, as a terminal does, but only to the first one of granian: a worker of it
-that is told twice to end while a request is open [may come to a stop](shutdown.md#a-second-signal), whatever the app.
+A second SIGINT follows up to 0.6 s after the first:
+
+- hypercorn ignores the second SIGINT, and so does uvicorn while it waits for the shutdown of the app.
+- While uvicorn waits for requests, uvicorn ends without a shutdown of the app ("forced" above). `asyncio.run` cancels
+  all asyncio tasks, shielded tasks included.
+- With granian SIGINT goes to the first process only. A worker that gets two signals [may come to a
+  stop](shutdown.md#a-second-signal), with any app.
+
+SIGINT goes to all processes of the other servers, as from a terminal. After a forced end, protection from cancellation
+is not checked, and all other promises only until the end of the user's lifespan.
 """
 
 
@@ -98,7 +87,7 @@ def _total(result: Result) -> str:
 
 
 def _rounds(result: Result) -> str:
-    heads = ("server", "signal", "rounds", "tasks", "ended", "under way at the end", "slowest end, s", "violations")
+    heads = ("server", "signal", "rounds", "tasks", "ended", "not ended", "slowest end, s", "violations")
     rows = []
     for server in SERVERS:
         for name in SIGNALS:
@@ -140,8 +129,8 @@ def _ends(result: Result) -> str:
 Refused by `schedule()`: {refused["saturated"]:,} with `TasksSaturatedError`, {refused["closed"]:,} with
 `TasksClosedError`.
 Responses: {answers["200"]:,} with 200, {answers["418"]:,} with 418 (the route raises), {answers["503"]:,} with 503
-(`TasksSaturatedError`); {answers["gone"]:,} clients left in the middle. {sessions:,} were websocket sessions. Signs of
-life after a forced end: {late:,}.
+(`TasksSaturatedError`). Clients that left in the middle: {answers["gone"]:,}. Websocket sessions: {sessions:,}. Events
+after a forced end: {late:,}.
 """
 
 
@@ -156,10 +145,9 @@ def _steady(result: Result) -> str:
 The bound: the median of the last quarter of the time is at most {grown} above that of the second quarter.
 
 {table(("", *names), rows)}
-At rest: no task is left, and garbage is collected. "Before" is before the load; after a quarter of it everything has
-been met, and the process is warm. `malloc_trim` makes malloc give back what is free. A leak of small Python objects
-would show in the blocks, one of ours in the objects of the library: the instances of its classes, and its functions,
-coroutines and generators, all found by the garbage collector.
+At rest no task is left, and garbage is collected. "Before" is before the load. After a quarter the process is warm.
+`malloc_trim` makes malloc give back free memory. A leak of small Python objects would show in the blocks. A leak of
+this library would show in its objects: the instances of its classes, and its functions, coroutines and generators.
 
 {"".join(map(_growth, result.steady))}"""
 
@@ -195,7 +183,7 @@ def _at_rest(runs: Sequence[Steady]) -> Iterable[tuple[str, list[str]]]:
     growth = zip(points, minutes, strict=True)
     yield AT_REST.format("memory, MiB"), [" · ".join(f"{held.rss:.1f}" for held in three) for three in points]
     yield "growth from the second to the third, MiB a minute", [f"{(p[2].rss - p[1].rss) / m:+.2f}" for p, m in growth]
-    yield "the third, when malloc has given back what is free", [f"{run.held[-1].rss:.1f}" for run in runs]
+    yield "the third, after `malloc_trim`", [f"{run.held[-1].rss:.1f}" for run in runs]
     yield (
         AT_REST.format("in use of malloc's main arena, MiB"),
         [" · ".join(f"{held.malloc:.2f}" for held in three) for three in points],
@@ -215,9 +203,9 @@ def _growth(run: Steady) -> str:
     more = sum(end.library.values()) - sum(before.library.values())
     blocks, grown, rest = end.blocks / warm.blocks - 1, end.rss - warm.rss, trimmed.rss - warm.rss
     return (
-        f"- {run.kind.name}, at rest at the end: {more} objects of the library more than before the load. Compared "
-        f"with the warm process:\n  {blocks:+.2%} blocks; {grown:+.1f} MiB of memory, {rest:+.1f} MiB once malloc has "
-        "given back what is free.\n"
+        f"- {run.kind.name}, at rest at the end: {more} more objects of the library than before the load. Compared "
+        f"with the warm process:\n  {blocks:+.2%} blocks, {grown:+.1f} MiB of memory, {rest:+.1f} MiB after "
+        "`malloc_trim`.\n"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from fastapi_tasks import Retry, Task, Tasks, TasksClosedError, TasksSaturatedError, current_host, current_task, retry
+from fastapi_tasks import Task, Tasks, TasksClosedError, TasksSaturatedError, current_host, current_task, retry
 from taskphase import NoCurrentError, TaskStatus
 
 from .journal import Journal
@@ -95,16 +95,15 @@ async def note(task: Task[Any], _error: Exception) -> None:
     JOURNAL.write("handled", task.args[0], task.attempt)
 
 
-def again(task: Task[Any], _error: Exception) -> Retry:
-    """A sync handler: it gets a thread."""
+def again(task: Task[Any], _error: Exception) -> float:
     JOURNAL.write("handled", task.args[0], task.attempt)
-    return Retry(after=0.005)
+    return 0.005
 
 
 _retry = retry(attempts=ATTEMPTS, on=ValueError, backoff=0.005)
 
 
-def until_exhausted(task: Task[Any], error: Exception) -> object:
+def until_exhausted(task: Task[Any], error: Exception) -> float | None:
     JOURNAL.write("handled", task.args[0], task.attempt)
     return _retry(task, error)
 
@@ -116,8 +115,8 @@ WORK: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
     "fail": (fail, {}),
     "handled": (fail, {"on_error": note}),
     "timeout": (hang, {"timeout": TIMEOUT}),
-    "retry": (succeed_at_last, {"on_error": again}),
-    "exhaust": (fail, {"on_error": until_exhausted}),
+    "retry": (succeed_at_last, {"retry": again}),
+    "exhaust": (fail, {"retry": until_exhausted}),
     "thread": (thread, {}),
     "thread_timeout": (thread_timeout, {"timeout": TIMEOUT}),
     "parent": (parent, {}),

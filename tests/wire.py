@@ -62,7 +62,6 @@ _FIELDS: dict[str, Any] = {  # of whatever message has it -> what it has to be
     "text": str | None,
     "bytes": bytes | None,
     "code": int,
-    "subprotocol": str | None,
     "message": str,
 }
 
@@ -129,8 +128,6 @@ def _fault(message: Message, scope: Scope) -> str | None:
         return "it has either text or bytes"
     if kind == "http.response.pathsend" and kind not in scope.get("extensions", ()):
         return "the server has not offered it"
-    if kind == "websocket.accept" and message.get("subprotocol") not in (None, *scope["subprotocols"]):
-        return "the client has not offered the subprotocol"
     return None
 
 
@@ -322,7 +319,7 @@ async def lifespan(
         yield scope.get("state")
 
 
-def _scope(kind: str, path: str, root_path: str, headers: Headers, state: Mapping[str, Any] | None) -> Scope:
+def _scope(kind: str, path: str, headers: Headers, state: Mapping[str, Any] | None) -> Scope:
     """Build what uvicorn's scopes for HTTP and for websockets have in common."""
     sent = [(name.lower(), value) for name, value in headers]
     host = [] if any(name == b"host" for name, _ in sent) else [(b"host", b"wire")]
@@ -334,9 +331,9 @@ def _scope(kind: str, path: str, root_path: str, headers: Headers, state: Mappin
         "scheme": "http" if kind == "http" else "ws",
         "server": ("127.0.0.1", 8000),
         "client": ("127.0.0.1", 50000),
-        "root_path": root_path,
-        "path": root_path + path,
-        "raw_path": quote(root_path + path).encode(),
+        "root_path": "",
+        "path": path,
+        "raw_path": quote(path).encode(),
         "query_string": b"",
         "headers": host + sent,
     }
@@ -395,14 +392,12 @@ async def request(
     extensions: Mapping[str, Any] | None = None,
     disconnect_after: int | None = None,
     on_send: OnSend | None = None,
-    root_path: str = "",
     timeout: float = _TIMEOUT,
 ) -> Response:
     """Make one HTTP request, as uvicorn would; the app is called in the caller's task, and cancelled with it.
 
     Logs "start", "body" (more to come), "final" on entry of `send`; at the end "returned" or "raised".
 
-    :param path: as the client asked; in the scope `root_path` comes before it
     :param body: one message, or one for each chunk
     :param state: the lifespan's; the scope gets a copy
     :param extensions: what the server offers; only `http.response.pathsend` means anything here
@@ -412,7 +407,7 @@ async def request(
     :raises WireError: the app broke a rule, or returned without a complete response to a client who waits
     :raises TimeoutError: the app took too long
     """
-    scope = _scope("http", path, root_path, headers, state)
+    scope = _scope("http", path, headers, state)
     scope.update(method=method, query_string=query)
     if extensions is not None:
         scope["extensions"] = dict(extensions)
@@ -506,8 +501,6 @@ async def websocket(
     *,
     state: Mapping[str, Any] | None = None,
     events: Events | None = None,
-    headers: Headers = (),
-    subprotocols: Iterable[str] = (),
     timeout: float = _TIMEOUT,
 ) -> AsyncIterator[Session]:
     """Open a websocket to the app, called in a task of its own; leaving closes with 1000, and waits for it.
@@ -518,8 +511,8 @@ async def websocket(
     :raises WireError: the app broke a rule, or returned without an answer to the handshake
     :raises BaseException: what the body raised, as itself; what the app raised is only kept
     """
-    scope = _scope("websocket", path, "", headers, state)
-    scope.update(subprotocols=list(subprotocols), extensions={"websocket.http.response": {}})
+    scope = _scope("websocket", path, (), state)
+    scope.update(subprotocols=[], extensions={"websocket.http.response": {}})
     session = Session(scope, "connecting", [] if events is None else events, timeout)
     async with _beside(lambda: session.call(app, session.app_receive, session.app_send), session.finish):
         yield session

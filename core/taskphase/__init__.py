@@ -14,13 +14,13 @@ from ._batch import TasksBatch
 from ._drain import DrainReport
 from ._host import TaskHost, current_host
 from ._machine.config import TaskConfig
-from ._machine.dispatch import Retry
 from ._machine.life import TaskStatus
+from ._machine.retrying import RetryPolicy
 from ._machine.scope import Phase
 from ._retry import retry
 from ._scheduler import TasksScheduler
 from ._statistics import HostStatistics
-from ._task import Task, TaskErrorHandler, current_task
+from ._task import Task, TaskErrorHandler, TaskRetryPolicy, current_task
 from .errors import (
     NoCurrentError,
     StrayCancellation,
@@ -38,7 +38,7 @@ __all__ = [
     "HostStatistics",
     "NoCurrentError",
     "Phase",
-    "Retry",
+    "RetryPolicy",
     "StrayCancellation",
     "Task",
     "TaskCancelled",
@@ -48,6 +48,7 @@ __all__ = [
     "TaskFailed",
     "TaskHost",
     "TaskNotFinished",
+    "TaskRetryPolicy",
     "TaskStatus",
     "TasksBatch",
     "TasksClosedError",

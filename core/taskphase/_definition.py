@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from ._machine.calling import Handle
 from ._machine.config import UNSET, TaskConfig, When
-from ._task import Task, TaskErrorHandler
+from ._task import Task, TaskErrorHandler, TaskRetryPolicy
 
 if TYPE_CHECKING:
     from ._scheduler import TasksScheduler
@@ -51,12 +51,15 @@ class Schedules(ABC, Generic[Definition]):
         on_error: TaskErrorHandler | None = None,
         when: When | None = None,
         timeout: float | None = None,
+        retry: TaskRetryPolicy | None = None,
     ) -> Definition:
         """Return `.schedule`, and whatever else this has of it, with settings that win over those of this.
 
         Parameters and errors: see `TaskConfig`.
         """
-        return self._define(TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout))
+        return self._define(
+            TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout, retry=retry)
+        )
 
     @abstractmethod
     def _define(self, config: TaskConfig) -> Definition: ...

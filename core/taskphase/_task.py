@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast, overload
 
 from anyio.lowlevel import checkpoint
@@ -238,6 +239,9 @@ def current_task() -> Task[Any]:
 
 
 TaskErrorHandler: TypeAlias = Callable[[Task[Any], Exception], object]
-"""What `on_error` is: called with the task and its exception, sync or async. It may return a `Retry`; anything else
-is ignored.
+"""What `on_error` is: called with the task and its exception, sync or async. What it returns means nothing."""
+
+TaskRetryPolicy: TypeAlias = Callable[[Task[Any], Exception], float | timedelta | None]
+"""What `retry` is: called with the task and the exception of an attempt. It returns the pause before the next attempt,
+in seconds or as a `timedelta`, or None if there is no further attempt.
 """

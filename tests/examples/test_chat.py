@@ -42,7 +42,7 @@ def session(messages: int, user: str = "ada") -> dict[str, Any]:
     return {"user": user, "room": "lobby", "messages": messages}
 
 
-async def test_who_is_in_the_room_hears_everything_and_nobody_else_does(recorded: Recorded) -> None:
+async def test_each_member_of_a_room_hears_everything_and_outsiders_hear_nothing(recorded: Recorded) -> None:
     async with (
         wire.lifespan(chat.app) as state,
         wire.websocket(chat.app, "/rooms/lobby/ada", state=state) as ada,
@@ -87,7 +87,7 @@ async def test_a_session_that_fails_is_recorded_g5(recorded: Recorded) -> None:
     assert not chat.rooms
 
 
-async def test_what_is_not_written_yet_when_the_server_stops_is_written_then_g9_g10(
+async def test_lines_not_yet_written_are_written_when_the_server_stops_g9_g10(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_when_closing(audit: chat.Audit, *args: Any, **kwargs: Any) -> None:
@@ -132,7 +132,7 @@ async def test_a_write_that_fails_is_tried_again_g16(recorded: Recorded, monkeyp
     assert recorded() == [session(0)]
 
 
-def test_it_runs_by_one_command() -> None:
+def test_the_example_runs_by_a_single_command() -> None:
     lines = example("chat.py")
     written = [json.loads(line) for line in lines[lines.index("the record:") + 1 :]]
     texts = ["hello", "is anybody there?", *(f"good night {number}" for number in range(5))]
@@ -141,7 +141,7 @@ def test_it_runs_by_one_command() -> None:
     assert [line for line in lines if line.startswith("bob reads")] == [f"bob reads: ada: {text}" for text in texts[:2]]
 
 
-def test_served_and_interrupted_it_records_who_is_there_and_who_has_vanished(tmp_path: Path) -> None:
+def test_an_interrupted_server_records_present_and_vanished_members(tmp_path: Path) -> None:
     with served("chat", folder=tmp_path) as (server, url):
         lobby = f"{url}/rooms/lobby".replace("http", "ws")
         with connect(f"{lobby}/ada", proxy=None) as ada, connect(f"{lobby}/bob", proxy=None) as bob:

@@ -92,7 +92,7 @@ async def test_each_chunk_of_a_file_is_processed_and_its_end_is_told(folder: Pat
         assert (file / str(number)).read_text() == hashlib.sha256(chunk).hexdigest()
 
 
-async def test_what_finds_no_room_is_refused_and_leaves_nothing_g15(folder: Path, gate: threading.Event) -> None:
+async def test_an_upload_without_room_is_refused_and_leaves_nothing_g15(folder: Path, gate: threading.Event) -> None:
     async with wire.lifespan(app) as state:
         accepted = await send(state, 30)
         refused = await send(state, 15)
@@ -135,7 +135,7 @@ async def test_a_file_that_is_cancelled_is_removed_when_its_threads_are_through_
     assert list(folder.iterdir()) == []
 
 
-async def test_a_file_is_not_removed_while_one_of_its_threads_runs(folder: Path) -> None:
+async def test_a_file_stays_while_any_of_its_threads_runs(folder: Path) -> None:
     async with TaskHost() as host:
         over = anyio.Event()
         job = file_processing.Job(folder / "name", CHUNK, [host.schedule(over.wait)])
@@ -159,7 +159,7 @@ async def test_a_stream_of_progress_has_an_end_although_the_work_has_not(
         gate.set()
 
 
-async def test_a_shutdown_ends_threads_between_two_blocks_and_the_next_start_does_the_rest_g9(
+async def test_a_shutdown_ends_threads_between_blocks_and_a_restart_does_the_rest_g9(
     folder: Path, crunch: Callable[[Callable[[bytes], bytes]], None]
 ) -> None:
     blocks: list[bytes] = []
@@ -195,7 +195,7 @@ async def test_a_start_finds_room_for_all_that_can_be_left_g15(folder: Path) -> 
         ]
 
 
-def test_it_runs_by_one_command() -> None:
+def test_the_example_runs_by_a_single_command() -> None:
     lines = example("file_processing.py")
     answers = [line.split(": ")[1][:3] for line in lines if line.startswith("a file of")]
     assert answers == ["202", "202", "503", "202"]
@@ -205,7 +205,7 @@ def test_it_runs_by_one_command() -> None:
     assert some == 0 or f'{{"succeeded":{some}}}' in lines[-1]
 
 
-def test_served_and_interrupted_it_resumes_when_it_is_started_again(tmp_path: Path) -> None:
+def test_an_interrupted_server_resumes_its_work_when_started_again(tmp_path: Path) -> None:
     with served("file_processing", folder=tmp_path) as (_, url):
         content = bytes(20 * CHUNK)
         name = httpx.post(f"{url}/files", content=content, trust_env=False).raise_for_status().json()

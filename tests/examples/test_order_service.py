@@ -25,7 +25,7 @@ async def put(number: int, state: State, *, count: int = 1, events: list[str] | 
     return response.status
 
 
-async def test_a_charge_whose_answer_is_lost_is_booked_once_though_the_server_stops_at_once_g9_g16() -> None:
+async def test_a_charge_with_a_lost_answer_is_booked_once_though_the_server_stops_g9_g16() -> None:
     async with wire.lifespan(order_service.app) as state:
         assert state is not None
         assert [await put(1, state), await put(2, state)] == [202, 202]
@@ -56,7 +56,7 @@ async def test_the_mail_comes_after_the_response_and_the_charge_has_begun_before
     assert events.index("final") < events.index("order 7 is confirmed by mail")
 
 
-async def test_what_is_refused_is_noted_and_neither_charged_nor_taken_from_stock_g5() -> None:
+async def test_a_refused_order_is_noted_and_neither_charged_nor_taken_from_stock_g5() -> None:
     async with wire.lifespan(order_service.app) as state:
         assert state is not None
         assert await put(3, state, count=3) == 409
@@ -75,21 +75,21 @@ async def test_an_order_that_is_sent_again_is_accepted_and_nothing_is_done_twice
 
 
 @pytest.mark.parametrize("count", [0, -5])
-async def test_nobody_can_order_less_than_one(count: int) -> None:
+async def test_an_order_of_less_than_a_single_item_is_refused(count: int) -> None:
     async with wire.lifespan(order_service.app) as state:
         assert state is not None
         assert await put(1, state, count=count) == 422
     assert state["shop"].stock["bicycle"] == 2
 
 
-def test_it_runs_by_one_command() -> None:
+def test_the_example_runs_by_a_single_command() -> None:
     lines = example("order_service.py")
     assert lines[-1] == "database closed"
     for row in ("order 1 is paid", "order 2 is paid", "order 3 was refused", "order 1 is confirmed by mail"):
         assert lines.count(row) == 1
 
 
-def test_served_and_interrupted_it_books_what_is_being_retried() -> None:
+def test_an_interrupted_server_books_the_charges_being_retried() -> None:
     with served("order_service") as (server, url):
         for number in (1, 2):
             httpx.put(f"{url}/orders/{number}", json={"item": "bell"}, trust_env=False).raise_for_status()

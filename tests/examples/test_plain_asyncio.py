@@ -41,11 +41,11 @@ async def test_the_whole_program_answers_everything_and_leaves_nothing_behind_g2
     assert {"after_response: archived '12'", "after_response: archived '30'", "report, on paper"} <= set(said)
 
 
-def test_it_runs_by_one_command() -> None:
+def test_the_example_runs_by_a_single_command() -> None:
     assert example("plain_asyncio.py")[-1].endswith("closed: nothing of it is alive")
 
 
-def test_interrupted_it_archives_what_it_has_answered_g9() -> None:
+def test_an_interrupted_server_archives_the_answered_messages_g9() -> None:
     with started(str(EXAMPLES / "plain_asyncio.py")) as program:
         program.until("answer: 24")
         program.interrupt()

@@ -55,7 +55,7 @@ async def test_a_reader_who_leaves_in_the_middle_is_billed_for_what_was_sent_g1_
     assert billed(state) == [("ada", tokens)]
 
 
-async def test_what_a_model_had_made_before_it_failed_is_billed_g1(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tokens_made_before_the_failure_of_a_model_are_billed_g1(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail_after_two(prompt: token_stream.Prompt) -> AsyncGenerator[str]:
         yield "one"
         yield "two"
@@ -97,7 +97,7 @@ def tally(program_lines: list[str], word: str) -> dict[str, int]:
     return {line[0]: int(line[-2]) for line in words}
 
 
-def test_it_runs_by_one_command() -> None:
+def test_the_example_runs_by_a_single_command() -> None:
     lines = example("token_stream.py")
     read, bills = tally(lines, " has "), tally(lines, "billed: ")
     assert (read["ada"], bills["ada"]) == (30, 30)
@@ -107,7 +107,7 @@ def test_it_runs_by_one_command() -> None:
     assert lines[-1] == "ledger closed"
 
 
-def test_served_and_interrupted_it_bills_the_stream_that_was_cut_off() -> None:
+def test_an_interrupted_server_bills_the_stream_that_was_cut_off() -> None:
     with served("token_stream", "--timeout-graceful-shutdown", "1") as (server, url):
         prompt = {"text": "to be", "max_tokens": 1000}
         with httpx.stream(

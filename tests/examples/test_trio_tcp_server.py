@@ -77,7 +77,7 @@ async def test_a_client_who_quits_or_sends_no_line_end_is_cut_off(printed: list[
                     assert await stream.receive_some() == b""
 
 
-async def test_what_was_accepted_is_stored_though_client_and_server_go_at_once_g9_g11(printed: list[str]) -> None:
+async def test_accepted_lines_are_stored_though_client_and_server_leave_at_once_g9_g11(printed: list[str]) -> None:
     async with serving() as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         assert await say(stream, "save a poem") == "accepted\n"
@@ -109,7 +109,7 @@ async def test_a_client_who_is_gone_in_the_middle_does_not_end_the_server(printe
     assert "after_response: stored 'a poem'" in printed
 
 
-def test_run_and_interrupted_it_stores_what_it_has_accepted(anyio_backend: object) -> None:
+def test_an_interrupted_server_stores_the_accepted_lines(anyio_backend: object) -> None:
     with started(str(EXAMPLES / "trio_tcp_server.py"), "0") as server:
         port = int(server.until("listening on port").split()[-1])
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client, client.makefile("rw") as lines:

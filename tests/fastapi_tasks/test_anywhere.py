@@ -1,4 +1,4 @@
-"""G14 (from anywhere): the host and its task group, wherever a request's code runs."""
+"""G14: the host and its task group are found wherever a request's code runs."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

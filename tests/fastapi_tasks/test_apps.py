@@ -1,4 +1,4 @@
-"""`add_tasks`: what it takes and leaves as it was, and how it goes with mounted apps and routers (G12, G13)."""
+"""G9, G12, G13: `add_tasks` and the app, with mounted apps and routers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -230,7 +230,7 @@ class TestMounted:
         assert "to the add_tasks() of the parent" in str(response.raised)
 
     @pytest.mark.parametrize("settings", [{"config": TaskConfig(name="x")}, {"max_pending": 1}])
-    async def test_so_does_a_session_of_such_an_app_and_other_requests_are_served_g12_g13(
+    async def test_a_session_of_a_mounted_app_with_overruled_settings_says_so_too_g12_g13(
         self, settings: dict[str, Any]
     ) -> None:
         async def session(websocket: WebSocket) -> None:

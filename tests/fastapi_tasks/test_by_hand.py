@@ -1,4 +1,4 @@
-"""G1, G2, G5, G15: a `TasksScheduler` that is made by hand with the task group of a request, wherever that is done.
+"""G1, G2, G5, G12, G13, G15: a `TasksScheduler` made by hand with the task group of a request.
 
 It belongs to the request: its batches start with the phases of that, and nothing piles up in the host.
 """
@@ -75,7 +75,7 @@ def current_host_of(app: FastAPI) -> Any:
 @ASYNC_AND_DEF
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
 @pytest.mark.parametrize("place", ["endpoint", "dependency", "function-scope dependency"])
-async def test_what_is_scheduled_by_hand_in_a_route_starts_in_its_phase_g1(
+async def test_tasks_scheduled_by_hand_in_a_route_start_in_their_phases_g1(
     journal: Journal, is_async: bool, with_tasks: bool, place: str
 ) -> None:
     def schedule(request: Request) -> None:
@@ -112,7 +112,7 @@ async def test_what_is_scheduled_by_hand_in_a_route_starts_in_its_phase_g1(
 
 
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
-async def test_what_a_pure_middleware_schedules_by_hand_starts_in_the_phases_of_the_request_g1(
+async def test_tasks_by_hand_of_a_pure_middleware_start_in_the_request_s_phases_g1(
     journal: Journal, with_tasks: bool
 ) -> None:
     async def endpoint() -> None:
@@ -137,7 +137,7 @@ async def test_what_a_pure_middleware_schedules_by_hand_starts_in_the_phases_of_
 
 
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
-async def test_what_a_base_middleware_schedules_by_hand_starts_in_the_phases_of_the_request_g1(
+async def test_tasks_by_hand_of_a_base_middleware_start_in_the_request_s_phases_g1(
     journal: Journal, with_tasks: bool
 ) -> None:
     async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -163,7 +163,7 @@ async def test_what_a_base_middleware_schedules_by_hand_starts_in_the_phases_of_
         check(journal, prefix)
 
 
-async def test_what_is_scheduled_by_hand_in_a_session_starts_in_its_phases_g1_g12(journal: Journal) -> None:
+async def test_tasks_scheduled_by_hand_in_a_session_start_in_its_phases_g1_g12(journal: Journal) -> None:
     async def handler(websocket: WebSocket) -> None:
         by_hand(journal, websocket, "early ")
         await websocket.accept()
@@ -195,7 +195,7 @@ async def test_what_is_scheduled_by_hand_in_a_session_starts_in_its_phases_g1_g1
 
 
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
-async def test_what_is_scheduled_by_hand_after_the_route_starts_at_once_or_with_the_end_g1(
+async def test_tasks_by_hand_after_the_route_start_at_once_or_with_the_end_g1(
     journal: Journal, with_tasks: bool
 ) -> None:
     """In a stream, in a background task, and in the exit of a request-scope dependency."""
@@ -237,7 +237,7 @@ class Handled(Exception): ...
 
 
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
-async def test_what_an_exception_handler_schedules_by_hand_has_the_outcome_of_the_route_g1_g5(
+async def test_tasks_by_hand_of_an_exception_handler_have_the_outcome_of_the_route_g1_g5(
     journal: Journal, with_tasks: bool
 ) -> None:
     async def handler(request: Request, exc: Exception) -> Response:
@@ -266,9 +266,7 @@ async def test_what_an_exception_handler_schedules_by_hand_has_the_outcome_of_th
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_inside_a_route_the_outcome_is_that_of_the_route_and_outside_that_of_the_last_g5(
-    journal: Journal, fails: bool
-) -> None:
+async def test_tasks_in_a_route_have_its_outcome_and_outside_the_last_route_s_g5(journal: Journal, fails: bool) -> None:
     async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         for when in ("success", "failure", "always"):
             by_hand(journal, request, f"outside {when} ", when)
@@ -295,9 +293,7 @@ async def test_inside_a_route_the_outcome_is_that_of_the_route_and_outside_that_
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_what_is_scheduled_by_hand_in_a_background_has_the_outcome_of_the_route_g5(
-    journal: Journal, fails: bool
-) -> None:
+async def test_tasks_by_hand_of_a_background_have_the_outcome_of_the_route_g5(journal: Journal, fails: bool) -> None:
     """The response has begun. That of a failed route is made by the handler of its exception."""
 
     def answer(request: Request) -> Response:
@@ -327,7 +323,7 @@ async def test_what_is_scheduled_by_hand_in_a_background_has_the_outcome_of_the_
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("before", [False, True], ids=["", "and before the route"])
-async def test_what_is_scheduled_by_hand_in_an_exit_has_the_outcome_of_the_route_g5(
+async def test_tasks_by_hand_of_a_dependency_exit_have_the_outcome_of_the_route_g5(
     journal: Journal, fails: bool, before: bool
 ) -> None:
     async def leaving(request: Request) -> AsyncIterator[None]:
@@ -381,7 +377,7 @@ async def test_outside_of_any_route_the_outcome_is_success_unless_the_call_raise
     check(journal)
 
 
-async def test_outside_of_any_route_the_outcome_is_failure_if_nothing_but_an_error_comes_g5(journal: Journal) -> None:
+async def test_outside_of_routes_the_outcome_is_failure_if_only_an_error_comes_g5(journal: Journal) -> None:
     """What instrumentation puts around all middleware raises: no response is sent, not even that to an error."""
 
     async def raises(scope: Scope, receive: Receive, send: Send) -> None:
@@ -403,7 +399,7 @@ async def test_outside_of_any_route_the_outcome_is_failure_if_nothing_but_an_err
 
 
 @ASYNC_AND_DEF
-async def test_without_a_lifespan_the_call_returns_when_what_was_scheduled_by_hand_has_ended_g13(
+async def test_without_a_lifespan_the_call_returns_when_tasks_by_hand_have_ended_g13(
     journal: Journal, warned: Callable[[], list[str]], is_async: bool
 ) -> None:
     def endpoint(request: Request) -> None:
@@ -425,9 +421,7 @@ async def test_without_a_lifespan_the_call_returns_when_what_was_scheduled_by_ha
 
 
 @ASYNC_AND_DEF
-async def test_what_is_scheduled_by_hand_takes_no_place_of_later_requests_g2_g15(
-    journal: Journal, is_async: bool
-) -> None:
+async def test_tasks_scheduled_by_hand_take_no_place_of_later_requests_g2_g15(journal: Journal, is_async: bool) -> None:
     """And its arguments are garbage when it has ended, without the garbage collector's help for the request."""
 
     class Data: ...
@@ -458,7 +452,7 @@ async def test_what_is_scheduled_by_hand_takes_no_place_of_later_requests_g2_g15
         assert [ref() for ref in refs] == [None] * 20
 
 
-async def test_starting_a_batch_that_was_made_by_hand_starts_what_it_holds_and_ends_no_route_g1(
+async def test_the_start_of_a_batch_by_hand_starts_its_tasks_and_ends_no_route_g1(
     journal: Journal,
 ) -> None:
     async def endpoint(request: Request, tasks: Tasks) -> None:
@@ -502,9 +496,7 @@ async def test_a_scheduler_of_another_group_is_not_the_request_s_g1(journal: Jou
 
 @native_cancel_only
 @pytest.mark.parametrize("with_tasks", [False, True], ids=["", "with Tasks"])
-async def test_what_is_scheduled_by_hand_when_the_call_has_returned_starts_at_once_g1_g2(
-    journal: Journal, with_tasks: bool
-) -> None:
+async def test_tasks_by_hand_after_the_end_of_the_call_start_at_once_g1_g2(journal: Journal, with_tasks: bool) -> None:
     """By a task of asyncio that the endpoint has left behind."""
 
     async def left_behind(request: Request) -> None:
@@ -552,7 +544,7 @@ async def test_a_group_of_the_app_may_schedule_by_hand_when_the_call_has_returne
         assert sorted(journal) == sorted(PHASES)
 
 
-async def test_what_a_task_schedules_by_hand_belongs_to_no_request_and_is_dropped_with_its_scheduler_g2(
+async def test_tasks_by_hand_of_a_task_belong_to_no_request_and_drop_with_the_scheduler_g2(
     journal: Journal,
 ) -> None:
     """A task has no phases of its own."""

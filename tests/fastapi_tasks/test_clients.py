@@ -1,4 +1,4 @@
-"""G11: nothing is needed from the client, and nothing that happens to a request happens to its tasks."""
+"""G1, G2, G5, G11: nothing is needed from the client, and a cancelled request cancels no task."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -79,7 +79,9 @@ class TestCancelled:
 
     @native_cancel_only
     @pytest.mark.parametrize("at", ["route", "response"])
-    async def test_nor_does_a_native_cancellation_g11(self, journal: Journal, logged: Logged, at: str) -> None:
+    async def test_a_natively_cancelled_request_cancels_no_task_g11(
+        self, journal: Journal, logged: Logged, at: str
+    ) -> None:
         app, tasks, reached, go_on = self.app_that_waits(journal, at)
         async with serving(app) as server:
             request = asyncio.create_task(server.get())

@@ -1,4 +1,4 @@
-"""G6 (context), G8 (threads) and G15 (limits), for requests."""
+"""G6, G8, G15: context variables, threads and limits, for requests."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from tests.backends import turns, until
 from tests.fastapi_tasks.apps import ASYNC_AND_DEF, Journal, Server, app_with_tasks, serving
 
-from fastapi_tasks import Retry, Task, Tasks, TasksSaturatedError, TaskStatus, current_host
+from fastapi_tasks import Task, Tasks, TasksSaturatedError, TaskStatus, current_host
 
 PHASES = ("immediate", "after_route", "after_response")
 of_dependency: ContextVar[str] = ContextVar("of_dependency")
@@ -98,20 +98,20 @@ class TestContext:
             both.set()
         assert sorted(journal) == sorted(f"{query} {phase}" for query in "ab" for phase in PHASES)
 
-    async def test_a_stream_s_tasks_and_each_attempt_see_it_too_g6(self, journal: Journal) -> None:
+    async def test_a_stream_s_tasks_and_each_attempt_see_the_context_too_g6(self, journal: Journal) -> None:
         async def see() -> None:
             journal.append(f"{of_dependency.get()}, {of_endpoint.get()}")
             of_endpoint.set("set by an attempt")
             raise LookupError
 
-        async def again(task: Task[Any], error: Exception) -> Retry | None:
+        def again(task: Task[Any], error: Exception) -> float | None:
             journal.append(f"handler: {of_dependency.get()}, {of_endpoint.get()}")
-            return Retry() if task.attempt == 1 else None
+            return 0 if task.attempt == 1 else None
 
         async def endpoint(tasks: Tasks) -> StreamingResponse:
             async def chunks() -> AsyncIterator[bytes]:
                 of_endpoint.set("stream")
-                tasks.task(on_error=again).schedule(see)
+                tasks.task(retry=again).schedule(see)
                 yield b""
 
             return StreamingResponse(chunks())

@@ -1,4 +1,4 @@
-"""G1 (phases) and G12 (where it works), for dependencies: whose exits come before which tasks, and who gets `Tasks`."""
+"""G1, G5, G12: the exits of dependencies come before the tasks, and dependencies get `Tasks`."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
@@ -63,9 +63,7 @@ def endpoints(app: FastAPI, journal: Journal, one: Dependency, two: Dependency, 
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-async def test_after_route_tasks_start_after_every_function_scope_exit_whatever_the_order_g1_g12(
-    journal: Journal, is_async: bool
-) -> None:
+async def test_after_route_tasks_start_after_every_function_scope_exit_g1_g12(journal: Journal, is_async: bool) -> None:
     app = FastAPI(dependencies=[Depends(leaving(journal, "app", is_async=is_async), scope="function")])
     app_with_tasks(app)
     dependencies = (leaving(journal, name, is_async=is_async) for name in ("one", "two"))
@@ -78,7 +76,7 @@ async def test_after_route_tasks_start_after_every_function_scope_exit_whatever_
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-async def test_after_response_tasks_start_after_every_request_scope_exit_whatever_the_order_g1_g12(
+async def test_after_response_tasks_start_after_every_request_scope_exit_g1_g12(
     journal: Journal, is_async: bool
 ) -> None:
     app = FastAPI(dependencies=[Depends(leaving(journal, "app", is_async=is_async))])
@@ -92,9 +90,7 @@ async def test_after_response_tasks_start_after_every_request_scope_exit_whateve
 
 
 @pytest.mark.parametrize("place", ["/first", "/between", "/last", "/def-last"])
-async def test_the_commit_in_a_dependency_s_exit_is_visible_to_after_response_whatever_the_order_g1(
-    journal: Journal, place: str
-) -> None:
+async def test_the_commit_in_a_dependency_s_exit_is_visible_to_after_response_g1(journal: Journal, place: str) -> None:
     class Session:
         is_committed = is_closed = False
 
@@ -146,7 +142,7 @@ async def test_a_function_scope_exit_that_raises_is_a_failure_of_the_route_g1_g5
     assert [task.name for task in scheduled.of(anyio.sleep).succeeded] == ["failure"] * 2 + ["always"] * 2
 
 
-async def test_what_a_dependency_schedules_in_its_exit_waits_for_the_other_exits_too_g1(journal: Journal) -> None:
+async def test_tasks_of_the_exit_of_a_dependency_wait_for_the_other_exits_too_g1(journal: Journal) -> None:
     async def function_scope(tasks: Tasks) -> AsyncIterator[None]:
         yield
         journal.each_phase(tasks, "function: ")
@@ -199,7 +195,7 @@ async def test_the_exits_keep_their_order_and_see_the_exception_g12(journal: Jou
     assert journal[:3] == ["c saw it", "a saw it", "b saw it"]
 
 
-async def test_one_request_has_one_scheduler_wherever_it_is_asked_for_g12(journal: Journal) -> None:
+async def test_a_request_has_a_single_scheduler_for_all_its_dependencies_g12(journal: Journal) -> None:
     class Asking:
         def __init__(self, tasks: Tasks) -> None:
             found.append(tasks)
@@ -312,7 +308,7 @@ async def test_two_requests_at_once_have_nothing_in_common_g12(journal: Journal)
     assert journal[4:] == ["a after_route", "a after_response"]
 
 
-async def test_who_asks_for_it_by_its_function_gets_the_same_scheduler_g12() -> None:
+async def test_a_dependency_on_get_tasks_gets_the_same_scheduler_g12() -> None:
     async def own(tasks: Annotated[TasksScheduler, Depends(get_tasks)]) -> TasksScheduler:
         return tasks
 

@@ -1,4 +1,4 @@
-"""G10: a failed startup. The server hears of it when the tasks of the startup have ended. Then the ASGI call ends."""
+"""G9, G10: after a failed startup the tasks end first. Then the server hears of the failure."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -206,7 +206,7 @@ async def test_clean_up_of_the_lifespan_runs_before_the_tasks_of_a_failed_startu
     assert journal == ["cleaned up", "task ended", "lifespan.startup.failed", "call ended"]
 
 
-async def test_a_server_that_raises_as_it_hears_of_a_failed_startup_finds_the_host_drained_g10() -> None:
+async def test_a_server_that_raises_at_a_failed_startup_finds_the_host_drained_g10() -> None:
     """hypercorn's `send` does so."""
 
     class Refused(Exception): ...

@@ -1,4 +1,4 @@
-"""G1, G5, G12: `app.frontend()`, whose response is sent before FastAPI leaves the dependencies of its route."""
+"""G1, G5, G12: `app.frontend()`, whose response is sent before FastAPI leaves the route's dependencies."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path

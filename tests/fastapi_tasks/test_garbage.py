@@ -1,4 +1,4 @@
-"""What a request leaves behind for the garbage collector, which stops everybody while it works: nothing."""
+"""G2, G12: a request leaves nothing behind for the garbage collector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""G12: `add_tasks` takes every FastAPI app, whatever has replaced the name in `fastapi`, before or after the import.
+"""G12: `add_tasks` takes every FastAPI app, also where the name in `fastapi` has been replaced.
 
 OpenTelemetry's instrumentation puts a subclass there. Each test is a process of its own, because a module is imported
 only once.
@@ -61,7 +61,7 @@ def run(*code: str) -> str:
 
 
 @pytest.mark.parametrize("order", list(permutations("afi")), ids="".join)
-def test_add_tasks_takes_an_app_in_whatever_order_things_were_imported_and_replaced_g12(
+def test_add_tasks_takes_an_app_in_any_order_of_imports_and_replacement_g12(
     order: tuple[str, ...],
 ) -> None:
     """a: fastapi_tasks is imported; f: FastAPI is imported; i: the name is replaced."""
@@ -71,9 +71,7 @@ def test_add_tasks_takes_an_app_in_whatever_order_things_were_imported_and_repla
 
 @pytest.mark.parametrize("made_of", [OF_APPLICATIONS, OF_FASTAPI], ids=["fastapi.applications", "fastapi"])
 @pytest.mark.parametrize("undone", [False, True])
-def test_add_tasks_takes_an_app_of_either_module_with_the_name_replaced_and_put_back_g12(
-    made_of: str, undone: bool
-) -> None:
+def test_add_tasks_takes_an_app_after_the_name_was_replaced_and_put_back_g12(made_of: str, undone: bool) -> None:
     assert run(INSTRUMENT, IMPORT, UNDO if undone else "", made_of, CHECK) == "fine\n"
 
 

@@ -1,4 +1,4 @@
-"""G1, G5, G9, G13: a middleware that answers by itself and lets the route run on.
+"""G1, G2, G5, G9, G13: a middleware answers by itself and lets the route run on.
 
 The tasks of that route wait until it has decided, and nobody else waits for it; unless the host is the request's own.
 """
@@ -383,7 +383,7 @@ async def test_a_late_route_whose_dependency_fails_has_failed_g1_g5(journal: Jou
     shop.check({"failure", "always"})
 
 
-async def test_the_response_of_a_middleware_does_not_wait_for_the_late_route_but_for_immediate_tasks_g1(
+async def test_the_response_of_a_middleware_waits_for_immediate_tasks_alone_g1(
     journal: Journal,
 ) -> None:
     async with group() as tg:
@@ -445,7 +445,7 @@ async def test_the_tasks_of_a_route_that_begins_when_the_request_is_over_start_g
 
 @pytest.mark.parametrize("settings", [{}, {"hold": True}], ids=["shared host", "hold"])
 @errors
-async def test_each_call_of_the_app_with_one_scope_is_a_request_g1_g2(
+async def test_each_call_of_the_app_with_the_same_scope_is_a_request_g1_g2(
     journal: Journal, settings: dict[str, Any], error: Exception | None
 ) -> None:
     """What a wrapper around the app does that tries again."""

@@ -1,4 +1,4 @@
-"""G10 (order of shutdown), and what else an app's lifespan has to do with its tasks (G9, G14)."""
+"""G9, G10: the order of a shutdown, and the lifespan of an app with tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -151,7 +151,7 @@ async def test_tasks_end_before_any_shutdown_code_begins_if_the_lifespan_is_canc
 
 @native_cancel_only
 @pytest.mark.parametrize("at", ["startup.complete", "shutdown"])
-async def test_nor_does_a_native_cancellation_of_the_lifespan_change_the_order_g10(journal: Journal, at: str) -> None:
+async def test_a_native_cancellation_of_the_lifespan_does_not_change_the_order_g10(journal: Journal, at: str) -> None:
     """hypercorn on asyncio cancels a lifespan whose shutdown lasts, uvicorn one that was interrupted twice."""
 
     @asynccontextmanager

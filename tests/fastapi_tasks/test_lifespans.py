@@ -1,4 +1,4 @@
-"""G13: several lifespans of one app, in one event loop, in several of one thread, and in several threads."""
+"""G9, G13, G14: several lifespans of one app, in one event loop, in several loops, in several threads."""
 
 import asyncio
 import threading
@@ -93,7 +93,7 @@ class TestLoops:
 
     @pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio", "uvloop"])
     @pytest.mark.parametrize("hold", [False, True], ids=["", "hold"])
-    def test_a_request_in_another_loop_of_the_thread_of_a_lifespan_waits_for_its_own_tasks_g13(
+    def test_a_request_in_another_loop_of_the_same_thread_waits_for_its_tasks_g13(
         self, journal: Journal, warned: Warned, use_uvloop: bool, hold: bool
     ) -> None:
         """As in the tests of pytest-asyncio, where a fixture of the session has entered the lifespan."""
@@ -188,7 +188,7 @@ class TestThreads:
         stacks[other].close()
         assert warned() == []
 
-    def test_a_lifespan_that_ends_in_another_thread_hides_no_other_one_g13(
+    def test_a_lifespan_that_ends_in_another_thread_hides_no_other_lifespan_g13(
         self, journal: Journal, warned: Warned, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """At the very moment that a request looks for its own."""
@@ -250,7 +250,7 @@ class TestOneLoop:
             assert len(set(hosts)) == 3
         assert warned() == []
 
-    async def test_without_a_state_it_is_the_last_one_that_was_opened_g13(
+    async def test_a_request_without_state_finds_the_lifespan_opened_last_g13(
         self, journal: Journal, warned: Warned
     ) -> None:
         hosts: list[TaskHost] = []
@@ -323,7 +323,7 @@ class TestOneLoop:
         assert isinstance(responses[-1].raised, TasksClosedError)
         assert warned() == []
 
-    async def test_a_host_that_drains_alone_refuses_and_the_request_is_not_one_without_a_lifespan_g9_g13(
+    async def test_the_only_host_refuses_while_it_drains_and_no_request_host_opens_g9_g13(
         self, journal: Journal, warned: Warned
     ) -> None:
         async def get(state: Any) -> None:
@@ -420,13 +420,15 @@ class TestOfTheRouter:
         assert "by calling the app itself" in str(raised.value)
         assert "`app.router.lifespan_context(app)` does not" in str(raised.value)
 
-    async def test_a_request_beside_it_is_one_without_a_lifespan_g13(self, journal: Journal, warned: Warned) -> None:
+    async def test_a_request_beside_a_lifespan_of_the_router_has_no_lifespan_g13(
+        self, journal: Journal, warned: Warned
+    ) -> None:
         app = app_of(journal, [])
         async with app.router.lifespan_context(app):
             await alone(app, journal)
         assert len(warned()) == 1
 
-    async def test_in_the_lifespan_of_the_app_that_of_what_is_mounted_finds_its_host_g13_g14(self) -> None:
+    async def test_the_lifespan_of_a_mounted_app_finds_the_host_of_the_app_g13_g14(self) -> None:
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             found.append(current_host())

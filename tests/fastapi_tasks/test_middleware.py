@@ -1,4 +1,4 @@
-"""G1 (phases), G11 and G12, whatever stands between the app and the server, and whenever it was put there."""
+"""G1, G3, G11, G12: phases, behind any middleware and whenever it was added."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -223,7 +223,7 @@ async def test_middleware_that_gives_up_on_the_app_cancels_no_task_g11(journal: 
     journal.assert_order("after_route", "start", "final", "after_response")
 
 
-async def test_middleware_that_gives_up_as_the_response_begins_finds_the_same_response_g1_g3() -> None:
+async def test_a_middleware_that_gives_up_at_the_response_start_changes_nothing_g1_g3() -> None:
     """The barrier before it is not where that cancellation comes: without tasks there would be none."""
 
     class GivesUp(Pure):

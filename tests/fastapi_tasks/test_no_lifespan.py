@@ -1,4 +1,4 @@
-"""G13: no lifespan. Each request then owns its tasks, and its ASGI call lasts until they have ended."""
+"""G3, G11, G13, G14: without a lifespan each request owns its tasks, and its call waits for them."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -39,7 +39,7 @@ def app_of(journal: Journal, **settings: Any) -> FastAPI:
     return app
 
 
-async def test_the_call_returns_when_its_tasks_have_ended_with_one_warning_g13(
+async def test_the_call_returns_when_its_tasks_have_ended_with_a_single_warning_g13(
     journal: Journal, warned: Warned
 ) -> None:
     app = app_of(journal)

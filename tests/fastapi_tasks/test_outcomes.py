@@ -1,4 +1,4 @@
-"""G5 (outcome policy) and G4 (errors), for requests."""
+"""G1, G3, G4, G5: outcome policy and errors, for requests."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
@@ -162,7 +162,7 @@ async def test_deferred_tasks_run_or_are_dropped_by_the_outcome_of_the_route_g5(
         assert logged() == [(level, f"task 'it' was dropped: {reason}")] * 2
 
 
-async def test_a_task_that_is_scheduled_once_the_route_has_failed_follows_its_outcome_too_g5() -> None:
+async def test_a_task_scheduled_after_the_route_has_failed_follows_the_outcome_g5() -> None:
     async def session(tasks: Tasks) -> AsyncIterator[None]:
         try:
             yield
@@ -178,7 +178,7 @@ async def test_a_task_that_is_scheduled_once_the_route_has_failed_follows_its_ou
     assert [task.status for task in scheduled] == [TaskStatus.DROPPED] * 2 + [TaskStatus.SUCCEEDED] * 2
 
 
-async def test_an_exception_that_a_request_scope_dependency_swallows_is_a_failure_all_the_same_g1_g5() -> None:
+async def test_an_exception_swallowed_by_a_request_scope_dependency_is_a_failure_g1_g5() -> None:
     """FastAPI has no response then, and sends a 500."""
 
     async def swallows() -> AsyncIterator[None]:
@@ -198,7 +198,7 @@ async def test_an_exception_that_a_request_scope_dependency_swallows_is_a_failur
     assert (len(scheduled), len(scheduled.immediate.succeeded), len(scheduled.dropped)) == (3, 1, 2)
 
 
-async def test_a_failing_task_touches_neither_its_request_nor_the_next_and_is_logged_once_g3_g4(
+async def test_a_failing_task_touches_no_request_and_is_logged_once_g3_g4(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(secret: str) -> None:

@@ -1,4 +1,4 @@
-"""G1 (phases) for every kind of response (G12), as the wire sees them."""
+"""G1, G12: phases for every kind of response, as seen on the wire."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field

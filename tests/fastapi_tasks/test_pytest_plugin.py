@@ -1,4 +1,4 @@
-"""The pytest plugin, in a pytest of its own: its fixture, and that it costs nothing until that is used."""
+"""The pytest plugin (no G number): its fixture, and its price where no test uses it."""
 
 from __future__ import annotations
 

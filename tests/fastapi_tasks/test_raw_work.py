@@ -1,4 +1,4 @@
-"""G3: raw work in `request.state.fastapi_tasks_tg` that fails touches no request, no session and no task."""
+"""G3, G12: raw work in `request.state.fastapi_tasks_tg` that fails touches no request and no task."""
 
 import logging
 from typing import Any
@@ -49,7 +49,7 @@ async def failed(server: Any, path: str, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("path", ["/fails", "/fails-later"])
-async def test_the_group_of_a_request_under_way_can_be_used_after_other_raw_work_has_failed_g3(
+async def test_the_group_of_a_request_can_be_used_after_raw_work_has_failed_g3(
     journal: Journal, error: type[BaseException], path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def endpoint(request: Request) -> None:

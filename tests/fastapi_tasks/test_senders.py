@@ -1,4 +1,4 @@
-"""G12: several tasks of a response, or of a session, send in one turn. Their messages keep their order.
+"""G12: several tasks of a response or a session send in one turn. Their messages keep their order.
 
 The first message waits at the barrier where that takes turns: on trio, on asyncio before Python 3.12, and where a task
 factory is set.
@@ -106,7 +106,7 @@ async def test_three_senders_keep_their_order_g12(journal: Journal, with_factory
 
 
 @native_cancel_only  # trio starts them in any order
-async def test_senders_that_asyncio_starts_in_one_turn_keep_their_order_g12(
+async def test_senders_that_asyncio_starts_in_the_same_turn_keep_their_order_g12(
     journal: Journal, with_factory: bool
 ) -> None:
     async def run(send: Send) -> None:
@@ -119,7 +119,7 @@ async def test_senders_that_asyncio_starts_in_one_turn_keep_their_order_g12(
 
 
 @pytest.mark.parametrize("place", [1, 2, 3])
-async def test_a_sender_that_is_cancelled_while_it_waits_sends_nothing_and_holds_nobody_up_g12(
+async def test_a_sender_cancelled_while_waiting_sends_nothing_and_delays_nobody_g12(
     journal: Journal, with_factory: bool, place: int
 ) -> None:
     async def run(send: Send) -> None:

@@ -1,4 +1,4 @@
-"""G1, G5: a middleware that calls the app again. Each route decides for the tasks that were scheduled in it."""
+"""G1, G5, G13: a middleware calls the app again. Each route decides for its own tasks."""
 
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -132,7 +132,7 @@ def of_failure() -> set[str]:
 
 @ASYNC_AND_DEF
 @middlewares
-async def test_the_tasks_of_a_second_route_that_succeeds_run_and_those_of_the_failed_first_do_not_g1_g5(
+async def test_tasks_of_a_successful_second_route_run_and_of_a_failed_first_do_not_g1_g5(
     journal: Journal, add: Any, error: Exception, is_async: bool
 ) -> None:
     app = app_of(journal, False, True, error=error, is_async=is_async)
@@ -161,7 +161,7 @@ async def test_both_routes_may_fail_g1_g5(journal: Journal, add: Any, error: Exc
 
 @pytest.mark.parametrize("second", [True, False])
 @middlewares
-async def test_a_second_route_after_one_that_has_succeeded_changes_nothing_for_that_g1_g5(
+async def test_a_second_route_changes_nothing_for_a_successful_first_route_g1_g5(
     journal: Journal, add: Any, error: Exception, second: bool
 ) -> None:
     app = app_of(journal, True, second, error=error)
@@ -178,7 +178,7 @@ async def test_a_second_route_after_one_that_has_succeeded_changes_nothing_for_t
 
 @pytest.mark.parametrize("with_tasks", [0, 1])
 @middlewares
-async def test_only_one_of_the_routes_may_take_tasks_g1_g5(
+async def test_a_single_route_of_several_may_take_tasks_g1_g5(
     journal: Journal, add: Any, error: Exception, with_tasks: int
 ) -> None:
     """A dependency may fail before the parameter comes, and the second time not."""
@@ -232,7 +232,7 @@ async def test_without_a_lifespan_the_call_waits_for_the_tasks_of_both_routes_g1
     assert journal[-1] == "returned"
 
 
-async def test_what_a_middleware_schedules_by_hand_between_two_routes_has_the_outcome_of_the_last_g1_g5(
+async def test_tasks_by_hand_between_two_routes_have_the_outcome_of_the_last_route_g1_g5(
     journal: Journal,
 ) -> None:
     class Retry:

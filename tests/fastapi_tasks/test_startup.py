@@ -1,4 +1,4 @@
-"""What else an app's lifespan has to do with its tasks: G14 (from anywhere), G2 (ends) and G12 (where it works)."""
+"""G2, G10, G12, G14: startup and shutdown code of a lifespan that schedules tasks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

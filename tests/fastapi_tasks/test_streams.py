@@ -1,4 +1,4 @@
-"""G1 (phases) and G12 (where it works), for what is scheduled while a response streams."""
+"""G1, G12: tasks that are scheduled while a response streams."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any

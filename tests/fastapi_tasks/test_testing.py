@@ -1,4 +1,4 @@
-"""`fastapi_tasks.testing`: the tasks of an app, recorded, whichever client calls it and whoever runs it."""
+"""G4, G5, G12, G16, and `fastapi_tasks.testing`: the recorded tasks of an app, with any client."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def app_of_mails(**settings: Any) -> FastAPI:
     @app.post("/hooks")
     async def hook(tasks: Tasks) -> None:
         again = retry(attempts=2, backoff=HOUR, jitter=False)
-        tasks.task(on_error=again).after_response.schedule(deliver)
+        tasks.task(retry=again).after_response.schedule(deliver)
 
     return app
 
@@ -178,7 +178,7 @@ class TestClients:
 
 
 class TestRequests:
-    async def test_the_tasks_of_one_request_are_waited_for_and_asked_for_by_themselves(self) -> None:
+    async def test_the_tasks_of_a_single_request_can_be_selected_and_waited_for(self) -> None:
         async def start(tasks: Tasks) -> None:
             tasks.schedule(go_on.wait)
 
@@ -248,7 +248,7 @@ class TestRequests:
                 await server.request("POST", "/users/ada")
         assert len(tasks) == 0
 
-    async def test_what_the_host_is_asked_to_run_from_elsewhere_is_seen_without_a_request(self) -> None:
+    async def test_tasks_scheduled_on_the_host_are_seen_without_a_request(self) -> None:
         app = app_of_mails(drain_timeout=5)
         hosts: list[Any] = []
         app.add_api_route("/host", lambda: hosts.append(current_host()))
@@ -321,7 +321,7 @@ class TestNever:
             tasks.run_all()
             assert len(tasks.succeeded) == 8  # with two friends
 
-    async def test_one_is_run_by_hand_in_the_test_itself(self) -> None:
+    async def test_a_task_is_run_by_hand_in_the_test_itself(self) -> None:
         app = app_of_mails()
         with record_tasks(app, run="never") as tasks:
             assert (await wire.request(app, "POST", "/users/ada")).status == 200
@@ -360,7 +360,9 @@ class TestInline:
         journal.assert_order("final", "after_response", "after_response's child", "returned")
 
     @pytest.mark.parametrize("fails", [False, True])
-    async def test_so_have_those_of_the_host_that_a_request_schedules_g14(self, journal: Journal, fails: bool) -> None:
+    async def test_tasks_of_the_host_that_a_request_schedules_have_ended_too_g14(
+        self, journal: Journal, fails: bool
+    ) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"one"
             current_host().schedule(journal.note_late, "behind")

@@ -1,4 +1,4 @@
-"""G17: code that waits for a task of a phase that comes only when that code has ended is told so at once."""
+"""G12, G17: code that waits for a task of a phase behind its own end is told so at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -56,7 +56,9 @@ async def test_a_route_that_waits_for_a_later_phase_of_its_own_is_told_at_once_g
 
 
 @ways
-async def test_so_is_what_comes_after_the_route_for_after_response_g17(journal: Journal, wait: Wait) -> None:
+async def test_code_after_the_route_that_waits_for_after_response_is_told_at_once_g17(
+    journal: Journal, wait: Wait
+) -> None:
     """A stream, a background task and the exit of a request-scope dependency may wait for after_route tasks."""
 
     async def leaving(tasks: Tasks) -> AsyncIterator[None]:
@@ -115,7 +117,9 @@ async def test_a_session_that_waits_for_a_later_phase_of_its_own_is_told_at_once
 
 
 @pytest.mark.parametrize("scope", ["function", "request"])
-async def test_so_is_the_exit_of_a_dependency_g17(journal: Journal, scope: Any) -> None:
+async def test_the_exit_of_a_dependency_that_waits_for_a_later_phase_is_told_at_once_g17(
+    journal: Journal, scope: Any
+) -> None:
     """A function-scope exit belongs to the route; a request-scope one comes after the response."""
 
     async def leaving(tasks: Tasks) -> AsyncIterator[None]:

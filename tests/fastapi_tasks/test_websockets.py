@@ -1,4 +1,4 @@
-"""G12: websocket sessions, whose handler is their route; the session is over when that has ended."""
+"""G1, G5, G11, G12: websocket sessions. The handler is the route, and the session ends with it."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any

@@ -91,7 +91,7 @@ ITEM = '{"item": "bell"}'
         ("POST /orders/1", ITEM, 405),
     ],
 )
-def test_one_entry_is_written_behind_each_response(backend, request_line, body, status) -> None:
+def test_a_single_entry_is_written_behind_each_response(backend, request_line, body, status) -> None:
     journal.clear()
     client = TestClient(watched_app, backend=backend, raise_server_exceptions=False)
     with record_tasks(app) as tasks, client:

@@ -54,7 +54,7 @@ def resize(number: int) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_two_are_resized_twenty_wait_and_the_next_one_is_to_come_back(backend) -> None:
+def test_two_images_are_resized_twenty_wait_and_the_next_is_refused(backend) -> None:
     resized.clear()
     go_on.clear()
     with record_tasks(app) as tasks, TestClient(app, backend=backend) as client:

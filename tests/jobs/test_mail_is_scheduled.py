@@ -35,7 +35,7 @@ async def send(to: str, *, subject: str) -> None:
 @app.post("/users")
 async def create_user(email: str, tasks: Tasks) -> None:
     again = retry(attempts=2, on=ConnectionError, backoff=60, jitter=False)
-    tasks.task(on_error=again).after_response.schedule(send, email, subject="welcome")
+    tasks.task(retry=again).after_response.schedule(send, email, subject="welcome")
     if not email.endswith("@example.org"):
         raise HTTPException(409)
 
@@ -44,7 +44,7 @@ ADA = {"email": "ada@example.org"}
 EVE = {"email": "eve@example.com"}
 
 
-def test_it_is_scheduled_with_these_arguments_in_this_phase() -> None:
+def test_the_mail_is_scheduled_with_these_arguments_in_this_phase() -> None:
     with record_tasks(app, run="never") as tasks, TestClient(app) as client:
         client.post("/users", params=ADA)
         tasks.one()
@@ -52,14 +52,14 @@ def test_it_is_scheduled_with_these_arguments_in_this_phase() -> None:
     assert outbox == []
 
 
-def test_it_is_sent() -> None:
+def test_the_mail_is_sent() -> None:
     with record_tasks(app) as tasks, TestClient(app) as client:
         client.post("/users", params=ADA)
         tasks.wait_all()
         assert outbox == ["welcome, ada@example.org"]
 
 
-def test_it_is_dropped_if_the_route_fails() -> None:
+def test_the_mail_is_dropped_if_the_route_fails() -> None:
     with record_tasks(app) as tasks, TestClient(app) as client:
         assert client.post("/users", params=EVE).status_code == 409
         tasks.wait_all()
@@ -76,7 +76,7 @@ def test_a_mail_that_fails_fails_the_test() -> None:
 
 
 @pytest.mark.parametrize("backend", MOVABLE)
-def test_it_is_sent_again_after_a_minute(backend) -> None:
+def test_the_mail_is_sent_again_after_a_minute(backend) -> None:
     answers.append(ConnectionError("no answer"))
     clock = JumpClock()
     options = clock.backend_options(backend)
@@ -92,7 +92,7 @@ def test_it_is_sent_again_after_a_minute(backend) -> None:
     assert outbox == ["welcome, ada@example.org"]
 
 
-async def test_it_is_sent_in_an_async_test() -> None:
+async def test_the_mail_is_sent_in_an_async_test() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         with record_tasks(app) as tasks:
             await client.post("/users", params=ADA)

@@ -35,7 +35,7 @@ async def wait_for_nothing() -> None:
         seen.append("cleaned up")
 
 
-def test_a_queued_job_has_the_context_of_another_one() -> None:
+def test_a_queued_job_has_the_context_of_another_job() -> None:
     async def main() -> None:
         async with Scheduler(limit=1) as scheduler:
             for name in ("ada", "bob"):

@@ -75,7 +75,7 @@ async def place_after(order: int, _session: Db, tasks: Tasks) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_before_the_move_tasks_come_before_the_commit_and_one_that_raises_takes_all_with_it(backend) -> None:
+def test_before_the_move_tasks_precede_the_commit_and_a_failure_ends_them_all(backend) -> None:
     journal.clear()
     with TestClient(before, backend=backend) as client:
         client.post("/orders/7")
@@ -104,7 +104,7 @@ def test_a_failure_fails_the_test_as_it_did() -> None:
         client.post("/orders/13")
 
 
-def test_wrong_arguments_fail_after_the_response_before_the_move_and_before_it_afterwards() -> None:
+def test_wrong_arguments_fail_late_before_the_move_and_early_afterwards() -> None:
     wrong = FastAPI()
     add_tasks(wrong)
 
@@ -141,7 +141,7 @@ def test_a_refused_request_drops_its_tasks_and_the_log_says_so_g5(backend, caplo
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_both_may_be_used_in_one_endpoint_g1(backend) -> None:
+def test_tasks_and_background_tasks_may_be_used_in_the_same_endpoint_g1(backend) -> None:
     journal.clear()
     both = FastAPI()
     add_tasks(both, drain_timeout=5)

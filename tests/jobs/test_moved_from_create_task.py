@@ -65,7 +65,7 @@ async def test_a_failure_is_logged_at_once_though_nobody_waits_g4(caplog: pytest
     assert (record.name, record.levelname) == ("taskphase", "ERROR")
 
 
-async def test_a_context_that_is_given_is_that_of_the_task_g6() -> None:
+async def test_a_given_context_is_the_context_of_the_task_g6() -> None:
     context = copy_context()
     context.run(tenant.set, "ada")
     async with TaskHost() as host:

@@ -69,7 +69,7 @@ def test_a_span_lasts_as_long_as_an_async_and_a_sync_function_g7_g8(
 
 @each_backend
 @pytest.mark.parametrize("kind", ["async", "sync"])
-def test_each_hanging_task_is_told_although_two_have_one_name(
+def test_each_hanging_task_is_told_although_two_have_the_same_name(
     backend: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     go_on = threading.Event()

@@ -59,7 +59,7 @@ async def ready() -> None:
     """Tell the harness that the server is up."""
 
 
-def test_a_payment_ends_and_a_recommendation_does_not_when_the_server_is_told_to_stop() -> None:
+def test_at_a_stop_of_the_server_a_payment_ends_and_a_recommendation_does_not() -> None:
     uvicorn = SERVERS[0]
     with Server(uvicorn, "tests.jobs.test_payment_on_deploy:app") as server:
         server.post("/orders/7").raise_for_status()

@@ -79,7 +79,7 @@ async def health(request: Request) -> str:
 
 
 @explore(schedules=20)
-async def test_it_repeats_and_ends_cleanly() -> None:
+async def test_the_refresher_repeats_and_ends_cleanly() -> None:
     journal.clear()
     async with wire.lifespan(app) as state:
         await anyio.sleep(14.5)  # three rounds of a second, and pauses of five between: the pause after the third

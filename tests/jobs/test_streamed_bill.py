@@ -70,7 +70,7 @@ async def read(query: bytes = b"", leave_after: int = ROWS + 1) -> list[bytes]:
     return got
 
 
-async def test_all_of_it() -> None:
+async def test_a_bill_that_was_streamed_to_its_end_is_sent() -> None:
     bills.clear()
     with record_tasks(app) as tasks:
         got = await read()

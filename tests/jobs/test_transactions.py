@@ -150,7 +150,7 @@ each_kind = pytest.mark.parametrize("kind", FUNCTIONS)
 
 @each_backend
 @each_kind
-def test_a_task_scheduled_inside_a_transaction_inherits_the_finished_one_g6(backend: str, kind: str) -> None:
+def test_a_task_scheduled_in_a_transaction_inherits_the_finished_transaction_g6(backend: str, kind: str) -> None:
     with record_tasks(app) as tasks, TestClient(app, backend=backend) as client:
         tasks.expect_failure(ValueError, match="no active connection")
         client.post(f"/{kind}/inside/1")

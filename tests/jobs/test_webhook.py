@@ -1,7 +1,7 @@
 """A webhook that may fail: five attempts of three seconds each, longer and longer pauses, and an alert at the end.
 
-`timeout` bounds one attempt. `on_error` is called after each attempt that failed; when `retry()` answers None there is
-no other, so that is where the alert belongs: docs/retries.md. With `jitter`, the default, pauses are drawn at
+`timeout` bounds one attempt, and `retry` asks for the next one. `on_error` is called when there is no other, so that is
+where the alert belongs: docs/retries.md. With `jitter`, the default, pauses are drawn at
 random and need not grow. `explore` runs the tests in virtual time, on asyncio and trio: docs/testing.md.
 """
 
@@ -9,7 +9,7 @@ import anyio
 import httpx
 from fastapi import FastAPI
 
-from fastapi_tasks import Retry, Task, Tasks, add_tasks, retry
+from fastapi_tasks import Task, Tasks, add_tasks, retry
 from fastapi_tasks.testing import record_tasks
 from taskphase.testing import explore
 
@@ -21,11 +21,8 @@ alerts: list[str] = []
 five_times = retry(attempts=5, on=(httpx.HTTPError, TimeoutError), backoff=1, jitter=False)
 
 
-async def again_or_alert(task: Task, error: Exception) -> Retry | None:
-    answer = await five_times(task, error)
-    if answer is None:
-        alerts.append(f"{task.name} failed after {task.attempt} attempts: {error!r}")
-    return answer
+async def alert(task: Task, error: Exception) -> None:
+    alerts.append(f"{task.name} failed after {task.attempt} attempts: {error!r}")
 
 
 async def call(event: str) -> None:
@@ -35,7 +32,7 @@ async def call(event: str) -> None:
 
 @app.post("/events/{event}", status_code=202)
 async def publish(event: str, tasks: Tasks) -> None:
-    hook = tasks.task(name="webhook", shield=True, timeout=3, on_error=again_or_alert)
+    hook = tasks.task(name="webhook", shield=True, timeout=3, retry=five_times, on_error=alert)
     hook.after_response.schedule(call, event)
 
 
@@ -72,6 +69,6 @@ async def test_a_hook_is_called_until_it_answers() -> None:
 
 
 @explore(schedules=5)
-async def test_somebody_hears_of_it_once_when_all_five_attempts_have_failed() -> None:
+async def test_the_handler_is_called_once_when_all_five_attempts_have_failed() -> None:
     assert await attempts_at(503, 503, 503, 503, "refuses") == [0, 1, 3, 7, 15]
     assert alerts == ["webhook failed after 5 attempts: ConnectError('refused')"]

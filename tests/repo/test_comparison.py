@@ -43,7 +43,7 @@ async def with_tasks_for_failures(tasks: Tasks) -> Schedule:
 
 
 async def with_tasks_and_retry(tasks: Tasks) -> Schedule:
-    return tasks.task(on_error=retry(attempts=2, backoff=0)).after_response.schedule
+    return tasks.task(retry=retry(attempts=2, backoff=0)).after_response.schedule
 
 
 def app_of(endpoint: Callable[..., Any]) -> FastAPI:

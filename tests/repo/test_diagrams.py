@@ -22,7 +22,7 @@ def test_the_page_is_drawn_from_the_tables() -> None:
     assert diagrams.PAGE.read_text() == diagrams.page(), DRAW
 
 
-def test_the_pictures_are_those_that_are_drawn_now() -> None:
+def test_the_pictures_in_the_docs_are_drawn_from_the_present_tables() -> None:
     pictures = {path.name: path.read_text() for path in diagrams.FOLDER.iterdir()}
 
     assert pictures == diagrams.pictures(), DRAW

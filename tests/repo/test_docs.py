@@ -163,7 +163,7 @@ def test_each_guarantee_has_a_row_and_is_named_by_a_test() -> None:
 
 
 @pytest.mark.parametrize(("document", "most"), [(README, 150), (ROOT / "core/README.md", 80)], ids=["both", "core"])
-def test_a_readme_can_be_read_at_one_sitting(document: Path, most: int) -> None:
+def test_a_readme_is_short(document: Path, most: int) -> None:
     assert len(document.read_text().splitlines()) <= most
 
 

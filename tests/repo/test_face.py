@@ -47,11 +47,12 @@ SHARED = [
     "DrainReport",
     "HostStatistics",
     "Phase",
-    "Retry",
+    "RetryPolicy",
     "Task",
     "TaskConfig",
     "TaskErrorHandler",
     "TaskHost",
+    "TaskRetryPolicy",
     "TaskStatus",
     "TasksBatch",
     "TasksScheduler",
@@ -101,7 +102,7 @@ HOMES = {
     if isinstance(getattr(module, name), type | FunctionType)
 }
 
-SETTINGS = "name=None, shield=None, on_error=None, when=None, timeout=None"
+SETTINGS = "name=None, shield=None, on_error=None, when=None, timeout=None, retry=None"
 LIMITS = "config=None, max_running=None, max_pending=None, max_threads=40, drain_timeout=0, shield_timeout=None"
 
 each_face = pytest.mark.parametrize("module", FACES, ids=lambda module: module.__name__)
@@ -210,7 +211,6 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
         (taskphase.TasksScheduler, f"(tg, config={taskphase.TaskConfig()})"),
         (taskphase.TasksBatch, "()"),
         (taskphase.Task, f"(func, args=(), kwargs=None, config={taskphase.TaskConfig()})"),
-        (taskphase.Retry, "(after=0.0)"),
         (taskphase.testing.record_tasks, "(host=None, *, run='normal', timeout=10)"),
         (fastapi_tasks.testing.record_tasks, "(app, *, run='normal', timeout=10)"),
         (taskphase.testing.JumpClock, "()"),
@@ -218,7 +218,7 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__qualname__,
 )
-def test_a_signature_is_that_of_the_contract(function: object, parameters: str) -> None:
+def test_each_signature_is_as_in_the_contract(function: object, parameters: str) -> None:
     assert parameters_of(function) == parameters
 
 

@@ -51,7 +51,7 @@ def test_the_film_has_each_claim_of_the_demo_and_ends_with_the_summary(scenes: l
     assert "What you saw" in groups(drawn)[-1]
 
 
-def test_the_lines_of_the_film_appear_one_after_another_within_their_scene(drawn: str) -> None:
+def test_the_lines_of_the_film_appear_in_order_within_their_scene(drawn: str) -> None:
     animations = dict(keyframes(drawn))
     uses = re.findall(r"animation: (s[\d-]+) ", drawn)
 

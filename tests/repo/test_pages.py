@@ -66,9 +66,6 @@ def use_timeouts(module: ModuleType) -> None:
 
 
 USES = {
-    "docs/shutdown.md#which-shield": Use(
-        requests(("POST", "/orders/7", 202)), ("order 7 is charged", "invoice 7 is uploaded")
-    ),
     "docs/shutdown.md#tasks-that-watch-closing": Use(
         requests(),
         ("compress: stopped between two chunks", "poll: stopped between two rounds", "the pool is closed"),
@@ -79,10 +76,9 @@ USES = {
     ),
     "docs/shutdown.md#streams-without-an-end": Use(use_stream, ("a stream has ended",)),
     "docs/limits.md#turning-a-client-away": Use(use_limit),
-    "docs/limits.md#doing-without": Use(use_without, ("order 7",)),
+    "docs/limits.md#skip-a-task-when-the-app-is-full": Use(use_without, ("order 7",)),
     "docs/limits.md#reading-the-counts": Use(use_counts),
     "docs/retries.md#timeout": Use(use_timeouts, ("answers", "published a")),
-    "docs/retries.md#a-handler-of-your-own": Use(requests(("POST", "/posts/hello", 202)), ("posted hello",)),
     "docs/retries.md#the-outbox": Use(
         requests(("POST", "/orders/2?item=a bicycle", 202)),
         ("sent 'order 1: a bell' as outbox-1", "sent 'order 2: a bicycle' as outbox-2"),
@@ -179,7 +175,7 @@ def test_the_time_that_a_task_with_its_retries_takes_is_right_g16() -> None:
         began = anyio.current_time()
         async with TaskHost() as host:
             again = retry(attempts=5, backoff=1, max_delay=4, jitter=False)
-            await host.task(timeout=10, on_error=again).schedule(anyio.sleep_forever).wait()
+            await host.task(timeout=10, retry=again).schedule(anyio.sleep_forever).wait()
         return anyio.current_time() - began
 
     assert sum(parts) == total == pytest.approx(simulate(main).result())

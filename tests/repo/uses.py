@@ -1,7 +1,7 @@
 """How what the documentation's blocks define is used, and what is printed then: a row of USES for each program.
 
-A program's name is its document and the anchor of the heading above it, `docs/limits.md#doing-without`. The rows of
-docs/getting-started.md, docs/tutorial/ and docs/how-to/ are in uses_of_guides.py.
+A program's name is its document and the anchor of the heading above it, `docs/limits.md#turning-a-client-away`. The
+rows of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are in uses_of_guides.py.
 """
 
 from __future__ import annotations
@@ -163,11 +163,9 @@ USES = {
         lambda module: anyio.run(module.test_a_task_that_returns_has_succeeded_g2)
     ),
     "docs/testing.md#the-app-of-this-page": Use(use_page_of_tests),
-    "docs/testing.md#the-lifespan-in-an-async-test": Use(),
     "docs/testing.md#async-fixtures": Use(),  # tests/repo/test_scripts.py has pytest run it
     "docs/testing.md#without-fastapi": Use(None, ("stored hello",)),
     "docs/index.md#ten-lines": Use(use_ten_lines),
     "docs/faq.md#can-the-client-ask-for-the-status-and-the-result-later": Use(use_reports),
-    "docs/faq.md#can-a-task-schedule-tasks": Use(requests(("POST", "/orders/7", 200))),
     "docs/what-you-get.md#request-ids-in-tasks": Use(use_request_id),
 }

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.repo.uses import Use, requests, serving
-from tests.repo.uses_of_guides import answers, logged, one_by_one
+from tests.repo.uses_of_guides import logged, one_by_one
 
 
 def use_background_tasks(module: ModuleType) -> None:
@@ -54,24 +54,16 @@ OF_BACKGROUND_TASKS = {
     "the-same-after-the-move": Use(logged(use_after_the_move)),
     "services": Use(use_tests),
     "tests-of-endpoints": Use(use_tests),
-    "dependency_overrides": Use(use_tests),
 }
 OF_THE_EARLIER_PACKAGE = {
     "what-stays": Use(logged(requests(("POST", "/users", 200), ("POST", "/orders", 200)))),
     "settings-of-the-app": Use(logged(requests(("POST", "/orders", 200)))),
-    "error-handlers": Use(logged(requests(("POST", "/mails", 200)))),
-    "always_async_call": Use(
-        answers(("GET", "/offers/bell", 200, {"price": 4, "weight": "4 kg, weighed in a thread"}))
-    ),
     "by-hand": Use(requests(("POST", "/advanced", 200))),
-    "several-event-loops": Use(requests(("POST", "/readings", 200))),
 }
 OF_CREATE_TASK = {
     "migrate-from-asynciocreate_task": Use(logged(use_main)),
     "the-same-with-a-host": Use(logged(use_main)),
     "the-handle": Use(logged(use_main)),
-    "taskgroup": Use(logged(use_main)),
-    "in-an-app": Use(requests(("POST", "/orders/7", 200))),
 }
 OF_AIOJOBS = {
     "migrate-from-aiojobs": Use(logged(use_main)),

@@ -68,7 +68,7 @@ def test_g1_after_response_waits_for_the_last_chunk_of_a_stream(server: Server) 
     assert_order(server.events("held"), "wire.start", "wire.final", "request.exit", "after_response")
 
 
-def test_g5_an_error_response_drops_what_waited_for_success_and_runs_what_waited_for_failure(
+def test_g5_an_error_response_drops_tasks_for_success_and_runs_tasks_for_failure(
     server: Server,
 ) -> None:
     response = server.get("/error?error")

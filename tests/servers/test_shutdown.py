@@ -76,7 +76,7 @@ def run(request: pytest.FixtureRequest, kind_of_run: ServerKind) -> Run:
         return Run(end(server, request.param), server.output())
 
 
-def test_g9_shielded_tasks_end_by_themselves_and_unshielded_ones_are_cancelled(run: Run) -> None:
+def test_g9_shielded_tasks_end_by_themselves_and_unshielded_tasks_are_cancelled(run: Run) -> None:
     assert ends(run.journal) == {
         "unshielded": ["cancelled"],
         "shielded": ["ended"],
@@ -136,7 +136,7 @@ def test_g9_the_shield_timeout_cuts_what_would_last_for_ever(kind: ServerKind) -
 
 
 @every_server
-def test_g9_a_request_that_is_in_flight_at_the_signal_still_gets_its_after_response_task_done(
+def test_g9_a_request_in_flight_at_the_signal_gets_its_after_response_task_done(
     kind: ServerKind,
 ) -> None:
     with Server(kind, APP) as server, ThreadPoolExecutor(1) as client:
@@ -182,7 +182,7 @@ def test_g9_a_second_signal_in_the_drain_does_not_cut_it_short(kind: ServerKind,
 
 
 @every_server
-def test_g9_a_second_sigterm_that_finds_a_request_open_does_not_cut_short_what_comes_after_it(kind: ServerKind) -> None:
+def test_g9_a_second_sigterm_during_a_request_cuts_no_after_response_task_short(kind: ServerKind) -> None:
     with Server(kind, APP) as server, ThreadPoolExecutor(1) as client:
         schedule(server, "shielded")
         answer = client.submit(server.get, "/in-flight")

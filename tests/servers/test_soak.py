@@ -252,7 +252,7 @@ def test_the_checker_accepts_what_clients_say_that_is_right() -> None:
     assert check(events(GOOD), events(["answered r 200 4", "gone q", "broken s"], len(GOOD) * STEP)).violations == []
 
 
-def test_a_killed_run_may_break_off_anywhere_and_a_graceful_one_nowhere() -> None:
+def test_a_killed_run_may_break_off_anywhere_and_a_graceful_run_nowhere() -> None:
     for length in range(len(GOOD)):
         lines = GOOD[:length]
         assert rules(check(events(lines), terms=Terms("killed"))) == set(), lines[-1:]
@@ -284,7 +284,7 @@ def test_limits_excuse_what_waits_but_not_what_is_out_of_phase() -> None:
     )
 
 
-def test_on_trio_tasks_of_one_phase_begin_in_any_order() -> None:
+def test_on_trio_tasks_of_the_same_phase_begin_in_any_order() -> None:
     shuffled = BROKEN["tasks of a phase are out of order"][1]
     swapped = BROKEN["an earlier phase comes later"][1]
 
@@ -292,7 +292,7 @@ def test_on_trio_tasks_of_one_phase_begin_in_any_order() -> None:
     assert rules(check(events(swapped), terms=Terms(in_order=False))) == {"order"}
 
 
-def test_the_thread_of_a_task_that_timed_out_has_to_end_before_the_shutdown_of_the_app_g9() -> None:
+def test_the_thread_of_a_timed_out_task_must_end_before_the_app_s_shutdown_g9() -> None:
     waited_for = changed("accepted 7 s thread immediate 1 success", "accepted 7 s thread_timeout immediate 1 success")
     waited_for.insert(waited_for.index("asked"), "logged 7")
     waited_for[waited_for.index("final 7 succeeded 1")] = "final 7 failed 1"

@@ -1,4 +1,4 @@
-"""G9, G14 and G15: who speaks for a host: its own tasks while they run, and nobody in their name."""
+"""G8, G9, G14, G15: a host takes tasks from its own tasks while these run, and refuses all others late."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_deferred_tasks_are_pending_though_slots_are_free_g15() -> None:
         assert (host.deferred, running.status) == (2, TaskStatus.STARTING)
 
 
-async def test_tasks_on_their_way_from_a_thread_to_a_slot_take_it_g8_g15() -> None:
+async def test_tasks_on_their_way_from_a_thread_to_a_slot_take_the_slot_g8_g15() -> None:
     def in_thread() -> None:
         for _ in range(2):
             host.schedule(anyio.sleep, 0)

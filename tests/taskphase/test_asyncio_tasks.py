@@ -1,4 +1,4 @@
-"""asyncio only: how tasks are named there, and who else may make or run them (G1, G2, G3)."""
+"""G1, G2, G4: asyncio only: names of native tasks, task factories and eager tasks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestNames:
                 names.clear()
                 await host.schedule(function)
                 assert names == [name]
-                await host.task(on_error=retry(attempts=2)).schedule(function)
+                await host.task(retry=retry(attempts=2)).schedule(function)
                 assert names == [name, name]
         finally:
             asyncio.get_running_loop().set_task_factory(None)
@@ -112,7 +112,7 @@ class TestEagerFactories:
     """(anyio's own task groups do not work with a wrapped one: so the host is opened before.)"""
 
     @pytest.mark.parametrize("max_running", [None, 1])
-    async def test_under_a_wrapped_eager_factory_every_task_runs_and_none_inside_schedule_g1_g2(
+    async def test_under_a_wrapped_eager_factory_no_task_runs_inside_schedule_g1_g2(
         self, max_running: int | None
     ) -> None:
         ran: list[int] = []
@@ -133,7 +133,7 @@ class TestEagerFactories:
                 assert ran == []
                 cancelled = host.schedule(work, 99)
                 cancelled.cancel()
-                again = host.task(on_error=retry(attempts=2, backoff=0)).schedule(fail)
+                again = host.task(retry=retry(attempts=2, backoff=0)).schedule(fail)
                 await until(lambda: again.status is S.FAILED)
                 assert [task.return_value for task in tasks] == ran == [0, 1, 2]
                 assert (cancelled.status, again.attempt, host.running) == (S.CANCELLED, 2, 0)

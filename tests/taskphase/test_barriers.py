@@ -1,4 +1,4 @@
-"""G1: what has started when the route is left, and what that costs."""
+"""G1, G5, G11: the tasks that have started when the route is left, and the price of that."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
 
 
 @pytest.mark.parametrize("kind", ["host", "group"])
-async def test_a_route_that_fails_has_started_what_it_scheduled_before_the_error_is_answered_g1_g5(kind: str) -> None:
+async def test_a_failing_route_has_started_its_tasks_before_the_error_response_g1_g5(kind: str) -> None:
     """Often, because trio runs what is ready in random order."""
     async with TaskHost() as host, anyio.create_task_group() as tg:
         for _ in range(30):
@@ -75,7 +75,7 @@ async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(wai
         assert len(waited) == 0
 
 
-async def test_on_trio_the_earlier_phase_pays_another_one_g1(waited: list[None], backend_name: str) -> None:
+async def test_on_trio_the_earlier_phase_pays_another_checkpoint_g1(waited: list[None], backend_name: str) -> None:
     async with TaskHost() as host, host.scope() as tasks:
         async with tasks.route():
             tasks.schedule(anyio.sleep, 0)

@@ -1,4 +1,4 @@
-"""G2, G3 and G9: how the closing of a host ends for whoever closes it."""
+"""G2, G3, G8, G9: how the closing of a host ends for the code that closes it."""
 
 from __future__ import annotations
 

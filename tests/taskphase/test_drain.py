@@ -1,4 +1,4 @@
-"""G9: shields that end by themselves, what the host tells while and after it is drained, and what tasks can watch."""
+"""G9: shields with an end, the drain report, and `host.closing`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tests.backends import until
 from taskphase import (
     DrainReport,
     HostStatistics,
-    Retry,
     Task,
     TaskConfig,
     TaskHost,
@@ -21,8 +20,8 @@ from taskphase import (
     TaskStatus,
     current_host,
 )
-from taskphase._simulation.running import Backend
 from taskphase.testing import pause, simulate
+from taskphase.testing._simulation.running import Backend
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -169,7 +168,7 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
                 host.schedule(fail)
                 tasks.after_route.task(when="failure").schedule(anyio.sleep, 0)
                 await anyio.sleep(1)
-                retrying = host.task(on_error=lambda *_: Retry(after=60)).schedule(fail)
+                retrying = host.task(retry=lambda *_: 60).schedule(fail)
                 await anyio.sleep(1)
                 oldest = host.task(name="oldest").schedule(anyio.sleep_forever)
                 host.schedule(pause, 5)

@@ -1,4 +1,4 @@
-"""G9, G10: a host is entered in one native task and left in another, or not left at all."""
+"""G2, G9, G10: a host is entered in one native task and left in another, or not left at all."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_leaving_a_host_that_is_closed_takes_no_turn_of_the_loop_g10() -> 
         leaving.send(None)
 
 
-async def test_the_report_is_there_when_aclose_has_returned_and_leaving_changes_nothing_g9_g10() -> None:
+async def test_the_drain_report_exists_after_aclose_and_leaving_keeps_it_g9_g10() -> None:
     async with TaskHost() as host:
         task = host.schedule(anyio.sleep_forever)
         report = await host.aclose()

@@ -1,4 +1,4 @@
-"""G8, G15: `schedule()` and `cancel()` work in finalizers, weakref callbacks and signal handlers, in any thread.
+"""G8, G15, G17: `schedule()` and `cancel()` work in finalizers, weakref callbacks and signal handlers.
 
 (`property_tests/test_interruptions.py` interrupts the library at each place; here the interruptions are real.)
 """
@@ -110,7 +110,7 @@ async def test_a_finalizer_may_schedule_and_cancel_g8(way: Callable[[Callable[[]
     assert ran == ["in a task", "in a thread"]
 
 
-async def test_finalizers_that_run_in_the_middle_of_schedule_neither_block_nor_exceed_limits_g8_g15(
+async def test_finalizers_in_the_middle_of_schedule_neither_block_nor_exceed_limits_g8_g15(
     collected_in: Callable[[int], None],
 ) -> None:
     """In the thread of the loop."""
@@ -168,7 +168,7 @@ async def test_finalizers_that_run_in_the_middle_of_schedule_in_a_thread_do_not_
     assert (ran.count("finalizer"), ran.count("thread")) == (300, 300)
 
 
-async def test_what_one_thread_and_its_finalizers_schedule_starts_in_order_g1_g8(backend_name: str) -> None:
+async def test_tasks_of_a_thread_and_its_finalizers_start_in_order_g1_g8(backend_name: str) -> None:
     ran: list[int] = []
     scheduled: list[int] = []
 
@@ -252,7 +252,7 @@ async def test_a_signal_handler_that_cancels_wakes_the_loop_g8_g17(
     assert task.status is S.CANCELLED
 
 
-async def test_a_signal_that_comes_in_the_middle_of_schedule_blocks_nobody_and_exceeds_no_limit_g8_g15(
+async def test_a_signal_in_the_middle_of_schedule_neither_blocks_nor_exceeds_limits_g8_g15(
     alarm: Callable[[Callable[[], object]], None],
 ) -> None:
     running = most = 0

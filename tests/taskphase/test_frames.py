@@ -1,5 +1,4 @@
-"""G4: error trackers send the locals of each frame of a traceback. So it begins at the user's function, and no frame of
-the library that is left in it holds a task's arguments.
+"""G4, G16: tracebacks begin at the user's function, and no frame of the library in them holds arguments.
 
 The `Task` itself may be there: its `repr` does not show them.
 """
@@ -93,7 +92,7 @@ async def test_no_frame_of_a_failed_task_holds_its_arguments_g4(
     function: Callable[..., Any], args: tuple[str, ...], kwargs: dict[str, str], timeout: float | None
 ) -> None:
     async with TaskHost() as host:
-        task = host.task(timeout=timeout, on_error=retry(attempts=2, backoff=0)).schedule(function, *args, **kwargs)
+        task = host.task(timeout=timeout, retry=retry(attempts=2, backoff=0)).schedule(function, *args, **kwargs)
         await task.wait()
     assert leaks(task.exception) == []
     assert task.exception is not None

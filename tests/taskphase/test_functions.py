@@ -1,4 +1,4 @@
-"""G7: proxies, mocks and generator functions as tasks and handlers, and the handles that functions return."""
+"""G3, G7, G15: proxies, mocks and generator functions as tasks and handlers, and handles as results."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_a_mock_is_a_handler_g4_g7() -> None:
             mock.assert_called_once_with(task, task.exception)
 
 
-async def test_the_handle_that_a_sync_function_returns_is_its_result_and_holds_no_slot_g7_g15() -> None:
+async def test_a_handle_returned_by_a_sync_function_is_its_result_and_holds_no_slot_g7_g15() -> None:
     blocked = anyio.Event()
     async with TaskHost(max_running=1, drain_timeout=5) as host:
         first = host.schedule(lambda: current_host().schedule(blocked.wait))

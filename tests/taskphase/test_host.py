@@ -1,4 +1,4 @@
-"""G2 (ends), G3 (isolation), G9 (shield and drain), G14 (from anywhere)."""
+"""G2, G3, G9, G14: ends, isolation, shield and drain, scheduling from anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.backends import native_cancel_only, turns
 
 from taskphase import (
     NoCurrentError,
-    Retry,
     Task,
     TaskConfig,
     TaskHost,
@@ -210,7 +209,7 @@ class TestDrain:
             ("WARNING", "closing the task host: 1 cancelled: stubborn"),
         ]
 
-    async def test_who_may_schedule_in_which_stage_g9(self, journal: Journal) -> None:
+    async def test_each_stage_of_the_drain_admits_the_tasks_of_the_contract_g9(self, journal: Journal) -> None:
         async def in_grace() -> None:
             await closing.wait()
             host.schedule(journal.add, "from the unshielded in grace")
@@ -344,15 +343,12 @@ class TestDrain:
             await turns()
         assert journal == ["handled"]
 
-    async def test_the_handler_of_an_unshielded_task_is_cancelled_and_the_task_has_failed_g4_g9(
-        self, journal: Journal
-    ) -> None:
+    async def test_the_drain_cancels_the_handler_of_an_unshielded_failed_task_g4_g9(self, journal: Journal) -> None:
         async def fail() -> None:
             raise ValueError
 
-        async def handler(task: Task[Any], error: Exception) -> Retry:
+        async def handler(task: Task[Any], error: Exception) -> None:
             await journal.forever("handler")
-            return Retry()
 
         async with TaskHost() as host:
             task = host.task(on_error=handler).schedule(fail)
@@ -361,7 +357,7 @@ class TestDrain:
         assert journal == ["handler began", "handler left"]
         assert isinstance(task.exception, ValueError)
 
-    async def test_deferred_tasks_are_cancelled_unless_shielded_and_those_get_their_scope_s_end_g9(self) -> None:
+    async def test_the_drain_cancels_deferred_tasks_but_the_shielded_get_their_phase_g9(self) -> None:
         async with TaskHost() as host:
             scope = host.scope()
             plain = scope.after_response.schedule(anyio.sleep, 0)
@@ -373,7 +369,7 @@ class TestDrain:
                 scope.end()
         assert shielded.status is TaskStatus.SUCCEEDED
 
-    async def test_waiting_tasks_are_cancelled_unless_shielded_and_those_get_their_slot_g9(self) -> None:
+    async def test_the_drain_cancels_waiting_tasks_but_the_shielded_get_their_slot_g9(self) -> None:
         async with TaskHost(max_running=1) as host:
             host.schedule(anyio.sleep_forever)
             plain = host.schedule(anyio.sleep, 0)
@@ -387,18 +383,20 @@ class TestDrain:
                 raise ValueError
             return 2
 
-        def again(task: Task[Any], error: Exception) -> Retry:
-            return Retry(after=SHORT)
+        def again(task: Task[Any], error: Exception) -> float:
+            return SHORT
 
         async with TaskHost() as host:
-            plain = host.task(on_error=again).schedule(fail_once)
-            shielded = host.task(on_error=again, shield=True).schedule(fail_once)
+            plain = host.task(retry=again).schedule(fail_once)
+            shielded = host.task(retry=again, shield=True).schedule(fail_once)
             while {plain.status, shielded.status} != {TaskStatus.RETRYING}:
                 await checkpoint()
         assert plain.status is TaskStatus.CANCELLED
         assert shielded.return_value == 2
 
-    async def test_a_second_call_waits_for_the_first_and_a_later_one_returns_at_once_g9(self, journal: Journal) -> None:
+    async def test_a_second_aclose_waits_for_the_first_and_a_later_call_returns_at_once_g9(
+        self, journal: Journal
+    ) -> None:
         async def close(name: str) -> None:
             await host.aclose()
             journal.append(name)
@@ -511,7 +509,7 @@ class TestFromAnywhere:
         assert of_task.startswith("this code does not run in a task")
         assert "call current_task() before you start the thread" in of_task
 
-    async def test_the_innermost_host_is_the_current_one_g14(self) -> None:
+    async def test_the_innermost_host_is_the_current_host_g14(self) -> None:
         async def nested() -> None:
             me = current_task()
             assert current_host() is outer
@@ -574,7 +572,7 @@ class TestFromAnywhere:
 
 
 class TestOpening:
-    async def test_whoever_is_cancelled_while_it_enters_a_host_gets_out_g9(self) -> None:
+    async def test_code_that_is_cancelled_while_entering_a_host_gets_out_g9(self) -> None:
         host = TaskHost()
         with anyio.CancelScope() as cancel_scope:
             cancel_scope.cancel()
@@ -618,7 +616,7 @@ class TestOpening:
         gc.collect()  # here, where the warning is expected
 
     @native_cancel_only
-    async def test_a_task_that_is_cancelled_by_others_before_its_first_step_is_not_waited_for_g2(self) -> None:
+    async def test_a_task_cancelled_by_others_before_its_first_step_is_not_waited_for_g2(self) -> None:
         before = asyncio.all_tasks()
         async with TaskHost() as host:
             before |= asyncio.all_tasks()

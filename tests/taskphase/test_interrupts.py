@@ -1,4 +1,4 @@
-"""`KeyboardInterrupt` and Ctrl-C, which are not a task's to keep: G2, G3, G4 and G9, each in a process of its own."""
+"""G2, G3, G9: `KeyboardInterrupt` and Ctrl-C in tasks and handlers, each in its own process."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_ctrl_c_cancels_the_unshielded_and_waits_for_the_shielded_and_the_thread
 
 
 @pytest.mark.parametrize("case", ["function", "sync function", "async handler", "sync handler", "child task"])
-def test_on_trio_an_interrupt_in_a_task_comes_out_of_the_host_bare_and_the_shielded_end_by_themselves_g9(
+def test_on_trio_an_interrupt_leaves_the_host_bare_after_shielded_tasks_end_g9(
     case: str,
 ) -> None:
     result = end(start("trio", case))

@@ -1,4 +1,7 @@
-"""G13: several event loops in one thread, of which one runs. (trio has one run at a time in a thread.)"""
+"""G2, G8, G13: several event loops in one thread. One of them runs.
+
+(trio has one run at a time in a thread.)
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def test_a_task_that_was_refused_there_can_be_scheduled_here_g13_g15(new_loop: L
     mine.run_until_complete(left(host))
 
 
-def test_between_two_runs_of_its_loop_a_host_takes_tasks_which_start_in_the_next_g8_g13(new_loop: Loops) -> None:
+def test_tasks_taken_between_two_runs_of_the_loop_start_in_the_next_run_g8_g13(new_loop: Loops) -> None:
     mine = new_loop()
     host = mine.run_until_complete(entered())
     tasks = [host.schedule(answer) for _ in range(3)]
@@ -92,7 +95,7 @@ def test_between_two_runs_of_its_loop_a_host_takes_tasks_which_start_in_the_next
     mine.run_until_complete(left(host))
 
 
-def test_a_task_that_is_scheduled_between_two_runs_is_not_lost_if_the_next_closes_the_host_g2_g13(
+def test_a_task_taken_between_two_runs_is_not_lost_if_the_host_closes_next_g2_g13(
     new_loop: Loops,
 ) -> None:
     mine = new_loop()

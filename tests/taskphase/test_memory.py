@@ -1,4 +1,4 @@
-"""Nothing is kept for longer than it is needed, and nothing needs the garbage collector."""
+"""G2, G9, G15: nothing is kept for longer than needed, and nothing needs the garbage collector."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "handled": (fails, {"on_error": handle}),
     "handled badly": (fails, {"on_error": handle_badly}),
     "handled badly in a thread": (fails, {"on_error": handle_in_thread}),
-    "three attempts": (fails, {"on_error": retry(attempts=3, backoff=0)}),
-    "three timeouts": (hangs, {"timeout": 0.001, "on_error": retry(attempts=3, backoff=0)}),
+    "three attempts": (fails, {"retry": retry(attempts=3, backoff=0)}),
+    "three timeouts": (hangs, {"timeout": 0.001, "retry": retry(attempts=3, backoff=0)}),
 }
 
 

@@ -1,4 +1,4 @@
-"""G3 and G4: what a name, an exception or a log handler of the user's can do to what the library says: nothing."""
+"""G3, G4, G7: names, exceptions and log handlers of the user do no harm to log records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.backends import turns
 
-from taskphase import Retry, Task, TaskCancelled, TaskConfig, TaskDropped, TaskFailed, TaskHost, TaskStatus, retry
+from taskphase import Task, TaskCancelled, TaskConfig, TaskDropped, TaskFailed, TaskHost, TaskStatus, retry
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -35,7 +35,7 @@ async def test_no_log_line_shows_a_name_unescaped_g4(logged: Logged) -> None:
     async with TaskHost(shield_timeout=0.02) as host:
         await host.task(name=FORGED).schedule(fail).wait()
         await host.task(name=FORGED, on_error=handler).schedule(fail).wait()
-        await host.task(name=FORGED, on_error=retry(attempts=2, backoff=0)).schedule(fail).wait()
+        await host.task(name=FORGED, retry=retry(attempts=2, backoff=0)).schedule(fail).wait()
         with pytest.raises(LookupError):
             async with host.scope() as tasks:
                 tasks.task(name=FORGED).after_response.schedule(fail)
@@ -95,7 +95,7 @@ async def test_the_name_of_a_function_or_exception_is_escaped_as_well_g4(logged:
 
     Boom.__name__ = func.__qualname__ = FORGED.removesuffix("\ud800\x00")
     async with TaskHost() as host:
-        task = host.task(on_error=retry(attempts=2, backoff=0)).schedule(func)
+        task = host.task(retry=retry(attempts=2, backoff=0)).schedule(func)
         await task.wait()
         assert is_one_line(repr(task))
     assert [level for level, text in logged() if is_one_line(text)] == ["INFO", "ERROR"]
@@ -191,7 +191,7 @@ def logging_with(handler: logging.Handler) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [Unprintable, UnprintableAndWorse, OddlyNamed], ids=["str", "worse", "class"])
-async def test_an_exception_that_cannot_be_shown_fails_its_task_and_something_is_printed_g3_g4(
+async def test_an_exception_that_cannot_be_shown_fails_its_task_and_is_reported_g3_g4(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def func() -> None:
@@ -207,9 +207,7 @@ async def test_an_exception_that_cannot_be_shown_fails_its_task_and_something_is
                 await task.wait()
                 assert task.status == TaskStatus.FAILED
                 assert type(task.exception) is kind
-                handled = host.task(
-                    name="odd", on_error=lambda task, error: Retry(after=0) if task.attempt < 2 else None
-                )
+                handled = host.task(name="odd", retry=lambda task, error: 0 if task.attempt < 2 else None)
                 again = handled.schedule(raising)
                 await again.wait()
                 assert (again.status, again.attempt) == (TaskStatus.FAILED, 2)
@@ -237,7 +235,7 @@ async def test_whatever_a_log_handler_raises_the_task_ends_and_the_line_is_print
 ) -> None:
     with logging_with(Raising(kind("of the handler"))):
         async with TaskHost() as host:
-            task = host.task(name="t\n", on_error=retry(attempts=2, backoff=0)).schedule(fail)
+            task = host.task(name="t\n", retry=retry(attempts=2, backoff=0)).schedule(fail)
             await task.wait()
             assert (task.status, task.attempt) == (TaskStatus.FAILED, 2)
             host.task(name="u").schedule(anyio.sleep_forever)

@@ -1,4 +1,4 @@
-"""G2, G9: asyncio's own `Task.cancel()`, which knows no shield, for every task at once or for some of the host's own.
+"""G2, G3, G9, G15: asyncio's own `Task.cancel()`, for every task at once or for some of the host's own.
 
 The end of `asyncio.run()` does the former, once, and waits for those tasks only: after a `KeyboardInterrupt`, after the
 second SIGINT that uvicorn gets, or because the main function has returned.
@@ -73,7 +73,7 @@ class Program:
 
 
 @native_cancel_only
-async def test_a_task_that_gets_the_slot_of_a_cancelled_one_is_waited_for_g2_g15() -> None:
+async def test_a_task_that_gets_the_slot_of_a_cancelled_task_is_waited_for_g2_g15() -> None:
     async def work() -> None:
         try:
             await anyio.sleep_forever()
@@ -121,7 +121,7 @@ async def test_a_thread_is_waited_for_though_its_task_was_cancelled_g2_g9() -> N
 
 
 @native_cancel_only
-async def test_a_thread_that_outlives_patience_is_abandoned_though_its_task_was_cancelled_g9() -> None:
+async def test_a_thread_past_shield_timeout_is_abandoned_though_its_task_is_cancelled_g9() -> None:
     def work() -> None:
         began.set()
         release.wait()
@@ -165,7 +165,7 @@ async def test_a_drain_under_way_goes_on_and_keeps_its_deadlines_g9() -> None:
 
 
 @native_cancel_only
-async def test_a_drain_under_way_hears_of_a_task_that_was_cancelled_before_its_first_step_g2(
+async def test_a_drain_under_way_hears_of_a_task_cancelled_before_its_first_step_g2(
     task_factory: None,
 ) -> None:
     async def schedule_another() -> None:

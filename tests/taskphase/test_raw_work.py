@@ -1,4 +1,4 @@
-"""G3, G9: the plain task group of a host can be used for as long as the host is open, whatever happens in it."""
+"""G3, G9: the plain task group of a host can be used for as long as the host is open."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_the_group_takes_work_while_cancelled_work_ends_slowly_g3() -> Non
         go_on.set()
 
 
-async def test_stage_one_does_not_wait_for_raw_work_and_a_warning_names_it_g9(logged: Logged) -> None:
+async def test_stage_1_does_not_wait_for_raw_work_and_a_warning_names_the_work_g9(logged: Logged) -> None:
     async with TaskHost(drain_timeout=60) as host:
         host.tg.start_soon(anyio.sleep_forever, name="evil\nname")
         host.tg.start_soon(anyio.sleep_forever, name="other")
@@ -158,7 +158,7 @@ async def test_stage_one_does_not_wait_for_raw_work_and_a_warning_names_it_g9(lo
     assert host.drain_report.seconds < 30
 
 
-async def test_stage_one_waits_for_tasks_though_raw_work_runs_g9() -> None:
+async def test_stage_1_waits_for_tasks_though_raw_work_runs_g9() -> None:
     async with TaskHost(drain_timeout=60) as host:
         host.tg.start_soon(anyio.sleep_forever)
         task = host.schedule(turns)

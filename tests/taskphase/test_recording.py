@@ -1,4 +1,4 @@
-"""`record_tasks` and `JumpClock`: what a test sees of its tasks, waits for and decides."""
+"""G4, G5, G6, G8, G15, G16: `record_tasks` and `JumpClock`: tests see, await and run their tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from anyio.from_thread import start_blocking_portal
 from tests.backends import ASYNCIO, MOVABLE, TRIO, native_cancel_only, turns
 
 from taskphase import (
-    Retry,
     Task,
     TaskFailed,
     TaskHost,
@@ -31,8 +30,8 @@ from taskphase import (
     retry,
 )
 from taskphase._drive.recording import RECORDERS
-from taskphase._recording.changes import CHANGES
 from taskphase.testing import JumpClock, TaskRecorder, UnexpectedFailures, explore, record_tasks
+from taskphase.testing._recording.changes import CHANGES
 
 SHORT = 0.02  # seconds that a test waits on purpose
 DRAIN = 5  # seconds for what a test has left; nothing needs them
@@ -141,7 +140,7 @@ class TestSeen:
             assert repr(tasks) == "<recorded tasks: none>"
             assert str(tasks) == "recorded tasks: nothing"
             host.task(name="to ada").schedule(send, "ada", subject="x" * 100)
-            host.task(on_error=retry(attempts=2, backoff=0)).schedule(fail)
+            host.task(retry=retry(attempts=2, backoff=0)).schedule(fail)
             await tasks.await_all()
             short = "x" * 27 + "..." + "x" * 28
             assert repr(tasks.of(send)) == (
@@ -445,7 +444,7 @@ class TestFailures:
             return 2
 
         async with recording() as (host, tasks):
-            host.task(on_error=retry(backoff=0)).schedule(second_time)
+            host.task(retry=retry(backoff=0)).schedule(second_time)
             await tasks.await_all()
             assert tasks.succeeded.one().return_value == 2
 
@@ -467,7 +466,7 @@ class TestNever:
             assert str(tasks).count(" held") == 4
         assert host.statistics().cancelled == 0  # by its drain
 
-    async def test_phases_outcomes_and_limits_are_the_real_ones_g5_g15(self) -> None:
+    async def test_phases_outcomes_and_limits_are_real_g5_g15(self) -> None:
         with record_tasks(run="never") as tasks:
             async with TaskHost(max_pending=1, drain_timeout=DRAIN) as host:
                 with pytest.raises(LookupError):
@@ -483,7 +482,7 @@ class TestNever:
             with pytest.raises(TasksClosedError):
                 host.schedule(send, "ada")
 
-    async def test_one_is_run_by_hand_in_its_context_and_with_its_settings_g6_g16(self) -> None:
+    async def test_a_task_is_run_by_hand_in_its_context_and_with_its_settings_g6_g16(self) -> None:
         async def look(text: str) -> str:
             if current_task().attempt == 1:
                 raise LookupError
@@ -492,7 +491,7 @@ class TestNever:
         async with recording(run="never") as (host, tasks):
             token = setting.set("of schedule()")
             async with host.scope() as scope:
-                scope.after_response.task(on_error=lambda task, error: Retry()).schedule(look, "x")
+                scope.after_response.task(retry=lambda task, error: 0).schedule(look, "x")
             setting.reset(token)
             [task] = tasks
             assert await task() == "of schedule() x"
@@ -515,7 +514,7 @@ class TestNever:
             assert hosts == [host]
             assert len(tasks.succeeded) == len(tasks) == 3
 
-    async def test_after_the_host_has_closed_they_run_in_one_of_their_own(self) -> None:
+    async def test_after_the_host_has_closed_tasks_run_in_a_host_of_their_own(self) -> None:
         async def parent() -> None:
             assert current_host() is not host
             current_host().schedule(send, "child")
@@ -526,7 +525,7 @@ class TestNever:
         assert len(tasks.succeeded) == len(tasks) == 1  # the other host's are recorded no more
 
     @each_backend
-    def test_a_thread_runs_them_in_their_loop_or_in_its_own_g8(self, backend: Any) -> None:
+    def test_a_thread_runs_tasks_in_their_loop_or_in_its_own_loop_g8(self, backend: Any) -> None:
         async def where() -> int:
             return threading.get_ident()
 
@@ -602,7 +601,7 @@ class TestInline:
             assert journal[-3:] == ["response", "after_response", "its own"]
             assert journal[0] == "route"
 
-    async def test_retries_handlers_context_and_failures_are_the_real_ones_g4_g6_g16(
+    async def test_retries_handlers_context_and_failures_are_real_g4_g6_g16(
         self, logged: Callable[[], list[tuple[str, str]]]
     ) -> None:
         async def look() -> None:
@@ -615,7 +614,7 @@ class TestInline:
             tasks.expect_failure(LookupError, match="twice")
             token = setting.set("of schedule()")
             async with host.scope() as scope:
-                scope.task(on_error=retry(attempts=2, backoff=0)).schedule(look)
+                scope.task(retry=retry(attempts=2, backoff=0)).schedule(look)
                 setting.reset(token)
             assert seen == ["of schedule() 1", "of schedule() 2"]
             assert [level for level, _ in logged()] == ["INFO", "ERROR"]
@@ -698,7 +697,7 @@ class TestJumpClock:
         async def main() -> None:
             async with recording() as (host, tasks):
                 tasks.expect_failure()
-                host.task(name="retried", on_error=retry(attempts=2, backoff=HOUR, jitter=False)).schedule(fail)
+                host.task(name="retried", retry=retry(attempts=2, backoff=HOUR, jitter=False)).schedule(fail)
                 host.task(name="timed", timeout=HOUR).schedule(anyio.sleep_forever)
                 await tasks.of("retried").await_until("retrying")
                 await tasks.of("timed").await_until("running")
@@ -719,7 +718,7 @@ class TestJumpClock:
         with record_tasks() as tasks, host_in_thread((backend, clock.backend_options(backend))) as (host, _):
             tasks.expect_failure()
             for _ in range(50):
-                task = host.task(on_error=retry(attempts=2, backoff=HOUR, jitter=False)).schedule(fail)
+                task = host.task(retry=retry(attempts=2, backoff=HOUR, jitter=False)).schedule(fail)
                 tasks.wait_until("retrying")
                 clock.jump(HOUR)
                 tasks.wait_all()
@@ -732,7 +731,7 @@ class TestJumpClock:
         with record_tasks() as tasks, host_in_thread((backend, clock.backend_options(backend))) as (host, _):
             tasks.expect_failure()
             for _ in range(20):
-                task = host.task(on_error=retry(attempts=4, backoff=HOUR, max_delay=HOUR, jitter=False)).schedule(fail)
+                task = host.task(retry=retry(attempts=4, backoff=HOUR, max_delay=HOUR, jitter=False)).schedule(fail)
                 for attempt in (1, 2, 3):
                     tasks.wait_until("retrying", attempt=attempt)
                     clock.jump(HOUR)
@@ -742,7 +741,7 @@ class TestJumpClock:
     async def test_an_attempt_that_is_over_is_not_waited_for(self) -> None:
         async with TaskHost() as host:
             with record_tasks(host) as tasks:
-                host.task(on_error=lambda *_: Retry(after=0 if current_task().attempt < 2 else HOUR)).schedule(fail)
+                host.task(retry=lambda *_: 0 if current_task().attempt < 2 else HOUR).schedule(fail)
                 await tasks.await_until("retrying", attempt=2)
                 with pytest.raises(AssertionError, match="will be retrying in attempt 1"):
                     await tasks.await_until("retrying", attempt=1)
@@ -774,7 +773,7 @@ class TestJumpClock:
         anyio.run(main, backend=backend, backend_options=clock.backend_options(backend))
 
     @CLOCK_BACKENDS
-    def test_one_clock_moves_several_loops_and_forgets_those_that_have_ended(self, backend: str) -> None:
+    def test_a_clock_moves_several_loops_and_forgets_the_ended_loops(self, backend: str) -> None:
         async def sleep() -> None:
             began = anyio.current_time()
             sleeping.release()
@@ -801,7 +800,7 @@ class TestJumpClock:
             blocked.set()
             assert go_on.wait(10)
 
-        monkeypatch.setattr("taskphase._clock.jumping._PATIENCE", 0.01)
+        monkeypatch.setattr("taskphase.testing._clock.jumping._PATIENCE", 0.01)
         clock = JumpClock()
         blocked, go_on = threading.Event(), threading.Event()
         with start_blocking_portal(backend, clock.backend_options(backend)) as portal:
@@ -826,7 +825,7 @@ def test_the_simulation_can_record_too() -> None:
     @explore(schedules=20)
     async def program() -> None:
         async with recording(timeout=None) as (host, tasks):
-            host.task(on_error=retry(attempts=2, backoff=HOUR)).schedule(fail)
+            host.task(retry=retry(attempts=2, backoff=HOUR)).schedule(fail)
             host.schedule(anyio.sleep, HOUR)
             tasks.expect_failure()
             await tasks.await_all()
@@ -868,7 +867,7 @@ class TestWhatARecorderMustNotDo:
                     release.set()
         assert task.status is TaskStatus.SUCCEEDED
 
-    async def test_a_task_of_a_subclass_is_waited_for_and_stays_one(self) -> None:
+    async def test_a_task_of_a_subclass_is_waited_for_and_keeps_its_class(self) -> None:
         class Mine(Task[None]):
             pass
 
@@ -889,7 +888,7 @@ class TestWhatARecorderMustNotDo:
                 await asyncio.to_thread(tasks.wait_all)
                 assert tasks.one().status is TaskStatus.SUCCEEDED
 
-    async def test_who_waits_hears_of_a_task_that_its_group_refuses(self) -> None:
+    async def test_a_waiting_test_hears_of_a_task_that_its_group_refuses(self) -> None:
         """It is written down first, and taken back; here somebody has begun to wait for it between the two."""
 
         class Slow(TaskRecorder):

@@ -1,4 +1,4 @@
-"""G1 (phases) and G5 (outcome policy), for scopes without a framework."""
+"""G1, G5, G11, G14: phases and outcome policy, for scopes without a framework."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ if sys.version_info >= (3, 12):
             await tasks.settle()
             assert "immediate" in log
 
-    def test_nor_in_a_loop_that_makes_its_own_tasks_g1() -> None:
+    def test_a_task_never_starts_inside_schedule_in_a_loop_that_makes_its_own_tasks_g1() -> None:
         async def main() -> None:
             asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
             async with TaskHost() as host:
@@ -82,7 +82,7 @@ if sys.version_info >= (3, 12):
         assert log == ["immediate"]
 
 
-async def test_after_route_has_started_when_the_route_is_left_and_after_response_starts_when_the_scope_is_g1() -> None:
+async def test_the_route_s_end_starts_after_route_and_the_scope_s_end_after_response_g1() -> None:
     log = Log()
     async with TaskHost() as host:
         async with host.scope() as tasks:
@@ -111,7 +111,7 @@ async def test_without_a_route_both_later_phases_come_at_the_end_of_the_scope_in
             assert log == ["immediate", "after_route", "after_response"]
 
 
-async def test_an_earlier_phase_starts_before_a_later_one_even_without_a_checkpoint_between_g1() -> None:
+async def test_an_earlier_phase_starts_first_even_without_a_checkpoint_between_g1() -> None:
     async with TaskHost() as host:
         for _ in range(30):
             log = Log()
@@ -338,7 +338,7 @@ async def test_bad_calls_are_refused_at_once_and_leave_nothing_g7() -> None:
         assert (host.running, host.deferred, host.waiting) == (0, 0, 0)
 
 
-async def test_a_batch_of_ones_own_is_held_until_it_is_started() -> None:
+async def test_a_batch_made_by_hand_is_held_until_its_start() -> None:
     log = Log()
     batch = TasksBatch()
     task = batch.task(name="b").schedule(log.add, "b")
@@ -403,7 +403,7 @@ class TestAnyTaskGroup:
                 assert (host.running, host.deferred) == (0, 0)
             assert done
 
-    async def test_its_tasks_run_in_the_group_g1(self) -> None:
+    async def test_the_tasks_of_a_scheduler_by_hand_run_in_its_group_g1(self) -> None:
         log = Log()
         async with anyio.create_task_group() as tg, TasksScheduler(tg, TaskConfig(name="mine")) as tasks:
             assert tasks.tg is tg

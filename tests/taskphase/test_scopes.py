@@ -1,4 +1,4 @@
-"""G1, G2, G5, G9: schedulers that are made by hand, and scopes that end before their routes."""
+"""G1, G2, G5, G8, G9: schedulers made by hand, and scopes that end before their routes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def warnings_in(logged: Logged) -> list[str]:
 
 
 class TestInsideAScope:
-    async def test_the_phases_of_the_scope_start_its_batches_g1(self) -> None:
+    async def test_the_phases_of_the_scope_start_the_batches_of_a_scheduler_by_hand_g1(self) -> None:
         async with TaskHost() as host:
             async with host.scope() as scope:
                 async with scope.route():
@@ -41,7 +41,7 @@ class TestInsideAScope:
             await response.wait()
             assert (route.status, response.status) == (S.SUCCEEDED, S.SUCCEEDED)
 
-    async def test_starting_its_batch_starts_what_it_holds_now_and_ends_no_route_g1(self) -> None:
+    async def test_the_start_of_a_batch_by_hand_starts_the_held_tasks_and_ends_no_route_g1(self) -> None:
         async with TaskHost() as host:
             async with host.scope() as scope, scope.route():
                 mine, other = TasksScheduler(host.tg), TasksScheduler(host.tg)
@@ -63,7 +63,7 @@ class TestInsideAScope:
                 await task.wait()
             assert {task.status for task in held} == {S.SUCCEEDED}
 
-    async def test_as_a_context_manager_it_has_a_scope_of_its_own_g1(self) -> None:
+    async def test_a_scheduler_by_hand_as_a_context_manager_has_its_own_scope_g1(self) -> None:
         async with TaskHost() as host, host.scope() as scope:
             outer = scope.after_response.schedule(nothing)
             async with TasksScheduler(host.tg) as inner:
@@ -71,7 +71,7 @@ class TestInsideAScope:
             await task.wait()
             assert (task.status, outer.status) == (S.SUCCEEDED, S.DEFERRED)
 
-    async def test_in_a_task_or_a_thread_of_a_task_it_belongs_to_no_scope_g1_g2(self, logged: Logged) -> None:
+    async def test_a_scheduler_by_hand_in_a_task_or_its_thread_belongs_to_no_scope_g1_g2(self, logged: Logged) -> None:
         held: list[Task[None]] = []
 
         def schedule() -> None:
@@ -87,7 +87,7 @@ class TestInsideAScope:
             assert [task.status for task in held] == [S.DROPPED] * 2
         assert len(warnings_in(logged)) == 2
 
-    async def test_in_a_thread_of_the_route_it_belongs_to_the_scope_g1_g8(self) -> None:
+    async def test_a_scheduler_by_hand_in_a_thread_of_the_route_belongs_to_the_scope_g1_g8(self) -> None:
         async with TaskHost() as host:
             async with host.scope():
                 task = await anyio.to_thread.run_sync(lambda: TasksScheduler(host.tg).after_response.schedule(nothing))
@@ -100,7 +100,7 @@ class TestInsideAScope:
 
 class TestOutsideOfAnyScope:
     @pytest.mark.parametrize("foreign", [False, True])
-    async def test_what_one_holds_that_is_gone_is_dropped_with_a_warning_g2(
+    async def test_tasks_of_a_garbage_scheduler_are_dropped_with_a_warning_g2(
         self, foreign: bool, logged: Logged
     ) -> None:
         async with TaskHost() as host, anyio.create_task_group() as group:
@@ -113,7 +113,7 @@ class TestOutsideOfAnyScope:
         assert len(warnings_in(logged)) == 2
         assert all("its scheduler is gone" in message for message in warnings_in(logged))
 
-    async def test_one_may_be_gone_in_another_thread_g2_g8(self, logged: Logged) -> None:
+    async def test_a_scheduler_may_become_garbage_in_another_thread_g2_g8(self, logged: Logged) -> None:
         def forget() -> None:
             holder.clear()
             gc.collect()
@@ -125,7 +125,7 @@ class TestOutsideOfAnyScope:
             await until(lambda: task.status is S.DROPPED)
         assert len(warnings_in(logged)) == 1
 
-    async def test_one_may_be_gone_when_the_host_has_closed_g2_g9(self) -> None:
+    async def test_a_scheduler_may_become_garbage_after_its_host_has_closed_g2_g9(self) -> None:
         async with TaskHost() as host:
             tasks = TasksScheduler(host.tg)
             task = tasks.after_response.schedule(nothing)
@@ -135,7 +135,9 @@ class TestOutsideOfAnyScope:
         await turns()
         assert task.status is S.CANCELLED
 
-    def test_one_may_be_gone_when_its_loop_has_ended_g2(self, anyio_backend: tuple[str, dict[str, bool]]) -> None:
+    def test_a_scheduler_may_become_garbage_after_its_loop_has_ended_g2(
+        self, anyio_backend: tuple[str, dict[str, bool]]
+    ) -> None:
         kept: list[TasksScheduler] = []
 
         async def main() -> None:
@@ -147,7 +149,7 @@ class TestOutsideOfAnyScope:
         kept.clear()
         gc.collect()
 
-    async def test_its_own_batches_are_started_by_hand_g1(self) -> None:
+    async def test_batches_of_a_scheduler_outside_of_scopes_are_started_by_hand_g1(self) -> None:
         async with TaskHost() as host:
             tasks = TasksScheduler(host.tg)
             task = tasks.after_response.schedule(nothing)
@@ -177,7 +179,7 @@ async def test_a_scheduler_made_by_hand_in_a_scope_tells_the_outcome_of_the_scop
 
 class TestARouteThatOutlivesItsScope:
     @pytest.mark.parametrize("failed", [False, True])
-    async def test_its_tasks_wait_for_its_outcome_g1_g5(self, failed: bool) -> None:
+    async def test_tasks_of_a_late_route_wait_for_its_outcome_g1_g5(self, failed: bool) -> None:
         go, entered = anyio.Event(), anyio.Event()
         tasks: dict[str, Task[None]] = {}
 
@@ -208,7 +210,9 @@ class TestARouteThatOutlivesItsScope:
             assert tasks["always"].status is S.SUCCEEDED
 
     @pytest.mark.parametrize("ends", ["before the drain", "in the drain"])
-    async def test_stage_two_drops_its_tasks_the_shielded_too_g2_g9(self, ends: str, logged: Logged) -> None:
+    async def test_stage_2_drops_the_tasks_of_a_late_route_shielded_tasks_too_g2_g9(
+        self, ends: str, logged: Logged
+    ) -> None:
         entered, leave = anyio.Event(), anyio.Event()
         tasks: list[Task[None]] = []
 

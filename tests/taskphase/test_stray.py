@@ -1,4 +1,4 @@
-"""G2, G4: a `CancelledError` that nobody has asked for is a failure; one that somebody has asked for is a cancellation.
+"""G2, G3, G4: a `CancelledError` without a request is a failure. A requested one is a cancellation.
 
 asyncio only: user code cannot make trio's `Cancelled`.
 """
@@ -131,7 +131,7 @@ class TestNobodyHasAskedForIt:
     @pytest.mark.parametrize("function", STRAYS)
     @pytest.mark.parametrize("timeout", [None, 10])
     @pytest.mark.parametrize("shield", [False, True])
-    async def test_the_task_has_failed_and_its_handler_and_the_log_hear_of_it_g2_g4(
+    async def test_a_stray_cancellation_fails_the_task_with_handler_and_log_record_g2_g4(
         self, function: Callable[[], Any], timeout: float | None, shield: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         heard: list[tuple[Task[Any], Exception]] = []
@@ -157,7 +157,7 @@ class TestNobodyHasAskedForIt:
         assert "CancelledError" in str(task.exception)
 
     @pytest.mark.parametrize("function", STRAYS)
-    async def test_without_a_handler_it_is_logged_and_the_task_has_failed_g2_g4(
+    async def test_without_a_handler_a_stray_cancellation_is_logged_as_a_failure_g2_g4(
         self, function: Callable[[], Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         async with TaskHost() as host:
@@ -170,9 +170,9 @@ class TestNobodyHasAskedForIt:
     @pytest.mark.parametrize("timeout", [None, 10])
     async def test_another_attempt_is_made_g2_g16(self, function: Callable[[], Any], timeout: float | None) -> None:
         async with TaskHost() as host:
-            again = host.task(timeout=timeout, on_error=retry(attempts=3, backoff=0))
+            again = host.task(timeout=timeout, retry=retry(attempts=3, backoff=0))
             task = again.schedule(function)
-            chosen = host.task(on_error=retry(attempts=2, backoff=0, on=StrayCancellation)).schedule(function)
+            chosen = host.task(retry=retry(attempts=2, backoff=0, on=StrayCancellation)).schedule(function)
             await task.wait()
             await chosen.wait()
         assert (task.attempt, chosen.attempt) == (3, 2)
@@ -185,10 +185,10 @@ class TestNobodyHasAskedForIt:
             return current_task().attempt
 
         async with TaskHost() as host:
-            assert await host.task(on_error=retry(attempts=2, backoff=0)).schedule(query) == 2
+            assert await host.task(retry=retry(attempts=2, backoff=0)).schedule(query) == 2
 
     @pytest.mark.parametrize("function", STRAYS)
-    async def test_in_a_handler_it_is_a_handler_that_failed_g4(
+    async def test_a_stray_cancellation_in_a_handler_is_a_failed_handler_g4(
         self, function: Callable[[], Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         async def fail() -> NoReturn:
@@ -209,19 +209,21 @@ class TestNobodyHasAskedForIt:
         assert of_task[1] is task.exception
 
     @pytest.mark.parametrize("function", STRAYS)
-    async def test_in_a_task_group_of_somebody_else_it_touches_nothing_g2_g3(self, function: Callable[[], Any]) -> None:
+    async def test_a_stray_cancellation_in_a_foreign_task_group_touches_nothing_g2_g3(
+        self, function: Callable[[], Any]
+    ) -> None:
         async with anyio.create_task_group() as group:
             scheduler = TasksScheduler(group)
             task, other = scheduler.schedule(function), scheduler.schedule(turns)
         check_stray(task.exception)
         assert other.status is S.SUCCEEDED
 
-    async def test_a_task_that_runs_inline_fails_with_it_g2_g17(self) -> None:
+    async def test_a_task_that_runs_inline_fails_with_a_stray_cancellation_g2_g17(self) -> None:
         with pytest.raises(TaskFailed) as raised:
             await Task(wait_for_a_future_that_is_cancelled)()
         check_stray(raised.value.__cause__)
 
-    async def test_with_what_is_no_exception_beside_it_it_is_contained_and_goes_to_no_handler_g3_g4(self) -> None:
+    async def test_a_stray_cancellation_beside_a_base_exception_goes_to_no_handler_g3_g4(self) -> None:
         async def leave() -> NoReturn:
             raise BaseExceptionGroup("", [SystemExit(), asyncio.CancelledError()])
 
@@ -232,7 +234,7 @@ class TestNobodyHasAskedForIt:
         assert isinstance(task.exception, BaseExceptionGroup)
         assert heard == []
 
-    async def test_a_task_that_takes_it_back_itself_has_succeeded_g2(self) -> None:
+    async def test_a_task_that_catches_a_stray_cancellation_itself_has_succeeded_g2(self) -> None:
         async def survive() -> str:
             try:
                 await wait_for_a_future_that_is_cancelled()
@@ -243,7 +245,7 @@ class TestNobodyHasAskedForIt:
         async with TaskHost() as host:
             assert await host.schedule(survive) == "survived"
 
-    async def test_its_handler_and_its_log_record_have_the_context_of_the_task_g4_g6(self) -> None:
+    async def test_handler_and_log_record_of_a_stray_cancellation_have_the_context_g4_g6(self) -> None:
         request: ContextVar[str] = ContextVar("request")
         seen: list[tuple[str, str]] = []
 
@@ -318,7 +320,7 @@ class TestSomebodyHasAskedForIt:
             group.cancel_scope.cancel()
         assert (task.status, heard) == (S.CANCELLED, [])
 
-    async def test_a_stray_one_that_meets_a_cancellation_is_a_cancellation_g2(self) -> None:
+    async def test_a_requested_cancellation_of_a_task_hides_a_stray_cancellation_g2(self) -> None:
         future = asyncio.get_running_loop().create_future()
 
         async def query() -> None:
@@ -353,7 +355,7 @@ class TestSomebodyHasAskedForIt:
 
     async def test_a_cancelled_pause_between_attempts_is_a_cancellation_g2_g16(self) -> None:
         async with TaskHost() as host:
-            task = host.task(on_error=retry(attempts=9, backoff=60)).schedule(wait_for_a_future_that_is_cancelled)
+            task = host.task(retry=retry(attempts=9, backoff=60)).schedule(wait_for_a_future_that_is_cancelled)
             await until(lambda: task.status is S.RETRYING)
             task.cancel()
             assert task.status is S.CANCELLED

@@ -1,4 +1,4 @@
-"""G9: whoever was taken in one stage of the drain is cancelled with the others when the next one begins.
+"""G8, G9: each stage of the drain also cancels the tasks that the stage before has taken.
 
 A task from a thread is taken at once and arrives a turn of the loop later, so the stage may end in between. At which
 turn that is depends on the event loop; the tests try each of the first ones.

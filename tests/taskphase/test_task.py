@@ -1,4 +1,4 @@
-"""G17 (the handle) and G2 (ends) as its user sees them."""
+"""G2, G16, G17: the handle of a task, and ends as the user sees them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.backends import turns, until
 
 from taskphase import (
     Phase,
-    Retry,
     Task,
     TaskCancelled,
     TaskConfig,
@@ -61,7 +60,7 @@ async def test_a_handle_tells_what_it_calls_and_how_far_it_has_come_g17() -> Non
         assert await task == 5
 
 
-async def test_the_keyword_arguments_are_one_dict_that_can_be_copied_and_sent_g17() -> None:
+async def test_the_keyword_arguments_are_a_dict_that_can_be_copied_and_sent_g17() -> None:
     handled: list[Any] = []
 
     async def failing(*args: int, **kwargs: int) -> None:
@@ -80,7 +79,7 @@ async def test_the_keyword_arguments_are_one_dict_that_can_be_copied_and_sent_g1
     assert handled == [{}, {"plus": 1}]
 
 
-async def test_what_is_put_into_the_keyword_arguments_of_one_task_is_in_no_other_g17() -> None:
+async def test_a_change_of_a_task_s_keyword_arguments_changes_no_other_task_g17() -> None:
     tasks = [Task(double, (1,)), Task(double, (1,), {}), Task(double, (1,), MappingProxyType({}))]
     assert all(type(task.kwargs) is dict for task in tasks)
     tasks[0].kwargs["plus"] = 3
@@ -114,7 +113,7 @@ async def test_a_failure_is_the_cause_of_what_awaiting_raises_g17() -> None:
         assert not isinstance(caught.value, TaskCancelled)
 
 
-async def test_many_may_wait_and_none_of_them_cancels_it_g17() -> None:
+async def test_many_may_wait_for_a_task_and_no_wait_cancels_the_task_g17() -> None:
     async def wait() -> None:
         results.append(await task)
 
@@ -180,7 +179,7 @@ class TestCancel:
             await until(lambda: host.running == 0)
             assert task.attempt == 0
 
-    async def test_who_waits_for_a_start_hears_that_it_never_comes_g17(self) -> None:
+    async def test_a_wait_for_a_start_that_never_comes_raises_g17(self) -> None:
         async def wait() -> None:
             with pytest.raises(TaskCancelled):
                 await task.started.wait()
@@ -224,11 +223,10 @@ class TestCancel:
             finally:
                 raise ValueError("cleaning up")
 
-        async def handler(task: Task[object], error: Exception) -> Retry:
+        async def handler(task: Task[object], error: Exception) -> None:
             heard.append(str(error))
             await anyio.lowlevel.checkpoint()  # it is in the task's scope, which is cancelled
             heard.append("never")
-            return Retry()
 
         heard: list[str] = []
         async with TaskHost() as host:
@@ -239,7 +237,7 @@ class TestCancel:
         assert task.status is TaskStatus.FAILED
         assert heard == ["cleaning up"]
 
-    async def test_it_works_from_a_thread_g17(self) -> None:
+    async def test_a_thread_can_cancel_a_task_g17(self) -> None:
         async with TaskHost() as host:
             task = host.schedule(anyio.sleep_forever)
             await anyio.to_thread.run_sync(task.cancel)
@@ -277,11 +275,11 @@ async def test_a_dropped_task_says_so_g17() -> None:
 
 
 class TestInline:
-    async def test_it_runs_here_and_returns_what_the_function_returns_g17(self) -> None:
+    async def test_a_call_of_the_task_runs_here_and_returns_the_function_s_result_g17(self) -> None:
         assert await Task(func=double, args=(2,), kwargs={"plus": 1})() == 5
         assert await Task(lambda: 7)() == 7
 
-    async def test_it_fails_as_it_would_in_a_host_g17(self, logged: Logged) -> None:
+    async def test_a_call_of_the_task_fails_as_in_a_host_g17(self, logged: Logged) -> None:
         task = Task(fail, config=TaskConfig(name="inline"))
         with pytest.raises(TaskFailed) as caught:
             await task()
@@ -294,7 +292,7 @@ class TestInline:
                 await anyio.sleep_forever()
             return current_task().attempt
 
-        config = TaskConfig(timeout=0.01, on_error=lambda task, error: Retry())
+        config = TaskConfig(timeout=0.01, retry=lambda task, error: 0)
         assert await Task(flaky, config=config)() == 3
 
     async def test_a_task_runs_once_g1(self) -> None:

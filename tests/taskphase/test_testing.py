@@ -1,4 +1,4 @@
-"""`taskphase.testing`, as users have it: `simulate()`, `explore()`, and what they say."""
+"""G1, G2, G9, and `taskphase.testing`: `simulate()`, `explore()`, and their messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import taskphase.testing
-from taskphase import Retry, TaskHost, retry
+from taskphase import TaskHost, retry
 from taskphase.testing import (
     Deadlock,
     Livelock,
@@ -211,7 +211,7 @@ def test_a_poll_is_a_livelock_after_the_budget_of_steps() -> None:
         scenario()
 
 
-def test_the_number_of_schedules_is_one_or_more() -> None:
+def test_the_number_of_schedules_is_1_or_more() -> None:
     with pytest.raises(ValueError, match="1 or more"):
         explore(schedules=0)
 
@@ -282,8 +282,8 @@ async def retries() -> Any:
 
     times: list[float] = []
     async with TaskHost(drain_timeout=100, max_running=1) as host:
-        again = host.task(on_error=retry(attempts=5, backoff=1, jitter=False)).schedule(flaky)
-        other = host.task(on_error=lambda task, error: Retry(2) if task.attempt < 3 else None).schedule(fails)
+        again = host.task(retry=retry(attempts=5, backoff=1, jitter=False)).schedule(flaky)
+        other = host.task(retry=lambda task, error: 2 if task.attempt < 3 else None).schedule(fails)
         result = await again
         await other.wait()
     return result, times, other.status.value, other.attempt

@@ -1,4 +1,4 @@
-"""G3: user code raises, cancels or schedules where the library calls it. Each task ends, and no other is touched."""
+"""G2, G3, G4, G16: user code raises, cancels or schedules where the library calls user code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
-from taskphase import Retry, Task, TaskHost, TasksScheduler, TaskStatus, current_task, retry
+from taskphase import Task, TaskHost, TasksScheduler, TaskStatus, current_task, retry
 
 S = TaskStatus
 LOGGER = logging.getLogger("taskphase")
@@ -81,7 +81,7 @@ def log_handler(*, level: int, then: Callable[[logging.LogRecord], object]) -> I
 
 class TestGroupsThatCannotBeSplit:
     @pytest.mark.parametrize("group", GROUPS)
-    async def test_a_task_that_raises_one_has_failed_with_it_g2_g3(
+    async def test_a_task_that_raises_an_unsplittable_group_has_failed_g2_g3(
         self, group: Callable[[BaseException], BaseException]
     ) -> None:
         error = group(ValueError())
@@ -102,7 +102,7 @@ class TestGroupsThatCannotBeSplit:
         assert other.status is S.SUCCEEDED
 
     @pytest.mark.parametrize("group", GROUPS)
-    async def test_a_cancelled_task_that_raises_one_ends_g2_g3(
+    async def test_a_cancelled_task_that_raises_an_unsplittable_group_ends_g2_g3(
         self, group: Callable[[BaseException], BaseException]
     ) -> None:
         async def work() -> None:
@@ -125,7 +125,7 @@ class TestGroupsThatCannotBeSplit:
         assert (task.status, drained.status, other.status) == (expected, expected, S.SUCCEEDED)
 
     @pytest.mark.parametrize("group", GROUPS)
-    async def test_a_task_that_timed_out_and_raises_one_ends_g3_g16(
+    async def test_a_timed_out_task_that_raises_an_unsplittable_group_ends_g3_g16(
         self, group: Callable[[BaseException], BaseException]
     ) -> None:
         async def work() -> None:
@@ -144,7 +144,7 @@ class TestGroupsThatCannotBeSplit:
 
     @pytest.mark.parametrize("group", GROUPS)
     @pytest.mark.parametrize("cancelled", [False, True])
-    async def test_a_handler_that_raises_one_has_failed_g3_g4(
+    async def test_a_handler_that_raises_an_unsplittable_group_has_failed_g3_g4(
         self, group: Callable[[BaseException], BaseException], cancelled: bool
     ) -> None:
         async def fail() -> NoReturn:
@@ -168,7 +168,7 @@ class TestGroupsThatCannotBeSplit:
 
 
 class TestLogHandlers:
-    async def test_one_that_cancels_the_task_whose_failure_it_logs_changes_nothing_g3_g4(self) -> None:
+    async def test_a_log_handler_that_cancels_the_failed_task_changes_nothing_g3_g4(self) -> None:
         async def fail() -> NoReturn:
             raise ValueError
 
@@ -180,18 +180,18 @@ class TestLogHandlers:
             assert host.running == 0
         assert [task.status for task in tasks] == [S.FAILED] * 3
 
-    async def test_one_that_cancels_the_task_whose_retry_it_logs_ends_the_pause_at_once_g3_g16(self) -> None:
+    async def test_a_log_handler_that_cancels_the_retried_task_ends_the_pause_g3_g16(self) -> None:
         async def fail() -> NoReturn:
             raise ValueError
 
         async with TaskHost() as host:
             with log_handler(level=logging.INFO, then=lambda record: current_task().cancel()):
-                task = host.task(on_error=retry(attempts=3, backoff=1000)).schedule(fail)
+                task = host.task(retry=retry(attempts=3, backoff=1000)).schedule(fail)
                 await task.wait()
                 await until(lambda: host.running == 0)
         assert (task.status, task.attempt) == (S.CANCELLED, 1)
 
-    async def test_one_that_cancels_the_task_whose_drop_it_logs_decides_how_it_ends_g3_g5(self) -> None:
+    async def test_a_log_handler_that_cancels_the_dropped_task_decides_its_end_g3_g5(self) -> None:
         async def nothing() -> None: ...
 
         held: list[Task[Any]] = []
@@ -210,7 +210,7 @@ class TestLogHandlers:
         assert statistics.cancelled + statistics.dropped == 3
 
     @pytest.mark.parametrize("level", [logging.ERROR, logging.INFO, logging.WARNING])
-    async def test_one_may_schedule_g3_g8(self, level: int) -> None:
+    async def test_a_log_handler_may_schedule_g3_g8(self, level: int) -> None:
         ran: list[int] = []
 
         async def note(number: int) -> None:
@@ -226,7 +226,7 @@ class TestLogHandlers:
         async with TaskHost(max_running=1, drain_timeout=10) as host:
             with log_handler(level=level, then=schedule):
                 async with host.scope() as scope:
-                    again = scope.task(on_error=retry(attempts=2, backoff=0)).schedule(fail)
+                    again = scope.task(retry=retry(attempts=2, backoff=0)).schedule(fail)
                     dropped = scope.after_response.schedule(fail)
                     async with scope.route():
                         pass
@@ -240,7 +240,7 @@ class TestLogHandlers:
                 await until(lambda: sorted(ran[:2]) == [1, 2])
         assert again.status is S.FAILED
 
-    async def test_one_that_cancels_every_other_task_touches_only_them_g3(self) -> None:
+    async def test_a_log_handler_that_cancels_other_tasks_touches_only_these_tasks_g3(self) -> None:
         async def fail() -> NoReturn:
             raise ValueError
 
@@ -272,8 +272,8 @@ def test_an_interrupt_in_a_log_handler_leaves_its_task_at_its_end_g2_g3(level: i
         host = TaskHost()
         try:
             async with host:
-                on_error = retry(attempts=2, backoff=1000) if level == logging.INFO else None
-                tasks.append(host.task(on_error=on_error).schedule(fail))
+                policy = retry(attempts=2, backoff=1000) if level == logging.INFO else None
+                tasks.append(host.task(retry=policy).schedule(fail))
                 await anyio.sleep_forever()
         finally:
             seen.append((tasks[0].status, host.running))
@@ -294,7 +294,7 @@ def run_trio(main: Any) -> None:
 
 
 @pytest.mark.parametrize("run", ["asyncio", "trio"])
-def test_an_interrupt_in_the_log_record_of_a_failed_handler_leaves_its_task_at_its_end_g2_g3(run: str) -> None:
+def test_an_interrupt_in_the_log_record_of_a_failed_handler_ends_its_task_g2_g3(run: str) -> None:
     tasks: list[Task[Any]] = []
 
     def interrupt(record: logging.LogRecord) -> None:
@@ -427,7 +427,7 @@ class Unreadable(TimeoutError):
         raise LookupError("__cause__")
 
 
-@pytest.mark.parametrize("options", [{}, {"timeout": 10}, {"on_error": retry(attempts=2, backoff=0)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"timeout": 10}, {"retry": retry(attempts=2, backoff=0)}], ids=str)
 @pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_an_exception_whose_properties_raise_ends_its_task_g2_g3(
     options: dict[str, Any], is_cancelled: bool
@@ -492,7 +492,7 @@ class TestTaskFactories:
         loop.set_task_factory(None)
 
     @native_cancel_only
-    async def test_one_that_raises_in_schedule_leaves_nothing_g3_g15(self, factory: list[int]) -> None:
+    async def test_a_task_factory_that_raises_in_schedule_leaves_nothing_g3_g15(self, factory: list[int]) -> None:
         async with TaskHost(max_running=1) as host:
             factory.append(1)
             with pytest.raises(LookupError):
@@ -502,7 +502,9 @@ class TestTaskFactories:
             await host.schedule(anyio.sleep, 0)
 
     @native_cancel_only
-    async def test_one_that_raises_when_a_phase_comes_drops_the_task_only_g3_g5(self, factory: list[int]) -> None:
+    async def test_a_task_factory_that_raises_when_a_phase_comes_drops_only_its_task_g3_g5(
+        self, factory: list[int]
+    ) -> None:
         ran: list[int] = []
 
         async def note() -> None:
@@ -520,7 +522,9 @@ class TestTaskFactories:
         assert (dropped.status, later.status, ran) == (S.DROPPED, S.SUCCEEDED, [1])
 
     @native_cancel_only
-    async def test_one_that_raises_when_a_slot_is_free_cancels_the_task_only_g3_g15(self, factory: list[int]) -> None:
+    async def test_a_task_factory_that_raises_for_a_free_slot_cancels_only_its_task_g3_g15(
+        self, factory: list[int]
+    ) -> None:
         go = anyio.Event()
         async with TaskHost(max_running=1) as host:
             first, waits, last = host.schedule(go.wait), host.schedule(turns), host.schedule(turns, 1)
@@ -534,17 +538,19 @@ class TestTaskFactories:
         assert [task.status for task in (first, waits, last)] == [S.SUCCEEDED, S.CANCELLED, S.CANCELLED]
 
     @native_cancel_only
-    async def test_one_that_raises_at_another_attempt_cancels_the_task_only_g3_g16(self, factory: list[int]) -> None:
+    async def test_a_task_factory_that_raises_for_an_attempt_cancels_only_its_task_g3_g16(
+        self, factory: list[int]
+    ) -> None:
         async def fail() -> NoReturn:
             raise ValueError
 
-        async def again(task: Task[Any], error: Exception) -> Retry:
+        def again(task: Task[Any], error: Exception) -> float:
             factory.append(1)
-            return Retry(after=0)
+            return 0
 
         async with TaskHost() as host:
             other = host.schedule(anyio.sleep_forever)
-            task = host.task(on_error=again).schedule(fail)
+            task = host.task(retry=again).schedule(fail)
             await task.wait()
             factory.clear()
             assert (other.status, host.running) == (S.RUNNING, 1)
@@ -552,7 +558,9 @@ class TestTaskFactories:
         assert (task.status, task.attempt) == (S.CANCELLED, 1)
 
     @native_cancel_only
-    async def test_one_that_raises_for_a_task_from_a_thread_drops_that_only_g3_g8(self, factory: list[int]) -> None:
+    async def test_a_task_factory_that_raises_for_a_thread_s_task_drops_only_that_task_g3_g8(
+        self, factory: list[int]
+    ) -> None:
         async with TaskHost() as host:
             tasks: list[Task[Any]] = []
 
@@ -567,7 +575,7 @@ class TestTaskFactories:
         assert tasks[0].status is S.DROPPED
 
 
-async def test_a_closed_group_of_somebody_else_drops_what_waits_and_raises_nowhere_g2_g3() -> None:
+async def test_a_closed_foreign_task_group_drops_waiting_tasks_and_raises_nowhere_g2_g3() -> None:
     async with anyio.create_task_group() as group:
         scheduler = TasksScheduler(group)
         held = scheduler.after_response.schedule(turns)

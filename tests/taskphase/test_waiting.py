@@ -1,4 +1,4 @@
-"""G17: who must end before a phase comes cannot wait for a task of that phase; everybody else can."""
+"""G15, G17: code that must end before a phase cannot wait for a task of that phase. Other code can."""
 
 from __future__ import annotations
 

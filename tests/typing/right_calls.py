@@ -2,7 +2,8 @@
 """Never executed. Whatever is here is right, and is of the type that it is said to be."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
+from datetime import timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, assert_type
 
@@ -11,7 +12,7 @@ from anyio.abc import TaskGroup
 from fastapi import FastAPI, Request, WebSocket
 
 from fastapi_tasks import (
-    Retry,
+    RetryPolicy,
     Task,
     TaskConfig,
     TaskErrorHandler,
@@ -237,7 +238,7 @@ async def batches_and_schedulers_made_by_hand(tg: TaskGroup) -> None:
 
 
 async def hosts() -> None:
-    config = TaskConfig(name=None, shield=True, on_error=retry(attempts=2), when="success", timeout=1)
+    config = TaskConfig(name=None, shield=True, retry=retry(attempts=2), when="success", timeout=1)
     async with TaskHost(
         config=config, max_running=1, max_pending=2, max_threads=3, drain_timeout=5, shield_timeout=0.5
     ) as host:
@@ -261,8 +262,8 @@ async def hosts() -> None:
 def accept(task: Task[Any], exception: Exception) -> None: ...
 
 
-async def ask_again(task: Task[Any], exception: Exception) -> Retry | None:
-    return Retry(after=task.attempt * 0.5) if isinstance(exception, OSError) else None
+def ask_again(task: Task[Any], exception: Exception) -> float | timedelta | None:
+    return task.attempt * 0.5 if isinstance(exception, OSError) else None
 
 
 class Report:
@@ -280,12 +281,12 @@ def handlers(tasks: TasksScheduler) -> list[TaskErrorHandler]:
         retry(attempts=5, on=(OSError, TimeoutError), backoff=0.5, jitter=False, max_delay=30),
         retry(on=OSError),
     ]
-    assert_type(retry(), Callable[[Task[Any], Exception], Awaitable[Retry | None]])
+    assert_type(retry(), RetryPolicy)
     tasks.task(on_error=accept).schedule(is_even, 1)
     tasks.task(on_error=ask_again).after_route.schedule(is_even, 1)
     tasks.after_response.task(on_error=Report()).schedule(is_even, 1)
-    tasks.task(on_error=retry(on=OSError)).schedule(is_even, 1)
-    tasks.task(on_error=lambda task, exception: Retry(after=task.attempt)).schedule(is_even, 1)
+    tasks.task(retry=retry(on=OSError)).schedule(is_even, 1)
+    tasks.task(retry=lambda task, exception: task.attempt).schedule(is_even, 1)
     TaskConfig(on_error=accept)
     TaskConfig(on_error=ask_again)
     TaskConfig(on_error=Report())

@@ -7,7 +7,7 @@ from typing import Any
 from anyio.abc import TaskGroup
 from fastapi import FastAPI
 
-from fastapi_tasks import Retry, Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
+from fastapi_tasks import Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
 from fastapi_tasks.testing import record_tasks
 from taskphase import TaskHost
 
@@ -116,7 +116,7 @@ def handlers(tasks: TasksScheduler, host: TaskHost) -> None:
     tasks.task(on_error=wrong_way_round)  # error
     tasks.task(on_error=too_narrow)  # error
     tasks.task(on_error=too_many)  # error
-    tasks.task(on_error=Retry(after=1))  # error
+    tasks.task(retry=1)  # error
     tasks.task(on_error=retry)  # error
     tasks.task(on_error=lambda task: None)  # error
     tasks.task(on_error="log")  # error
@@ -130,8 +130,8 @@ def handlers(tasks: TasksScheduler, host: TaskHost) -> None:
     retry(on=KeyboardInterrupt)  # error
     retry(on=[ValueError])  # error
     retry(max_delays=1)  # error
-    Retry(after="1")  # error
-    Retry().after = 1  # error
+    retry().attempts = 1  # error
+    tasks.task(retry=lambda task, exception: "soon")  # error
     del handler
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
+from datetime import timedelta
 from functools import partial
+from inspect import iscoroutine
 from math import inf
 from types import coroutine
 from typing import TYPE_CHECKING, Any, cast
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from anyio import CancelScope, current_effective_deadline, current_time, sleep
 
 from .._machine.calling import is_async, is_awaited
-from .._machine.dispatch import DISPATCH, Answer, Outcome, Retry, after_handler
+from .._machine.dispatch import DISPATCH, Outcome
 from .._machine.life import LifeEvent, TaskStatus
+from .._machine.retrying import seconds_of
 from . import report
 from .current import JOB
 from .raised import forget_locals, judge, plain, show_from_function
@@ -22,13 +25,13 @@ if TYPE_CHECKING:
 
 # What every task passes (see `Symbol`).
 _STARTING = TaskStatus.STARTING
+_RUNNING = TaskStatus.RUNNING
 _RETURNED = Outcome.RETURNED
+_RAISED = Outcome.RAISED
 _CANCELLED = Outcome.CANCELLED
-_SUCCEED = LifeEvent.SUCCEED
-_RAISE = LifeEvent.RAISE
 _FAIL = LifeEvent.FAIL
 _UNWIND = LifeEvent.UNWIND
-_ASKED = frozenset({TaskStatus.HANDLING, TaskStatus.ABORTING})
+_UNDECIDED = frozenset({_RUNNING, TaskStatus.CANCELLING, TaskStatus.HANDLING, TaskStatus.ABORTING})
 
 
 async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one frame, because each task has it until its end
@@ -68,27 +71,26 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
         if isinstance(exc, GeneratorExit) and _loop_has_gone():
             raise  # the loop went without its tasks, and this is the garbage collector
         outcome, result, stray = judge(exc, job)
-    event = DISPATCH[outcome, config.on_error is not None]
-    if event is _SUCCEED:
-        runner.end(job, event, result)
+    if outcome is _RETURNED:
+        runner.end(job, DISPATCH[outcome, False, config.on_error is not None], result)
         if job._scope is not None:
             job._leave(None)  # of a cancellation that came from a signal handler after the function had returned
         runner.left(job)
         return
     try:
-        if event is _RAISE:
+        if outcome is _RAISED:
             try:
-                await ask_handler(job, result)
+                await follow_failure(job, result)
             except BaseException as exc:
                 # An interrupt in a log handler; or the handler has awaited something that raises `GeneratorExit`, which
                 # unwinds each coroutine that awaits, whatever that catches.
                 has_gone = isinstance(exc, GeneratorExit) and _loop_has_gone()
-                if job._status in _ASKED and not has_gone:
+                if job._status in _UNDECIDED and not has_gone:
                     end_without_success(job, _FAIL, result)
                 if has_gone or not isinstance(exc, GeneratorExit):
                     raise
         else:
-            end_without_success(job, event, result)
+            end_without_success(job, DISPATCH[outcome, False, config.on_error is not None], result)
     finally:
         # The exception leads here, by `f_back` of the frames in its traceback. Without this a failed task is a cycle.
         del result, job
@@ -140,28 +142,55 @@ def end_without_success(job: Job, event: LifeEvent, error: BaseException | None)
         runner.left(job)
 
 
-async def ask_handler(job: Job, error: Exception) -> None:
-    """Let the handler bring `job` to its end, or on to another attempt."""
-    answer, value, stray = await handle(job, error)
+async def follow_failure(job: Job, error: Exception) -> None:
+    """Bring `job`, of which an attempt has raised `error`, on to another attempt or to its end."""
+    config, after, stray = job.config, None, None
+    if config.retry is not None and job._status is _RUNNING:
+        after, stray = ask_policy(job, error)
     with job._runner.busy():
-        event = after_handler(answer, job.status)
+        # The status last: the policy, or a signal handler after it, may have told the task to stop.
+        event = DISPATCH[_RAISED, after is not None and job._status is _RUNNING, config.on_error is not None]
         if event is LifeEvent.RETRY:
-            job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+            job._scope = job._runner.seam.cancel_scope(shield=config.shielded)
             job._move(event)
     if event is LifeEvent.RETRY:
-        await pause(job, value.after, error)
+        assert after is not None
+        await pause(job, after, error)
         return
-    end_without_success(job, event, error)
+    if event is LifeEvent.RAISE:
+        stray = await handle(job, error) or stray
+    end_without_success(job, _FAIL, error)
     if stray is not None:
         raise stray
 
 
-async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException | None]:
+def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
+    """Call the retry policy, in the context of the attempt.
+
+    :return: the seconds before the next attempt, or None; and what was raised that does not belong to the task
+    """
+    assert job.config.retry is not None
+    job._scope = job._runner.seam.cancel_scope()  # nobody enters it: it is for a policy that cancels the task
+    try:
+        answer = job.config.retry(job, error)
+        if iscoroutine(answer):
+            answer.close()  # else Python warns that nobody has awaited it
+        return seconds_of(answer), None
+    except BaseException as exc:
+        _, raised, stray = judge(exc, job)
+        report.policy_failed(job, raised or exc)
+        del raised  # as in `attempt()`
+        return None, stray
+    finally:
+        job._scope = None
+
+
+async def handle(job: Job, error: Exception) -> BaseException | None:
     """Call the handler, under the shield and in the context of its task.
 
-    :return: how it ended, what it returned, and what it raised that does not belong to the task
+    :return: what it raised that does not belong to the task
     """
-    answer, value, stray = Answer.CANCELLED, None, None
+    stray = None
     if job._scope is not None:
         job._leave(None)  # as in `end_without_success()`
     scope = job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
@@ -170,17 +199,17 @@ async def handle(job: Job, error: Exception) -> tuple[Answer, Any, BaseException
         scope.cancel()
     try:
         with scope:
-            value = await call_handler(job, error)
-            answer = Answer.RETRY if isinstance(value, Retry) else Answer.ACCEPTED
+            answer = await call_handler(job, error)
+            if issubclass(type(answer), (int, float, timedelta)) and type(answer) is not bool:
+                report.handler_answered(job, answer)
     except BaseException as exc:
         outcome, raised, stray = judge(exc, job)
         if outcome is not Outcome.CANCELLED:
-            answer = Answer.RAISED
             report.handler_failed(job, raised)
         del raised  # as in `attempt()`
     finally:
         job._scope = None
-    return answer, value, stray
+    return stray
 
 
 async def pause(job: Job, seconds: float, error: Exception) -> None:

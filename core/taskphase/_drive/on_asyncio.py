@@ -93,8 +93,8 @@ class AsyncioSeam:
 
     def start(self, job: Job) -> object:
         context = job._context
-        if job.config.on_error is not None and context is not None:
-            # An attempt changes its context; the next one, which only a handler can ask for, has to find it untouched.
+        if job.config.retry is not None and context is not None:
+            # An attempt changes its context. The next attempt must find the context as it was.
             context = context.copy()
         is_eager = False
         if _EAGER is not None:

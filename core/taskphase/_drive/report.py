@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .._machine.calling import shown, type_name
+from .._machine.calling import name_of, shown, type_name
 
 if TYPE_CHECKING:
     from .job import Job
 
 LOGGER = logging.getLogger("taskphase")
+
+_answered: set[str] = set()
+_MOST_HANDLERS = 1000  # names that are kept; a program that makes handlers without end must not fill the memory
 
 
 def failed(job: Job, error: BaseException) -> None:
@@ -26,6 +29,21 @@ def failed(job: Job, error: BaseException) -> None:
 def handler_failed(job: Job, error: BaseException) -> None:
     """Log that the handler of a failed task has failed too. To be called inside the task's context."""
     _log(logging.ERROR, "the error handler of task %r failed", job.name, error=error)
+
+
+def handler_answered(job: Job, answer: object) -> None:
+    """Log, once for each handler, that an answer looks like a pause before another attempt, which it is not."""
+    assert job.config.on_error is not None
+    name = name_of(job.config.on_error)
+    if name not in _answered and len(_answered) < _MOST_HANDLERS:
+        _answered.add(name)
+        text = "the error handler of task %r returned %s, which means nothing; for further attempts write retry=..."
+        _log(logging.WARNING, text, job.name, shown(type_name(answer)))
+
+
+def policy_failed(job: Job, error: BaseException) -> None:
+    """Log that the retry policy of a failed task has failed too. To be called inside the task's context."""
+    _log(logging.ERROR, "the retry policy of task %r failed; there is no further attempt", job.name, error=error)
 
 
 def retrying(job: Job, error: BaseException, after: float) -> None:

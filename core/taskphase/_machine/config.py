@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
-from .calling import check_call
+from .calling import check_call, is_async
+from .retrying import RetryPolicy
 
 When = Literal["success", "failure", "always"]
 
@@ -32,11 +34,14 @@ class TaskConfig:
     :param name: for logs and debuggers; default: the function's qualified name
     :param shield: whether the task is spared by the drain; a number bounds that: so many seconds, from the moment that
         what is not shielded is cancelled; default: no
-    :param on_error: called with `(task, exception)` when the task raises; sync (in a thread) or async; it may
-        return a `Retry`
+    :param on_error: called once with `(task, exception)` when the task has failed for good; sync (in a thread) or
+        async; what it returns means nothing
     :param when: which outcome of its route a deferred task wants: "success" (the default), "failure" or "always".
         It has no meaning for an immediate task
     :param timeout: seconds for one attempt, after which it fails with `TimeoutError`; default: no limit
+    :param retry: called with `(task, exception)` after each attempt that failed; returns the pause before the next
+        attempt (seconds or a `timedelta`), or None if there is none. It runs in the event loop, so it must be quick.
+        `retry()` makes one; default: no further attempt
     :raises TypeError: if a setting has the wrong type
     :raises ValueError: if `when` is none of the three, or `timeout` or `shield` is negative or not a number
     """
@@ -46,6 +51,7 @@ class TaskConfig:
     on_error: Callable[[Any, Exception], object] | None = None
     when: When | None = None
     timeout: float | None = None
+    retry: Callable[[Any, Exception], float | timedelta | None] | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and type(self.name) is not str:
@@ -57,6 +63,8 @@ class TaskConfig:
             check_seconds("shield", self.shield, what="a bool or a number of seconds")
         if self.on_error is not None:
             _check_handler(self.on_error)
+        if self.retry is not None:
+            _check_policy(self.retry)
         if self.when is not None and self.when not in _WHENS:
             raise ValueError(f"when must be one of {', '.join(map(repr, _WHENS))}, not {self.when!r}")
         if self.timeout is not None:
@@ -84,14 +92,30 @@ class TaskConfig:
             on_error=self.on_error if other.on_error is None else other.on_error,
             when=self.when if other.when is None else other.when,
             timeout=self.timeout if other.timeout is None else other.timeout,
+            retry=self.retry if other.retry is None else other.retry,
         )
 
 
 def _check_handler(on_error: Callable[..., object]) -> None:
+    if issubclass(type(on_error), RetryPolicy):  # no code of a proxy may run here
+        raise TypeError(
+            "on_error is called when there is no further attempt; for further attempts write retry=retry(...)"
+        )
     try:
         check_call(on_error, (None, None), {})
     except TypeError as exc:
         raise TypeError(f"on_error must be callable with (task, exception): {exc}") from None
+
+
+def _check_policy(policy: Callable[..., object]) -> None:
+    if issubclass(type(policy), RetryPolicy):
+        return
+    try:
+        check_call(policy, (None, None), {})
+    except TypeError as exc:
+        raise TypeError(f"retry must be callable with (task, exception), as what retry() returns is: {exc}") from None
+    if is_async(policy):
+        raise TypeError(f"retry must be a plain function, not an async one: {policy!r}")
 
 
 UNSET = TaskConfig()

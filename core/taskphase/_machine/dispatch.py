@@ -1,33 +1,14 @@
-"""Who gets an exception, and what does the answer mean?
+"""Who gets an exception?
 
-Two tables: how an attempt ended, with or without a handler; and how the handler ended, with the task still wanted
-(HANDLING) or already told to stop (ABORTING). The answers to both are events of the task's life.
-
-An exception that is no `Exception` (`SystemExit`, `KeyboardInterrupt`) goes to no handler: it does not speak to the
-task.
+An exception that a task raises goes to its retry policy first, and to its handler when there is no further attempt.
+Nobody asks the policy of a task that was told to stop. An exception that is no `Exception` (`SystemExit`,
+`KeyboardInterrupt`) goes to neither: it does not speak to the task.
 """
 
-from dataclasses import dataclass
 from types import MappingProxyType
 
-from .config import check_seconds
-from .life import LifeEvent, TaskStatus
-from .table import IllegalEvent, Symbol
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """What an error handler returns to have its task run again.
-
-    :param after: seconds to wait before the next attempt, 0 or more; the wait holds no slot
-    :raises TypeError: if `after` is not a number
-    :raises ValueError: if `after` is negative, infinite or not a number
-    """
-
-    after: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_seconds("after", self.after, finite=True)
+from .life import LifeEvent
+from .table import Symbol
 
 
 class Outcome(Symbol):
@@ -41,52 +22,22 @@ class Outcome(Symbol):
     CANCELLED = "cancelled"
 
 
-class Answer(Symbol):
-    """How the handler ended."""
-
-    ACCEPTED = "accepted"
-    """It returned something other than a `Retry`."""
-    RETRY = "retry"
-    RAISED = "raised"
-    CANCELLED = "cancelled"
-
-
-_E, _S = LifeEvent, TaskStatus
+_E = LifeEvent
 
 DISPATCH = MappingProxyType(
     {
-        (Outcome.RETURNED, False): _E.SUCCEED,
-        (Outcome.RETURNED, True): _E.SUCCEED,
-        (Outcome.RAISED, False): _E.FAIL,
-        (Outcome.RAISED, True): _E.RAISE,
-        (Outcome.EXITED, False): _E.FAIL,
-        (Outcome.EXITED, True): _E.FAIL,
-        (Outcome.CANCELLED, False): _E.UNWIND,
-        (Outcome.CANCELLED, True): _E.UNWIND,
+        (Outcome.RETURNED, False, False): _E.SUCCEED,
+        (Outcome.RETURNED, False, True): _E.SUCCEED,
+        (Outcome.RAISED, True, False): _E.RETRY,
+        (Outcome.RAISED, True, True): _E.RETRY,
+        (Outcome.RAISED, False, False): _E.FAIL,
+        (Outcome.RAISED, False, True): _E.RAISE,
+        (Outcome.EXITED, False, False): _E.FAIL,
+        (Outcome.EXITED, False, True): _E.FAIL,
+        (Outcome.CANCELLED, False, False): _E.UNWIND,
+        (Outcome.CANCELLED, False, True): _E.UNWIND,
     }
 )
-"""The event that an attempt's end is for its task, by how it ended and whether there is a handler."""
-
-ANSWERS = MappingProxyType(
-    {
-        (Answer.ACCEPTED, _S.HANDLING): _E.FAIL,
-        (Answer.ACCEPTED, _S.ABORTING): _E.FAIL,
-        (Answer.RETRY, _S.HANDLING): _E.RETRY,
-        (Answer.RETRY, _S.ABORTING): _E.FAIL,
-        (Answer.RAISED, _S.HANDLING): _E.FAIL,
-        (Answer.RAISED, _S.ABORTING): _E.FAIL,
-        (Answer.CANCELLED, _S.HANDLING): _E.FAIL,
-        (Answer.CANCELLED, _S.ABORTING): _E.FAIL,
-    }
-)
-
-
-def after_handler(answer: Answer, status: TaskStatus) -> LifeEvent:
-    """Return the event that the handler's end is for a task in `status`.
-
-    :raises IllegalEvent: if that is neither HANDLING nor ABORTING
-    """
-    try:
-        return ANSWERS[answer, status]
-    except KeyError:
-        raise IllegalEvent(status, answer) from None
+"""The event that an attempt's end is for its task: by how the attempt ended, whether the retry policy wants another
+one, and whether there is a handler.
+"""

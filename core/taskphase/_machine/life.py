@@ -2,11 +2,11 @@
 
 A task is NEW until somebody takes it. It is then either held back for its phase (DEFERRED), queued for a
 slot (WAITING), or asked to start (STARTING); RUNNING begins with its first step. An attempt ends by
-itself, by an exception (HANDLING: the handler decides) or by cancellation. A handler may ask for another attempt:
-RETRYING is the pause before it, which holds no slot.
+itself, by an exception or by cancellation. After an exception there may be another attempt: RETRYING is the pause
+before it, which holds no slot. If there is none, the handler is called (HANDLING).
 
 To be cancelled is a request, not an end: CANCELLING lasts until the task's code has unwound, and that code may
-still return or raise. ABORTING is HANDLING after such a request: there is no further attempt from it.
+still return or raise; there is no further attempt after it. ABORTING is HANDLING after such a request.
 
 SUCCEEDED, FAILED, CANCELLED and DROPPED are ends: no row leads out of them. DROPPED is a task that was never run
 because the scope or the host decided so; CANCELLED is one that somebody asked to stop, started or not.
@@ -44,11 +44,11 @@ class LifeEvent(Symbol):
     """The first step of an attempt is taken."""
     SUCCEED = "succeed"
     RAISE = "raise"
-    """The attempt ended by an exception that a handler gets."""
+    """The last attempt ended by an exception that a handler gets."""
     FAIL = "fail"
-    """The attempt ended by an exception and nobody asks for another one."""
+    """The last attempt ended by an exception, and its handler has ended, if it has one."""
     RETRY = "retry"
-    """The handler asks for another attempt."""
+    """An attempt ended by an exception, and another attempt follows."""
     CANCEL = "cancel"
     """Somebody asks the task to stop."""
     UNWIND = "unwind"
@@ -84,6 +84,7 @@ LIFE = table(
         },
         _S.RUNNING: {
             _E.SUCCEED: _S.SUCCEEDED,
+            _E.RETRY: _S.RETRYING,
             _E.RAISE: _S.HANDLING,
             _E.FAIL: _S.FAILED,
             _E.CANCEL: _S.CANCELLING,
@@ -97,7 +98,6 @@ LIFE = table(
         },
         _S.HANDLING: {
             _E.FAIL: _S.FAILED,
-            _E.RETRY: _S.RETRYING,
             _E.CANCEL: _S.ABORTING,
         },
         _S.ABORTING: {

@@ -1,4 +1,4 @@
-"""G4 (errors), G6 (context), G7 (functions) and G16 (timeouts), for one attempt."""
+"""G4, G6, G7, G16: one attempt of a task: errors, context, kinds of functions, timeouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import anyio.to_thread
 import pytest
 from tests.backends import turns
 
-from taskphase import Retry, Task, TaskHost, TaskStatus, current_task
+from taskphase import Task, TaskHost, TaskStatus, current_task
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -254,7 +254,7 @@ class TestContext:
             assert [await task for task in tasks] == ["body"] * 6
         assert VAR.get() == "body"
 
-    async def test_every_attempt_sees_them_as_they_were_at_schedule_g6_g16(self) -> None:
+    async def test_every_attempt_sees_the_variables_as_they_were_at_schedule_g6_g16(self) -> None:
         async def look_and_fail() -> None:
             seen.append(VAR.get())
             VAR.set("set by an attempt")
@@ -264,12 +264,12 @@ class TestContext:
         seen: list[str] = []
         VAR.set("body")
         async with TaskHost() as host:
-            task = host.task(on_error=lambda task, error: Retry()).schedule(look_and_fail)
+            task = host.task(retry=lambda task, error: 0).schedule(look_and_fail)
             VAR.set("later")
             await task
         assert seen == ["body"] * 3
 
-    async def test_from_a_thread_they_are_those_of_the_thread_s_call_g6_g8(self) -> None:
+    async def test_a_task_from_a_thread_sees_the_variables_of_the_thread_s_call_g6_g8(self) -> None:
         def in_thread() -> Task[str]:
             VAR.set("thread")
             task = host.schedule(VAR.get)
@@ -294,7 +294,7 @@ class TestTimeout:
         assert heard == [task.exception]
         assert str(task.exception) == "timed out after 0.02 seconds"
 
-    async def test_its_traceback_shows_where_the_time_has_gone_g16(self) -> None:
+    async def test_the_traceback_of_a_timeout_shows_where_the_time_has_gone_g16(self) -> None:
         async def query() -> None:
             await anyio.sleep_forever()
 
@@ -369,7 +369,7 @@ class TestTimeout:
             return current_task().attempt
 
         async with TaskHost() as host:
-            task = host.task(timeout=SHORT, on_error=lambda task, error: Retry()).schedule(work)
+            task = host.task(timeout=SHORT, retry=lambda task, error: 0).schedule(work)
             assert await task == 3
 
     async def test_a_cancelled_task_has_not_timed_out_g16(self) -> None:

@@ -1,4 +1,4 @@
-"""G9, for a thread: the walk from a task's coroutine to the frame that waits."""
+"""G9: the walk from a task's coroutine to the frame that waits for a thread."""
 
 from __future__ import annotations
 

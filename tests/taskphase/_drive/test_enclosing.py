@@ -1,6 +1,4 @@
-"""G9 and G17 for a running task: its cancellation is that of a scope around all that it has entered, whether it has
-entered that first or the scope is put around it when somebody cancels it.
-"""
+"""G2, G3, G8, G9, G17: the cancellation of a running task acts like a scope around all scopes of the task."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns, until
 from tests.ways import WAYS, Way, go
 
-from taskphase import Retry, TaskHost, TasksScheduler, TaskStatus, current_task
+from taskphase import TaskHost, TasksScheduler, TaskStatus, current_task
 from taskphase._drive import on_asyncio, on_trio
 
 look_at_anyio: Any = on_asyncio._states_of_tasks.__wrapped__
@@ -97,7 +95,7 @@ async def test_what_a_task_factory_puts_around_a_task_is_not_taken_for_it_g9() -
     assert (task.status, log) == (TaskStatus.CANCELLED, ["task: cancelled"])
 
 
-async def test_it_is_cancelled_at_each_checkpoint_g9() -> None:
+async def test_a_cancelled_task_is_cancelled_at_each_checkpoint_g9() -> None:
     async def run() -> None:
         try:
             await log.wait("first")
@@ -119,7 +117,7 @@ async def test_it_is_cancelled_at_each_checkpoint_g9() -> None:
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_scopes_that_it_has_entered_are_inside_g9() -> None:
+async def test_scopes_that_a_task_entered_before_its_cancellation_are_inside_g9() -> None:
     async def run() -> None:
         with CancelScope(), CancelScope(deadline=anyio.current_time() + 60):
             try:
@@ -139,7 +137,7 @@ async def test_scopes_that_it_has_entered_are_inside_g9() -> None:
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_a_scope_of_its_own_that_is_cancelled_as_well_catches_nothing_that_goes_further_g9() -> None:
+async def test_a_cancelled_scope_inside_the_task_catches_no_outer_cancellation_g9() -> None:
     async def run() -> None:
         with CancelScope() as own:
             own.cancel()
@@ -212,7 +210,7 @@ async def test_a_shield_of_its_own_that_is_taken_down_lets_it_through_g9() -> No
     assert log == ["in the shield: cancelled"]
 
 
-async def test_its_children_are_cancelled_with_it_but_the_shielded_g9() -> None:
+async def test_the_unshielded_children_of_a_task_are_cancelled_with_the_task_g9() -> None:
     async def child(name: str, *, shield: bool) -> None:
         with CancelScope(shield=shield):
             await (log.rest(name) if shield and not await go_on.wait() else log.wait(name))
@@ -242,7 +240,7 @@ async def test_its_children_are_cancelled_with_it_but_the_shielded_g9() -> None:
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_scopes_that_it_enters_afterwards_are_inside_g9() -> None:
+async def test_scopes_that_a_task_enters_after_its_cancellation_are_inside_g9() -> None:
     async def run() -> None:
         try:
             await log.wait("first")
@@ -263,7 +261,7 @@ async def test_scopes_that_it_enters_afterwards_are_inside_g9() -> None:
     assert log == ["first: cancelled", "cleaning up: went on", "still: went on", "outside: cancelled"]
 
 
-async def test_one_that_has_left_all_its_scopes_is_cancelled_g9() -> None:
+async def test_a_task_that_has_left_all_its_scopes_is_cancelled_g9() -> None:
     async def run() -> None:
         with CancelScope():
             await checkpoint()
@@ -278,7 +276,7 @@ async def test_one_that_has_left_all_its_scopes_is_cancelled_g9() -> None:
     assert log == ["outside: cancelled"]
 
 
-async def test_one_that_cancels_itself_is_cancelled_at_its_next_checkpoint_g9_g17() -> None:
+async def test_a_task_that_cancels_itself_is_cancelled_at_its_next_checkpoint_g9_g17() -> None:
     async def run(*, in_scope: bool) -> None:
         with ExitStack() as stack:
             if in_scope:
@@ -296,7 +294,7 @@ async def test_one_that_cancels_itself_is_cancelled_at_its_next_checkpoint_g9_g1
     assert log == ["next: cancelled"] * 2
 
 
-async def test_one_that_returns_all_the_same_has_succeeded_g2() -> None:
+async def test_a_task_that_returns_despite_its_cancellation_has_succeeded_g2() -> None:
     async def run() -> str:
         with CancelScope():
             try:
@@ -314,7 +312,7 @@ async def test_one_that_returns_all_the_same_has_succeeded_g2() -> None:
         await turns()  # and nobody is cancelled that runs later
 
 
-async def test_one_in_a_thread_ends_with_it_and_is_cancelled_then_g8_g9() -> None:
+async def test_a_task_cancelled_in_its_thread_is_cancelled_when_the_thread_ends_g8_g9() -> None:
     def in_thread() -> None:
         begun.set()
         go_on.wait(10)
@@ -404,7 +402,7 @@ async def test_a_thread_can_see_it_from_behind_all_that_can_be_awaited_g9(way: W
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("around", ["a scope", "a group", "another thread"])
-async def test_so_can_one_that_is_nested_there_g9(way: Way, around: str) -> None:
+async def test_a_thread_nested_in_scopes_groups_or_threads_can_see_the_cancellation_g9(way: Way, around: str) -> None:
     async def run() -> None:
         match around:
             case "a scope":
@@ -480,7 +478,7 @@ async def test_a_thread_sees_it_in_a_timeout_of_asyncio_but_not_in_another_task_
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_a_thread_runs_in_the_loop_is_cancelled_with_the_task_that_waits_for_it_g9(way: Way) -> None:
+async def test_code_that_a_thread_runs_in_the_loop_is_cancelled_with_its_task_g9(way: Way) -> None:
     async def wait() -> None:
         begun.set()
         try:
@@ -501,7 +499,7 @@ async def test_what_a_thread_runs_in_the_loop_is_cancelled_with_the_task_that_wa
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_a_thread_that_ends_by_itself_leaves_its_task_to_be_cancelled_at_the_next_checkpoint_g9() -> None:
+async def test_after_its_thread_a_cancelled_task_is_cancelled_at_the_next_checkpoint_g9() -> None:
     async def run() -> None:
         await anyio.to_thread.run_sync(go_on.wait, 10)
         log.append("the thread has ended")
@@ -520,7 +518,7 @@ async def test_a_thread_that_ends_by_itself_leaves_its_task_to_be_cancelled_at_t
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_one_that_a_log_handler_cancels_when_it_has_failed_leaves_no_scope_behind_g2_g4(
+async def test_a_failed_task_that_a_log_handler_cancels_leaves_no_scope_behind_g2_g4(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Canceller(logging.Handler):
@@ -547,7 +545,7 @@ async def test_one_that_a_log_handler_cancels_when_it_has_failed_leaves_no_scope
 
 
 @pytest.mark.parametrize("where", ["the body", "another task", "a callback", "a thread", "the drain"])
-async def test_whoever_cancels_it_is_not_touched_g3(where: str, backend_name: str) -> None:
+async def test_the_code_that_cancels_a_task_is_not_touched_g3(where: str, backend_name: str) -> None:
     def cancel_in_callback() -> None:
         if backend_name == "asyncio":
             asyncio.get_running_loop().call_soon(task.cancel)
@@ -580,7 +578,7 @@ async def test_whoever_cancels_it_is_not_touched_g3(where: str, backend_name: st
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_many_that_are_cancelled_in_one_go_end_each_for_itself_g3() -> None:
+async def test_many_tasks_cancelled_at_the_same_time_touch_no_other_task_g3() -> None:
     async def run(number: int) -> None:
         with ExitStack() as stack:
             for _ in range(number % 3):
@@ -606,14 +604,14 @@ async def test_the_next_attempt_is_in_no_old_scope_g16() -> None:
         await anyio.sleep_forever()
 
     async with TaskHost() as host:
-        task = host.task(on_error=lambda task, error: Retry()).schedule(run)
+        task = host.task(retry=lambda task, error: 0).schedule(run)
         await until(lambda: task.attempt == 2)
         task.cancel()
         await task.wait()
     assert task.status is TaskStatus.CANCELLED
 
 
-async def test_a_task_in_a_group_of_somebody_else_is_cancelled_alone_g3() -> None:
+async def test_a_task_in_a_foreign_task_group_is_cancelled_alone_g3() -> None:
     async def run() -> None:
         with CancelScope():
             await anyio.sleep_forever()
@@ -678,7 +676,7 @@ class TestPrivates:
     """What nobody has promised is looked at first."""
 
     @pytest.mark.parametrize("name", ["_task_states", "TaskState", "CancelScope", "AsyncIOBackend"])
-    def test_anyio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
+    def test_with_a_private_name_of_anyio_missing_tasks_enter_their_own_scopes(
         self, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         assert look_at_anyio() is anyio_on_asyncio._task_states
@@ -705,7 +703,9 @@ class TestPrivates:
         del known[name]
         assert look_at_anyio() is None
 
-    def test_so_does_an_anyio_that_calls_a_thread_s_scope_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_with_another_name_for_a_thread_s_scope_tasks_enter_their_own_scopes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def run_sync_in_worker_thread() -> None: ...
 
         monkeypatch.setattr(
@@ -713,7 +713,7 @@ class TestPrivates:
         )
         assert look_at_anyio() is None
 
-    def test_so_does_an_anyio_with_something_around_its_calls_in_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_with_wrapped_calls_in_threads_tasks_enter_their_own_scopes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def around() -> None:
             scope = worker_scope = None  # noqa: F841
 
@@ -728,7 +728,7 @@ class TestPrivates:
             (trio.CancelScope, "_cancel_status"),
         ],
     )
-    def test_trio_without_one_of_them_has_tasks_enter_their_scopes_themselves(
+    def test_with_a_private_name_of_trio_missing_tasks_enter_their_own_scopes(
         self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
     ) -> None:
         async def look() -> tuple[bool, bool]:

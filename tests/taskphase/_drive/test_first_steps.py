@@ -1,6 +1,6 @@
-"""G1, G3, G6 and G8: first steps, by whichever way the event loop comes to them. On asyncio of Python 3.12 and later
-they are taken by the runner itself, unless somebody else makes the loop's tasks: when the loop comes to it, or a
-barrier before that.
+"""G1, G3, G6, G8: first steps, taken by the event loop or by a barrier.
+
+On asyncio of Python 3.12 and later the runner itself takes first steps, unless foreign code makes the loop's tasks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def makes_tasks(request: pytest.FixtureRequest) -> str:
     return request.param  # type: ignore[no-any-return]
 
 
-async def test_they_are_taken_in_the_order_in_which_they_were_asked_for_g1(backend_name: str) -> None:
+async def test_first_steps_are_taken_in_the_order_of_the_requests_g1(backend_name: str) -> None:
     log = Log()
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
@@ -54,7 +54,7 @@ async def test_they_are_taken_in_the_order_in_which_they_were_asked_for_g1(backe
         assert sorted(log) == list(range(8))  # type: ignore[type-var]
 
 
-async def test_one_that_leaves_a_route_waits_for_its_own_tasks_and_keeps_nobody_waiting_g1() -> None:
+async def test_a_first_step_that_leaves_a_route_waits_for_its_own_tasks_only_g1() -> None:
     async def serve(name: str) -> None:
         async with current_host().scope() as tasks:
             async with tasks.route():
@@ -75,7 +75,7 @@ async def test_one_that_leaves_a_route_waits_for_its_own_tasks_and_keeps_nobody_
         assert steps == [f"{name}: immediate", f"{name}: after_route", f"{name}: response"]
 
 
-async def test_a_chain_of_them_each_of_which_waits_for_the_next_is_as_long_as_it_likes_g1() -> None:
+async def test_a_chain_of_first_steps_that_wait_for_each_other_has_any_length_g1() -> None:
     async def descend(depth: int) -> None:
         deepest.append(depth)
         if depth < DEEP:
@@ -91,7 +91,7 @@ async def test_a_chain_of_them_each_of_which_waits_for_the_next_is_as_long_as_it
     assert deepest == list(range(DEEP + 1))
 
 
-async def test_one_is_in_no_scope_of_who_leaves_the_route_g11() -> None:
+async def test_a_first_step_is_in_no_scope_of_the_code_that_leaves_the_route_g11() -> None:
     async def look() -> None:
         seen.append(anyio.current_effective_deadline())
         await checkpoint()
@@ -108,7 +108,7 @@ async def test_one_is_in_no_scope_of_who_leaves_the_route_g11() -> None:
     assert seen == [math.inf, "went on"]
 
 
-async def test_one_that_fails_or_changes_its_context_leaves_who_leaves_the_route_alone_g3_g6() -> None:
+async def test_a_failing_first_step_touches_no_code_at_the_barrier_g3_g6() -> None:
     async def fail() -> None:
         VAR.set("set by the task")
         raise ValueError
@@ -131,7 +131,7 @@ async def test_one_that_fails_or_changes_its_context_leaves_who_leaves_the_route
 
 
 @native_cancel_only
-async def test_one_runs_in_a_native_task_of_its_own_g3() -> None:
+async def test_a_first_step_runs_in_its_own_native_task_g3() -> None:
     async def look() -> None:
         natives.append(asyncio.current_task())
 
@@ -144,7 +144,7 @@ async def test_one_runs_in_a_native_task_of_its_own_g3() -> None:
     assert len(set(natives)) == 3
 
 
-async def test_one_that_was_cancelled_before_is_not_taken_g2() -> None:
+async def test_the_first_step_of_a_cancelled_task_is_not_taken_g2() -> None:
     log = Log()
     async with TaskHost() as host:
         async with host.scope() as tasks, tasks.route():
@@ -157,7 +157,7 @@ async def test_one_that_was_cancelled_before_is_not_taken_g2() -> None:
     assert cancelled.status is TaskStatus.CANCELLED
 
 
-async def test_one_may_cancel_another_that_was_asked_for_and_itself_g2_g17() -> None:
+async def test_a_first_step_may_cancel_its_own_and_another_requested_task_g2_g17() -> None:
     async def cancel_both() -> None:
         other.cancel()
         task.cancel()
@@ -175,7 +175,7 @@ async def test_one_may_cancel_another_that_was_asked_for_and_itself_g2_g17() -> 
     assert {task.status, other.status} == {TaskStatus.CANCELLED}
 
 
-async def test_one_knows_nothing_of_the_exception_that_who_is_at_the_barrier_handles_g3_g4() -> None:
+async def test_a_first_step_sees_no_exception_that_is_handled_at_the_barrier_g3_g4() -> None:
     """As a server sends the response to an error: while it handles that."""
 
     async def fail() -> None:
@@ -195,7 +195,7 @@ async def test_one_knows_nothing_of_the_exception_that_who_is_at_the_barrier_han
         assert task.exception.__context__ is None
 
 
-async def test_one_that_cancels_the_scope_of_who_is_at_the_barrier_cancels_nothing_outside_of_it_g3() -> None:
+async def test_a_first_step_may_cancel_the_scope_around_the_barrier_and_no_other_g3() -> None:
     async def cancel() -> None:
         cancel_scope.cancel()
 
@@ -215,7 +215,7 @@ async def test_a_function_without_a_module_has_a_name_g7() -> None:
         assert task.name == "str.upper"
 
 
-async def test_who_goes_through_one_barrier_after_the_other_keeps_nobody_from_running_g3() -> None:
+async def test_code_that_passes_many_barriers_lets_all_other_tasks_run_g3() -> None:
     async def stop() -> None:
         await checkpoint()
         stopped.append(True)
@@ -233,7 +233,7 @@ async def test_who_goes_through_one_barrier_after_the_other_keeps_nobody_from_ru
         assert stopped == [True]
 
 
-async def test_what_a_first_step_asks_for_comes_after_what_was_asked_for_before_g1(backend_name: str) -> None:
+async def test_first_steps_requested_by_a_first_step_come_after_earlier_requests_g1(backend_name: str) -> None:
     async def ask(number: int) -> None:
         log.append(number)
         current_host().schedule(log.add, 10 + number)
@@ -248,7 +248,7 @@ async def test_what_a_first_step_asks_for_comes_after_what_was_asked_for_before_
     assert sorted(log[:3]) == [0, 1, 2]  # type: ignore[type-var]
 
 
-async def test_those_that_ask_for_others_without_end_leave_everybody_their_turn_g3() -> None:
+async def test_first_steps_that_request_more_without_end_let_other_tasks_run_g3() -> None:
     async def ask_again(number: int) -> None:
         log.append(number)
         if number < DEEP:
@@ -264,7 +264,7 @@ async def test_those_that_ask_for_others_without_end_leave_everybody_their_turn_
         await until(lambda: len(log) == DEEP + 1)
 
 
-def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(
+def test_an_interrupt_in_a_first_step_leaves_the_next_steps_to_the_drain_g2(
     anyio_backend: tuple[str, dict[str, Any]], makes_tasks: str
 ) -> None:
     async def interrupt() -> None:
@@ -290,7 +290,7 @@ def test_an_interrupt_in_one_leaves_those_behind_it_to_the_drain_g2(
     assert {task.status for task in tasks} == {TaskStatus.CANCELLED}
 
 
-async def test_one_that_a_thread_has_asked_for_wakes_the_loop_g8() -> None:
+async def test_a_first_step_requested_by_a_thread_wakes_the_loop_g8() -> None:
     heard = anyio.Event()
 
     async def hear() -> None:
@@ -304,7 +304,7 @@ async def test_one_that_a_thread_has_asked_for_wakes_the_loop_g8() -> None:
 
 
 @native_cancel_only
-async def test_a_factory_that_comes_later_makes_the_tasks_from_then_on_and_the_order_stays_g1() -> None:
+async def test_a_task_factory_set_later_makes_the_next_tasks_and_the_order_stays_g1() -> None:
     """As instrumentation sets one in an app's startup."""
 
     def make(loop: asyncio.AbstractEventLoop, coro: object, **options: object) -> asyncio.Task[None]:

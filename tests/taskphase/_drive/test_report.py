@@ -1,4 +1,4 @@
-"""G4, G5 and G9: what is said to the log, and what is not."""
+"""G4, G9, G15, G16: the log records of tasks and of the drain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Retry, Task, TaskHost, TaskStatus, retry
+from taskphase import Task, TaskHost, TaskStatus, retry
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -19,12 +19,12 @@ async def refuse(password: str) -> None:
     raise PermissionError(f"not {password}")
 
 
-async def test_a_retried_failure_is_told_without_arguments_or_message_and_not_as_an_error_g4_g16(
+async def test_a_retried_failure_is_logged_below_error_without_arguments_g4_g16(
     logged: Logged,
 ) -> None:
     async with TaskHost() as host:
-        handler = retry(attempts=2, backoff=0, jitter=False)
-        await host.task(name="log in", on_error=handler).schedule(refuse, "s3cret").wait()
+        policy = retry(attempts=2, backoff=0, jitter=False)
+        await host.task(name="log in", retry=policy).schedule(refuse, "s3cret").wait()
     assert logged() == [
         ("INFO", "task 'log in' raised PermissionError in attempt 1; the next one comes in 0 s"),
         ("ERROR", "task 'log in' failed in attempt 2"),
@@ -65,9 +65,8 @@ async def test_a_failing_handler_is_logged_with_its_exception_and_its_task_s_nam
 
 
 async def test_a_handler_that_the_drain_cancels_has_not_failed_g4_g9(logged: Logged) -> None:
-    async def handler(task: Task[Any], error: Exception) -> Retry:
+    async def handler(task: Task[Any], error: Exception) -> None:
         await anyio.sleep_forever()
-        return Retry()
 
     async with TaskHost() as host:
         task = host.task(name="t", on_error=handler).schedule(refuse, "")
@@ -76,7 +75,7 @@ async def test_a_handler_that_the_drain_cancels_has_not_failed_g4_g9(logged: Log
     assert logged() == [("ERROR", "task 't' failed in attempt 1")]
 
 
-async def test_what_ended_by_itself_after_it_was_cancelled_is_not_named_as_cancelled_g9(logged: Logged) -> None:
+async def test_a_task_that_succeeds_despite_cancellation_is_not_named_as_cancelled_g9(logged: Logged) -> None:
     async def stubborn() -> None:
         with anyio.CancelScope(shield=True):
             await cancelled.wait()
@@ -96,7 +95,7 @@ async def test_what_ended_by_itself_after_it_was_cancelled_is_not_named_as_cance
     assert logged() == [("WARNING", "closing the task host: 1 cancelled: told")]
 
 
-async def test_what_its_user_cancelled_while_it_waited_is_not_named_by_the_drain_g9_g15(logged: Logged) -> None:
+async def test_a_waiting_task_cancelled_by_its_user_is_not_named_by_the_drain_g9_g15(logged: Logged) -> None:
     async with TaskHost(max_running=1) as host:
         host.task(name="running").schedule(anyio.sleep_forever)
         host.task(name="given up").schedule(anyio.sleep_forever).cancel()

@@ -1,4 +1,4 @@
-"""G15: limits."""
+"""G8, G15: the limits of a host."""
 
 from __future__ import annotations
 

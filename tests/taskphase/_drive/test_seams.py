@@ -1,4 +1,4 @@
-"""G2, G3, G4, G6 and G9 where the cancellation is not the host's: in a task group of somebody else, or natively."""
+"""G2, G4, G9, G14: tasks in a foreign task group, and native cancellations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.backends import ASYNCIO, TRIO, turns, until
 
 from taskphase import (
     NoCurrentError,
-    Retry,
     Task,
     TaskHost,
     TasksClosedError,
@@ -73,7 +72,7 @@ class TestCancelledGroup:
 
         async with anyio.create_task_group() as tg:
             tasks = TasksScheduler(tg)
-            definition = tasks.task(shield=True, on_error=lambda task, error: Retry(after=0.02))
+            definition = tasks.task(shield=True, retry=lambda task, error: 0.02)
             task = definition.schedule(fail_once)
             await until(lambda: task.status is TaskStatus.RETRYING)
             tg.cancel_scope.cancel()
@@ -88,7 +87,7 @@ class TestCancelledGroup:
 
         async with anyio.create_task_group() as tg:
             tasks = TasksScheduler(tg)
-            task = tasks.task(on_error=lambda task, error: Retry(after=60)).schedule(always_fail)
+            task = tasks.task(retry=lambda task, error: 60).schedule(always_fail)
             await until(lambda: task.status is TaskStatus.RETRYING)
             tg.cancel_scope.cancel()
         assert (task.status, task.attempt, attempts) == (TaskStatus.CANCELLED, 1, [1])
@@ -134,7 +133,7 @@ async def test_an_ended_task_lets_go_of_its_context_and_its_scope_g2() -> None:
     gone = weakref.ref(value)
     async with TaskHost() as host:
         token = VAR.set(value)
-        tasks = [host.schedule(anyio.sleep, 0), host.task(on_error=retry()).schedule(anyio.sleep, 0)]
+        tasks = [host.schedule(anyio.sleep, 0), host.task(retry=retry()).schedule(anyio.sleep, 0)]
         VAR.reset(token)
         del token, value
         for task in tasks:
@@ -191,7 +190,7 @@ async def test_debuggers_see_the_name_of_the_task(kind: str, backend_name: str) 
         assert await scheduler.task(name="look here").schedule(look) == "look here"
 
 
-async def test_the_current_host_of_a_task_in_another_group_is_that_of_its_scheduling_g14() -> None:
+async def test_a_task_in_another_group_has_the_host_of_its_scheduling_as_current_g14() -> None:
     async def look() -> TaskHost:
         return current_host()
 

@@ -1,4 +1,4 @@
-"""G8, G9 and G16: who holds a thread's slot, from when, until when, and what is left when a call is given up."""
+"""G4, G8, G9, G16: who holds the slot of a thread, and which threads are abandoned."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_a_slot_that_a_thread_gives_back_goes_to_the_next_in_line_at_once_
             release.set()
 
 
-async def test_an_unshielded_thread_is_waited_for_and_abandoned_as_a_shielded_one_g9(logged: Logged) -> None:
+async def test_an_unshielded_thread_is_waited_for_and_abandoned_like_shielded_g9(logged: Logged) -> None:
     release = threading.Event()
     try:
         async with TaskHost(shield_timeout=SHORT) as host:
@@ -156,7 +156,7 @@ async def test_the_thread_of_a_handler_is_abandoned_too_and_its_task_has_failed_
         release.set()
 
 
-async def test_a_handler_whose_thread_begins_when_the_host_is_out_of_patience_is_left_behind_too_g4_g9(
+async def test_a_handler_thread_that_begins_after_shield_timeout_is_abandoned_too_g4_g9(
     logged: Logged,
 ) -> None:
     async def fail_while_unwinding() -> None:
@@ -199,7 +199,7 @@ async def test_a_task_whose_thread_has_ended_is_not_said_to_be_abandoned_g9(logg
     assert logged()[1:] == [("WARNING", "closing the task host: 1 cancelled: awaiting")]
 
 
-async def test_the_timeout_of_an_attempt_bounds_its_thread_and_what_comes_out_of_it_together_g16() -> None:
+async def test_the_timeout_of_an_attempt_bounds_its_thread_and_its_awaitable_g16() -> None:
     def begin() -> Any:
         time.sleep(3 * SHORT)
         return anyio.sleep(3 * SHORT)
@@ -210,7 +210,7 @@ async def test_the_timeout_of_an_attempt_bounds_its_thread_and_what_comes_out_of
     assert isinstance(task.exception, TimeoutError)
 
 
-async def test_a_sync_handler_that_waits_for_a_slot_is_called_though_its_task_is_cancelled_g4_g9() -> None:
+async def test_a_sync_handler_waiting_for_a_slot_is_called_though_cancelled_g4_g9() -> None:
     def handle(_task: Task[Any], exc: Exception) -> None:
         handled.append(exc)
 
@@ -235,7 +235,7 @@ async def test_a_sync_handler_that_waits_for_a_slot_is_called_though_its_task_is
     assert [type(exc) for exc in handled] == [ValueError]
 
 
-async def test_a_sync_handler_that_waits_for_a_slot_does_not_outlast_the_patience_of_the_host_g9() -> None:
+async def test_a_sync_handler_waiting_for_a_slot_does_not_outlast_shield_timeout_g9() -> None:
     async def fail() -> None:
         raise ValueError
 
@@ -329,7 +329,7 @@ async def test_nobody_takes_a_slot_that_the_next_in_line_was_given_g8(monkeypatc
     assert [first.return_value, second.return_value, third.return_value] == ["first", "second", "third"]
 
 
-async def test_a_free_slot_goes_to_those_in_line_first_in_first_out_g8(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_free_slot_goes_to_waiting_calls_first_in_first_out_g8(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{number}" for number in range(6)]
     async with Line(monkeypatch) as line:
         await line.queue(*names)
@@ -340,7 +340,7 @@ async def test_a_free_slot_goes_to_those_in_line_first_in_first_out_g8(monkeypat
 
 
 @pytest.mark.parametrize("when", ["in line", "given its slot", "cancelled before it is given its slot"])
-async def test_one_that_is_cancelled_in_line_is_not_called_and_takes_no_slot_along_g8_g9(
+async def test_a_call_cancelled_while_waiting_is_not_made_and_takes_no_slot_g8_g9(
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     async with Line(monkeypatch) as line:

@@ -1,4 +1,4 @@
-"""G8: sync tasks have threads of their own, and `schedule()` works from any."""
+"""G1, G8, G9, G16: threads of sync tasks, and `schedule()` from any thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_sync_tasks_never_take_the_default_threads_g8() -> None:
             await task
 
 
-async def test_max_threads_bounds_them_in_order_g8() -> None:
+async def test_max_threads_bounds_the_threads_of_sync_tasks_in_order_g8() -> None:
     def work(number: int) -> None:
         nonlocal now, most
         with lock:

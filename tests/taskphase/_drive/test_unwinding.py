@@ -1,4 +1,4 @@
-"""G2, G3 and G4, for tasks that end in unusual ways: while they are being cancelled, or by what is no `Exception`."""
+"""G2, G3, G4: tasks that end while they are cancelled, or by a `BaseException`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_every_kind_of_handler_hears_of_an_exception_while_unwinding_g4(ki
 
 
 @pytest.mark.parametrize("exits", [SystemExit, GeneratorExit, type("Own", (BaseException,), {})])
-async def test_a_task_that_raises_what_is_no_exception_ends_as_failed_and_takes_nobody_along_g2_g3(
+async def test_a_task_that_raises_a_base_exception_fails_and_touches_no_other_g2_g3(
     exits: type[BaseException],
 ) -> None:
     async def leave() -> None:

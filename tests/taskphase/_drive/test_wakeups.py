@@ -1,4 +1,4 @@
-"""G2 and G9: whatever was the last thing that a closing host waited for, its end is noticed at once.
+"""G2, G8, G9: a closing host notices at once that the last thing to wait for has ended.
 
 The drain timeouts are long: a host that missed the change would wait for them, and fail its test.
 """
@@ -13,7 +13,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Retry, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
 from taskphase._drive.job import Held, Job
 from taskphase._drive.runner import Runner
 from taskphase._drive.seam import native_seam
@@ -59,14 +59,14 @@ def schedule_in_thread(schedule: Callable[..., Task[None]]) -> Task[None]:
     return tasks[0]
 
 
-async def test_that_a_deferred_task_was_cancelled_g9() -> None:
+async def test_the_drain_notices_that_a_deferred_task_was_cancelled_g9() -> None:
     async with TaskHost(drain_timeout=LONG) as host:
         task = host.scope().after_response.schedule(anyio.sleep, 0)
         async with closing(host):
             task.cancel()
 
 
-async def test_that_a_deferred_task_was_dropped_g9() -> None:
+async def test_the_drain_notices_that_a_deferred_task_was_dropped_g9() -> None:
     async with TaskHost(drain_timeout=LONG) as host:
         scope = host.scope()
         task = scope.after_response.schedule(anyio.sleep, 0)
@@ -75,7 +75,7 @@ async def test_that_a_deferred_task_was_dropped_g9() -> None:
         assert task.status is TaskStatus.DROPPED
 
 
-async def test_that_a_shielded_deferred_task_was_dropped_in_the_last_stage_but_one_g9() -> None:
+async def test_the_drain_notices_that_a_shielded_deferred_task_was_dropped_g9() -> None:
     async with TaskHost() as host:
         scope = host.scope()
         task = scope.task(shield=True).after_response.schedule(anyio.sleep, 0)
@@ -85,7 +85,7 @@ async def test_that_a_shielded_deferred_task_was_dropped_in_the_last_stage_but_o
         assert task.status is TaskStatus.DROPPED
 
 
-async def test_that_a_task_ended_while_it_was_on_its_way_from_a_thread_g8_g9() -> None:
+async def test_the_drain_notices_that_a_task_ended_on_its_way_from_a_thread_g8_g9() -> None:
     async with TaskHost(drain_timeout=LONG) as host:
         held = host.scope().after_response.schedule(anyio.sleep, 0)
         async with closing(host):
@@ -95,21 +95,21 @@ async def test_that_a_task_ended_while_it_was_on_its_way_from_a_thread_g8_g9() -
         assert task.status is TaskStatus.CANCELLED
 
 
-async def test_that_a_pause_before_another_attempt_was_cancelled_g9_g16() -> None:
-    def again(task: Task[None], error: Exception) -> Retry:
-        return Retry(after=LONG)
+async def test_the_drain_notices_that_a_pause_before_an_attempt_was_cancelled_g9_g16() -> None:
+    def again(task: Task[None], error: Exception) -> float:
+        return LONG
 
     async def fail() -> None:
         raise ValueError
 
     async with TaskHost(drain_timeout=LONG) as host:
-        task = host.task(on_error=again).schedule(fail)
+        task = host.task(retry=again).schedule(fail)
         await until(lambda: task.status is TaskStatus.RETRYING)
         async with closing(host):
             task.cancel()
 
 
-async def test_that_a_waiting_task_was_cancelled_g9_g15() -> None:
+async def test_the_drain_notices_that_a_waiting_task_was_cancelled_g9_g15() -> None:
     async with TaskHost(max_running=1, drain_timeout=LONG) as host:
         running, waiting = (host.schedule(anyio.sleep_forever) for _ in range(2))
         async with closing(host):
@@ -118,7 +118,7 @@ async def test_that_a_waiting_task_was_cancelled_g9_g15() -> None:
             running.cancel()
 
 
-async def test_that_the_plain_group_is_empty_g9() -> None:
+async def test_the_drain_notices_that_the_plain_group_is_empty_g9() -> None:
     async def unwind() -> None:
         try:
             await anyio.sleep_forever()
@@ -134,7 +134,7 @@ async def test_that_the_plain_group_is_empty_g9() -> None:
             release.set()
 
 
-async def test_that_the_plain_group_failed_while_it_was_cancelled_g3_g9(logged: Logged) -> None:
+async def test_the_drain_notices_that_the_plain_group_failed_while_cancelled_g3_g9(logged: Logged) -> None:
     async def fail() -> None:
         try:
             await anyio.sleep_forever()
@@ -181,7 +181,7 @@ async def test_a_task_from_a_thread_that_finds_its_group_closed_is_dropped_g2_g8
     assert [level for level, _ in logged()] == ["WARNING"]
 
 
-async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_is_on_its_way_g2_g8() -> None:
+async def test_a_runner_taken_down_cancels_tasks_not_begun_or_on_their_way_g2_g8() -> None:
     runner = Runner(native_seam(), config=UNSET, max_running=1)
     jobs = [Task(anyio.sleep_forever) for _ in range(4)]
 
@@ -208,7 +208,7 @@ async def test_a_runner_that_is_taken_down_cancels_what_has_not_begun_and_what_i
         await until(lambda: runner.idle)
 
 
-async def test_a_runner_does_not_close_while_something_is_on_its_way_g2_g8() -> None:
+async def test_a_runner_does_not_close_while_a_task_is_on_its_way_g2_g8() -> None:
     """It may have come in since the drain looked."""
     runner = Runner(native_seam(), config=UNSET)
     runner.follow(DrainEvent.CLOSE)

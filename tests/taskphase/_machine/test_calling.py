@@ -1,4 +1,4 @@
-"""G7: any callable, and an early `TypeError` for what cannot be called so."""
+"""G4, G7: any callable is taken, and a wrong call raises `TypeError` at once."""
 
 from __future__ import annotations
 
@@ -382,7 +382,7 @@ def test_no_message_shows_the_arguments_g4() -> None:
     ("func", "name"),
     [(sync, "sync"), (partial(sync, 1), "sync"), (Holder().method, "Holder.method"), (SyncCallable(), "SyncCallable")],
 )
-def test_a_name_is_the_qualified_one_with_its_module(func: Any, name: str) -> None:
+def test_a_name_is_the_module_and_the_qualified_name(func: Any, name: str) -> None:
     assert name_of(func) == f"{__name__}.{name}"
 
 

@@ -1,4 +1,4 @@
-"""Steps, choices and virtual time, on both event loops."""
+"""The simulation (no G number): steps, choices and virtual time, on both event loops."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from taskphase._simulation.running import Backend
 from taskphase.testing import Fifo, RandomWalk, Replay, Run, mark, simulate
+from taskphase.testing._simulation.running import Backend
 
 
 async def three_tasks() -> list[int]:
@@ -51,7 +51,7 @@ def test_every_order_of_tasks_can_be_had(backend: Backend) -> None:
     assert sorted(orders) == list(permutations(range(3)))
 
 
-def test_a_step_runs_one_task_from_one_suspension_to_the_next(backend: Backend) -> None:
+def test_a_step_runs_a_single_task_to_its_next_suspension(backend: Backend) -> None:
     async def work(name: str) -> None:
         for number in range(3):
             mark(f"{name}{number}")
@@ -67,7 +67,7 @@ def test_a_step_runs_one_task_from_one_suspension_to_the_next(backend: Backend) 
     assert starved.marks == ["b0", "b1", "b2", "a0", "a1", "a2"]
 
 
-def test_turns_let_nobody_step_twice_before_another_has_once(backend: Backend) -> None:
+def test_turns_let_every_task_step_once_before_any_steps_twice(backend: Backend) -> None:
     async def work(name: str) -> None:
         for number in range(3):
             mark(f"{name}{number}")
@@ -253,7 +253,7 @@ def test_async_generators_are_closed_at_the_end(backend: Backend) -> None:
     assert log == ["closed"]
 
 
-def test_context_variables_are_those_of_the_caller(backend: Backend) -> None:
+def test_context_variables_have_the_values_of_the_caller(backend: Backend) -> None:
     from contextvars import ContextVar
 
     variable = ContextVar[str]("variable")

@@ -1,4 +1,4 @@
-"""Who chooses."""
+"""The simulation (no G number): policies choose the next step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from taskphase._simulation.running import Backend
 from taskphase.testing import PCT, Deviate, Fifo, Policy, RandomWalk, Replay, mark, simulate
+from taskphase.testing._simulation.running import Backend
 
 
 async def four_tasks() -> None:
@@ -57,7 +57,7 @@ def test_priorities_starve_tasks_as_a_random_walk_does_not(backend: Backend) -> 
 
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"steps": 0}])
-def test_priorities_take_depth_and_steps_from_one(options: dict[str, int]) -> None:
+def test_priorities_take_a_depth_and_steps_of_at_least_1(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
         PCT(0, **options)
 

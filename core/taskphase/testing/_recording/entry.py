@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .._drive.job import Job
-from .._drive.recording import Place, Placer
-from .._drive.runner import Runner
-from .._machine.life import LifeEvent, TaskStatus
-from .._machine.scope import Verdict
-from .._task import Task
+from ..._drive.job import Job
+from ..._drive.recording import Place, Placer
+from ..._drive.runner import Runner
+from ..._machine.life import LifeEvent, TaskStatus
+from ..._machine.scope import Verdict
+from ..._task import Task
 from .changes import CHANGES
 
 

@@ -7,8 +7,8 @@ from threading import get_ident
 
 import anyio
 
-from .._host import TaskHost
-from .._machine.drain import DrainStage
+from ..._host import TaskHost
+from ..._machine.drain import DrainStage
 from .changes import CHANGES
 from .entry import Entry
 

@@ -1,4 +1,4 @@
-"""A shutdown at every step."""
+"""G9, and the simulation: a shutdown at every step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from taskphase import TaskHost
-from taskphase._simulation.running import Backend
 from taskphase.testing import explore_shutdown
+from taskphase.testing._simulation.running import Backend
 
 
 @explore_shutdown()
@@ -30,7 +30,7 @@ async def test_shielded_work_is_done_whenever_the_shutdown_begins_g9(shutdown: a
 
 
 @explore_shutdown()
-async def test_fixtures_reach_it(shutdown: anyio.CancelScope, tmp_path: Any) -> None:
+async def test_fixtures_reach_an_explored_test(shutdown: anyio.CancelScope, tmp_path: Any) -> None:
     with shutdown:
         await anyio.sleep(0)
     assert tmp_path.is_dir()
@@ -83,4 +83,4 @@ def test_what_fails_without_a_shutdown_fails_first(backend: Backend) -> None:
 
 
 def test_the_scope_is_not_a_parameter_of_the_test() -> None:
-    assert list(inspect.signature(test_fixtures_reach_it).parameters) == ["tmp_path"]
+    assert list(inspect.signature(test_fixtures_reach_an_explored_test).parameters) == ["tmp_path"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from .._machine.life import TaskStatus
-from ..errors import TaskFailed
+from ..._machine.life import TaskStatus
+from ...errors import TaskFailed
 from .entry import Entry
 from .showing import line, lines
 

@@ -1,4 +1,4 @@
-"""A run is a pure function of the program and its choices."""
+"""The simulation (no G number): a run is a pure function of the program and its choices."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.taskphase._simulation.programs import PROGRAMS
+from tests.taskphase.simulation.programs import PROGRAMS
 
-from taskphase._simulation.running import Backend
 from taskphase.testing import PCT, Deviate, RandomWalk, Replay, simulate
+from taskphase.testing._simulation.running import Backend
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,7 +45,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_runs() -> None:
     outputs: list[str] = []
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "error", "-m", "tests.taskphase._simulation.programs"]
+        command = [sys.executable, "-W", "error", "-m", "tests.taskphase.simulation.programs"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)

@@ -7,13 +7,13 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, cast, get_args
 
-from .._drive.current import running_job
-from .._drive.job import Job
-from .._drive.recording import RECORDERS, Admitted, Place
-from .._host import TaskHost
-from .._machine.config import check_seconds
-from .._machine.life import TaskStatus
-from ..errors import TasksClosedError
+from ..._drive.current import running_job
+from ..._drive.job import Job
+from ..._drive.recording import RECORDERS, Admitted, Place
+from ..._host import TaskHost
+from ..._machine.config import check_seconds
+from ..._machine.life import TaskStatus
+from ...errors import TasksClosedError
 from .book import Book
 from .changes import CHANGES
 from .entry import Entry, observe

@@ -7,8 +7,8 @@ from functools import partial
 from reprlib import Repr
 from typing import Any, cast
 
-from .._machine.calling import qualname_of, shown
-from .._machine.life import TaskStatus
+from ..._machine.calling import qualname_of, shown
+from ..._machine.life import TaskStatus
 from .entry import Entry
 
 _MOST_CHARACTERS = 60  # of one argument or result: a line has several

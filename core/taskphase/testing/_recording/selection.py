@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from .._machine.calling import Handle
-from .._machine.life import ENDS, TaskStatus
-from .._machine.scope import Phase
-from .._task import Task
+from ..._machine.calling import Handle
+from ..._machine.life import ENDS, TaskStatus
+from ..._machine.scope import Phase
+from ..._task import Task
 from . import by_hand
 from .book import Book
 from .entry import Entry

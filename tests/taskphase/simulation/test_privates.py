@@ -1,4 +1,4 @@
-"""Every private name is checked, and every check bites."""
+"""The simulation (no G number): each private name of anyio, trio and asyncio is checked before use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import anyio._core._eventloop
 import pytest
 import trio._core._run
 
-from taskphase._simulation import privates
-from taskphase._simulation.privates import OrderedSet, Private, PrivateChanged
 from taskphase.testing import simulate
+from taskphase.testing._simulation import privates
+from taskphase.testing._simulation.privates import OrderedSet, Private, PrivateChanged
 
 each_private = pytest.mark.parametrize("private", privates.ALL, ids=lambda p: f"{p.owner}.{p.name}".replace(" ", "-"))
 
@@ -122,5 +122,5 @@ def test_an_ordered_set_is_iterated_in_the_order_of_insertion() -> None:
         items.remove(9)
 
 
-def test_trios_global_context_is_that_of_the_module() -> None:
+def test_the_private_trio_context_is_the_module_s_own() -> None:
     assert privates.check(privates.TRIO_MODULE, trio._core._run) is trio._core._run

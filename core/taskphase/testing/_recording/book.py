@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from .._drive.job import Job
+from ..._drive.job import Job
 from .changes import CHANGES, runs_a_loop
 from .entry import Entry
 from .expecting import Expectation

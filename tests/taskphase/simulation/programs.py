@@ -138,7 +138,7 @@ async def a_host() -> list[Any]:
             host.task(shield=True).schedule(sleeps, 60),
             host.task(timeout=0.25).schedule(sleeps, 3),
             host.schedule(sync, 0.5),
-            host.task(on_error=retry(backoff=1, jitter=False)).schedule(flaky),
+            host.task(retry=retry(backoff=1, jitter=False)).schedule(flaky),
         ]
     log.sort()
     return [log, [task.status.value for task in all_of], attempts, anyio.current_time()]

@@ -7,7 +7,7 @@ from threading import Condition, get_ident
 
 from anyio import Event, fail_after
 
-from .._drive.seam import native_seam
+from ..._drive.seam import native_seam
 
 
 class _Waiter:

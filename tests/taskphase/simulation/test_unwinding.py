@@ -1,4 +1,4 @@
-"""The three errors, and that nothing is left of a run that is given up."""
+"""The simulation (no G number): its three errors, and nothing is left of a run that is given up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from anyio import from_thread, to_thread
 from anyio.lowlevel import checkpoint
 
 from taskphase import TaskHost
-from taskphase._simulation.running import Backend
 from taskphase.testing import Deadlock, Livelock, RandomWalk, pause, simulate
+from taskphase.testing._simulation.running import Backend
 
 
 def test_a_deadlock_lists_who_is_blocked_and_where(backend: Backend) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Event, Lock, get_ident
 from typing import Any
 
-from .._machine.config import check_seconds
+from ..._machine.config import check_seconds
 
 # Seconds for an event loop to come to the end of what it is doing at a jump; only one that is blocked needs any.
 _PATIENCE = 10

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskphase import TaskHost
 from taskphase.testing import RecordedTasks, RunMode, TaskRecorder
 
-from ._app import Installation, installation_of
-from .errors import FastAPITasksUninitializedAppError
+from .._app import Installation, installation_of
+from ..errors import FastAPITasksUninitializedAppError
 
 # The messages that end a response.
 _ENDS = ("http.response.body", "http.response.pathsend")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from .._machine.calling import signature_of
-from .._task import Task
+from ..._machine.calling import signature_of
+from ..._task import Task
 
 
 def is_of(task: Task[Any], what: Callable[..., Any] | str) -> bool:

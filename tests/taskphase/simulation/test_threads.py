@@ -1,4 +1,4 @@
-"""Worker threads: one at a time, and chosen as tasks are."""
+"""The simulation (no G number): worker threads run one at a time, and are chosen as tasks are."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import trio
 from anyio import from_thread, to_thread
 from anyio.lowlevel import checkpoint
 
-from taskphase._simulation.running import Backend
 from taskphase.testing import ForeignBlock, RandomWalk, Replay, mark, pause, simulate
+from taskphase.testing._simulation.running import Backend
 
 
 async def in_threads(*functions: Callable[[], object], **options: Any) -> None:
@@ -85,7 +85,7 @@ def test_a_pause_takes_virtual_time_only(backend: Backend) -> None:
     assert simulate(main, backend=backend).result() == [600, 3600]
 
 
-def test_a_pause_elsewhere_is_a_real_one() -> None:
+def test_a_pause_outside_of_a_simulation_is_real() -> None:
     began = time.monotonic()
     pause()
     pause(0.01)

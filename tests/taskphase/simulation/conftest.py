@@ -10,7 +10,7 @@ import anyio._backends._asyncio as anyio_on_asyncio
 import anyio._backends._trio as anyio_on_trio
 import pytest
 
-from taskphase._simulation.running import Backend
+from taskphase.testing._simulation.running import Backend
 
 
 @pytest.fixture(params=["asyncio", "trio"])

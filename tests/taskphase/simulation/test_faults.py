@@ -1,4 +1,4 @@
-"""Faults at a step."""
+"""The simulation (no G number): faults at a step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from taskphase import TaskHost, TaskStatus
-from taskphase._simulation.running import Backend
 from taskphase.testing import Call, Cancel, Fifo, Replay, Throw, mark, pause, simulate
+from taskphase.testing._simulation.running import Backend
 
 
 class Injected(Exception):
@@ -37,7 +37,7 @@ async def two_tasks() -> list[str]:
     return log
 
 
-def test_an_error_is_thrown_into_whoever_makes_the_step(backend: Backend) -> None:
+def test_an_error_is_thrown_into_the_task_that_makes_the_step(backend: Backend) -> None:
     # Steps: main 1, a 2, b 3, a 4, ...
     assert simulate(two_tasks, backend=backend, faults=[Throw(4, Injected)]).result() == ["a hit", "b0", "b1"]
     hit_b = simulate(two_tasks, backend=backend, faults=[Throw(4, Injected)], policy=Replay([0, 0, 1]))
