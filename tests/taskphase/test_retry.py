@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from threading import get_ident
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -289,7 +290,7 @@ async def test_a_handler_that_returns_a_pause_is_warned_of_once_g4(
     def handler(task: Task[Any], error: Exception) -> object:
         return answer
 
-    handler.__qualname__ = f"handler_{id(caplog)}"  # warnings are remembered by name
+    handler.__qualname__ = f"handler_{uuid4().hex}"  # the process remembers by name which handler was warned of
     async with TaskHost() as host:
         for _ in range(2):
             await host.task(on_error=handler).schedule(fail).wait()
