@@ -1,32 +1,36 @@
-# The first Python from 3.11 on.
+# The first of these commands that is Python 3.11 or newer.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest test-newer property property-deep property-mutants lint format bench bench-guard soak docs clean help
+.PHONY: demo test test-early test-oldest test-newer property property-deep property-mutants lint format bench bench-guard soak docs clean help
 
 help:
-	@echo 'make demo         the quickstart app under uvicorn: what runs when, and a SIGTERM with shielded work under way'
-	@echo 'make test         lint, and every test on asyncio, uvloop and trio'
-	@echo 'make test-oldest  the tests of the packages with the oldest supported FastAPI'
-	@echo 'make test-newer   the tests of the packages on each newer Python that is installed'
-	@echo 'make property     the properties, at random and exhaustively (a part of make test)'
-	@echo 'make property-deep     the same for hours, going on where it was stopped; HOURS=8 ends it'
-	@echo 'make property-mutants  which of the planted bugs the properties notice'
-	@echo 'make lint         ruff, mypy, pyright, import rules'
-	@echo 'make format       what ruff can mend'
-	@echo 'make bench        the cost of a task and of a request, as ratios; OPTIONS=--help tells what can be left out'
-	@echo 'make bench-guard  how many instructions they take, against benchmarks/guard.json; OPTIONS=--update writes it'
-	@echo 'make soak         real servers under load, ended at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
-	@echo 'make docs         the documentation site, into site/; a warning or a broken link is an error'
+	@echo 'make demo         run the quickstart app under uvicorn: print what runs when, and a SIGTERM during shielded work'
+	@echo 'make test         lint, then run all tests on asyncio, uvloop and trio'
+	@echo 'make test-early   test the packages with early scopes: each task enters its cancel scope at its first step'
+	@echo 'make test-oldest  test the packages with the oldest supported FastAPI'
+	@echo 'make test-newer   test the packages on each installed Python newer than 3.11'
+	@echo 'make property     run the property tests (a part of make test)'
+	@echo 'make property-deep     run them for hours with new examples, from the last stop on; HOURS=8 ends it'
+	@echo 'make property-mutants  plant known bugs, and report which of them the properties notice'
+	@echo 'make lint         run ruff, mypy, pyright and the import rules'
+	@echo 'make format       fix what ruff can fix'
+	@echo 'make bench        measure a task and a request, as ratios; OPTIONS=--help lists the options'
+	@echo 'make bench-guard  count their instructions, and compare with benchmarks/guard.json; OPTIONS=--update writes it'
+	@echo 'make soak         end real servers under load at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
+	@echo 'make docs         build the documentation site into site/; a warning or a broken link is an error'
 
 demo: $(VENV)-demo/ready
 	PYTHONPATH=core:fastapi_binding $(VENV)-demo/bin/python examples/demo.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-early: $(VENV)/ready
+	TASKPHASE_SCOPES=early $(BIN)/python -m pytest tests/taskphase tests/fastapi_tasks
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
@@ -39,19 +43,19 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# What that version itself warns of, and newer ones no longer do.
+# Starlette 0.49 itself raises these warnings; newer versions do not.
 OF_STARLETTE_0_49 := -W "ignore:The on_startup and on_shutdown parameters:DeprecationWarning" \
 	-W "ignore:Async generator 'starlette.requests.Request.stream' was garbage collected:ResourceWarning"
 
 test-oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest $(OF_STARLETTE_0_49) tests/taskphase tests/fastapi_tasks
 
-# (Of several that pyenv has, it runs those that are named.)
+# pyenv runs only the versions that PYENV_VERSION lists, so list all of them.
 PYENV := PYENV_VERSION=$(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
 NEWER := $(shell for p in python3.12 python3.13 python3.14; do $(PYENV) $$p -c '' 2>/dev/null && echo $$p; done; true)
 
 test-newer: $(NEWER:%=.venv-%/tested)
-	@echo "newer Pythons that were found: $(or $(NEWER),none)"
+	@echo "newer Pythons found: $(or $(NEWER),none)"
 
 .venv-python%/tested: .venv-python%/ready
 	.venv-python$*/bin/python -m pytest tests/taskphase tests/fastapi_tasks
@@ -92,7 +96,7 @@ $(VENV)/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(BIN)/python $(PIP) install --quiet -c constraints.txt --group dev -e ./core -e .
 	touch $@
 
-# Small, and without building the packages, so that a first look takes seconds.
+# Small, and without a build of the packages, so that the demo starts within seconds.
 $(VENV)-demo/ready: pyproject.toml constraints.txt
 	@echo 'installing FastAPI, uvicorn and httpx into $(VENV)-demo'
 	$(PYTHON) -m venv $(VENV)-demo
@@ -106,7 +110,7 @@ $(VENV)-demo/ready: pyproject.toml constraints.txt
 	.venv-oldest/bin/python $(PIP) install --quiet -c constraints-oldest.txt --group test -e ./core -e .
 	touch $@
 
-# Apart, because the fastapi-tasks that PyPI has bears the import name of this one.
+# A separate environment: the `fastapi-tasks` on PyPI has the same import name as this project.
 $(VENV)-peer/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-peer
 	$(VENV)-peer/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'

@@ -1,1 +1,1 @@
-"""The figures: `make bench`."""
+"""The benchmarks: `make bench`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every figure, in one run. `--help` says what can be left out."""
+"""`python -m benchmarks`: every figure, in one run. `--help` lists the options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .processes import PYTHONS, ROOT
 from .wanted import judge
 
 ROUNDS = {"tasks": 11, "requests": 11, "traffic": 5, "memory": 1, "growth": 1}
-"""How often everything of a section takes its turn. Bytes are the same each time, and a million tasks take long."""
+"""The rounds of each section. Bytes never vary, and a million tasks take long."""
 
 UNITS = {"tasks": "us", "requests": "us", "memory": "bytes", "growth": "us"}
 
@@ -50,10 +50,10 @@ def parse() -> argparse.Namespace:
         "--only",
         type=sections,
         default=list(ROUNDS),
-        help=f"some of {','.join(ROUNDS)}, separated by commas; nothing is written then",
+        help=f"some of {','.join(ROUNDS)}, separated by commas; writes nothing",
     )
-    parser.add_argument("--quick", action="store_true", help="whether it works, in seconds; nothing is written then")
-    parser.add_argument("--repeat", type=int, default=1, help="how many times as many rounds")
+    parser.add_argument("--quick", action="store_true", help="a quick check that takes seconds; writes nothing")
+    parser.add_argument("--repeat", type=int, default=1, help="a factor for the number of rounds")
     return parser.parse_args()
 
 

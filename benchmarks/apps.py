@@ -1,4 +1,4 @@
-"""The apps that requests are sent to. `fastapi_tasks` is ours or that of PyPI: these lines fit both."""
+"""The apps of the request benchmarks. `fastapi_tasks` is ours or the one from PyPI: this code works with both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIX = {"ours": "Tasks", "theirs": "Tasks of PyPI"}
 
 
 async def nothing() -> None:
-    """Be a task. (It counts itself, so that no app can forget one.)"""
+    """A task. It counts itself, so that no app can lose a task unnoticed."""
     next(runs)
 
 
@@ -29,7 +29,7 @@ async def background(background: BackgroundTasks) -> dict[str, int]:
     return {"a": 1}
 
 
-async def none_scheduled(tasks: Tasks) -> dict[str, int]:  # noqa: ARG001 - what it costs to ask for it
+async def none_scheduled(tasks: Tasks) -> dict[str, int]:  # noqa: ARG001 - measures the cost of the parameter
     return {"a": 1}
 
 
@@ -70,7 +70,7 @@ def app_of(endpoint: Callable[..., Awaitable[dict[str, int]]], *, with_tasks: bo
 
 
 def make_apps(library: str) -> dict[str, tuple[FastAPI, int]]:
-    """Return apps by name, each with the number of tasks that a request schedules."""
+    """Return the apps by name, each with the number of tasks that a request schedules."""
     tasks = PREFIX[library]
     plain = {
         "no tasks": (app_of(no_tasks, with_tasks=False), 0),

@@ -7,7 +7,7 @@ from html import escape
 from .figures import SHARED, Figure, Table
 
 WIDTH, LABELS, BAR, GAP, TOP = 960, 470, 16, 8, 44
-ROOM = 130  # behind the longest bar, for its figure
+ROOM = 130  # for the figure behind the longest bar
 
 STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -22,7 +22,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 
 
 def chart(table: Table, width: int = WIDTH, labels: int = LABELS) -> str:
-    """Return a bar for each figure, as long as its ratio to the base, which is the dashed line.
+    """Return a chart with a bar for each figure. The length is the ratio to the base, which is a dashed line.
 
     :param width: of the chart, in pixels
     :param labels: the room for the names of the figures, in pixels

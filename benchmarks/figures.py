@@ -1,4 +1,4 @@
-"""From samples to figures: rounds in which everything takes turns, and the medians of ratios."""
+"""Turns samples into figures: rounds in which all cases take turns, and medians of ratios."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The figures of one group. `base`: the name of the row that the ratios refer to."""
+    """The figures of one group. `base`: the name of the row to which the ratios refer."""
 
     title: str
     unit: str
@@ -43,11 +43,11 @@ class Table:
 
 
 SHARED = "(PyPI environment)"
-"""Ends the name of a row that is measured in both environments, where it is the other one's."""
+"""The suffix of a row from the other environment, if both environments have a row of this name."""
 
 
 def figure_of(name: str, samples: Sequence[tuple[float, float]]) -> Figure:
-    """Return the row for `samples`: pairs of what was taken, and of what the base was at that time."""
+    """Return the row for `samples`: pairs of a sample and the cost of the base at that time."""
     ratios = sorted(taken / base for taken, base in samples)
     quarter = len(ratios) // 4
     return Figure(
@@ -60,7 +60,7 @@ def figure_of(name: str, samples: Sequence[tuple[float, float]]) -> Figure:
 
 
 def measure(section: str, unit: str, libraries: Sequence[str], rounds: int, *, quick: bool) -> list[Table]:
-    """Take `rounds` samples of each case of a section, of all environments in turns."""
+    """Take `rounds` samples of each case of a section. All environments take turns."""
     samples: dict[str, dict[str, list[tuple[float, float]]]] = {}
     bases: dict[str, str] = {}
     with ExitStack() as stack:
@@ -79,5 +79,5 @@ def measure(section: str, unit: str, libraries: Sequence[str], rounds: int, *, q
 
 
 def _row(worker: Worker, case: str) -> str:
-    """Return the name of a row: what runs in both environments has one in each."""
+    """Return the name of a row. A case that runs in both environments has two rows."""
     return f"{case} {SHARED}" if worker.library == "theirs" and "PyPI" not in case else case

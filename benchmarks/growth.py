@@ -1,4 +1,4 @@
-"""How the cost of one task grows with the number of tasks that are there at the same time."""
+"""The cost of one task as a function of the number of living tasks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .tasks import create_task, nothing
 
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1M": 1_000_000}
 BASE = "10k"
-AT_LEAST = 50_000  # tasks in one sample: the speed of a shared machine changes from one moment to the next
+AT_LEAST = 50_000  # tasks in one sample: the speed of a shared machine changes from moment to moment
 
 
 async def dropped(watch: Stopwatch, size: int) -> None:
-    """Hold tasks for their phase, which drops them."""
+    """Defer tasks until their phase drops them."""
     async with TaskHost() as host:
         with watch:
             async with host.scope() as tasks:
@@ -27,7 +27,7 @@ async def dropped(watch: Stopwatch, size: int) -> None:
 
 
 async def released(watch: Stopwatch, size: int) -> None:
-    """Hold tasks for their phase, which starts them, all at once."""
+    """Defer tasks until their phase starts them all at once."""
     async with TaskHost() as host:
         with watch:
             async with host.scope() as tasks:
@@ -38,7 +38,7 @@ async def released(watch: Stopwatch, size: int) -> None:
 
 
 async def waiting(watch: Stopwatch, size: int) -> None:
-    """Queue tasks for a slot, of which there are few, until each has had one."""
+    """Queue tasks for a few slots, until each task has had a slot."""
     async with TaskHost(max_running=100) as host:
         with watch:
             for _ in range(size):
@@ -52,16 +52,16 @@ CASES = {
         "deferred, then dropped": dropped,
         "deferred, then started": released,
         "waiting for a slot": waiting,
-        # What Python itself makes of so many at the same time.
+        # The growth of bare tasks, caused by Python itself.
         "bare create_task": create_task,
     },
-    # What runs there costs the same bookkeeping, and takes too long for a command that is run often.
+    # On trio the bookkeeping costs the same, and would take too long for a command that runs often.
     "trio": {"deferred, then dropped": dropped},
 }
 
 
 async def sample(case: Callable[[Stopwatch, int], Awaitable[None]], size: int, at_least: int) -> float:
-    """Return the microseconds for one task. Few tasks are taken several times, until it is `at_least` so many."""
+    """Return the microseconds for one task. Small batches are repeated until there are `at_least` tasks."""
     times = max(1, at_least // size)
     taken = 0.0
     for _ in range(times):

@@ -1,10 +1,9 @@
-"""`python -m benchmarks.guard`: how many instructions a task and a request take, against a baseline.
+"""`python -m benchmarks.guard`: counts the instructions of a task and of a request, and compares with a baseline.
 
-Valgrind counts them, so that the load of the machine makes no difference, and neither does its clock. What a case needs
-once, whatever the number of tasks, is taken out: each runs with N and with twice N, and the difference counts.
+Valgrind counts the instructions, so the load and the clock of the machine have no effect. Each case runs with N tasks
+and with twice N, and the difference counts; so one-time work is not counted.
 
-The baseline is `guard.json`, by Python version and architecture. What is missing in it is added; `--update` writes all
-of it anew.
+The baseline is `guard.json`, by Python version and architecture. Missing entries are added; `--update` replaces all.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from .measure import say
 from .processes import ROOT
 
 BASELINE = Path(__file__).with_name("guard.json")
-TOLERANCE = 0.03  # of the baseline; the same program counts the same within 0.1 %
+TOLERANCE = 0.03  # relative; the same program varies by less than 0.1 %
 COUNT = 200  # tasks in the smaller of two runs
 
 PACKAGES = ("anyio", "trio", "starlette", "fastapi")
 
 
 def key() -> str:
-    """Return what baselines are kept by."""
+    """Return the key of the baseline."""
     return f"{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}"
 
 
 def environment() -> str:
-    """Return what else moves the counts."""
+    """Return the versions that affect the counts."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"Python {platform.python_version()}, {packages}"
 
@@ -63,19 +62,19 @@ def count_instructions() -> dict[str, int]:
 
 
 def total_of(output: Path) -> int:
-    """Return the instructions of one process, from what cachegrind has written."""
+    """Return the instructions of one process, from cachegrind's output."""
     line = next(line for line in output.read_text().splitlines() if line.startswith("summary:"))
     return int(line.split()[1])
 
 
 def difference(counts: Mapping[int, int]) -> float:
-    """Return what one more costs. `counts`: two numbers of tasks, and what they have taken."""
+    """Return the cost of one more task. `counts`: instructions by number of tasks, for two numbers."""
     (few, less), (many, more) = sorted(counts.items())
     return (more - less) / (many - few)
 
 
 def compare(counts: Mapping[str, int], baseline: Mapping[str, int]) -> list[str]:
-    """Return what has become worse than the tolerance allows, a line each."""
+    """Return one line for each case that exceeds the tolerance."""
     return [
         f"{name}: {count} instructions, {count / baseline[name] - 1:+.1%} of {baseline[name]}"
         for name, count in counts.items()
@@ -93,7 +92,7 @@ def table(counts: Mapping[str, int], baseline: Mapping[str, int]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__.partition("\n")[0])
-    parser.add_argument("--update", action="store_true", help="write the baseline anew")
+    parser.add_argument("--update", action="store_true", help="replace the baseline")
     options = parser.parse_args()
     if shutil.which("valgrind") is None:
         say("valgrind is not installed; it is in Debian's package `valgrind`")

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.guard_cases N`: what the guard counts, with N and with twice N tasks or requests.
+"""`python -m benchmarks.guard_cases N`: the cases of the guard, each with N and with twice N tasks or requests.
 
-Each runs in a process of its own, forked when everything has been imported, so that whoever counts has one count
-for each. It is printed which is which: the process, the number, the case.
+Each case runs in its own process, forked after all imports, so that Valgrind counts each separately. The output has a
+line for each: the process, the number, the case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .apps import make_apps
 from .measure import run_on
 from .requests import lifespan, serve
 
-BATCH = 50  # tasks that are asked to start before any is waited for
+BATCH = 50  # tasks that start before the case waits for any
 
 
 async def nothing() -> None: ...
@@ -32,7 +32,7 @@ async def create_task(count: int) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(count // BATCH):
         tasks = [loop.create_task(nothing()) for _ in range(BATCH)]
-        while not tasks[-1].done():  # noqa: ASYNC110 - the turns of the loop are what is counted
+        while not tasks[-1].done():  # noqa: ASYNC110 - measures the turns of the loop
             await asyncio.sleep(0)
 
 
@@ -73,7 +73,7 @@ def requests_to(name: str) -> Callable[[int], Awaitable[None]]:
 
 
 def cases() -> dict[str, tuple[str, Callable[[int], Awaitable[None]]]]:
-    """Return, by name, a backend and what runs on it."""
+    """Return the backend and the function of each case, by name."""
     found: dict[str, tuple[str, Callable[[int], Awaitable[None]]]] = {}
     for backend, floor in (("asyncio", create_task), ("trio", nursery)):
         found |= {
@@ -88,7 +88,7 @@ def cases() -> dict[str, tuple[str, Callable[[int], Awaitable[None]]]]:
 
 
 def main(count: int) -> None:
-    # The order in which trio takes first steps is random, but here the same each time.
+    # trio takes first steps in random order; a seed makes the order the same in each run.
     trio._core._run._r.seed(0)
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True
     found = cases()

@@ -1,7 +1,7 @@
-"""Load for a server on this machine, and what it answers: wrk where it is installed, else a client in Python.
+"""Loads a server on this machine, with wrk if installed, otherwise with a client in Python.
 
-`python -m benchmarks.load PORT CONNECTIONS SECONDS` is that client. It keeps the connections open, and has one request
-under way on each.
+`python -m benchmarks.load PORT CONNECTIONS SECONDS` is this client. It keeps the connections open, with one request on
+each at any time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import uvloop
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nAccept: */*\r\n\r\n"
 
-PATIENCE = 20.0  # seconds that the last responses have
+PATIENCE = 20.0  # seconds that the last responses may take
 
 WRK = shutil.which("wrk")
 GENERATOR = "wrk" if WRK else "a client of this repository's own"
 
 
 def load(port: int, pid: int, connections: int, seconds: float) -> dict[str, float]:
-    """Return `requests` (a second), percentiles of their latency, and the CPU time of process `pid` for one.
+    """Return `requests` per second, percentiles of their latency, and the CPU time of process `pid` for one.
 
-    :raises RuntimeError: if anything but responses of status 200 came
+    :raises RuntimeError: if a response was missing or its status was not 200
     """
     if WRK:
         script = Path(__file__).with_name("wrk.lua")
@@ -47,12 +47,12 @@ def load(port: int, pid: int, connections: int, seconds: float) -> dict[str, flo
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has had, all of its threads together."""
-    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid() of Linux's C library returns
+    """Return the CPU time of a process, including all threads."""
+    return time.clock_gettime(~pid << 3 | 2)  # the result of clock_getcpuclockid() in Linux's C library
 
 
 class Client(asyncio.Protocol):
-    """One connection, with one request under way until `deadline`."""
+    """One connection, with one request at any time until `deadline`."""
 
     def __init__(self, deadline: float, latencies: list[float]) -> None:
         self.ended = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ class Client(asyncio.Protocol):
         self._latencies = latencies
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 - asyncio's
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, and does not say so
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not declare this type
         self._ask()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102 - asyncio's

@@ -1,4 +1,4 @@
-"""On what the figures were taken: nothing that names a person, a host or a place."""
+"""Describes the machine of a run, without names of persons, hosts and places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEERS = ("aiojobs",)
 
 
 def facts() -> dict[str, str]:
-    """Return what a reader has to know about a run, by name."""
+    """Return the facts about a run that a reader needs, by name."""
     packages = {name: version(name) for name in (*PACKAGES, *PEERS)}
     return {
         "processor": f"{processor()}, {os.cpu_count()} cores",

@@ -1,4 +1,4 @@
-"""How one figure is taken: the clock, the garbage collector, the event loop."""
+"""Takes one sample: the clock, the garbage collector, the event loop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BACKENDS = ("asyncio", "uvloop", "trio")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Cases that are measured in turns, and compared with one of them.
+    """Cases that take turns, and are compared with one of them.
 
-    :ivar base: the case that is 1.00
+    :ivar base: the case with the ratio 1.00
     :ivar cases: by name; each takes one sample and returns its figure, in the unit of the section
     """
 
@@ -29,12 +29,12 @@ class Group:
     cases: dict[str, Callable[[], float]]
 
     def take(self, name: str) -> tuple[float, float]:
-        """Return a sample of the case, and what the base costs at that time: before and after, because the speed of
-        a shared machine drifts.
+        """Return a sample of the case, and the cost of the base just before and just after, because the speed of a
+        shared machine drifts.
         """
         base = self.cases[self.base]
         if name == self.base:
-            base()  # what ran before, in this process or in another one, has the caches
+            base()  # warms up the caches after other code
             return base(), base()
         before = base()
         taken = self.cases[name]()
@@ -42,10 +42,10 @@ class Group:
 
 
 class Stopwatch:
-    """Takes the CPU time of this process from entry to exit, all of its threads included.
+    """Measures the CPU time of this process from entry to exit, including all threads.
 
-    CPU time, because other work on the machine then counts for little. The garbage collector is as active as in any
-    program, and has nothing to do at the beginning; what was there when the worker started it does not look at.
+    CPU time, so that other programs matter little. The garbage collector is active as in any program, with empty
+    generations at the start; it ignores objects from before the start of the worker.
     """
 
     seconds = 0.0
@@ -61,20 +61,20 @@ class Stopwatch:
 
 
 def run_on(backend: str, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """Call `function` in a new event loop of `backend`, and return what it returns."""
+    """Call `function` in a new event loop of `backend`, and return the result."""
     if backend == "trio":
         return trio.run(function, *args)
-    # The default policy of uvloop.run() and asyncio.run() is left alone: other loops follow in the same process.
+    # Do not set the loop policy, as uvloop.run() does: other loops follow in the same process.
     factory = uvloop.new_event_loop if backend == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(function(*args))  # type: ignore[arg-type]
 
 
 def in_a_loop(backend: str, function: Callable[..., Awaitable[float]], *args: Any) -> Callable[[], float]:
-    """Return a case that runs `function` in a loop of its own, once for each sample."""
+    """Return a case that runs `function` in a new loop for each sample."""
     return lambda: run_on(backend, function, *args)
 
 
 def say(text: str) -> None:
-    """Tell whoever waits for a long run how far it is. Not on standard output, where the figures go."""
+    """Report the progress of a long run. Not on standard output, which is for the figures."""
     print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""The bytes of one task that is there: it runs and waits for an event, or it waits for a slot, or for its phase.
+"""The bytes of one living task: it runs and waits for an event, or waits for a slot, or for its phase.
 
-What the task itself needs, its coroutine and its place at the event, is counted everywhere.
+The bytes of the coroutine and of its place at the event are included everywhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .processes import in_a_fork
 from .tasks import FLOOR
 
 COUNT = 10_000
-TURNS = 3  # of the loop, after which all tasks that were asked to start wait
+TURNS = 3  # turns of the loop until all started tasks wait
 
 
 class Scale:
-    """Takes the bytes that Python has allocated from entry to exit, and that are still in use."""
+    """Measures the bytes that Python allocates between entry and exit and still uses at the exit."""
 
     size = 0
 
@@ -43,7 +43,7 @@ class Scale:
 
 
 Case = Callable[[Scale, int, Any], Awaitable[None]]
-"""Has so many tasks that wait for the event at the exit of the scale, and lets them end."""
+"""Has `size` tasks that wait for the event at the exit of the scale, and then lets them end."""
 
 
 async def waits(event: Any) -> None:
@@ -83,19 +83,19 @@ async def sample(case: Case, backend: str, count: int) -> float:
     def event() -> Any:
         return trio.Event() if backend == "trio" else asyncio.Event()
 
-    await case(Scale(), 1, event())  # what is there but once, whatever the number of tasks, is there now
+    await case(Scale(), 1, event())  # a warm-up: allocates everything that exists only once
     scale = Scale()
     await case(scale, count, event())
     return scale.size / count
 
 
 def weighing(backend: str, case: Case, count: int) -> Callable[[], float]:
-    # What an earlier case left behind, free lists and tables that have grown, would make the next one lighter.
+    # In a fork: free lists and grown tables of an earlier case would make the next case lighter.
     return lambda: in_a_fork(in_a_loop(backend, sample, case, backend, count))
 
 
 def groups(library: str, *, quick: bool) -> dict[str, Group]:
-    """Return the groups by title. `library`: whose tasks, "ours" or "theirs"."""
+    """Return the groups by title. `library`: "ours" or "theirs"."""
     others = import_module(f".memory_{library}", __package__)
     count = 200 if quick else COUNT
     found: dict[str, Group] = {}

@@ -1,4 +1,4 @@
-"""The bytes of one task of the fastapi-tasks that PyPI has. This is imported in its environment only."""
+"""The bytes of one task of `fastapi-tasks` from PyPI. Only its own environment imports this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs beside the command: one process for each environment, and one that is forked for each weighing."""
+"""The other processes of a run: one for each environment, and a fork for each memory sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 PYTHONS = {"ours": Path(sys.executable), "theirs": Path(f"{sys.prefix}-peer") / "bin" / "python"}
-"""The interpreters of the environments: this one, and the one beside it with the fastapi-tasks that PyPI has."""
+"""The Python of each environment: this one, and the one with `fastapi-tasks` from PyPI."""
 
 
 def start_python(library: str, *arguments: str) -> subprocess.Popen[str]:
@@ -33,7 +33,7 @@ def start_python(library: str, *arguments: str) -> subprocess.Popen[str]:
 class Worker(AbstractContextManager["Worker"]):
     """A process that takes samples of one section; see `worker`.
 
-    :ivar groups: the groups that it has, by title, each with `base` and `cases`
+    :ivar groups: its groups, by title, each with `base` and `cases`
     """
 
     def __init__(self, section: str, library: str, *, quick: bool) -> None:
@@ -44,7 +44,7 @@ class Worker(AbstractContextManager["Worker"]):
         self.groups: dict[str, dict[str, Any]] = self._answer()
 
     def take(self, title: str, case: str) -> tuple[float, float]:
-        """Return a sample of the case, and what the base of its group costs at that time."""
+        """Return a sample of the case, and the cost of the group's base at that time."""
         assert self._process.stdin is not None
         print(json.dumps([title, case]), file=self._process.stdin, flush=True)
         taken, base = self._answer()
@@ -66,7 +66,7 @@ class Worker(AbstractContextManager["Worker"]):
 
 
 def in_a_fork(function: Callable[[], float]) -> float:
-    """Call `function` in a copy of this process, which leaves nothing behind, and return what it returns."""
+    """Call `function` in a fork of this process, and return the result."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

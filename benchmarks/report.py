@@ -1,4 +1,4 @@
-"""The figures, for a terminal, for the documentation, and for programs."""
+"""Writes the figures for a terminal, for the documentation, and for programs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .tasks import KEPT
 from .wanted import Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
-WITH_JSON = sys.version_info < (3, 12)  # one file for programs is enough: the file of the oldest Python
-if sys.version_info >= (3, 12):  # every newer Python has a page of its own
+WITH_JSON = sys.version_info < (3, 12)  # programs need only one file: the one of the oldest Python
+if sys.version_info >= (3, 12):  # every newer Python has its own page
     FOLDER /= f"python-{sys.version_info.major}.{sys.version_info.minor}"
 
-# What a reader sees; the other tables are in the text.
+# The charts for readers; the other tables are text only.
 PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")
 
 SUMMARY = "request-short.svg"  # narrow enough for a phone
@@ -38,7 +38,7 @@ tables in one run, and wrote this page; `benchmarks/README.md` has the method.
 
 
 def head(facts: Mapping[str, str], tables: Sequence[Table]) -> str:
-    """Return the beginning of the page: one sentence and, where it was measured, one chart."""
+    """Return the beginning of the page: one sentence and, if measured, one chart."""
     by_title = {table.title: table for table in tables}
     costs = []
     if TASK in by_title:
@@ -63,7 +63,7 @@ def summary(table: Table) -> str:
 
 
 def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
-    """Return what is shown in a terminal."""
+    """Return the output for a terminal."""
     blocks = [aligned(heading(table), rows(table)) for table in tables]
     if verdicts:
         blocks.append(aligned("Wanted", [HEAD_WANTED, *map(row_of, verdicts)]))
@@ -71,7 +71,7 @@ def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
 
 
 def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> None:
-    """Write the page, its plots and, on the oldest Python, the same as JSON."""
+    """Write the page, its charts and, on the oldest Python, the JSON file."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     plots = {table.title: f"{slug(table.title)}.svg" for table in tables if PLOTTED.match(table.title)}
     for table in tables:
@@ -112,7 +112,7 @@ def heading(table: Table) -> str:
 
 
 def rows(table: Table) -> list[tuple[str, ...]]:
-    """Return the cells of a table, its head first."""
+    """Return the cells of a table, with its head first."""
     more = list(table.figures[0].more)
     head = ("", table.unit, "ratio", f"spread of {table.rounds}", *more)
     return [head, *(cells(figure, table.unit) for figure in table.figures)]

@@ -1,8 +1,8 @@
-"""The CPU time of one request, driven in-process.
+"""The CPU time of one request, in-process.
 
-An app is called as a server calls it: its lifespan runs, each request has a scope of its own and the lifespan's state,
-and the loop turns once after each, as it does before a server has read the next. Tasks run meanwhile; the sample ends
-when all have ended.
+The driver calls an app as a server does: the lifespan runs, each request has a new scope with the lifespan's state, and
+the loop turns once after each request, as before a server reads the next. Tasks run meanwhile; the sample ends when all
+tasks have ended.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .measure import Group, Stopwatch, in_a_loop
 
 COUNT = 300  # requests in one sample
 WARM_UP = 20
-TURNS = 10  # of the loop; more than the tasks of the last request take
+TURNS = 10  # of the loop; more than the tasks of the last request need
 
 BASE = "no tasks"
 
 
 @asynccontextmanager
 async def lifespan(app: ASGIApp) -> AsyncGenerator[dict[str, Any]]:
-    """Run the lifespan of `app`, and give its state."""
+    """Run the lifespan of `app`, and yield its state."""
     state: dict[str, Any] = {}
     to_app, from_app = anyio.create_memory_object_stream[Any](2), anyio.create_memory_object_stream[Any](2)
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
@@ -47,7 +47,7 @@ async def lifespan(app: ASGIApp) -> AsyncGenerator[dict[str, Any]]:
 
 
 def scope_of(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the scope of one request, as uvicorn makes it."""
+    """Return the scope of one request, like uvicorn's."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -94,8 +94,8 @@ async def serve(app: ASGIApp, state: dict[str, Any], count: int) -> None:
 async def sample(app: ASGIApp, tasks: int, count: int) -> float:
     """Return the microseconds for one request.
 
-    :param tasks: how many each of them schedules
-    :raises RuntimeError: if a response is wrong, or not every task has run
+    :param tasks: the number of tasks of each request
+    :raises RuntimeError: if a response is wrong, or a task did not run
     """
     watch = Stopwatch()
     async with lifespan(app) as state:
@@ -112,7 +112,7 @@ async def sample(app: ASGIApp, tasks: int, count: int) -> float:
 
 
 def groups(library: str, *, quick: bool) -> dict[str, Group]:
-    """Return the groups by title. `library`: whose `fastapi_tasks` this environment has, "ours" or "theirs"."""
+    """Return the groups by title. `library`: the `fastapi_tasks` of this environment, "ours" or "theirs"."""
     count = 20 if quick else COUNT
     apps = make_apps(library)
     return {

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serve APP LIBRARY`: one uvicorn worker. It prints its port, and ends with its input."""
+"""`python -m benchmarks.serve APP LIBRARY`: one uvicorn worker. It prints its port, and ends when its input ends."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The cost of one task that does nothing, from its request to its end.
+"""The cost of one task that does nothing, from `schedule()` to its end.
 
-In each sample a batch of tasks is asked to start, and waited for. The end of the last one ends the sample. Nothing else
-is timed: loops and hosts are opened before and closed after.
+Each sample starts a batch of tasks and waits for all of them. Only that is timed: loops and hosts open before and close
+after.
 
-This module has what is measured in every environment: the floors. `tasks_ours` and `tasks_theirs` have the rest.
+This module has the cases of all environments: the floors. `tasks_ours` and `tasks_theirs` have the others.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ import trio
 
 from .measure import BACKENDS, Group, Stopwatch, in_a_loop
 
-BATCH = 1000  # tasks that are asked to start before any is waited for
+BATCH = 1000  # tasks that start before the case waits for any
 THREAD_BATCH = 200
-THREADS = 40  # at most, whoever provides them
+THREADS = 40  # at most, in every library
 
 FLOOR = {"asyncio": "create_task", "uvloop": "create_task", "trio": "nursery.start_soon"}
 _THREAD_TASK = "create_task of to_thread"
 THREAD_FLOOR = {"asyncio": _THREAD_TASK, "uvloop": _THREAD_TASK, "trio": "start_soon of to_thread"}
-KEPT = "create_task, in a set until it is done"  # what asyncio's documentation asks for
+KEPT = "create_task, in a set until it is done"  # as asyncio's documentation recommends
 SCOPED = "the floor, in a CancelScope and a try"
 
 _runs = count()
 
 
 async def nothing() -> None:
-    """Be a task. (It counts itself, so that no case can forget one.)"""
+    """A task. It counts itself, so that no case can lose a task unnoticed."""
     next(_runs)
 
 
 def nothing_sync() -> None:
-    """Be a task in a thread."""
+    """A task in a thread."""
     next(_runs)
 
 
 Case = Callable[[Stopwatch, int], Awaitable[None]]
-"""Asks for so many tasks and waits for all of them, with the stopwatch running."""
+"""Starts `size` tasks and waits for all of them while the stopwatch runs."""
 
 
 async def create_task(watch: Stopwatch, size: int) -> None:
     loop = asyncio.get_running_loop()
     with watch:
-        # Without a reference the garbage collector may take a task that runs.
+        # Without a reference the garbage collector may delete a running task.
         tasks = [loop.create_task(nothing()) for _ in range(size)]
-        while not tasks[-1].done():  # noqa: ASYNC110 - the turns of the loop are what is measured
+        while not tasks[-1].done():  # noqa: ASYNC110 - measures the turns of the loop
             await asyncio.sleep(0)
 
 
@@ -64,7 +64,7 @@ async def create_task_kept(watch: Stopwatch, size: int) -> None:
             task = loop.create_task(nothing())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        while tasks:  # noqa: ASYNC110 - the turns of the loop are what is measured
+        while tasks:  # noqa: ASYNC110 - measures the turns of the loop
             await asyncio.sleep(0)
 
 
@@ -81,7 +81,7 @@ async def create_task_scoped(watch: Stopwatch, size: int) -> None:
 
     with watch:
         tasks = [loop.create_task(scoped()) for _ in range(size)]
-        while not tasks[-1].done():  # noqa: ASYNC110 - the turns of the loop are what is measured
+        while not tasks[-1].done():  # noqa: ASYNC110 - measures the turns of the loop
             await asyncio.sleep(0)
 
 
@@ -121,7 +121,7 @@ async def nursery_of_thread(watch: Stopwatch, size: int) -> None:
 
 
 def floors(backend: str) -> dict[str, Case]:
-    """Return what a task costs at least, and what with a cancel scope and a `try`, which every task here needs."""
+    """Return the least cost of a task, and its cost with a cancel scope and a `try`, which every task here needs."""
     if backend == "trio":
         return {FLOOR[backend]: nursery, SCOPED: nursery_scoped}
     return {FLOOR[backend]: create_task, KEPT: create_task_kept, SCOPED: create_task_scoped}
@@ -134,7 +134,7 @@ def thread_floors(backend: str) -> dict[str, Case]:
 async def sample(case: Case, size: int) -> float:
     """Return the microseconds for one task.
 
-    :raises RuntimeError: if not every task has run
+    :raises RuntimeError: if a task did not run
     """
     watch = Stopwatch()
     before = next(_runs)
@@ -146,7 +146,7 @@ async def sample(case: Case, size: int) -> float:
 
 
 def groups(library: str, *, quick: bool) -> dict[str, Group]:
-    """Return the groups by title. `library`: whose tasks, "ours" or "theirs"."""
+    """Return the groups by title. `library`: "ours" or "theirs"."""
     others = import_module(f".tasks_{library}", __package__)
     found: dict[str, Group] = {}
     for backend in BACKENDS:

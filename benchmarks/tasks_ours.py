@@ -1,4 +1,4 @@
-"""One task of taskphase, and of those that people use today."""
+"""One task of taskphase, and of common alternatives."""
 
 from __future__ import annotations
 

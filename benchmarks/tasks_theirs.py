@@ -1,4 +1,4 @@
-"""One task of the fastapi-tasks that PyPI has. This is imported in its environment only."""
+"""One task of `fastapi-tasks` from PyPI. Only its own environment imports this module."""
 
 from __future__ import annotations
 

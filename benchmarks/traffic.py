@@ -1,4 +1,4 @@
-"""Requests per second, and their latency, on one uvicorn worker."""
+"""Requests per second and latency of one uvicorn worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .load import GENERATOR, load
 from .processes import start_python
 
 CONNECTIONS = 16
-SECONDS = 1.0  # of load on one server, in one round; as many go before, on the one that it is compared with
+SECONDS = 1.0  # of load on one server in one round, after as many on its base
 MORE = ("p50, ms", "p95, ms", "p99, ms", "CPU, us")
 
 BASE = "three BackgroundTasks"
@@ -26,7 +26,7 @@ TITLE = "one uvicorn worker, uvloop and httptools"
 
 @contextmanager
 def server(library: str, name: str) -> Iterator[tuple[int, int]]:
-    """Run a server, and give its port and its process."""
+    """Run a server; yield its port and its process."""
     process = start_python(library, "-m", "benchmarks.serve", name, library)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -38,7 +38,7 @@ def server(library: str, name: str) -> Iterator[tuple[int, int]]:
 
 
 def measure(libraries: Sequence[str], rounds: int) -> list[Table]:
-    """Ask all servers in turns, `rounds` times."""
+    """Load all servers in turns, `rounds` times."""
     pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     with ExitStack() as stack:
         servers = {

@@ -1,4 +1,4 @@
-"""What the figures should be."""
+"""The goals for the figures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .tasks import KEPT
 class Wanted:
     """A figure and its bound.
 
-    :ivar table: how the title of its table begins
-    :ivar row: the name of its row
-    :ivar bound: of its ratio, or of its value where `is_value`; the most that it may be, or the least where `is_least`
-    :ivar base: the row that its ratio refers to, if not the base of the table
+    :ivar table: a prefix of the table's title
+    :ivar row: the name of the row
+    :ivar bound: for the ratio, or for the value if `is_value`; the maximum, or the minimum if `is_least`
+    :ivar base: the row to which the ratio refers; default: the base of the table
     """
 
     table: str
@@ -29,7 +29,7 @@ class Wanted:
 
 WANTED = (
     Wanted("one task, asyncio", "taskphase, immediate", 1.9),
-    # A task that nobody refers to may be lost, so this is what a task costs without us.
+    # A task without a reference may be lost, so this is the cost of a task without this project.
     Wanted("one task, asyncio", "taskphase, immediate", 1.9, base=KEPT),
     Wanted("one task, trio", "taskphase, immediate", 1.7),
     Wanted("one task, asyncio", "taskphase, after_response", 1.9),
@@ -52,7 +52,7 @@ WANTED = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a figure is what it should be, in words."""
+    """Whether a figure meets its goal, in words."""
 
     what: str
     wanted: str
@@ -61,7 +61,7 @@ class Verdict:
 
 
 def judge(tables: Sequence[Table]) -> list[Verdict]:
-    """Return a verdict for each wanted figure that has been measured."""
+    """Return a verdict for each measured figure with a goal."""
     return [
         _judge(wanted, table)
         for wanted in WANTED

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.worker SECTION LIBRARY [--quick]`: takes samples, on demand.
+"""`python -m benchmarks.worker SECTION LIBRARY [--quick]`: takes samples on demand.
 
-It prints the groups of the section, as one line of JSON; then it reads `[group, case]`, a line each, and answers
-with two numbers: a sample, and what the base of the group costs at that time. Whoever started it decides what takes
-turns with what, in this process and in others.
+The worker prints the groups of the section as one line of JSON. Then it reads lines `[group, case]`, and answers each
+with two numbers: a sample, and the cost of the group's base at that time. The starting process decides about the turns
+of the cases, in this process and in others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draws the pictures of the documentation: `python -m docs.diagrams` writes `docs/states.md` and `docs/diagrams/`.
 
-The states are those of the tables of `taskphase._machine`, the sequences are runs of a small app (`docs/runs.py`). A
-test compares all of it with what the tables say, and with what happens.
+The states come from the tables of `taskphase._machine`, the sequences from runs of a small app (`docs/runs.py`). A test
+compares the pictures with the tables and with new runs.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def sequences() -> Iterator[tuple[str, str]]:
     yield "failure.svg", svg.sequence("A request whose endpoint raises", runs.LANES, runs.TASK, failed)
 
 
-# For the tutorial, on a phone too: the dependency is a session, and the lanes between are left out.
+# For the tutorial, narrow enough for a phone: the dependency is a session, and some lanes are left out.
 SHORT = {
     runs.CLIENT: "client",
     runs.SERVER: "server",
@@ -143,17 +143,17 @@ def short(phase: str) -> str:
 
 
 def pictures() -> dict[str, str]:
-    """Return all of them, by name."""
+    """Return all pictures, by name."""
     return {**{name: machine.draw() for name, machine in MACHINES.items()}, **dict(sequences())}
 
 
 def picture(name: str) -> str:
-    """Return the Markdown of a picture of states, with its table for those who cannot see it."""
+    """Return the Markdown of a picture of states, with its table for readers who cannot see the picture."""
     return f"![{MACHINES[name].title}](diagrams/{name})"
 
 
 def transitions(table: Table) -> Iterator[str]:
-    """Yield the lines of a table, which has a line a state."""
+    """Yield the lines of a table, one for each state."""
     yield from rows("state", "event: next state")
     for state, row in table.items():
         cells = [f"{event.name}: {to.name}" for event, to in row.items()]

@@ -1,8 +1,8 @@
 """Runs `examples/demo.py`, and draws the run as an animated SVG: `python -m docs.film` writes `docs/demo.svg`.
 
 Each table of the demo is a scene. The lines appear in the order of their real times, SLOWER times as slow, and never
-faster than one can read. The last scene is the summary. It is also the picture without animation, for readers who
-prefer reduced motion. A test draws a new run, and compares the lines.
+faster than a reader can follow. The last scene is the summary. It is also the picture without animation, for readers
+who prefer reduced motion. A test draws a new run, and compares the lines.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from docs.svg import picture, rectangle, text
 
 FILE = Path(__file__).with_name("demo.svg")
 DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
-ENDS_WITHIN = 60.0  # seconds; it takes 3
+ENDS_WITHIN = 60.0  # seconds; the demo takes 3
 
 TITLE = "make demo: what ran when"
 
 SLOWER = 4  # times
-GAP = 0.25  # seconds between two lines, at least
+GAP = 0.25  # the least seconds between two lines
 HOLD = 2.5  # seconds after the last line of a scene
 LAST_HOLD = 7.0  # seconds of the summary
 
@@ -109,7 +109,7 @@ def draw(scenes: Sequence[Scene]) -> str:
 
 
 def _rows(scene: Scene) -> list[tuple[float, str, str]]:
-    """Return the lines that are drawn: of uvicorn, only the line that says that the response has begun."""
+    """Return the lines to draw. Of uvicorn's lines, only the one that says that the response has begun."""
     return [line for line in scene.lines if not line[2].startswith("[uvicorn]") or "HTTP/" in line[2]]
 
 
@@ -155,7 +155,7 @@ def _kind(words: str) -> str:
 
 
 def _animate(films: Sequence[Sequence[Shot]], bounds: Sequence[float], seconds: float) -> tuple[list[str], list[str]]:
-    """Return the groups of the scenes, and the rules of style that show each scene and each of its shapes in time."""
+    """Return the groups of the scenes, and the CSS rules that show each scene and each of its shapes in time."""
 
     def percent(at: float) -> str:
         return f"{at / seconds * 100:.2f}%"

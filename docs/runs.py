@@ -1,4 +1,4 @@
-"""Runs a small app, and notes who does what and when: what `docs/diagrams.py` draws for `docs/timing.md`."""
+"""Runs a small app, and notes the order of events, which `docs/diagrams.py` draws for `docs/timing.md`."""
 
 from collections.abc import AsyncGenerator
 from typing import Annotated
@@ -21,10 +21,10 @@ LANES = [CLIENT, SERVER, MIDDLEWARE, REQUEST_SCOPE, FUNCTION_SCOPE, ENDPOINT, TA
 
 
 def run(phase: str, *, fails: bool = False, backend: str = "asyncio") -> list[Step]:
-    """Return what happened in one request whose endpoint schedules one task.
+    """Return the events of one request whose endpoint schedules one task.
 
     :param phase: "immediate", "after_route" or "after_response"
-    :param fails: whether the endpoint raises an HTTPException; its task has `when="failure"` then
+    :param fails: whether the endpoint raises an HTTPException; its task then has `when="failure"`
     :param backend: "asyncio" or "trio"
     """
     request = Request(phase, fails)
@@ -39,7 +39,7 @@ def run(phase: str, *, fails: bool = False, backend: str = "asyncio") -> list[St
 
 
 class Request:
-    """One request: all that takes part in it but the server and the middleware."""
+    """One request: everything that takes part, except the server and the middleware."""
 
     def __init__(self, phase: str, fails: bool) -> None:
         self.phase = phase
@@ -49,11 +49,11 @@ class Request:
         self.may_end = anyio.Event()
 
     def note(self, who: str, to: str, what: str, kind: str = "call") -> None:
-        """Note that something happens now."""
+        """Note an event."""
         self.steps.append(Step(who, to, what, kind))
 
     async def request_scope(self) -> AsyncGenerator[None]:
-        """Be the dependency that FastAPI leaves when the response has been sent."""
+        """The dependency that FastAPI exits after it has sent the response."""
         self.note(MIDDLEWARE, REQUEST_SCOPE, "enter", "begin")
         try:
             yield
@@ -62,7 +62,7 @@ class Request:
             self.note(REQUEST_SCOPE, REQUEST_SCOPE, "exits", "end")
 
     async def function_scope(self) -> AsyncGenerator[None]:
-        """Be the dependency that FastAPI leaves when the endpoint has returned."""
+        """The dependency that FastAPI exits after the endpoint has returned."""
         self.note(REQUEST_SCOPE, FUNCTION_SCOPE, "enter", "begin")
         try:
             yield
@@ -71,17 +71,17 @@ class Request:
             self.note(FUNCTION_SCOPE, FUNCTION_SCOPE, "exits", "end")
 
     async def work(self) -> None:
-        """Be the task."""
+        """The task."""
         self.note(TASK, TASK, "first step", "begin")
         await self.may_end.wait()
         self.note(TASK, TASK, "ends", "end")
 
     async def background(self) -> None:
-        """Be the background of the response."""
+        """The background task of the response."""
         self.note(ENDPOINT, ENDPOINT, "background runs")
 
     async def answer(self, tasks: Tasks) -> JSONResponse:
-        """Be the endpoint."""
+        """The endpoint."""
         self.note(FUNCTION_SCOPE, ENDPOINT, "call", "begin")
         target = tasks if self.phase == "immediate" else getattr(tasks, self.phase)
         self.task = (target.task(when="failure") if self.fails else target).schedule(self.work)
@@ -94,7 +94,7 @@ class Request:
         return JSONResponse({}, background=BackgroundTask(self.background))
 
     def app(self) -> FastAPI:
-        """Return an app that answers this request."""
+        """Return an app for this request."""
         app = FastAPI()
         add_tasks(app, drain_timeout=60)
         app.add_middleware(Middleware, request=self)
@@ -111,14 +111,14 @@ class Request:
 
 
 class Server:
-    """What calls the app, and sends on what that hands to it."""
+    """Calls the app, and receives its messages."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.app = request.app()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to the app, and note what comes back."""
+        """Pass a request to the app, and note the messages."""
 
         async def hear(message: Message) -> None:
             if message["type"].startswith("http.response."):
@@ -133,14 +133,14 @@ class Server:
 
 
 class Middleware:
-    """A middleware that hands everything on."""
+    """A middleware that changes nothing."""
 
     def __init__(self, app: ASGIApp, request: Request) -> None:
         self.request = request
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note that the request has come here."""
+        """Note that the request has arrived here."""
         if scope["type"] == "http":
             self.request.note(SERVER, MIDDLEWARE, "request")
         await self.app(scope, receive, send)

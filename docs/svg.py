@@ -1,4 +1,4 @@
-"""Draws state machines and sequences as SVG, legible in light and in dark, from data and nothing else."""
+"""Draws state machines and sequences from data, as SVG that is legible in light and in dark."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def rectangle(x: float, y: float, width: float, height: float, radius: float, st
 
 @dataclass(frozen=True)
 class Place:
-    """Where a state is drawn: the middle of its upper edge, in pixels."""
+    """The place of a state: the middle of its upper edge, in pixels."""
 
     x: float
     y: float
@@ -68,13 +68,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Bend:
-    """An arrow that is no straight line between two neighbours.
+    """An arrow that is not a straight line between two neighbours.
 
-    :ivar start: where it leaves its state, as the part of the width from the left; at the lower edge, or `above`
-    :ivar end: where it enters the other one
-    :ivar label: where the label is, as the part of the arrow's length
-    :ivar above: whether it leaves and enters at the upper edges, `lift` pixels high; else at the edges that face
-    :ivar side: whether it leaves at the right edge and enters at the left one
+    :ivar start: the point at which the arrow leaves its state, as a part of the width from the left; at the lower edge,
+        or with `above` at the upper one
+    :ivar end: the point at which the arrow enters the other state
+    :ivar label: the point of the label, as a part of the arrow's length
+    :ivar above: whether the arrow uses the upper edges, `lift` pixels high; otherwise the edges that face each other
+    :ivar side: whether the arrow leaves at the right edge and enters at the left one
     """
 
     start: float = 0.5
@@ -86,12 +87,13 @@ class Bend:
 
 
 Rows = Mapping[str, Mapping[str, Sequence[str]]]
-"""For each state, for each state that it leads to, the names of the events."""
+"""The names of the events, by state and next state."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A table, and where its states are drawn. What leads to an end, or nowhere, is written into the state's box.
+    """A table, and the places of its states. Events that lead to an end, or back to the same state, are in the state's
+    box.
 
     :ivar bends: by state and next state
     """
@@ -103,7 +105,7 @@ class Machine:
     bends: Mapping[tuple[str, str], Bend]
 
     def inside(self, state: str) -> list[tuple[str, str]]:
-        """Return the events that are written into the box of `state`, and what they lead to."""
+        """Return the events in the box of `state`, and their next states."""
         found = []
         for to, events in self.rows[state].items():
             if to == state or to not in self.places:
@@ -185,8 +187,8 @@ def on_curve(points: Sequence[tuple[float, float]], t: float) -> tuple[float, fl
 class Step:
     """One line of a sequence.
 
-    :ivar who: the lane that it begins in
-    :ivar to: the lane that it leads to; the same one: something that happens there
+    :ivar who: the lane where the line begins
+    :ivar to: the lane where the line ends; if it is the same lane, an event there
     :ivar kind: "call", "answer" (dashed), "begin" and "end" of the bar on the lane
     """
 

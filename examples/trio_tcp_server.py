@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from taskphase import TaskHost, TasksScheduler
+from taskphase import Scope, TaskHost
 
 _LONGEST_LINE = 1000  # bytes; a client that sends more without a line end is cut off
 
@@ -32,7 +32,7 @@ async def store(text: str) -> None:
     print(f"after_response: stored {text!r}", flush=True)
 
 
-def reply_to(line: str, tasks: TasksScheduler) -> str:
+def reply_to(line: str, tasks: Scope) -> str:
     tasks.after_route.schedule(count, line)
     if line.startswith("save "):
         tasks.after_response.task(shield=True).schedule(store, line.removeprefix("save "))

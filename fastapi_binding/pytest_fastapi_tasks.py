@@ -1,5 +1,5 @@
-"""The pytest plugin of fastapi-tasks. It is in no package, so that pytest imports neither FastAPI nor taskphase with it
-until a test asks for its fixture.
+"""The pytest plugin of fastapi-tasks. A module outside of the packages, so that pytest imports FastAPI and taskphase
+only if a test uses the fixture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RecordTasks(Protocol):
-    """What the fixture `record_tasks` is: `fastapi_tasks.testing.record_tasks()`, entered already."""
+    """The type of the fixture `record_tasks`: `fastapi_tasks.testing.record_tasks()`, already entered."""
 
     def __call__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> AppTaskRecorder:
         """Record the tasks of `app` until the end of the test."""
@@ -26,14 +26,14 @@ class RecordTasks(Protocol):
 
 @pytest.fixture
 def record_tasks() -> Iterator[RecordTasks]:
-    """Return `fastapi_tasks.testing.record_tasks`, whose recorders are entered at once, and left at the end of the
-    test: it is an error then if a task has failed and the test has not said `expect_failure()`.
+    """Return a `fastapi_tasks.testing.record_tasks()` whose recorder is entered at once and exited at the end of the
+    test. At the end the test fails if a task has failed without `expect_failure()`.
 
-    def test_a_new_user_gets_a_mail(record_tasks):
-        tasks = record_tasks(app)
-        with TestClient(app) as client:
-            client.post("/users", params={"email": "ada@example.org"})
-        tasks.assert_scheduled(send_mail, "ada@example.org")
+        def test_a_new_user_gets_a_mail(record_tasks):
+            tasks = record_tasks(app)
+            with TestClient(app) as client:
+                client.post("/users", params={"email": "ada@example.org"})
+            tasks.assert_scheduled(send_mail, "ada@example.org")
     """
     from fastapi_tasks.testing import record_tasks as recorder_of
 

@@ -1,8 +1,8 @@
-"""What it is for the machine and the model to agree."""
+"""The comparison of the machine with its model."""
 
 
 class Disagreement(AssertionError):
-    """The machine does something else than the model says."""
+    """The machine and the model differ."""
 
 
 def agree(what: object, machine: object, expected: object) -> None:

@@ -1,7 +1,7 @@
 """Random apps: plain descriptions of an app, of its requests and of its tasks.
 
-A description is frozen and prints itself. All times are virtual seconds; no two of them that matter to each other are
-equal, so that which comes first is never a matter of luck.
+A description is frozen, and its `repr()` rebuilds it. All times are virtual seconds. Two times whose order matters are
+never equal, so the order is never random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from property_tests.journal import CANCELLED_AT, ROUTE_TAKES
 
 @dataclass(frozen=True, repr=False)
 class Plan(Compact):
-    """One task: how it is scheduled, what it does, and what it schedules itself."""
+    """One task: how it is scheduled, what it does, and the tasks that it schedules."""
 
     phase: str = "immediate"
     when: str | None = None
@@ -28,7 +28,7 @@ class Plan(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Dep(Compact):
-    """A generator dependency, before or after `tasks` among the parameters. `deep`: it has `tasks` from another one."""
+    """A generator dependency, before or after `tasks` in the parameters. `deep`: a sub-dependency passes `tasks` on."""
 
     scope: str = "request"
     enter: tuple[Plan, ...] = ()
@@ -41,7 +41,9 @@ class Dep(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Client(Compact):
-    """Who asks: how many messages it stays for, when its server cancels the call, whether `send` takes turns."""
+    """A client: the number of messages for which it stays, when its server cancels the call, and whether `send` takes
+    turns.
+    """
 
     leaves_after: int | None = None
     cancelled_at: float | None = None
@@ -50,8 +52,8 @@ class Client(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Route(Compact):
-    """One route, asked once. `chunks`: of a stream, or frames of a session. `by_hand`: what it schedules, it schedules
-    with a `TasksScheduler` that it makes itself.
+    """One route, requested once. `chunks`: the chunks of a stream, or the frames of a session. `by_hand`: the route
+    makes its own `TasksScheduler` and uses it for all its tasks.
     """
 
     kind: str = "json"
@@ -70,7 +72,7 @@ class Route(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Layer(Compact):
-    """A middleware, added before or after `add_tasks`; the later one is around the earlier one."""
+    """A middleware, added before or after `add_tasks`. A later middleware is outside of an earlier one."""
 
     kind: str = "pass"
     late: bool = False
@@ -78,9 +80,10 @@ class Layer(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Described(Compact):
-    """An app, whose routes are asked at the same time, and its server.
+    """An app whose routes are requested at the same time, and its server.
 
-    `stops_at`: None for when all have answered. `cancelled`: the server cancels the lifespan, and asks for no shutdown.
+    `stops_at`: None means after all answers. `cancelled`: the server cancels the lifespan instead of requesting a
+    shutdown.
     """
 
     routes: tuple[Route, ...] = (Route(),)
@@ -88,7 +91,7 @@ class Described(Compact):
     place: str = "app"  # or: router, mount, mount both (each with tasks)
     override: bool = False
     one_slot: bool = False
-    # or: none, after lifespan, elsewhere (in another thread), hold, hold in lifespan, never (it has no tasks)
+    # or: none, after lifespan, elsewhere (in another thread), hold, hold in lifespan, never (no tasks)
     mode: str = "lifespan"
     when: str | None = None  # for all tasks of the app
     patience: float = 1000
@@ -96,10 +99,10 @@ class Described(Compact):
     cancelled: bool = False
 
 
-# Strategies. What is left out, and why:
+# Strategies. They leave out, with the reason:
 # - a function-scope dependency that swallows the exception of its route: README, "What is not promised"
-# - a `def` route that takes time while its call is cancelled: whether it then fails depends on whether FastAPI comes to
-#   a checkpoint after its thread, which differs from response to response
+# - a `def` route that takes time while its call is cancelled: whether the route fails depends on whether FastAPI
+#   reaches a checkpoint after the thread, which differs from response to response
 
 STREAMS = ("stream", "sync stream", "events")
 FAILING = ("http error", "handled", "unhandled", "invalid request", "invalid response")
@@ -129,7 +132,7 @@ parents = st.builds(_with_children, leaves, st.lists(leaves, min_size=1, max_siz
 plans = leaves | leaves | parents | st.builds(_with_children, leaves, st.lists(parents, min_size=1, max_size=2))
 some_plans = st.lists(plans, max_size=2).map(tuple)
 many_plans = st.lists(plans, min_size=1, max_size=5).map(tuple)
-# One that schedules nothing, and does not take `tasks`, may be entered before these are.
+# A dependency that schedules nothing, and takes no `tasks`, may be entered earlier.
 dep_plans = st.just(()) | some_plans
 deps = st.builds(
     Dep,
@@ -156,7 +159,7 @@ rough_deps = st.builds(
 def routes(
     draw: st.DrawFn, kinds: tuple[str, ...], deps: st.SearchStrategy[Dep] = deps, *, rough: bool = False
 ) -> Route:
-    """Return a route of one of these kinds. `rough`: it may take its time, and its client may leave or be cut off."""
+    """Return routes of these kinds. `rough`: the route may take time, and its client may leave or be cut off."""
     kind = draw(st.sampled_from(kinds))
     streams, is_session = kind in STREAMS, kind in SESSIONS
     background = draw(st.sampled_from(BACKGROUNDS)) if kind in WITH_BACKGROUND else None
@@ -178,7 +181,7 @@ def routes(
 
 
 def layers(kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[Layer, ...]]:
-    """Return stacks of up to three of these."""
+    """Return stacks of up to three of these layers."""
     return st.lists(st.builds(Layer, st.sampled_from(kinds), st.booleans()), max_size=3).map(tuple)
 
 

@@ -1,4 +1,4 @@
-"""The app that a description means."""
+"""Builds the app of a description."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATHSEND: dict[str, Any] = {"http.response.pathsend": {}}
 
 
 class Handled(Exception):
-    """The app has a handler for it."""
+    """An exception for which the app has a handler."""
 
 
 class Model(BaseModel):
@@ -59,7 +59,7 @@ def _parameter(name: str, annotation: Any) -> Parameter:
 
 
 class Builder:
-    """Makes the app that a description means; what happens in it goes to the journal."""
+    """Builds the app of a description. The journal records what happens in the app."""
 
     def __init__(self, described: Described, journal: Journal) -> None:
         self.described = described
@@ -166,13 +166,13 @@ class Builder:
 
 
 class Answer:
-    """What one route does when it is asked."""
+    """The behaviour of one route during a request."""
 
     def __init__(self, journal: Journal, request: int, route: Route) -> None:
         self.journal, self.request, self.route = journal, request, route
 
     def declared(self) -> dict[str, Any]:
-        """Return how it is declared."""
+        """Return the arguments of the route's decorator."""
         kind = self.route.kind
         declared: dict[str, Any] = {"methods": ["HEAD"] if kind == "head" else ["GET"], "response_model": None}
         if kind == "invalid response":
@@ -198,7 +198,7 @@ class Answer:
         return endpoint
 
     def by_thread(self) -> Any:
-        """Return it as a `def`."""
+        """Return the endpoint as a `def`."""
 
         def endpoint(*, tasks: Any, connection: HTTPConnection, **_: Any) -> Any:
             self._begin(tasks, "thread", connection)
@@ -297,7 +297,7 @@ class Answer:
 
 
 class Chunks:
-    """The body of a stream. No generator: Starlette leaves one that is broken off to the garbage collector."""
+    """The body of a stream. Not a generator: Starlette leaves an interrupted generator to the garbage collector."""
 
     def __init__(self, answer: Answer, tasks: Any) -> None:
         self.answer, self.tasks = answer, tasks

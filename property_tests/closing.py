@@ -1,4 +1,4 @@
-"""Work of each kind, in a host that is closed meanwhile; and when each has to end."""
+"""Work of each kind in a closing host, and the predicted end of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskphase.testing import pause
 S = TaskStatus
 
 # Virtual seconds.
-BEGIN = 0.1  # of the closing
+BEGIN = 0.1  # when the closing begins
 TIMEOUT = 0.05
 CLEANING = 0.25
 HANDLING = 3.0
@@ -23,9 +23,9 @@ HANDLING = 3.0
 
 @dataclass(frozen=True)
 class Work:
-    """What takes some seconds. If it is cancelled meanwhile it obeys; cleans up and returns; or raises, for a handler,
-    which obeys, or for one in a thread. In a thread it cannot be cancelled, but its task may time out; in the plain
-    group there is no task.
+    """Work that takes some seconds. After a cancellation it obeys; or cleans up and returns; or raises, for a handler
+    that obeys or runs in a thread. Work in a thread cannot be cancelled, but its task may time out. Work in the plain
+    group has no task.
     """
 
     kind: Literal["obeys", "clings", "raises", "raises for a thread", "thread", "times out", "plain"]
@@ -33,7 +33,7 @@ class Work:
     shield: bool = False
 
     def end(self, grace: float, patience: float) -> tuple[float, TaskStatus | None]:
-        """Return when it ends, and how; None if that is not said."""
+        """Return the time and the status of the end; None as status if unspecified."""
         sweep = BEGIN + grace
         last = sweep + patience
         spared = last if self.shield else sweep
@@ -54,7 +54,7 @@ class Work:
         return spared, S.CANCELLED
 
     def holds_until(self, grace: float, patience: float) -> float:
-        """Return until when it keeps the host from closing."""
+        """Return the time until which the work keeps the host from closing."""
         if self.kind == "times out":
             return min(self.seconds, BEGIN + grace + patience)
         return self.end(grace, patience)[0]
@@ -64,7 +64,7 @@ class Work:
         return self.kind in ("thread", "times out")
 
 
-# No sum of these is another one's: whatever happens at the same time is of one cause.
+# No sum of these numbers equals another sum, so events at the same time have the same cause.
 works = st.builds(
     Work,
     kind=st.sampled_from(["obeys", "clings", "raises", "raises for a thread", "thread", "times out", "plain"]),
@@ -74,7 +74,7 @@ works = st.builds(
 
 
 class Closing:
-    """A host that is closed while all this is done in it."""
+    """A host that closes while it runs all this work."""
 
     def __init__(self, works: list[Work], grace: float, patience: float | None) -> None:
         self.works = works

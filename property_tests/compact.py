@@ -1,4 +1,4 @@
-"""How descriptions print."""
+"""Short `repr()`s of descriptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Compact:
-    """A dataclass that prints as what builds it again, without what is left to its default."""
+    """A dataclass whose `repr()` rebuilds it, without the fields that have their default."""
 
     def __repr__(self) -> str:
         mine = ((f.name, getattr(self, f.name), f.default) for f in fields(self))  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
-"""Try the properties for hours, each round with another seed: `python -m property_tests.deep [--hours H] [--rounds N]`.
+"""Run the properties for hours, with a new seed in each round: `python -m property_tests.deep [--hours H] [--rounds
+N]`.
 
-A round runs each test by itself, with `HYPOTHESIS_PROFILE=deep` and the number of the round as seed, and then
-`property_tests.exhaustive`, longer each time. What has been done is kept in `.property-deep/`: whenever this is
-stopped, the next start goes on behind the last test that has passed. It stops by itself at the first failure.
+A round runs each test alone, with `HYPOTHESIS_PROFILE=deep` and the number of the round as the seed, and then
+`property_tests.exhaustive`, longer in each round. The progress is kept in `.property-deep/`: the next start continues
+after the last passed test. The run stops at the first failure.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".property-deep"
 
 EXHAUSTIVE = "property_tests.exhaustive"
-# Seconds for it in the first round, and how many more in each that follows, at most an hour: each further level takes
-# about ten times as long as the one before.
+# Seconds for the exhaustive search in the first round, and the additional seconds in each later round, up to an hour.
+# Each further level takes about ten times as long as the level before.
 _SHARE = 60
 _LARGEST_SHARE = 3600
 
@@ -35,11 +36,11 @@ _NO_TESTS = 5  # pytest's exit code
 
 @dataclass
 class Round:
-    """One round, as far as it has come.
+    """The progress of one round.
 
-    :ivar number: from 1, and the seed
-    :ivar done: the seconds that each test has taken which has passed in it, by its id
-    :ivar examples: how many Hypothesis has tried in them
+    :ivar number: from 1; also the seed
+    :ivar done: the seconds of each passed test, by its id
+    :ivar examples: the number of examples in these tests
     """
 
     number: int = 1
@@ -52,7 +53,7 @@ class Round:
         self.save()
 
     def save(self) -> None:
-        """Keep it for the next start; whenever this is killed, the old state is there or the new one."""
+        """Save the round for the next start. A kill at any moment leaves either the old file or the new one."""
         new = STATE / "round.json.new"
         new.write_text(json.dumps(asdict(self)))
         new.replace(STATE / "round.json")
@@ -75,7 +76,7 @@ class Deep:
         self.counts = {"rounds": 0, "tests": 0, "examples": 0}
 
     def run(self, rounds: float) -> None:
-        """Run so many rounds, the rest of an unfinished one included, or until the time is up.
+        """Run `rounds` rounds, the rest of an unfinished one included, or until the time is over.
 
         :raises Failed: at the first failure
         """
@@ -154,7 +155,7 @@ def _collect(tests: Sequence[str]) -> list[str]:
 
 
 def _run(*arguments: str) -> tuple[int, str]:
-    """Run python with `arguments`, and return its exit code and what it has printed. To be interrupted ends it."""
+    """Run python with `arguments`; return the exit code and the output. An interrupt ends the process."""
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -163,7 +164,7 @@ def _run(*arguments: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+        start_new_session=True,  # Ctrl-C reaches only this process, which then ends the new one
     ) as process:
         try:
             output, _ = process.communicate()
@@ -175,11 +176,11 @@ def _run(*arguments: str) -> tuple[int, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="begin no test after that")
-    parser.add_argument("--rounds", type=int, metavar="N", help="default: until it is stopped")
+    parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="begin no test after this time")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: until interrupted")
     parser.add_argument("--tests", nargs="+", default=["property_tests"], metavar="PATH", help="default: all")
     options = parser.parse_args()
-    for each in (signal.SIGINT, signal.SIGTERM):  # started in the background, it would ignore the first
+    for each in (signal.SIGINT, signal.SIGTERM):  # a background process would ignore SIGINT
         signal.signal(each, signal.default_int_handler)
     deep = Deep(options.tests, options.hours)
     try:

@@ -1,4 +1,4 @@
-"""The real runner and scheduler, driven by hand: event by event, without an event loop, beside the model."""
+"""The real runner and scheduler, driven event by event without an event loop, beside the model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from anyio.abc import TaskGroup
 from property_tests import model
 from property_tests.agreement import agree
 from property_tests.program_model import Event, Fate, Kind, What, World
-from taskphase import Task, TaskConfig, TasksClosedError, TasksSaturatedError, TasksScheduler
-from taskphase._drive.current import JOB
-from taskphase._drive.job import Job
+from taskphase import Scope, Task, TaskConfig, TasksClosedError, TasksSaturatedError
+from taskphase._drive.job import JOB, Job
 from taskphase._drive.runner import Runner
 from taskphase._machine import dispatch, drain
 from taskphase._machine.config import UNSET
@@ -25,19 +24,20 @@ from taskphase._machine.table import IllegalEvent
 
 
 class _Scope:
-    """The scope of a task that runs nothing."""
+    """The scope of a task without code."""
 
     def cancel(self) -> None: ...
 
 
 class FakeLoop:
-    """A seam that starts nothing: it notes who was asked to start, and what threads have asked it to call."""
+    """A seam that starts nothing. It notes the jobs that should start, and the calls that threads have requested."""
 
     cancelled: type[BaseException] = KeyboardInterrupt
     in_order = True
 
     def __init__(self) -> None:
         self.thread = get_ident()
+        self.clock = lambda: 0.0
         self.starts: list[object] = []
         self.calls: list[Callable[[], object]] = []
 
@@ -71,28 +71,28 @@ async def _handler(_task: object, _exc: Exception) -> None: ...
 
 
 class System:
-    """The real runner and scheduler of one scope, with a loop that does what the program says.
+    """The real runner and scheduler of one scope. The program decides what the loop does.
 
-    What `attempt.py` and `_host.py` do around their awaits is done here, in the same order.
+    This class does what `attempt.py` and `_host.py` do around their awaits, in the same order.
     """
 
     def __init__(self, world: World, path: Sequence[Event] = ()) -> None:
-        """Make one with the limits of `world`, to which `path` has happened."""
+        """Make a system with the limits of `world`, and let the events of `path` happen."""
         self.loop = FakeLoop()
         seam, limits = cast(Any, self.loop), (world.max_running, world.max_pending)
         self.runner = Runner(seam, config=UNSET, max_running=limits[0], max_pending=limits[1])
-        self.scheduler = TasksScheduler._of(self.runner, cast(TaskGroup, None))
+        self.scope = Scope(self.runner, cast(TaskGroup, None), UNSET)
         self.tasks: list[Task[Any]] = []
         self.paused: set[Job] = set()
         for event in path:
             self.do(event)
 
     def do(self, event: Event) -> None:
-        """Do what `event` is.
+        """Let `event` happen.
 
-        :raises IllegalEvent: as the machine
-        :raises TasksClosedError: as `schedule()`
-        :raises TasksSaturatedError: as `schedule()`
+        :raises IllegalEvent: as the machine does
+        :raises TasksClosedError: as `schedule()` does
+        :raises TasksSaturatedError: as `schedule()` does
         """
         task = None if event.task is None else self.tasks[event.task]
         match event.what, event.how:
@@ -101,9 +101,9 @@ class System:
             case What.ARRIVE, _:
                 self.loop.calls.pop(0)()
             case What.SIGNAL, ScopeEvent.ENDED:
-                self.scheduler.end(failed=event.flag)
+                self.scope.end(failed=event.flag)
             case What.SIGNAL, signal:
-                self.scheduler.end_route(failed=signal is ScopeEvent.ROUTE_FAILED)
+                self.scope.end_route(failed=signal is ScopeEvent.ROUTE_FAILED)
             case What.DRAIN, DrainEvent() as drained:
                 self._drain(drained)
             case _:
@@ -116,7 +116,7 @@ class System:
         token = JOB.set(by)
         self.loop.thread = -1 if from_thread else get_ident()
         try:
-            self.tasks.append(self.scheduler._schedule(config, _function, (), {}, kind.phase))
+            self.tasks.append(self.scope._schedule(config, _function, (), {}, kind.phase))
         finally:
             self.loop.thread = get_ident()
             JOB.reset(token)
@@ -124,7 +124,7 @@ class System:
     def _attempt(self, task: Task[Any], event: Event) -> None:
         match event.what, event.how:
             case What.STEP, _:
-                if not task._step():
+                if not task._step(0):
                     raise IllegalEvent(task.status, LifeEvent.STEP)
             case What.FINISH, Outcome() as outcome:
                 again = event.flag and task.status is TaskStatus.RUNNING
@@ -135,7 +135,7 @@ class System:
                 self._follow(task, LifeEvent.FAIL)
             case What.PAUSE_ENDS, _:
                 self.paused.remove(task)
-                self.runner.resumed(task)
+                self.runner.note_resumed(task)
             case _:
                 task.cancel()
 
@@ -145,10 +145,10 @@ class System:
         elif event is LifeEvent.RETRY:
             task._move(event)
             self.paused.add(task)
-            self.runner.paused()
+            self.runner.note_paused()
         else:
             self.runner.end(task, event)
-            self.runner.left(task)
+            self.runner.note_left(task)
 
     def _drain(self, event: DrainEvent) -> None:
         if event is DrainEvent.IDLE:
@@ -166,23 +166,23 @@ class System:
         for job in [job for job in self.runner.alive if job._has_ended]:
             if job in self.paused:
                 self.paused.remove(job)
-                self.runner.resumed(job)
+                self.runner.note_resumed(job)
             else:
-                self.runner.left(job)
+                self.runner.note_left(job)
 
 
 def seen(system: System) -> tuple[object, ...]:
-    """Return what can be seen of a program that runs."""
+    """Return the visible state of a running program."""
     runner, tasks = system.runner, system.tasks
     counts = (runner.running, runner.waiting, len(runner.deferred), runner.idle)
     starts = [tasks.index(cast("Task[Any]", job)) for job in system.loop.starts]
-    # The context is kept for the next attempt, and let go at the end.
+    # A task keeps its context for the next attempt, and releases it at its end.
     per_task = [(task.status, task.attempt, task._context is None) for task in tasks]
-    return (per_task, starts, counts, system.scheduler._state, runner.stage)
+    return (per_task, starts, counts, system.scope._state, runner.stage)
 
 
 def foreseen(world: World) -> tuple[object, ...]:
-    """Return what should be seen."""
+    """Return the visible state that the model predicts."""
     ended = [model.end_of(past) is not None for past in world.pasts]
     steps = [past.count(LifeEvent.STEP) for past in world.pasts]
     per_task = list(zip(map(model.status_of, world.pasts), steps, ended, strict=True))
@@ -199,9 +199,9 @@ _REFUSED: dict[type[Exception], Fate] = {
 
 
 def meet(system: System, world: World, event: Event) -> bool:
-    """Let `event` meet both, and return whether it has happened.
+    """Let `event` happen in both, and return whether both have accepted the event.
 
-    :raises Disagreement: if it meets another fate than the model says
+    :raises Disagreement: if the system and the model differ
     """
     fate = world.fate(event)
     try:

@@ -1,8 +1,8 @@
-"""Every sequence of events up to a depth, the machine against the model: `python -m property_tests.exhaustive`.
+"""Every sequence of events up to a depth, in the machine and in the model: `python -m property_tests.exhaustive`.
 
-The tables are walked through every history, without merging any: whatever the model makes of a history, it is asked
-for each. Where that has shown that it makes no more of one than the status it led to, histories of a whole program that
-led to the same situation need to be continued only once, which is what the walk of the combination does.
+1. The walk of each table visits every history separately, because the model may depend on the whole history. The walk
+   shows that the model depends only on the status.
+2. So the walk of the whole program visits a situation only once, although several histories lead to the situation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from taskphase._machine.table import IllegalEvent
 
 @dataclass(frozen=True)
 class Table:
-    """One table, as the walk needs it: `may` and `word` are the model's."""
+    """One table for the walk. `may` and `word` belong to the model."""
 
     name: str
     start: Enum
@@ -64,7 +64,7 @@ def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:
         agree(("takes", events, shielded), drain.accepts(stage, by_shielded=shielded), expected)
 
 
-# (Each time in its module, where the tests plant bugs.)
+# Look the tables up in their modules each time, because tests plant bugs there.
 LIFE = Table(
     "life", TaskStatus.NEW, LifeEvent, lambda *at: _in(life.LIFE, *at), model.may_live, model.status_of, _look_at_life
 )
@@ -79,7 +79,7 @@ DRAIN = Table(
 
 
 def follow_both(table: Table, past: tuple[Any, ...], state: Enum, event: Enum) -> Enum | None:
-    """Let `event` happen after `past`, and return the state that it leads to; None if both refuse it."""
+    """Let `event` happen after `past`. Return the next state, or None if both refuse the event."""
     may = table.may(past, event)
     try:
         reached = table.follow(state, event)
@@ -93,9 +93,9 @@ def follow_both(table: Table, past: tuple[Any, ...], state: Enum, event: Enum) -
 
 
 def walk(table: Table, *, depth: float = math.inf, until: float = math.inf) -> tuple[int, int, bool]:
-    """Try every event after every history, level by level, to `depth` or `until` this moment.
+    """Try every event after every history, level by level, to `depth` or `until` this time.
 
-    :return: the depth reached, the number of sequences tried, and whether there are no longer ones
+    :return: the reached depth, the number of tried sequences, and whether there are no longer sequences
     """
     table.look((), table.start)
     agree("the start", table.start, table.word(()))
@@ -116,10 +116,10 @@ def walk(table: Table, *, depth: float = math.inf, until: float = math.inf) -> t
 
 
 def check_dispatch() -> int:
-    """Try every end of an attempt. Return how many there are."""
+    """Try every end of an attempt. Return their number."""
     count = 0
     for outcome, has_handler in product(Outcome, (False, True)):
-        # Nobody asks the policy unless the attempt has raised.
+        # The policy is asked only after an exception.
         for again in (False, True) if outcome is Outcome.RAISED else (False,):
             expected = model.meaning_of_end(outcome, again=again, has_handler=has_handler)
             agree((outcome, again, has_handler), dispatch.DISPATCH[outcome, again, has_handler], expected)
@@ -130,7 +130,7 @@ def check_dispatch() -> int:
 def check_tables(depth: int) -> None:
     """Try every sequence of `depth` events with each table.
 
-    :raises Disagreement: if one does not do what the model says
+    :raises Disagreement: if a table and the model differ
     """
     try:
         check_dispatch()
@@ -152,7 +152,7 @@ KINDS = (
 
 
 def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: bool) -> Iterator[Event]:
-    """Yield every event that something could cause."""
+    """Yield every event that could happen."""
     numbers = range(len(world.kinds))
     if len(numbers) < most_tasks:
         for kind in kinds:
@@ -163,7 +163,7 @@ def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: boo
         yield from (Event(What.FINISH, number, outcome) for outcome in Outcome)
         yield Event(What.FINISH, number, Outcome.RAISED, flag=True)
         yield from (Event(what, number) for what in (What.STEP, What.HANDLER_ENDS, What.PAUSE_ENDS, What.CANCEL))
-    # (A scope that is over while its route runs has no place in these programs.)
+    # These programs contain no scope that is over while its route still runs.
     yield from (Event(What.SIGNAL, how=signal) for signal in ScopeEvent if signal is not ScopeEvent.GIVEN_UP)
     yield Event(What.SIGNAL, how=ScopeEvent.ENDED, flag=True)
     yield from (Event(What.DRAIN, how=drained) for drained in DrainEvent)
@@ -171,7 +171,7 @@ def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: boo
 
 
 def situation(world: World) -> tuple[object, ...]:
-    """Return all of `world` that has a bearing on what is to come."""
+    """Return the part of `world` that can affect later events."""
     statuses = tuple(model.status_of(past) for past in world.pasts)
     order = tuple(map(tuple, (world.on_their_way, world.arrived, world.line)))
     return (tuple(world.kinds), statuses, order, model.state_of(world.signals), model.stage_of(world.drain))
@@ -179,7 +179,9 @@ def situation(world: World) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class Explored:
-    """`depth` events deep; `tried`: pairs of a situation and an event; `sequences`: what they stand for."""
+    """The result: `depth` in events; `tried`: pairs of situation and event; `sequences`: the number of sequences they
+    represent.
+    """
 
     depth: int
     situations: int
@@ -197,14 +199,14 @@ def explore(
     depth: float = math.inf,
     until: float = math.inf,
 ) -> Explored:
-    """Let every event meet every situation that comes of `world`, level by level, to `depth` or `until` this moment.
+    """Let every event happen in every reachable situation of `world`, level by level, to `depth` or `until` this time.
 
-    :raises Disagreement: if something else happens, or can be seen afterwards, than the model says
+    :raises Disagreement: if the visible state differs from the model
     """
     start = world
     numbers = {situation(start): 0}
-    refused: list[int] = []  # how many events changed nothing, by number of the situation
-    after: list[list[int]] = []  # where the others led to
+    refused: list[int] = []  # the number of refused events, by situation
+    after: list[list[int]] = []  # the next situations of all other events
     level: list[tuple[tuple[Event, ...], World]] = [((), start)]
     reached = 0
     while level and reached < depth:
@@ -227,7 +229,7 @@ def explore(
                         following.append(((*path, event), child))
                     after[-1].append(numbers[key])
                 elif fate is not Fate.IMPOSSIBLE:
-                    # (What is refused may have others arrive, so those get a system and a world for themselves.)
+                    # A refused event may let mail arrive, so it gets its own system and world.
                     apart = bool(world.on_their_way)
                     meet(System(start, path) if apart else unchanged, world.copy() if apart else world, event)
                     refused[-1] += 1
@@ -250,7 +252,7 @@ def _explored(depth: int, refused: list[int], after: list[list[int]], *, complet
 
 
 def main(seconds: float) -> None:
-    """Check everything for about `seconds`, and print how far that went."""
+    """Check everything for about `seconds`, and print the result."""
     begin = monotonic()
     print(f"dispatch: {check_dispatch()} cases, which is all")
     for table, share in ((DRAIN, 1), (SCOPE, 0.05), (LIFE, 0.1)):
@@ -275,5 +277,5 @@ def main(seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, metavar="N", help="how long, default: 60")
+    parser.add_argument("--seconds", type=float, default=60, metavar="N", help="default: 60")
     main(parser.parse_args().seconds)

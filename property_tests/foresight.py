@@ -1,4 +1,4 @@
-"""What one task does if nobody disturbs it, said naively: by following what it is made of."""
+"""Predicts the end of an undisturbed task, naively: by following its actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TOO_CLOSE = 0.01
 
 
 def ends_of(spec: Spec) -> Iterator[tuple[TaskStatus, int]]:
-    """Yield how it ends, and after how many attempts; nothing if that depends on others, or on a tie."""
+    """Yield the status and the number of attempts of the end; nothing if the end depends on other tasks or on a tie."""
     attempt = 1
     while True:
         outcome = _attempt(spec, attempt)
@@ -27,7 +27,7 @@ def ends_of(spec: Spec) -> Iterator[tuple[TaskStatus, int]]:
 
 
 def stops_at_once(spec: Spec) -> bool:
-    """Say whether, wherever it is when it is told to stop, it takes no time to do so."""
+    """Return whether the task, if it is cancelled anywhere, ends without taking time."""
     if spec.sync or (spec.handler is not None and spec.handler.sync):
         return False
     return not any(isinstance(action, Hold | Cling) for action in spec.actions)
@@ -38,14 +38,14 @@ def _retries(policy: Policy | None, attempt: int) -> bool:
 
 
 def _attempt(spec: Spec, attempt: int) -> str | None:
-    """Return "returns", "raises", or None if that cannot be told."""
+    """Return "returns" or "raises", or None if the outcome is uncertain."""
     time = 0.0
     for action in spec.actions:
         match action:
             case Fail(attempts) if attempt <= attempts:
                 if spec.sync and spec.timeout is not None and abs(time - spec.timeout) < _TOO_CLOSE:
                     return None
-                return "raises"  # by itself, or by the time that is up
+                return "raises"  # by itself, or by its timeout
             case Cancel() | Wait() if spec.timeout is not None:
                 return None
             case Cling() if spec.timeout is not None:

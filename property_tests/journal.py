@@ -1,6 +1,6 @@
-"""What happens to the tasks of a random app, and on its wire: written down as it happens.
+"""Records the tasks of a random app, and its messages on the wire.
 
-A task has *started* when its handle says so; so a note carries which tasks had started when it was made.
+A task has *started* when its handle says so. Each note contains the tasks that had started by then.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SET_BY_TASK: ContextVar[int] = ContextVar("SET_BY_TASK", default=-1)
 
 
 class TaskError(Exception):
-    """A task of this number failed."""
+    """The task of this number has failed."""
 
 
 class Note(NamedTuple):
-    """One thing that happened, and which tasks had started by then. `number`: of the task, or a count."""
+    """One event, and the tasks that had started by then. `number`: of the task, or a count."""
 
     request: int
     what: str
@@ -49,7 +49,9 @@ class Note(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Made:
-    """A task that was asked for. `origin`: where; `by`: which task, or -1; `task`: None if it was refused."""
+    """A requested task. `origin`: the place of the request; `by`: the number of the scheduling task, or -1; `task`:
+    None after a refusal.
+    """
 
     number: int
     request: int
@@ -65,18 +67,18 @@ class Made:
 
     @property
     def status(self) -> str:
-        """How it has ended, "refused" included."""
+        """The final status, or "refused"."""
         return "refused" if self.task is None else self.task.status.value
 
     @property
     def is_sync(self) -> bool:
-        """Whether it is a sync function, which runs in a thread."""
+        """Whether the function is sync, and so runs in a thread."""
         return self.plan.does.startswith("sync")
 
 
 @dataclass(eq=False, repr=False)
 class Journal:
-    """All that happened in one run. `quiet`: its tasks do nothing."""
+    """All events of one run. `quiet`: the tasks do nothing."""
 
     described: Described
     quiet: bool = False
@@ -89,12 +91,12 @@ class Journal:
     thread: int = 0
 
     def note(self, request: int, what: str, number: int = -1) -> None:
-        """Note that this happens now. From any thread."""
+        """Note an event. From any thread."""
         started = frozenset(made.number for made in self.made.values() if made.task is not None and made.task.attempt)
         self.notes.append(Note(request, what, number, self.clock(), started))
 
     def schedule(self, request: int, tasks: Any, plans: tuple[Plan, ...], origin: str, by: int = -1) -> None:
-        """Schedule these, each with a value of its own in the context; who is refused is noted."""
+        """Schedule these plans, each with its own value in a context variable. Note refusals."""
         if by < 0 and SET_BY_TASK.get() >= 0:
             self.faults.append(f"G6: what task {SET_BY_TASK.get()} set is seen in {origin}")
         for plan in plans:
@@ -160,7 +162,7 @@ class Journal:
         self.note(made.request, "end", made.number)
 
     def lifespan(self, name: str) -> Any:
-        """Return a lifespan that notes its shutdown, which takes its time, unless that is real."""
+        """Return a lifespan that notes its shutdown. In virtual time, the shutdown takes time."""
 
         @asynccontextmanager
         async def run(_: Any) -> AsyncIterator[None]:
@@ -175,7 +177,7 @@ class Journal:
 
     @contextmanager
     def logs(self) -> Iterator[None]:
-        """Keep what the packages log, and nobody else."""
+        """Keep the log records of the two packages only."""
         journal = self
 
         class Keep(logging.Handler):
@@ -199,14 +201,14 @@ class Journal:
 
 
 class Wire(list[str]):
-    """The events of one request on the wire, noted in the journal as well."""
+    """The messages of one request on the wire. The journal notes them as well."""
 
     def __init__(self, journal: Journal, request: int) -> None:
         super().__init__()
         self.journal, self.request = journal, request
 
     def append(self, event: str) -> None:
-        """Note it; at the end of the call also how many tasks of the request have not ended."""
+        """Note a message; at the end of the call also note the number of living tasks of the request."""
         super().append(event)
         if event in {"returned", "raised"}:
             mine = (made for made in self.journal.made.values() if made.request == self.request)

@@ -1,4 +1,4 @@
-"""The middleware of random apps: each kind notes what passes it."""
+"""The middleware of random apps. Each middleware notes the messages that pass."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from property_tests.journal import GIVES_UP_AT, Journal
 
 
 class Unhandled(Exception):
-    """Nobody handles it."""
+    """An exception without a handler."""
 
 
 class GaveUp(Exception):
-    """A middleware has no answer, and cannot send another."""
+    """A middleware that has no answer and cannot send another one."""
 
 
 class Pure:
-    """A middleware without Starlette's help, for HTTP only."""
+    """A pure ASGI middleware, for HTTP only."""
 
     def __init__(self, app: Any, kind: str, journal: Journal) -> None:
         self.app, self.kind, self.journal = app, kind, journal
@@ -89,7 +89,7 @@ class Pure:
 
 
 def request_of(scope: Any) -> int:
-    """Return the number of the request: the end of its path."""
+    """Return the number of the request, which is the end of its path."""
     return int(scope["path"][-1])
 
 

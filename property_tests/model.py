@@ -1,7 +1,7 @@
-"""What each table may and must do, said naively: lists of what has happened so far, and ifs.
+"""A naive model of each table: lists of past events, and ifs.
 
-Written from the guarantees (G1 to G17), not from the tables: of the machine it knows the words only. There is no state
-in it but the lists. So it is slow, and each line of it can be held against a sentence of the contract.
+The model is written from the guarantees (G1 to G17), not from the tables. It shares only the names with the machine.
+The lists are its only state. So the model is slow, but each line can be compared with a sentence of the contract.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from taskphase._machine.scope import Phase, ScopeEvent, ScopeState, Verdict
 
 L, S, D = LifeEvent, TaskStatus, DrainEvent
 
-# One task: what has happened to it, in order.
+# One task: its past events, in order.
 
 Past = tuple[LifeEvent, ...]
 
@@ -29,18 +29,18 @@ def _latest_in_attempt(past: Past) -> LifeEvent | None:
 
 
 def runs_code(past: Past) -> bool:
-    """Say whether its function or its handler runs."""
+    """Return whether its function or its handler runs."""
     return _latest_in_attempt(past) in (L.STEP, L.RAISE)
 
 
 def in_handler(past: Past) -> bool:
-    """Say whether what runs is its handler."""
+    """Return whether its handler runs."""
     return _latest_in_attempt(past) is L.RAISE
 
 
 @lru_cache(10_000)
 def end_of(past: Past) -> TaskStatus | None:
-    """Say how it has ended, if it has. A request to stop is an end at once where no code has to unwind (G17)."""
+    """Return how the task has ended, or None. A cancellation ends a task at once if no code has to unwind (G17)."""
     ends = {L.SUCCEED: S.SUCCEEDED, L.FAIL: S.FAILED, L.UNWIND: S.CANCELLED, L.DROP: S.DROPPED}
     for place, event in enumerate(past):
         if event in ends:
@@ -51,23 +51,23 @@ def end_of(past: Past) -> TaskStatus | None:
 
 
 def may_live(past: Past, event: LifeEvent) -> bool:
-    """Say whether `event` may happen to a task with this past."""
+    """Return whether `event` may happen to a task with this past."""
     if end_of(past) is not None:  # exactly one end, and nothing after it (G2)
         return False
     latest = past[-1] if past else None
-    if event in (L.SUCCEED, L.RAISE, L.UNWIND):  # also after a request to stop: the code has the last word
+    if event in (L.SUCCEED, L.RAISE, L.UNWIND):  # also after a cancellation: the code decides
         return runs_code(past) and not in_handler(past)
     if event is L.FAIL:
         return runs_code(past)
-    if event is L.RETRY:  # after an attempt (G16), and only for a task that nobody has told to stop (G9)
+    if event is L.RETRY:  # after an attempt (G16), and only without a cancellation (G9)
         return runs_code(past) and not in_handler(past) and L.CANCEL not in past
     if event is L.CANCEL:
         return L.CANCEL not in past
     after: dict[LifeEvent, tuple[LifeEvent | None, ...]] = {
-        L.DEFER: (None,),  # nobody goes back to wait for a phase (G1)
-        L.DROP: (None, L.DEFER),  # the fate of what was never let go (G5)
-        L.QUEUE: (None, L.DEFER, L.RETRY),  # a pause holds no slot (G16), so it needs one again
-        L.START: (None, L.DEFER, L.RETRY, L.QUEUE),  # once (G1), and once more for each attempt asked for (G16)
+        L.DEFER: (None,),  # no task returns to wait for its phase (G1)
+        L.DROP: (None, L.DEFER),  # only a task that was never released (G5)
+        L.QUEUE: (None, L.DEFER, L.RETRY),  # a pause holds no slot (G16), so the task needs a new one
+        L.START: (None, L.DEFER, L.RETRY, L.QUEUE),  # once (G1), and once for each further attempt (G16)
         L.STEP: (L.START,),
     }
     return latest in after[event]
@@ -75,7 +75,7 @@ def may_live(past: Past, event: LifeEvent) -> bool:
 
 @lru_cache(10_000)
 def status_of(past: Past) -> TaskStatus:
-    """Return the word for what a task with this past is doing."""
+    """Return the status of a task with this past."""
     end = end_of(past)
     if end is not None:
         return end
@@ -91,8 +91,8 @@ def status_of(past: Past) -> TaskStatus:
 
 
 def may_signal(signals: Sequence[ScopeEvent], event: ScopeEvent) -> bool:
-    """Say whether `event` may come: the outcome of the route, then the end. An end that comes before is told again
-    later, and until then the host may give the route up. What comes when both are over is too late.
+    """Return whether `event` may happen: first the outcome of the route, then the end. If the end comes first, it is
+    repeated later; until then the host may give the route up. Signals after both have no effect.
     """
     decided = _decided_at(signals)
     if decided is None:
@@ -101,7 +101,7 @@ def may_signal(signals: Sequence[ScopeEvent], event: ScopeEvent) -> bool:
 
 
 def _decided_at(signals: Sequence[ScopeEvent]) -> int | None:
-    """Return the place of the signal that decides what becomes of the tasks of the route."""
+    """Return the index of the signal that decides about the tasks of the route."""
     return next((place for place, signal in enumerate(signals) if signal is not ScopeEvent.ENDED), None)
 
 
@@ -110,7 +110,7 @@ def _is_over(signals: Sequence[ScopeEvent], decided: int) -> bool:
 
 
 def verdict_of(signals: Sequence[ScopeEvent], phase: Phase, when: When) -> Verdict:
-    """Say what becomes of a task of `phase` (G1) that wants the outcome `when` (G5)."""
+    """Return the verdict for a task of `phase` (G1) with the setting `when` (G5)."""
     if phase is Phase.IMMEDIATE:
         return Verdict.START
     decided = _decided_at(signals)
@@ -121,7 +121,7 @@ def verdict_of(signals: Sequence[ScopeEvent], phase: Phase, when: When) -> Verdi
 
 
 def state_of(signals: Sequence[ScopeEvent]) -> ScopeState:
-    """Return the word for where a scope is."""
+    """Return the state of a scope."""
     decided = _decided_at(signals)
     if decided is None:
         return ScopeState.LATE if signals else ScopeState.ROUTE
@@ -135,7 +135,7 @@ def state_of(signals: Sequence[ScopeEvent]) -> ScopeState:
 
 
 def may_drain(events: Sequence[DrainEvent], event: DrainEvent) -> bool:
-    """Say whether `event` may come. Two stages have a time limit, and nothing follows the end."""
+    """Return whether `event` may happen. Two stages have a time limit, and no event follows the end."""
     if D.IDLE in events or D.ABORT in events:
         return False
     if event is D.CLOSE:
@@ -146,7 +146,7 @@ def may_drain(events: Sequence[DrainEvent], event: DrainEvent) -> bool:
 
 
 def stage_of(events: Sequence[DrainEvent]) -> DrainStage:
-    """Return the word for where a drain is."""
+    """Return the stage of a drain."""
     if D.IDLE in events or D.ABORT in events:
         return DrainStage.CLOSED
     if D.CLOSE not in events:
@@ -155,24 +155,24 @@ def stage_of(events: Sequence[DrainEvent]) -> DrainStage:
 
 
 def sweep_of(events: Sequence[DrainEvent]) -> Sweep:
-    """Say whom the last of `events` cancels: (2) what is not shielded, (3) at last those too."""
+    """Return the tasks that the last event cancels: (2) the unshielded ones, (3) finally all."""
     if not events or events[-1] is not D.DEADLINE:
         return Sweep.NOBODY
     return Sweep.UNSHIELDED if events.count(D.DEADLINE) == 1 else Sweep.EVERYBODY
 
 
 def takes(events: Sequence[DrainEvent], *, by_shielded: bool) -> bool:
-    """Say whether new tasks are taken: until the end of (1), and from shielded tasks during (3)."""
+    """Return whether the host takes new tasks: from all code until the end of (1), from shielded tasks during (3)."""
     if D.IDLE in events or D.ABORT in events:
         return False
     return events.count(D.DEADLINE) < (2 if by_shielded else 1)
 
 
-# One attempt: how it ended, and what its policy answered (G4, G16).
+# One attempt: its outcome, and the answer of its policy (G4, G16).
 
 
 def meaning_of_end(outcome: Outcome, *, again: bool, has_handler: bool) -> LifeEvent:
-    """Say what the end of an attempt is to its task. `again`: the policy wants another one, and may have it."""
+    """Return what the end of an attempt means for its task. `again`: the policy gets another attempt."""
     if outcome is Outcome.RETURNED:
         return L.SUCCEED
     if outcome is Outcome.CANCELLED:

@@ -1,7 +1,7 @@
-"""What is promised of the order of starts: G1 and G15.
+"""The promised order of starts: G1 and G15.
 
-It holds under the order that the event loop itself keeps: first in, first out on asyncio; on trio batch by batch, each
-in random order.
+The promise holds under the order of the event loop itself: first in, first out on asyncio; batch by batch on trio, each
+batch in random order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ S = TaskStatus
 
 def g1_all_that_came_before_has_started_when_the_route_is_left(story: Story) -> None:
     if story.program.max_running is not None:
-        return  # one that has waited for a slot may be about to start
+        return  # a task that has waited for a slot may be about to start
     for place, event in story.when("settled"):
         for number, call, task in story.tasks():
             if call.scope != event.number or call.by is not None or call.phase is Phase.AFTER_RESPONSE:
@@ -53,7 +53,7 @@ def g1_earlier_phases_start_before_later_ones(story: Story) -> None:
 
 
 def g1_g15_starts_are_in_the_order_of_schedule(story: Story) -> None:
-    """On asyncio: a queue is first in, first out."""
+    """On asyncio, whose queue is first in, first out."""
     for calls in by_scope(story).values():
         for phase in Phase:
             begun = [place_of(story, "begin", n) for n, call in calls if call.phase is phase and call.by is None]
@@ -61,7 +61,7 @@ def g1_g15_starts_are_in_the_order_of_schedule(story: Story) -> None:
 
 
 def g15_slots_are_given_first_in_first_out(story: Story) -> None:
-    """On asyncio, with nobody that comes back for another attempt."""
+    """On asyncio, without retries."""
     if story.program.max_running is None or any(spec.handler or spec.retry for spec in specs_in(story.program)):
         return
     immediate = [n for n, call, task in story.tasks() if call.phase is Phase.IMMEDIATE and task.attempt]

@@ -1,6 +1,6 @@
-"""What may and what must happen in a whole program: one scope and its tasks, in a host with limits that drains.
+"""A model of a whole program: one scope and its tasks, in a host with limits that drains.
 
-Like the model of the tables, which it asks, it holds nothing but lists of what has happened.
+Like the model of the tables, which it uses, its only state is lists of past events.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ L, D = LifeEvent, DrainEvent
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The settings of a task, as far as they decide anything."""
+    """The settings of a task that affect the model."""
 
     phase: Phase
     when: When = "always"
@@ -45,10 +45,10 @@ Fate = Enum("Fate", "HAPPENS CHANGES_NOTHING CLOSED SATURATED ILLEGAL IMPOSSIBLE
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a program. `task`: whose; for SCHEDULE: of which task, if any, the call is part.
+    """One event of a program. `task`: the task of the event; for SCHEDULE: the task that calls, or None.
 
-    `flag`: an ENDED scope has failed, if its route did not end before; a SCHEDULE comes from a thread, so that the
-    task is on its way until ARRIVE; after an attempt that FINISHes, the policy asks for another one.
+    `flag`, for ENDED: the scope has failed, unless its route ended before; for SCHEDULE: the call comes from a thread,
+    so the task is on its way until ARRIVE; for FINISH: the policy asks for another attempt.
     """
 
     what: What
@@ -58,7 +58,7 @@ class Event:
 
 
 class World:
-    """Everything that has happened."""
+    """All past events."""
 
     def __init__(self, max_running: int | None = None, max_pending: int | None = None) -> None:
         self.max_running, self.max_pending = max_running, max_pending
@@ -72,14 +72,14 @@ class World:
         self.starts: list[int] = []
 
     def copy(self) -> World:
-        """Return another one, to go on from here in another way."""
+        """Return a copy, to try another continuation."""
         other = World(self.max_running, self.max_pending)
         for name in ("kinds", "pasts", "signals", "drain", "on_their_way", "arrived", "line", "starts"):
             setattr(other, name, getattr(self, name)[:])
         return other
 
     def running(self) -> int:
-        """Say how many hold a slot: from the request to start to the end, but not in a pause (G16)."""
+        """Return the number of tasks with a slot: from the request to start until the end, but not in a pause (G16)."""
         return sum(runs_code(past) or past[-1:] == (L.START,) for past in self.pasts if end_of(past) is None)
 
     def full(self) -> bool:
@@ -89,7 +89,7 @@ class World:
         return not self.on_their_way and all(end_of(past) for past in self.pasts)
 
     def fate(self, event: Event) -> Fate:
-        """Say what `event` meets now."""
+        """Return what `event` would meet now."""
         past = () if event.task is None else self.pasts[event.task]
         match event.what, event.how:
             case What.SCHEDULE, Kind() as kind:
@@ -141,7 +141,7 @@ class World:
                 return meanings.get(event.what, L.CANCEL)
 
     def happen(self, event: Event) -> None:
-        """Add `event`, which happens, and whatever must follow from it."""
+        """Add `event` and all events that must follow."""
         match event.what, event.how:
             case What.SCHEDULE, Kind() as kind:
                 if not event.flag:
@@ -165,7 +165,7 @@ class World:
         self._settle()
 
     def arrive(self) -> None:
-        """Have those from threads arrive that are on their way: they were scheduled before what comes now (G8)."""
+        """Let tasks from threads arrive: they were scheduled before the current event (G8)."""
         while self.on_their_way:
             self.arrived.append(self.on_their_way.pop(0))
             self._settle()
@@ -179,7 +179,7 @@ class World:
 
     def _settle(self) -> None:
         self.line = [task for task in self.line if self.pasts[task][-1] is L.QUEUE]
-        for phase in Phase:  # an earlier phase first, and within one in order (G1)
+        for phase in Phase:  # an earlier phase first; in a phase in order (G1)
             for task in self.arrived:
                 past = self.pasts[task]
                 if self.kinds[task].phase is phase and past in ((), (L.DEFER,)):

@@ -1,4 +1,4 @@
-"""Random programs: what tasks, scopes and a host do, as plain values that print as what builds them again."""
+"""Random programs: the actions of tasks, scopes and a host, as plain values whose `repr()` rebuilds them."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from taskphase._machine.config import When
 
 @dataclass(frozen=True, repr=False)
 class Sleep(Compact):
-    """Wait for some virtual seconds; 0 is a checkpoint."""
+    """Wait for virtual seconds; 0 is a checkpoint."""
 
     seconds: float = 0
 
 
 @dataclass(frozen=True, repr=False)
 class Hold(Compact):
-    """The same in a cancel scope of the user's own, with `shield=True`."""
+    """Wait in the program's own cancel scope with `shield=True`."""
 
     seconds: float = 1
 
 
 @dataclass(frozen=True, repr=False)
 class Cling(Compact):
-    """Wait; if cancelled meanwhile clean up, which takes as long again, and go on as if nothing had been."""
+    """Wait. After a cancellation wait as long again to clean up, and continue as if nothing had happened."""
 
     seconds: float = 1
 
 
 @dataclass(frozen=True, repr=False)
 class Fail(Compact):
-    """Raise `Boom`, in the first so many attempts."""
+    """Raise `Boom` in the first `attempts` attempts."""
 
     attempts: int = 99
 
 
 @dataclass(frozen=True, repr=False)
 class Cancel(Compact):
-    """Call `cancel()` on the task that was scheduled so many before the latest one: perhaps this one."""
+    """Call `cancel()` on the task that was scheduled `back` tasks before the latest one, perhaps on itself."""
 
     back: int = 0
 
 
 @dataclass(frozen=True, repr=False)
 class Wait(Compact):
-    """Wait until that task has ended, at most for a second."""
+    """Wait until the task has ended, for at most one second."""
 
     back: int = 0
 
@@ -59,7 +59,7 @@ class Wait(Compact):
 class Schedule(Compact):
     task: Spec
     phase: Phase = Phase.IMMEDIATE
-    """Where no scope is at hand every task is immediate."""
+    """Without a scope every task is immediate."""
 
 
 Action: TypeAlias = Sleep | Hold | Cling | Fail | Cancel | Wait | Schedule
@@ -68,7 +68,7 @@ Actions: TypeAlias = tuple[Action, ...]
 
 @dataclass(frozen=True, repr=False)
 class Handler(Compact):
-    """What an `on_error` does, after so many seconds."""
+    """An `on_error` that answers after `seconds`."""
 
     answer: Literal["return", "raise"] = "return"
     seconds: float = 0
@@ -77,7 +77,7 @@ class Handler(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Policy(Compact):
-    """A `retry`: it asks for another attempt `retries` times, each after `after` seconds, and for no more."""
+    """A `retry` that asks for another attempt `retries` times, each after `after` seconds."""
 
     retries: int = 1
     after: float = 0.5
@@ -85,7 +85,7 @@ class Policy(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Spec(Compact):
-    """A task. If it is `sync` it does what it does in a thread, where nothing of it can be cancelled."""
+    """A task. A `sync` task runs its actions in a thread, where they cannot be cancelled."""
 
     actions: Actions = ()
     when: When | None = None
@@ -98,7 +98,7 @@ class Spec(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Scope(Compact):
-    """A unit of work: opened `at` some time, with a route or without; it ends as it says once its actions are done."""
+    """A unit of work: opened at the time `at`, with or without a route. It ends by `ending` after its actions."""
 
     at: float = 0
     route: Actions | None = None
@@ -108,8 +108,8 @@ class Scope(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Program(Compact):
-    """A host, its scopes, and how its body ends: when the scopes have; or, `at` some time, by an exception, by
-    cancellation, or because somebody else closes the host while the scopes go on.
+    """A host, its scopes, and the end of its body: when the scopes have ended; or, at the time `at`, by an exception,
+    by a cancellation, or because other code closes the host while the scopes continue.
     """
 
     tasks: tuple[Spec, ...] = ()
@@ -145,7 +145,7 @@ policies = st.builds(Policy, retries=st.integers(1, 2), after=st.sampled_from([0
 
 
 def specs(depth: int) -> st.SearchStrategy[Spec]:
-    """Return tasks that schedule others, up to so many levels below them."""
+    """Return tasks that schedule other tasks, up to `depth` levels below them."""
     actions = _plain if depth == 0 else st.one_of(_plain, _plain, schedules(depth - 1))
     return st.builds(
         Spec,

@@ -1,6 +1,7 @@
-"""The guarantees, as functions over a story: each raises `AssertionError` with what is broken.
+"""The guarantees, as functions of a story. Each raises `AssertionError` with the broken promise.
 
-Those of `ALWAYS` hold in every run, whoever steps first. What is said of the order of starts is in `order`.
+The promises in `ALWAYS` hold in every run, in any order of steps. The promises about the order of starts are in
+`order`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def g2_each_change_of_a_status_is_in_the_table(story: Story) -> None:
 
 
 def g2_the_counts_are_true(story: Story) -> None:
-    # Those that are on their way from a thread are in no count.
+    # No count contains a task that is on its way from a thread.
     for event in story.events:
         if event.counts is None or event.what == "call":
             continue
@@ -135,8 +136,8 @@ def g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once
         final = [log for log in errors if f"task {name} failed in attempt {task.attempt}" in log.text]
         assert len(final) == (task.status is S.FAILED), f"task {number} is {task.status}, logged {len(final)} times"
         assert all(log.tag == number for log in errors), f"logged in the context of {errors}"
-        # (A thread that is left behind has no frame to show.)
-        assert all("Traceback" in log.text or "its thread runs on" in log.text for log in errors), "no traceback"
+        # A thread that was left behind has no frames in the traceback.
+        assert all("Traceback" in log.text or "its thread still runs" in log.text for log in errors), "no traceback"
         how = [event.detail for _, event in story.when("handled", number)]
         of_handlers = [log for log in errors if "the error handler of task" in log.text]
         left_behind = abandoned(story, number) and len(of_handlers) < how.count("Boom")
@@ -224,9 +225,9 @@ def g15_the_limits_hold(story: Story) -> None:
         holding = sum(statuses[status] for status in _HOLDS_SLOT)
         assert most is None or holding <= most, f"{holding} run: {event}"
         if most is not None and event.counts is not None and event.counts[1]:
-            assert event.counts[0] >= most, f"somebody waits, and a slot is free: {event}"
+            assert event.counts[0] >= most, f"a task waits although a slot is free: {event}"
         pending = statuses[S.WAITING] + statuses[S.DEFERRED]
-        # Another attempt is never refused.
+        # A retry is never refused.
         assert pending_most is None or retried or pending <= pending_most, f"{pending} are pending: {event}"
     for number, call in enumerate(story.calls):
         if isinstance(call.refusal, TasksSaturatedError):
@@ -275,6 +276,70 @@ def g17_the_handle_tells_what_has_become_of_its_task(story: Story) -> None:
             assert not begun, f"task {event.number} has begun after it was cancelled"
 
 
+def g20_observers_are_told_of_each_task_in_order_and_of_one_end(story: Story) -> None:
+    for number, _, task in story.tasks():
+        told = [each for each in story.told if each.number == number]
+        hooks = [each.hook for each in told]
+        assert hooks[:1] == ["scheduled"], f"task {number}: {hooks}"
+        assert hooks[-1] == "ended", f"task {number}: {hooks}"
+        assert hooks.count("scheduled") == hooks.count("ended") == 1, f"task {number}: {hooks}"
+        assert hooks.count("due") <= 1, f"task {number}: {hooks}"
+        attempts = [each for each in told if each.hook in ("started", "attempt_ended")]
+        assert [each.hook for each in attempts] == ["started", "attempt_ended"] * task.attempt, (
+            f"task {number}: {hooks}"
+        )
+        assert not attempts or hooks[1] == "due", f"task {number}: {hooks}"
+        assert [each.detail for each in attempts[::2]] == list(range(1, task.attempt + 1)), f"task {number}: {attempts}"
+        assert told[-1].status is task.status, f"task {number} is {task.status}: {told[-1]}"
+        for before, after in pairwise(told):
+            assert after.status in REACHABLE[before.status or S.NEW], f"task {number}: {before}, {after}"
+        for each in told:
+            assert each.status in _STATUSES_OF[each.hook], f"task {number}: {each}"
+            assert each.is_in_loop or each.hook == "scheduled", f"task {number}: {each}"
+            assert each.hook in ("due", "ended") or each.tag == number, f"in another context: {each}"
+
+
+def g20_an_attempt_has_ended_when_its_function_and_handler_have(story: Story) -> None:
+    for number, _, task in story.tasks():
+        ends = [each for each in story.told if each.number == number and each.hook == "attempt_ended"]
+        pauses = [each.detail[1] for each in ends]
+        assert pauses.count(None) == bool(pauses and task.status is not S.CANCELLED) or task.status is S.CANCELLED
+        assert None not in pauses[:-1], f"task {number}: {ends}"
+        if abandoned(story, number) or task.status is S.CANCELLED:
+            continue
+        if ends and ends[-1].detail[1] is None:
+            assert (ends[-1].detail[0] is type(None)) is (task.status is S.SUCCEEDED), f"task {number}: {ends}"
+        for hook_of_program in ("finish", "handled"):
+            places = [place for place, _ in story.when(hook_of_program, number)]
+            assert all(place < ends[-1].place for place in places), f"task {number}: {ends} and {places}"
+
+
+def g20_observers_are_told_of_each_refusal_each_scope_and_the_drain(story: Story) -> None:
+    refusals = [call.refusal for call in story.calls if call.refusal is not None]
+    assert Counter(map(id, refusals)) == Counter(id(each.detail) for each in story.told if each.hook == "refused")
+    changes: dict[int, list[str]] = {}
+    for each in story.told:
+        if each.hook == "scope_changed":
+            changes.setdefault(each.detail[0], []).append(each.detail[1])
+    for names in changes.values():
+        assert names in (["route_succeeded", "ended"], ["route_failed", "ended"]), f"{names}"
+    assert len(changes) == len(story.when("opened")), f"{len(changes)} scopes have changed"
+    hooks = [each.hook for each in story.told]
+    assert hooks.count("drained") <= 1
+    if "drained" in hooks:
+        late = set(hooks[hooks.index("drained") + 1 :])
+        assert late <= {"refused", "scope_changed"}, f"told after the drain: {late}"
+
+
+_STATUSES_OF = {
+    "scheduled": {S.NEW},
+    "due": {S.WAITING, S.STARTING},
+    "started": {S.RUNNING},
+    "attempt_ended": {S.RETRYING, *ENDS},
+    "ended": ENDS,
+}
+"""The status of a task in a hook."""
+
 ALWAYS: tuple[Promise, ...] = (
     g1_no_task_starts_inside_schedule_or_more_often_than_it_was_asked_to,
     g1_a_phase_comes_when_its_time_has_come,
@@ -290,13 +355,16 @@ ALWAYS: tuple[Promise, ...] = (
     g15_the_limits_hold,
     g16_an_attempt_has_its_time_and_a_retry_its_pause,
     g17_the_handle_tells_what_has_become_of_its_task,
+    g20_observers_are_told_of_each_task_in_order_and_of_one_end,
+    g20_an_attempt_has_ended_when_its_function_and_handler_have,
+    g20_observers_are_told_of_each_refusal_each_scope_and_the_drain,
 )
 
 
 def check(story: Story, promises: Iterable[Promise]) -> None:
-    """Hold `story` against each of `promises`.
+    """Check each of `promises` against `story`.
 
-    :raises AssertionError: with the story's timeline as a note
+    :raises AssertionError: with the timeline of the story as a note
     """
     if not story.when("closing"):  # cancelled before the host was open
         assert not story.calls

@@ -1,4 +1,4 @@
-"""What a story says of one task, one scope or the drain."""
+"""Reads facts about one task, one scope or the drain from a story."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from taskphase._machine.life import ENDS, LIFE
 from taskphase._machine.scope import ScopeEvent
 
 A_MOMENT = 1e-9
-"""Seconds: times that differ by less are the same."""
+"""Seconds. Times with a smaller difference are the same."""
 
 
 def closing_time(story: Story) -> float:
-    """Return when somebody wanted the host closed."""
+    """Return the time at which the host was asked to close."""
     return the(story, "closing")[1].time
 
 
 def spared_until(story: Story, spec: Spec) -> float:
-    """Return until when the drain spares a task of this kind."""
+    """Return the time until which the drain spares such a task."""
     first, second = deadlines(story)
     if spec.shield is True:
         return second
@@ -28,7 +28,7 @@ def spared_until(story: Story, spec: Spec) -> float:
 
 
 def deadlines(story: Story) -> tuple[float, float]:
-    """Return until when the unshielded are spared, and until when all are."""
+    """Return the times until which the drain spares unshielded tasks, and all tasks."""
     first = closing_time(story) + story.program.drain_timeout
     patience = story.program.shield_timeout
     return first, math.inf if patience is None else first + patience
@@ -54,7 +54,7 @@ def place_of(story: Story, what: str, number: int) -> float:
 
 
 def signal_of(story: Story, call: Scheduled) -> tuple[int, Event] | None:
-    """Return what lets this task's phase come."""
+    """Return the signal that starts the phase of this task."""
     over = story.first("over", call.scope)
     if call.phase is Phase.AFTER_RESPONSE:
         return over
@@ -73,7 +73,7 @@ def signals_of(story: Story, scope: int | None) -> list[ScopeEvent]:
 
 
 def by_scope(story: Story) -> dict[int, list[tuple[int, Scheduled]]]:
-    """Return, of each scope, what has begun by itself: not in a thread, and without having waited for a slot."""
+    """Return the tasks of each scope that have begun directly: not in a thread, and without a wait for a slot."""
     scopes: dict[int, list[tuple[int, Scheduled]]] = {}
     for number, call, task in story.tasks():
         simple = not call.spec.sync and not from_thread(story, number)
@@ -88,12 +88,12 @@ def from_thread(story: Story, number: int) -> bool:
 
 
 def asked(story: Story, number: int) -> bool:
-    """Say whether the program, or a fault, has done something to this task."""
+    """Return whether the program, or a fault, has touched this task."""
     return story.first("cancel", number) is not None or number in story.hit()
 
 
 def disturbed(story: Story, number: int) -> bool:
-    """Say whether it was cancelled by anybody."""
+    """Return whether the task was cancelled for any reason."""
     deadline = spared_until(story, story.calls[number].spec)
     ended = story.first("ended", number)
     time = ended[1].time if ended is not None else max((e.time for _, e in story.when("finish", number)), default=0)
@@ -101,13 +101,13 @@ def disturbed(story: Story, number: int) -> bool:
 
 
 def in_thread(story: Story, number: int) -> bool:
-    """Say whether its function, or its handler, runs in a thread."""
+    """Return whether its function or its handler runs in a thread."""
     spec = story.calls[number].spec
     return spec.sync or (spec.handler is not None and spec.handler.sync)
 
 
 def abandoned(story: Story, number: int | None) -> bool:
-    """Say whether its thread, or its handler's, may have been left behind."""
+    """Return whether its thread, or its handler's thread, may have been left behind."""
     assert number is not None
     has_timeout = story.calls[number].spec.timeout is not None
     return in_thread(story, number) and (has_timeout or story.program.shield_timeout is not None)

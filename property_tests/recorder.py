@@ -1,10 +1,11 @@
-"""The tasks of a program, on the real runtime; whatever happens to them is written down."""
+"""Runs the tasks of a program on the real runtime, and records all events."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import anyio
@@ -13,57 +14,106 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from property_tests.programs import Action, Cancel, Cling, Fail, Handler, Hold, Policy, Program, Schedule, Sleep, Wait
-from property_tests.story import LEFT, SECRET, TAG, Event, Scheduled, Story
+from property_tests.story import LEFT, SECRET, TAG, Event, Scheduled, Story, Told
 from taskphase import (
+    DrainReport,
     Phase,
     Task,
     TaskCancelled,
     TaskDropped,
     TaskHost,
+    TaskObserver,
     TasksClosedError,
+    TasksError,
     TasksSaturatedError,
     TasksScheduler,
     TaskStatus,
     current_host,
     current_task,
 )
+from taskphase import Scope as TaskScope
 from taskphase.testing import mark, pause
 from taskphase.testing._simulation.schedule import here
 
 
 class Boom(Exception):
-    """What a program raises by itself."""
+    """An exception of the program itself."""
+
+
+class Witness(TaskObserver):
+    """Writes down what observers are told.
+
+    :param place: returns how many events there are
+    """
+
+    def __init__(self, place: Callable[[], int], told: list[Told]) -> None:
+        self._place = place
+        self._told = told
+        self._thread = get_ident()
+
+    def _note(self, hook: str, task: Task[Any] | None, detail: Any = None) -> None:
+        is_of_program = task is not None and task.name.startswith("task-")
+        number = int(task.name.removeprefix("task-")) if task is not None and is_of_program else None
+        status = None if task is None else task.status
+        is_in_loop = get_ident() == self._thread
+        self._told.append(Told(self._place(), hook, number, status, detail, TAG.get(), is_in_loop))
+
+    def scheduled(self, task: Task[Any], scope: TaskScope | None) -> None:
+        self._note("scheduled", task, scope)
+
+    def refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._note("refused", None, error)
+
+    def due(self, task: Task[Any]) -> None:
+        self._note("due", task)
+
+    def started(self, task: Task[Any]) -> None:
+        self._note("started", task, task.attempt)
+
+    def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None) -> None:
+        self._note("attempt_ended", task, (type(error), retry_after))
+
+    def ended(self, task: Task[Any]) -> None:
+        self._note("ended", task)
+
+    def scope_changed(self, scope: TaskScope, change: str) -> None:
+        self._note("scope_changed", None, (id(scope), change))
+
+    def drained(self, report: DrainReport) -> None:
+        self._note("drained", None)
 
 
 class Recorder:
-    """Does what the tasks of a program do, and writes down what happens.
+    """Runs the actions of a program's tasks, and records events:
 
-    - "call", "taken", "refused": before, and after, `schedule()`
-    - "begin", "finish": an attempt, by the function itself; `detail`: its number, and how it finished
+    - "call", then "taken" or "refused": before and after `schedule()`
+    - "begin", "finish": an attempt, noted by the function itself; `detail`: its number, and how it finished
     - "handler", "handled": the same for the handler
-    - "started", "ended": seen from outside, by who waits for it
-    - "cancel": somebody calls `cancel()`; `detail`: from a thread, if so
-    - "opened", "answered", "settled", "over": a scope; its route's last line has run (`detail`: whether it failed), the
-      line behind it is reached, its own last line has run
-    - "closing", "closed": the host, as who closes it sees it; the latter again when its body is left
+    - "started", "ended": noted by a watcher that waits for the task
+    - "cancel": a call of `cancel()`; `detail`: the thread, if the call comes from one
+    - "opened", "answered", "settled", "over": a scope was opened; the last line of its route has run (`detail`: whether
+      the route failed); the line after the route is reached; the last line of the scope has run
+    - "closing", "closed": the host, as seen by the code that closes it; "closed" again when its body is left
     """
 
-    def __init__(self, program: Program, *, jitter: bool) -> None:
+    def __init__(self, program: Program, *, jitter: bool, observers: Iterable[TaskObserver] = ()) -> None:
         self._jitters = jitter
+        told: list[Told] = []
         self.host = TaskHost(
             drain_timeout=program.drain_timeout + self.jitter(None, 80),
             shield_timeout=program.shield_timeout,
             max_running=program.max_running,
             max_pending=program.max_pending,
             max_threads=program.max_threads,
+            observers=[*observers, Witness(lambda: len(self.story.events), told)],
         )
-        self.story = Story(program, self.host)
+        self.story = Story(program, self.host, told=told)
         self.sinks: dict[int, TasksScheduler] = {}
         self.is_open = False
         self.watchers: TaskGroup
         self._from_threads = anyio.create_memory_object_stream[Task[Any]](math.inf)
 
-    # Writing down.
+    # Recording.
 
     def note(self, what: str, number: int = -1, detail: Any = None) -> None:
         statuses = tuple(TaskStatus.NEW if call.task is None else call.task.status for call in self.story.calls)
@@ -73,7 +123,7 @@ class Recorder:
 
     @contextmanager
     def span(self, begin: str, end: str, number: int, detail: Any) -> Generator[None]:
-        """Write down the beginning and the end of what runs for a task, having looked at where it runs."""
+        """Record the begin and the end of code of a task, and check the context in which the code runs."""
         self.note(begin, number, detail)
         how = "cancelled"
         try:
@@ -94,7 +144,7 @@ class Recorder:
     # Tasks.
 
     def schedule(self, action: Schedule, scope: int | None, by: int | None) -> Task[Any] | None:
-        """Schedule a task, and return it unless it was refused."""
+        """Schedule a task; return it, or None after a refusal."""
         spec, number = action.task, len(self.story.calls)
         sink: Any = self.host if scope is None else self.sinks[scope]
         if scope is None or action.phase is Phase.IMMEDIATE:
@@ -216,7 +266,7 @@ class Recorder:
         return int(task.name.removeprefix("task-"))
 
     def jitter(self, number: int | None, place: int, attempt: int = 1) -> float:
-        """Return some seconds so that no two things happen at the same time, or 0 if they may."""
+        """Return a delay that keeps events from happening at the same time; 0 without jitter."""
         who = 1 if number is None else number + 2
         return 1e-4 * (1 + who * 0.618 + place * 0.0317 + attempt * 0.0011) if self._jitters else 0.0
 

@@ -1,4 +1,4 @@
-"""One program again, as a timeline: `python -m property_tests.replay BACKEND "Program(...)"`.
+"""Repeat one program, and print its timeline: `python -m property_tests.replay BACKEND "Program(...)"`.
 
 A failing property prints the whole command.
 """
@@ -18,12 +18,12 @@ from taskphase.testing import Cancel, Replay, Throw
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backend", choices=["asyncio", "trio"])
-    parser.add_argument("program", help="as it prints")
-    parser.add_argument("--choices", default="", help="who stepped at each decision: 0,0,1; then first in, first out")
-    parser.add_argument("--faults", default="[]", help="what went wrong, as it prints")
-    parser.add_argument("--turns", action="store_true", help="turn by turn, as trio does")
-    parser.add_argument("--jitter", action="store_true", help="no two things at the same time")
-    parser.add_argument("--closed-log", action="store_true", help="what writes the log raises")
+    parser.add_argument("program", help="its repr()")
+    parser.add_argument("--choices", default="", help="the choice at each decision: 0,0,1; then first in, first out")
+    parser.add_argument("--faults", default="[]", help="the repr() of the faults")
+    parser.add_argument("--turns", action="store_true", help="run turn by turn, like trio")
+    parser.add_argument("--jitter", action="store_true", help="no two events at the same time")
+    parser.add_argument("--closed-log", action="store_true", help="the log handler raises")
     given = parser.parse_args()
     names = {**vars(programs), "Phase": Phase}
     story = tell(

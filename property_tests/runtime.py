@@ -1,4 +1,4 @@
-"""A whole program on the real runtime, in virtual time."""
+"""Runs a whole program on the real runtime, in virtual time."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class
 from property_tests.programs import Action, Program, Schedule, Scope
 from property_tests.recorder import Boom, Recorder
 from property_tests.story import TAG, Log, Story
+from taskphase import TaskObserver
 from taskphase._drive.on_trio import TrioSeam
 from taskphase._machine.life import ENDS
 from taskphase.testing import Call, Policy, simulate
 from taskphase.testing._simulation.faults import Fault
 
-# Steps of a run. The longest program takes a few hundred.
+# The most steps of a run. The longest program needs a few hundred.
 _MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True)
 class Meddle:
-    """What somebody else does, at a step: to the host, to its body, or to the latest task that has not ended."""
+    """An intervention of other code, at a step: with the host, with its body, or with the latest living task."""
 
     step: int
     how: Literal["close", "cancel body", "cancel task"]
 
 
 class Runtime(Recorder):
-    """Does what a program does: its host, the host's body, and the scopes in it.
+    """Runs a program: its host, the host's body, and the scopes in it.
 
-    :ivar close_now: has somebody else close the host
+    :ivar close_now: makes other code close the host
     :ivar cancel_now: cancels the body
     """
 
@@ -50,7 +51,7 @@ class Runtime(Recorder):
         else:
             alive = [task for _, _, task in self.story.tasks() if task.status not in ENDS]
             if alive:
-                # Outside of all tasks trio's loop hears of it in its next turn, as it does of threads.
+                # Outside of all tasks trio's loop notices the call in its next turn, like a call from a thread.
                 is_soon = isinstance(self.story.host._runner.seam, TrioSeam)
                 self.note("cancel", self.number_of(alive[-1]), "outside" if is_soon else None)
                 alive[-1].cancel()
@@ -63,7 +64,7 @@ class Runtime(Recorder):
                 await anyio.sleep_forever()
 
     async def _run(self, finished: CancelScope) -> None:
-        # To be cancelled natively is of this task alone.
+        # A native cancellation hits only this task.
         with suppress(get_cancelled_exc_class()):
             try:
                 with CancelScope() as body:
@@ -173,7 +174,7 @@ def _call(runtime: Runtime, meddle: Meddle) -> Call:
 
 
 def _again(story: Story, faults: list[Fault | Meddle], flags: dict[str, bool]) -> str:
-    """Return the command that makes the same run."""
+    """Return the command that repeats the run."""
     words = ["python", "-m", "property_tests.replay", *(flag for flag, given in flags.items() if given)]
     if any(story.run.choices):
         words.append(f"--choices={','.join(map(str, story.run.choices)).rstrip('0,')}")
@@ -191,14 +192,16 @@ def tell(
     turns: bool = False,
     jitter: bool = False,
     closed_log: bool = False,
+    observers: Iterable[TaskObserver] = (),
 ) -> Story:
     """Run `program`, and return its story.
 
-    :param jitter: whether no two tasks do anything at the same time
-    :param closed_log: whether what writes the log raises, because its file is closed
-    :raises BaseException: what the simulation found, or what came out of the program
+    :param jitter: whether no two tasks act at the same time
+    :param closed_log: whether the log handler raises, as if its file were closed
+    :param observers: are told before the observer that writes down what it is told
+    :raises BaseException: the finding of the simulation, or an exception of the program
     """
-    runtime = Runtime(program, jitter=jitter)
+    runtime = Runtime(program, jitter=jitter, observers=observers)
     faults = list(faults)
     plan = [_call(runtime, fault) if isinstance(fault, Meddle) else fault for fault in faults]
     story = runtime.story

@@ -1,4 +1,4 @@
-"""What the properties share that each run a few lines of their own."""
+"""Shared code of the properties that each run a few lines of their own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from taskphase.testing import simulate
 
 
 def run(main: Any, backend: Any, **options: Any) -> Any:
-    """Run `main()` in the simulation, and return or raise what it does."""
+    """Run `main()` in the simulation; return its value or raise its exception."""
     return simulate(main, backend=backend, **options).result()
 
 
 async def nothing() -> None:
-    """Be a task."""
+    """A task without code."""
 
 
 def place_of(tasks: TasksScheduler, phase: Phase) -> Any:
-    """Return whose `schedule()` is that of a phase."""
+    """Return the object whose `schedule()` belongs to `phase`."""
     return tasks if phase is Phase.IMMEDIATE else getattr(tasks, phase.value)

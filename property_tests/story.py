@@ -1,4 +1,4 @@
-"""What a run leaves behind, for the promises to be read from it."""
+"""The record of a run, from which the promises are checked."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from taskphase import Phase, Task, TaskHost, TaskStatus
 from taskphase.testing import Run
 
 TAG: ContextVar[int] = ContextVar("tag", default=-1)
-"""Whose context this is: `schedule()` is called with the number of the task to be."""
+"""Identifies a context: `schedule()` is called with the number of the future task."""
 
 LEFT: ContextVar[int | None] = ContextVar("left", default=None)
-"""What each attempt sets, and no other may see."""
+"""Each attempt sets this; no other attempt may see the value."""
 
 SECRET = "hunter2"
-"""An argument of every task: it must be in no log."""
+"""An argument of every task; it must never appear in the log."""
 
 
 class Event(NamedTuple):
-    """One thing that has happened.
+    """One event.
 
-    :ivar what: see `Recorder`, which writes them
-    :ivar number: of the task, or of the scope
+    :ivar what: the kind of event; `Recorder` lists the kinds
+    :ivar number: the number of the task, or of the scope
     :ivar tasks: the status of each task at this moment
-    :ivar counts: the host's, of tasks that run, wait for a slot, and are deferred; None if it is not open
+    :ivar counts: the host's counts of running, waiting and deferred tasks; None if the host is not open
     """
 
     time: float
@@ -40,7 +40,7 @@ class Event(NamedTuple):
 
 @dataclass
 class Scheduled:
-    """One call of `schedule()`: by which task, in which scope, for which phase; and what it returned or raised."""
+    """One call of `schedule()`: the calling task, the scope, the phase, and the result or the exception."""
 
     spec: Spec
     by: int | None
@@ -50,8 +50,27 @@ class Scheduled:
     refusal: Exception | None = None
 
 
+class Told(NamedTuple):
+    """One call of an observer.
+
+    :ivar place: how many events were there before
+    :ivar number: of the task; None for a hook that is about no task of the program
+    :ivar detail: the error and the pause of an attempt; the scope and its change
+    :ivar tag: in whose context this was
+    :ivar is_in_loop: whether it was in the thread of the event loop
+    """
+
+    place: int
+    hook: str
+    number: int | None
+    status: TaskStatus | None
+    detail: Any
+    tag: int
+    is_in_loop: bool
+
+
 class Log(NamedTuple):
-    """One record of the logger `taskphase`: with its traceback, if any, and in whose context it was made."""
+    """One record of the logger `taskphase`, with its traceback, if any, and the context in which it was made."""
 
     level: int
     text: str
@@ -60,15 +79,16 @@ class Log(NamedTuple):
 
 @dataclass
 class Story:
-    """What a run leaves behind."""
+    """The record of a run."""
 
     program: Program
     host: TaskHost
     again: str = ""
-    """The command that makes the same run again."""
+    """The command that repeats the run."""
     calls: list[Scheduled] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
     run: Run = field(init=False)
 
     def hit(self) -> set[int]:
@@ -77,11 +97,11 @@ class Story:
         return {int(label.partition("#")[0].removeprefix("task-")) for label in hit}
 
     def tasks(self) -> Iterable[tuple[int, Scheduled, Task[Any]]]:
-        """Yield what was taken."""
+        """Yield the tasks that were taken."""
         return ((n, call, call.task) for n, call in enumerate(self.calls) if call.task is not None)
 
     def when(self, what: str, number: int | None = None) -> list[tuple[int, Event]]:
-        """Return all such events, each with its place."""
+        """Return all events of this kind, each with its position."""
         return [(i, e) for i, e in enumerate(self.events) if e.what == what and number in (None, e.number)]
 
     def first(self, what: str, number: int | None = None) -> tuple[int, Event] | None:

@@ -1,4 +1,4 @@
-"""One task alone, to the second: its attempts, what its timeout cuts short, its handler, its pauses: G4, G16, G17."""
+"""One task alone, exact to the second: its attempts, timeouts, handler and pauses: G4, G16, G17."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ S = TaskStatus
 
 @dataclass(frozen=True, repr=False)
 class Attempt(Compact):
-    """Takes so many seconds, then raises or returns."""
+    """Takes `seconds`, then raises or returns."""
 
     seconds: float = 0.25
     raises: bool = False
@@ -36,8 +36,8 @@ class Attempt(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Plan(Compact):
-    """A task that is scheduled at some time. Its policy asks for the next attempt as long as there is one, after a
-    pause. Its handler, if any, takes its time.
+    """A task that is scheduled at a given time. Its policy asks for the next attempt, after a pause, while there are
+    attempts left. Its handler, if any, takes time.
     """
 
     attempts: tuple[Attempt, ...]
@@ -49,7 +49,7 @@ class Plan(Compact):
     pause: float = 0
 
     def story(self) -> list[tuple[Any, ...]]:
-        """Return what has to happen: what, when, and at which attempt."""
+        """Return the expected events: the kind, the time and the attempt of each."""
         time = self.at
         story: list[tuple[Any, ...]] = []
         for number, attempt in enumerate(self.attempts, 1):
@@ -85,7 +85,7 @@ plans = st.builds(
 
 
 class Doing:
-    """Does it, and writes down what happens."""
+    """Runs a plan, and records the events."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

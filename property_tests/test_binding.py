@@ -1,8 +1,8 @@
-"""Random apps under the strict server, checked against the phases on the wire: G1 to G13.
+"""Random apps under the strict server: the phases on the wire, G1 to G13.
 
-All of it runs simulated: no time passes for real, and worker threads take part. On asyncio first in, first out, on
-which the phases rest there; on trio every task that is runnable when a turn begins steps before any that becomes so in
-it, in an order that is drawn.
+Everything is simulated: no real time passes, and worker threads take part. On asyncio the order is first in, first out,
+which the phases need there. On trio every task that is runnable at the begin of a turn steps before tasks that become
+runnable later; the order within a turn is random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests import wire
 
 from fastapi_tasks import FastAPITasksUninitializedAppError
-from fastapi_tasks._app import Installation
+from fastapi_tasks._installation import Installation
 from property_tests import apps, building
 from property_tests.apps import Described, Layer, Plan, Route
 from property_tests.building import Builder
@@ -32,28 +32,28 @@ from property_tests.journal import FOR_EVER, Journal, Wire
 from property_tests.wire_model import check
 from taskphase.testing import Fifo, RandomWalk, simulate
 
-# Starlette leaves the generator of a stream that is broken off to the garbage collector, of which trio complains.
+# Starlette leaves the generator of an interrupted stream to the garbage collector, and trio warns about that.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'starlette:ResourceWarning")
 
 backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 seeds = st.integers(0, 1000)
 
-# Virtual seconds: more than all tasks together take, which a call that holds them has to wait for.
+# Virtual seconds: more than all tasks together take. A call that holds tasks waits for them.
 LONG = 500.0
 
 
 @pytest.fixture(autouse=True)
 def no_garbage_is_left() -> Iterator[None]:
-    """Have what Starlette leaves collected here, and not in the test of somebody else."""
+    """Collect Starlette's garbage here, not during another test."""
     yield
     gc.collect()
 
 
 def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -> Journal:
-    """Serve the app, ask each of its routes, and shut down; return what happened."""
+    """Serve the app, request each of its routes, and shut down; return the journal."""
     journal = Journal(described, quiet)
     policy = Fifo() if seed == 0 or backend == "asyncio" else RandomWalk(seed)
-    Installation._has_warned = False  # as in a fresh process
+    Installation._has_warned = False  # as in a new process
     app = Builder(described, journal).app()
     with journal.logs(), _lifespan_elsewhere(app) if described.mode == "elsewhere" else nullcontext():
         simulate(lambda: _serve(app, journal), backend=backend, policy=policy, turns=backend == "trio").result()
@@ -62,7 +62,7 @@ def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -
 
 @contextmanager
 def _lifespan_elsewhere(app: Any) -> Iterator[None]:
-    """Run the lifespan in an event loop of another thread, as one `TestClient` does whose app a second one asks."""
+    """Run the lifespan in an event loop of another thread, like a `TestClient` whose app a second client requests."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(wire.lifespan(app, timeout=LONG)):
         yield
 
@@ -87,7 +87,7 @@ async def _serve(app: Any, journal: Journal) -> None:
 
 
 async def _live(app: Any, journal: Journal) -> None:
-    """Run the lifespan. Its end may come before that of the requests, and by cancellation."""
+    """Run the lifespan. It may end before the requests, and by a cancellation."""
     stops_at = journal.described.stops_at
     async with anyio.create_task_group() as requests:
         with anyio.CancelScope() as server:
@@ -118,7 +118,7 @@ async def _ask(app: Any, journal: Journal, request: int, state: Any) -> None:
         return
 
     async def take_turns(message: Any) -> None:
-        with anyio.CancelScope(shield=True):  # a message that has been taken is sent
+        with anyio.CancelScope(shield=True):  # a message that was taken is sent
             await anyio.lowlevel.checkpoint()
         journal.note(request, "sent")
 
@@ -152,7 +152,7 @@ async def _talk(app: Any, path: str, route: Route, events: Wire, state: Any) -> 
 
 
 def holds(described: Described, backend: Any, seed: int) -> Journal:
-    """Run it, and check every guarantee that shows."""
+    """Run the app, and check every guarantee that is visible."""
     journal = run(described, backend, seed)
     check(journal, backend)
     return journal
@@ -176,7 +176,7 @@ def test_a_deferred_task_runs_or_is_dropped_as_the_route_ends_g1_g5(
     holds(described, backend, seed)
 
 
-# A barrier that was cancelled lost the first message, and the next one had none.
+# A cancelled barrier once lost the first message, and the next message then had no barrier.
 BARRIER_CANCELLED = Described(
     routes=(
         Route(
@@ -267,7 +267,7 @@ def test_without_add_tasks_the_error_says_to_call_add_tasks_g13(described: Descr
     assert not journal.made
 
 
-# And the message that was cancelled with it would have been handed over without tasks.
+# The cancelled message would also have been sent before its tasks.
 MESSAGE_CANCELLED = Described(
     routes=(Route(kind="file", plans=(Plan(), Plan(), Plan(does="turns", then=(Plan(),))), chunks=0),),
     layers=(Layer("gives up at start"),),
@@ -283,7 +283,7 @@ def test_what_tasks_do_changes_no_response_g3(described: Described, backend: str
 
 
 def wire_of(journal: Journal) -> dict[int, Any]:
-    """Return what the client of each request got, and when."""
+    """Return the messages that the client of each request received, with their times."""
     got = {}
     for request, answer in journal.answers.items():
         packed = (b"content-encoding", b"gzip") in answer.headers

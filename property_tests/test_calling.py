@@ -1,4 +1,4 @@
-"""What can be called, with which arguments, and where it runs: G7, for functions of every signature."""
+"""Which callables, with which arguments, and in which thread: G7, for functions of every signature."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MOCKS = ("autospecced mock", "mock with a spec")
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 Body = Literal["async def", "def", "lambda", "def that returns an awaitable", "generator that is awaited"]
-Dress = str  # how a user has it in hand: "none", "method", "object", "partial", "decorated", or one of those above
+Dress = str  # the form in the user's hands: "none", "method", "object", "partial", "decorated", or one of those above
 
 
 @dataclass(frozen=True, repr=False)
 class Signature(Compact):
-    """So many positional-only parameters, and so many that may be named too; the last `defaults` of both have a
-    default. Of those that have to be named, which have one. Whether it takes `*args`, and `**kwargs`.
+    """The numbers of positional-only and of ordinary parameters; the last `defaults` of both have defaults. For each
+    keyword-only parameter, whether it has a default. Whether there are `*args` and `**kwargs`.
     """
 
     only: int = 0
@@ -48,7 +48,7 @@ class Signature(Compact):
     any_name: bool = False
 
     def text(self, *before: str) -> str:
-        """Return it as it is written, with these parameters before it."""
+        """Return the parameters as Python code, after `before`."""
         names = [*before, *(f"p{i}" for i in range(self.only)), *(f"a{i}" for i in range(self.positional))]
         first_default = max(len(names) - self.defaults, len(before))
         parts = [name if i < first_default else f"{name}=0" for i, name in enumerate(names)]
@@ -62,13 +62,13 @@ class Signature(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Arguments(Compact):
-    """The arguments of a call: so many by position, and these by name."""
+    """The arguments of a call: the number of positional ones, and the names of the others."""
 
     count: int = 0
     names: tuple[str, ...] = ()
 
     def filled(self, value: str) -> tuple[list[str], dict[str, str]]:
-        """Return them, each with this value."""
+        """Return the arguments, each with this value."""
         return [value] * self.count, dict.fromkeys(self.names, value)
 
 
@@ -91,12 +91,12 @@ bodies = st.sampled_from(["async def", "def", "lambda", "def that returns an awa
 
 
 async def later(value: Any) -> Any:
-    """Return `value`, and where this runs."""
+    """Return `value`, and the thread in which this runs."""
     return value, get_ident()
 
 
 class Later:
-    """An awaitable that is no coroutine."""
+    """An awaitable that is not a coroutine."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -106,7 +106,7 @@ class Later:
 
 
 def function(body: Body, signature: str) -> Callable[..., Any]:
-    """Return a function that comes to what it was called with, and the thread in which that was made."""
+    """Return a function whose result is its arguments and the thread that computed the result."""
     sources = {
         "async def": f"async def f({signature}): return locals(), get_ident()",
         "def": f"def f({signature}): return locals(), get_ident()",
@@ -120,22 +120,22 @@ def function(body: Body, signature: str) -> Callable[..., Any]:
 
 
 ASKED: list[str] = []
-"""The attributes for which proxies were asked."""
+"""The attributes that were read from proxies."""
 
 
 def refuse(self: object, name: str) -> Any:
-    """Be an object that asks another machine for each attribute: here that is an error."""
+    """Imitate a proxy that asks another machine for each attribute: here that is an error."""
     ASKED.append(name)
     raise ConnectionError(name)
 
 
 def agree(self: object, name: str) -> Any:
-    """Be an object that has an answer to everything."""
+    """Imitate an object that has every attribute."""
     ASKED.append(name)
     return self
 
 
-# What a class has beside its `__call__`, to be that of a proxy.
+# The attributes of a proxy class, beside its `__call__`.
 PROXY_CLASSES: dict[str, dict[str, Any]] = {
     "proxy that refuses": {"__getattribute__": refuse},
     "proxy that agrees": {"__getattr__": agree},
@@ -145,9 +145,9 @@ PROXY_CLASSES: dict[str, dict[str, Any]] = {
 
 
 def dressed(dress: Dress, body: Body, signature: Signature, bound: Arguments) -> Callable[..., Any]:
-    """Return such a function as what a user has in hand."""
+    """Return such a function in the form that a user holds."""
     if dress in ("method", "object", *PROXIES):
-        # The same object each time, as it is among what the function was called with.
+        # The same object each time, because the arguments include it.
         func = function(body, signature.text("self"))
         if dress in PROXIES:
             return type("Proxy", (), {"__call__": func, **PROXY_CLASSES[dress]})()
@@ -190,7 +190,7 @@ def test_a_callable_runs_as_if_called_and_a_wrong_call_is_refused_at_once_g7(
             try:
                 came = func(*args, **kwargs)
             except TypeError:
-                # A decorator or mock may pass on whatever it likes: what it makes of that shows when it is called.
+                # A decorator or mock may accept any arguments; an error then shows only in the call.
                 if (dress == "decorated" and (args or "first" in kwargs)) or dress in MOCKS:
                     task = host.schedule(func, *args, **kwargs)
                     await task.wait()
@@ -247,7 +247,7 @@ def test_what_cannot_be_called_or_would_run_nothing_is_refused_g7(func: Any, dre
 
 
 class Handle(Later):
-    """What runs by itself, and can be cancelled."""
+    """An object that runs by itself and can be cancelled."""
 
     def cancel(self) -> None: ...
 

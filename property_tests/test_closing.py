@@ -1,4 +1,4 @@
-"""The closing of a host, second by second: who ends when, what wakes it, and what nobody can hasten."""
+"""The closing of a host, second by second: the end of each task, wake-ups, and waits that nothing can shorten."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_ends_when_its_kind_has_to_and_the_host_closes_with_the_last_g9(
     closing = Closing(works, grace, patience)
     closed = simulate(closing.main, backend=backend).result()
     patience = math.inf if patience is None else patience
-    # Raw work gets no time of its own: when the tasks have ended it is cancelled.
+    # Raw work gets no time of its own: it is cancelled when the tasks have ended.
     last = max([BEGIN, *(work.holds_until(grace, patience) for work in works if work.kind != "plain")])
     expected = [
         work.end(min(grace, last - BEGIN), patience) if work.kind == "plain" else work.end(grace, patience)
@@ -129,7 +129,7 @@ def test_what_is_cancelled_on_its_way_from_a_thread_holds_no_closing_up_g2_g8_g9
     async def main() -> float:
         async with create_task_group() as tg:
             async with TaskHost(drain_timeout=grace) as host:
-                tasks.append(host.scope().after_response.schedule(nothing))  # is there until it is cancelled
+                tasks.append(host.scope().after_response.schedule(nothing))  # lives until it is cancelled
                 tg.start_soon(anyio.to_thread.run_sync, from_thread, host)
                 tg.start_soon(cancel_all)
             return current_time()
@@ -161,7 +161,7 @@ def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2
             close = host._runner.close
 
             def overtaken() -> bool:
-                # It has looked whether anything is left; and now there is.
+                # The loop has just found nothing left; now there is a new task.
                 if not tasks:
                     thread = Thread(target=lambda: tasks.append(host.schedule(turns)))
                     thread.start()
@@ -171,7 +171,7 @@ def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2
             host._runner.close = overtaken  # type: ignore[method-assign]
         assert tasks[0].status is S.SUCCEEDED
 
-    anyio.run(main, backend=backend)  # simulated, no thread would come in between
+    anyio.run(main, backend=backend)  # in a simulation no thread could interrupt here
 
 
 @BACKENDS
@@ -234,7 +234,7 @@ def test_a_host_ends_though_everything_is_cancelled_natively_at_any_step_g2_g9(s
             await tasks[0].wait()
 
     def cancel_all() -> None:
-        # What asyncio does itself, at Ctrl-C for example.
+        # asyncio itself does the same, for example at Ctrl-C.
         for task in sorted(asyncio.all_tasks(loops[0]), key=lambda task: task.get_name()):
             task.cancel()
 
@@ -242,4 +242,4 @@ def test_a_host_ends_though_everything_is_cancelled_natively_at_any_step_g2_g9(s
     ended_by = run.exception
     assert isinstance(ended_by, asyncio.CancelledError), run.timeline()
     assert all(task.status in (S.CANCELLED, S.SUCCEEDED) for task in tasks)
-    gc.collect()  # what has never begun
+    gc.collect()  # collects coroutines that have never begun

@@ -1,4 +1,4 @@
-"""What whole programs seldom come to: hosts in hosts, threads in a hurry, and batches of one's own."""
+"""Cases that random programs seldom reach: hosts in hosts, fast threads, and batches made by hand."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ seeds = st.integers(0, 1000)
 
 @dataclass(frozen=True, repr=False)
 class Open(Compact):
-    """Open a host of one's own, and do this in its body."""
+    """Open a new host, and do these steps in its body."""
 
     inside: Nested = ()
 
 
 @dataclass(frozen=True, repr=False)
 class On(Compact):
-    """Schedule a task that does this, on one of the hosts around."""
+    """Schedule a task with these steps on one of the surrounding hosts."""
 
     which: int = 0
     inside: Nested = ()
@@ -64,7 +64,7 @@ nested = st.recursive(
 
 
 class Nesting:
-    """Follows it, and looks around at each step."""
+    """Follows the steps, and checks the current host and task at each step."""
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
@@ -148,11 +148,11 @@ def test_what_was_refused_for_want_of_room_is_as_new_and_may_come_again_g15(back
             task = Task(nothing)
             first = tasks.schedule(nothing)
             with pytest.raises(TasksSaturatedError):
-                tasks.start(task)
+                task.__start__(tasks)
             assert task.status is S.NEW
             await first.wait()
             await anyio.sleep(1)
-            tasks.start(task)
+            task.__start__(tasks)
             await task.wait()
             assert task.status is S.SUCCEEDED
 
@@ -180,7 +180,7 @@ def test_a_batch_made_by_hand_starts_its_tasks_as_there_is_room_g15_g17(
                 starts += 1
                 with suppress(TasksSaturatedError):
                     batch.start(tasks)
-                    batch.start(tasks)  # there is nothing left in it
+                    batch.start(tasks)  # the batch is empty
                     break
                 await anyio.sleep(1)
             await anyio.sleep(1)

@@ -1,5 +1,5 @@
-"""A task that is cancelled cannot tell whether it has entered its scope at its first step or the scope was put around
-it when somebody cancelled it: whatever it has entered and left before, and does then.
+"""A cancelled task cannot tell whether it entered its scope at its first step, or the scope was put around it when it
+was cancelled: whatever scopes it has entered and left before, and whatever it does then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.ways import WAYS, Way, go
 from property_tests.compact import Compact
 from property_tests.simulated import run
 from taskphase import TaskHost, TaskStatus, current_task
-from taskphase._drive import on_asyncio, on_trio
+from taskphase._drive import enclosing
 from taskphase.testing import pause
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -27,14 +27,13 @@ BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 @dataclass(frozen=True, repr=False)
 class Block(Compact):
-    """A piece of a task's code: what it does is inside of what it is."""
+    """A piece of a task's code: `body` runs inside the kind of block that `what` says."""
 
     what: Literal["plain", "scope", "shield", "limit", "group", "stubborn"] | Way = "plain"
     body: tuple[Block | str, ...] = ()
 
 
-# What a block does, one after the other: let others run, wait for a thread, cancel the innermost scope, or take its
-# shield down.
+# The actions in a block: let others run, wait for a thread, cancel the innermost scope, or remove its shield.
 STEPS = st.sampled_from(["rest", "rest", "rest", "thread", "cancel", "bare"])
 KINDS = st.sampled_from(["plain", "scope", "scope", "shield", "limit", "group", "stubborn"]) | st.sampled_from(WAYS)
 BLOCKS: st.SearchStrategy[Block] = st.deferred(
@@ -48,7 +47,7 @@ BLOCKS: st.SearchStrategy[Block] = st.deferred(
 
 
 def nested(kinds: list[Any], first: str, body: list[Block | str]) -> Block:
-    """Return a block in a block in a block, the innermost of which begins with `first`."""
+    """Return three nested blocks, the innermost of which begins with `first`."""
     block = Block(kinds[-1], (first, *body))
     for kind in reversed(kinds[:-1]):
         block = Block(kind, (block, "rest"))
@@ -56,13 +55,13 @@ def nested(kinds: list[Any], first: str, body: list[Block | str]) -> Block:
 
 
 class Walk:
-    """Walks through a task's code, and notes all that it can see of its being cancelled.
+    """Runs the code of a task, and notes all visible signs of its cancellation.
 
-    :ivar log: what was seen, in order
+    :ivar log: the signs, in order
     """
 
     def __init__(self, cancel_at: int, *, by_itself: bool) -> None:
-        """`cancel_at`: how many rests come before somebody cancels the task."""
+        """`cancel_at`: the number of rests before the task is cancelled."""
         self.log: list[tuple[object, ...]] = []
         self._cancel_at = cancel_at
         self._by_itself = by_itself
@@ -144,11 +143,11 @@ class Walk:
 
 
 @contextmanager
-def entering_early() -> Iterator[None]:
-    """Have tasks do without what anyio and trio have in private."""
+def entering(way: Literal["early", "late"]) -> Iterator[None]:
+    """Make tasks enter their scopes this way. Without the self-test, because it would hide an error in `enclose()`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
-        patch.setattr(on_trio, "_can_enclose", lambda _: False)
+        patch.setattr(enclosing, "_verdicts", {"asyncio": True, "trio": True})
+        patch.setenv("TASKPHASE_SCOPES", way)
         yield
 
 
@@ -180,7 +179,8 @@ def story_of(block: Block, cancel_at: int, backend: str, *, by_itself: bool) -> 
 def test_a_late_scope_around_a_task_equals_a_scope_entered_first_g9_g17(
     backend: str, block: Block, cancel_at: int, by_itself: bool
 ) -> None:
-    late = story_of(block, cancel_at, backend, by_itself=by_itself)
-    with entering_early():
+    with entering("late"):
+        late = story_of(block, cancel_at, backend, by_itself=by_itself)
+    with entering("early"):
         early = story_of(block, cancel_at, backend, by_itself=by_itself)
     assert late == early

@@ -1,4 +1,4 @@
-"""Task groups: one's own, which somebody else may cancel or close, and that of the host."""
+"""Task groups: the program's own, which other code may cancel or close, and the host's."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ S = TaskStatus
 
 @dataclass(frozen=True, repr=False)
 class Member(Compact):
-    """A task that is at this from the start on, and for two seconds if nobody cuts it short."""
+    """A task that is at `at` from the start on, for two seconds unless it is interrupted."""
 
     at: Literal["function", "thread", "handler", "handler in a thread", "pause"] = "function"
     shield: bool = False
 
     @property
     def end(self) -> tuple[float, TaskStatus, int]:
-        """When it ends if its group is cancelled after one second, how, and after how many attempts."""
+        """The end if the group is cancelled after one second: the time, the status, and the number of attempts."""
         cut = not self.shield and not self.at.endswith("thread")
         if self.at.startswith("handler"):
             return (1 if cut else 2), S.FAILED, 1
@@ -117,10 +117,10 @@ def test_a_closed_task_group_refuses_what_comes_and_drops_what_waited_g2(backend
             tasks = TasksScheduler(tg)
             held = [place_of(tasks, phase).schedule(nothing) for phase in phases]
         by_hand = Task(nothing)
-        for refuse in (lambda: tasks.schedule(nothing), lambda: tasks.start(by_hand)):
+        for refuse in (lambda: tasks.schedule(nothing), lambda: by_hand.__start__(tasks)):
             with pytest.raises(TasksClosedError):
                 refuse()
-        tasks.end()
+        tasks.after_response.start(tasks)
         assert [task.status for task in held] == [S.DROPPED] * len(held)
         by_hand.cancel()
         assert by_hand.status is S.CANCELLED

@@ -1,8 +1,8 @@
-"""Exhaustively: a signal handler or a finalizer may schedule and cancel in the middle of anything (G2, G3, G8, G15).
+"""Exhaustively: a signal handler or a finalizer may schedule and cancel in the middle of any code (G2, G3, G8, G15).
 
-Here a tracer stands for it. One small program is run again and again, and interrupted each time one step later: at
-each place of this library where Python runs signal handlers or the garbage collector. These places are behind calls, at
-the begin of functions and of rounds of loops, and where a container is built.
+A tracer takes the place of the handler. One small program runs again and again, each time with the interruption one
+step later: at each place of this library where Python runs signal handlers or the garbage collector. These places are
+after calls, at the begin of functions and of loop rounds, and where a container is built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO
 
 import taskphase
-from taskphase import Task, TaskHost, TasksClosedError, TasksSaturatedError, TaskStatus
+from taskphase import Task, TaskHost, TasksClosedError, TasksSaturatedError, TasksScheduler, TaskStatus
 
 HOME = Path(taskphase.__file__).parent
 FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.py"))}
@@ -33,7 +33,7 @@ PLACES = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "BUI
 
 
 class Tracer:
-    """Calls `interrupt()` at the place with the number `at`, and counts the places."""
+    """Calls `interrupt()` at the place number `at`, and counts the places."""
 
     def __init__(self, at: int, interrupt: Callable[[], None]) -> None:
         self.count = 0
@@ -65,7 +65,7 @@ class Tracer:
 
 
 class Program:
-    """Some tasks of each kind in a host with limits, and what the interruption asks for."""
+    """Some tasks of each kind in a host with limits, and the action of the interruption."""
 
     def __init__(self, action: str, max_running: int, max_pending: int) -> None:
         self.action = action
@@ -98,7 +98,7 @@ class Program:
         raise ValueError(name)
 
     def again(self, task: Task[Any], error: Exception) -> float | None:
-        # Another attempt takes a slot that was free when another task was taken, which then has to wait.
+        # The retry takes a slot that was free when another task was admitted. That task then has to wait.
         return 0 if task.attempt == 1 and self.action != "schedule" else None
 
     def schedule(self, place: Any, func: Callable[..., Any], name: str) -> None:
@@ -136,7 +136,7 @@ class Program:
                         self.schedule(self.scope, self.work, "immediate")
                         self.schedule(self.scope.after_response, self.work, "after_response")
                         self.schedule(self.scope.after_route, self.work, "after_route")
-                        with host._runner.busy():  # as if this were an interruption too
+                        with host._runner.busy():  # as if this were an interruption, too
                             self.schedule(host, self.work, "by the inbox")
                         self.schedule(self.scope.task(retry=self.again), self.fail, "failing")
                     self.look()
@@ -186,10 +186,43 @@ def test_at_any_interruption_each_task_ends_once_and_limits_hold_g2_g3_g8_g15(
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = (action, max_running, max_pending)
-    for _ in range(2):  # (Python 3.12 traces no opcodes in the first run)
+    for _ in range(2):  # Python 3.12 traces no opcodes in the first run
         _, tracer = run(anyio_backend, -1, *setting)
     assert tracer.count > 300
-    every = 5 if anyio_backend[1].get("use_uvloop") else 1  # the code is that of asyncio
+    every = 5 if anyio_backend[1].get("use_uvloop") else 1  # uvloop runs the same code of this library as asyncio
     for at in range(0, tracer.count, every):
         program, tracer = run(anyio_backend, at, *setting)
         program.check(f"{action} at {tracer.where}")
+
+
+async def _start_a_batch(at: int) -> tuple[Tracer, list[TaskStatus]]:
+    """Start the batches of a scheduler made by hand in a route; the interruption cancels all of their tasks."""
+    tasks: list[Task[Any]] = []
+    tracer = Tracer(at, lambda: [task.cancel() for task in tasks])
+    before = sys.gettrace()
+    raised: list[object] = []
+    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context))
+    async with TaskHost(drain_timeout=10) as host, host.scope() as scope, scope.route():
+        by_hand = TasksScheduler(host.tg)
+        batches = (by_hand.after_route, by_hand.after_response, by_hand.after_response)
+        tasks.extend(batch.schedule(checkpoint) for batch in batches)
+        sys.settrace(tracer)
+        try:
+            by_hand.after_response.start(by_hand)
+        finally:
+            sys.settrace(before)
+    assert raised == [], tracer.where
+    return tracer, [task.status for task in tasks]
+
+
+@pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
+def test_a_batch_whose_tasks_an_interruption_cancels_starts_the_others_g2_g8(anyio_backend: Any) -> None:
+    backend, options = anyio_backend
+    anyio.run(_start_a_batch, -1, backend=backend, backend_options=options)  # (Python 3.12 traces no opcodes in it)
+    tracer, ends = anyio.run(_start_a_batch, -1, backend=backend, backend_options=options)
+    assert ends == [TaskStatus.SUCCEEDED] * 3
+    assert tracer.count > 30
+    for at in range(tracer.count):
+        tracer, ends = anyio.run(_start_a_batch, at, backend=backend, backend_options=options)
+        assert set(ends) == {TaskStatus.CANCELLED}, tracer.where

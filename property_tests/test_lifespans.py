@@ -1,6 +1,6 @@
 """G13: lifespans of one app, opened and closed in any order in several event loops. Each request finds the right host.
 
-The loops are real ones: on asyncio all in this thread, and on both backends each in a thread of its own.
+The loops are real: on asyncio all in this thread, and on both backends each in its own thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests import wire
 from tests.fastapi_tasks.apps import host_of
 
 from fastapi_tasks import Tasks, add_tasks, current_host
-from fastapi_tasks._app import Installation
+from fastapi_tasks._installation import Installation
 from property_tests.compact import Compact
 from taskphase import TaskHost
 
@@ -30,10 +30,10 @@ LOOPS = 2
 
 @dataclass(frozen=True, repr=False)
 class Step(Compact):
-    """Open a lifespan in a loop, close one that is open, or make a request in a loop.
+    """Open a lifespan in a loop, close an open one, or make a request in a loop.
 
-    :ivar number: of the loop, or of the open lifespan that is closed, modulo how many there are
-    :ivar told: the lifespan whose state the request has, modulo how many there have been; None: it has no state
+    :ivar number: of the loop, or of the open lifespan to close, modulo their number
+    :ivar told: the lifespan whose state the request has, modulo the number of lifespans so far; None: no state
     """
 
     does: str = "ask"  # or: open, close
@@ -47,7 +47,7 @@ programs = st.lists(steps, min_size=3, max_size=12)
 
 
 class LoopHere:
-    """An asyncio loop of this thread, which runs while something is asked of it."""
+    """An asyncio loop of this thread, which runs only during a call."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -112,7 +112,7 @@ def loops(request: pytest.FixtureRequest) -> Iterator[list[Loop]]:
 
 @dataclass(eq=False)
 class Lifespan:
-    """One that was opened, and the loop in which it runs."""
+    """An opened lifespan, and its loop."""
 
     loop: Loop
     state: Any
@@ -121,14 +121,14 @@ class Lifespan:
 
 
 def expected(here: list[Lifespan], told: Lifespan | None) -> TaskHost | None:
-    """Say which host a request shares, if any: `here` are the open lifespans of its loop, in the order of opening."""
+    """Return the host that a request shares, or None. `here`: the open lifespans of its loop, the oldest first."""
     if told in here and told is not None:
         return told.host
     return here[-1].host if here else None
 
 
 class Run:
-    """One app, and what is done with it."""
+    """One app, and the steps with it."""
 
     def __init__(self, loops: list[Loop], *, hold: bool) -> None:
         self.loops, self.hold = loops, hold
@@ -181,7 +181,7 @@ class Run:
 def test_each_request_finds_the_host_of_its_loop_and_its_lifespan_g2_g13(
     loops: list[Loop], program: list[Step], hold: bool
 ) -> None:
-    Installation._has_warned = True  # what it says is checked elsewhere
+    Installation._has_warned = True  # other tests check this warning
     run = Run(loops, hold=hold)
     try:
         for step in program:

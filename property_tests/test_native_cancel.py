@@ -1,5 +1,5 @@
-"""Every native task is cancelled at once, at any moment, as the end of `asyncio.run()` does: whatever a host has, and
-however far its closing has come, it ends, and nothing of it is alive afterwards.
+"""Every native task is cancelled at once, at any moment, as at the end of `asyncio.run()`. Whatever the host contains,
+and at any stage of its closing, the host ends, and no task of it is alive afterwards.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ async def fail(seconds: float) -> None:
 
 @pytest.fixture(autouse=True)
 def garbage_is_found_here() -> Iterator[None]:
-    """What was cancelled before its first step warns when it is collected: here, where that is expected."""
+    """Collect garbage here: a coroutine that was cancelled before its first step warns when it is collected."""
     yield
     gc.collect()
 
 
-# anyio's own wrapper of a coroutine is what was started, and is all that is closed.
+# anyio's own wrapper of the coroutine was started, and only the wrapper is closed.
 @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
 @given(
     functions=st.lists(st.sampled_from([obey, clean_up, fail, pause]), min_size=1, max_size=6),

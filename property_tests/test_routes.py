@@ -1,6 +1,6 @@
-"""Requests with several routes (G1, G5): a middleware calls the app again and again, and waits for some of the calls.
+"""Requests with several routes (G1, G5): a middleware calls the app several times, and waits for some of the calls.
 
-Each route decides for the tasks that were scheduled in it, whenever it ends: before the response, or long after it.
+Each route decides about the tasks that were scheduled in it, whenever it ends: before the response, or long after.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Route(Compact):
 
     :ivar fails: whether its endpoint raises
     :ivar runs_on: whether the middleware answers while the endpoint still waits
-    :ivar rank: of those that run on, in which order they end
+    :ivar rank: the order in which the routes with `runs_on` end
     """
 
     fails: bool = False
@@ -44,7 +44,7 @@ async def nothing() -> None: ...
 
 
 class Request:
-    """A request that is made of `routes`."""
+    """A request with these `routes`."""
 
     def __init__(self, routes: list[Route]) -> None:
         self.routes = routes

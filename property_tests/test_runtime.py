@@ -1,4 +1,4 @@
-"""Whole programs on the real runtime, in virtual time, against the promises: G1 to G17, on asyncio and on trio."""
+"""Whole programs on the real runtime, in virtual time, against all promises: G1 to G17, on asyncio and on trio."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 @pytest.fixture(scope="module", autouse=True)
 def only_what_is_new_is_collected() -> Iterator[None]:
-    """Keep the garbage collector from what hundreds of tests before have left: it is called after each example here."""
+    """Freeze the objects of earlier tests: the garbage collector runs after each example here."""
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
 
 
-# Which decisions are made otherwise than first in, first out, and how.
+# The decisions that deviate from first in, first out, and the choice at each.
 deviations = st.dictionaries(st.integers(0, 60), st.integers(1, 4), max_size=6)
 
 
@@ -69,7 +69,7 @@ def test_under_any_first_steps_all_but_the_order_is_as_promised_g2_to_g17(
 
 
 class Drawn:
-    """Hypothesis chooses while the program runs."""
+    """A policy whose choices Hypothesis draws while the program runs."""
 
     def __init__(self, data: st.DataObject) -> None:
         self._data = data
@@ -90,16 +90,16 @@ STEPS = st.integers(1, 60)
 
 
 def faults(backend: str) -> st.SearchStrategy[Fault | Meddle]:
-    """Return what may go wrong, at some step."""
+    """Return faults for some step."""
     meddling = st.builds(Meddle, STEPS, st.sampled_from(["close", "cancel body", "cancel task"]))
     throwing = st.builds(Throw, STEPS, st.just(Boom), st.just("task"))
-    # trio knows no cancellation but that of scopes.
+    # trio has no cancellation without a scope.
     native = [st.builds(Cancel, STEPS, st.just(True), st.just("task"))] if backend == "asyncio" else []
     return st.one_of(meddling, throwing, *native)
 
 
 def _without_threads(program: Program) -> bool:
-    """A fault in the wait for a thread leaves it behind, which nothing in real life does."""
+    """A fault in the wait for a thread leaves the thread behind; no real event does that."""
     return not any(spec.sync or (spec.handler and spec.handler.sync) for spec in specs_in(program))
 
 
@@ -119,7 +119,7 @@ def test_a_log_that_cannot_be_written_decides_nothing_g3_g4(backend: str, progra
 
 
 def outcome(story: Story) -> list[tuple[object, ...]]:
-    """Return what became of each call of `schedule()`, and when."""
+    """Return the end and the time of each `schedule()` call."""
     rows: list[tuple[object, ...]] = []
     for number, call in enumerate(story.calls):
         times = [
@@ -142,15 +142,15 @@ def test_asyncio_and_trio_agree_on_what_becomes_of_each_task_and_when_g1_to_g16(
 def test_a_host_that_has_closed_keeps_nothing_g2(backend: str, program: Program) -> None:
     story = tell(program, backend=backend)
     runner = story.host._runner
-    assert not any((runner.alive, runner.deferred, runner._waiting, runner._inbox))
+    assert not any((runner.alive, runner.deferred, runner._waiting, runner.has_mail))
     tasks = [weakref.ref(call.task) for call in story.calls if call.task is not None]
-    del story, runner  # and the loop with them, whose timers keep the contexts of tasks
+    del story, runner  # also the loop, whose timers keep the contexts of tasks
     gc.collect()
     assert [task() for task in tasks if task() is not None] == []
 
 
 TYPICAL = [
-    # Each phase, one of them shielded, and one that has to be dropped.
+    # Each phase, one task shielded, and one that has to be dropped.
     Program(
         scopes=(
             Scope(
@@ -163,7 +163,7 @@ TYPICAL = [
             ),
         ),
     ),
-    # Retries, one slot, and one that waits for another.
+    # Retries, one slot, and a task that waits for another task.
     Program(
         tasks=(
             Spec((Sleep(0.5), Fail(1)), retry=Policy(after=1), shield=True),
@@ -173,7 +173,7 @@ TYPICAL = [
         max_running=1,
         drain_timeout=5,
     ),
-    # Everything that is slow to stop, and a host that loses patience.
+    # Tasks that are slow to stop, and a host that stops waiting.
     Program(
         tasks=(
             Spec((Cling(1), Sleep(1)), shield=True),
@@ -186,7 +186,7 @@ TYPICAL = [
         drain_timeout=0.6,
         shield_timeout=0.4,
     ),
-    # A scope that fails, and one that is cancelled.
+    # A scope that fails, and a scope that is cancelled.
     Program(
         scopes=(
             Scope(route=(Schedule(Spec((Sleep(1),)), Phase.AFTER_RESPONSE), Schedule(Spec((Sleep(1),))), Fail())),
@@ -200,7 +200,7 @@ TYPICAL = [
 
 
 def one_fault(backend: str, step: int) -> Iterator[Fault | Meddle]:
-    """Yield what may go wrong at this step."""
+    """Yield the possible faults at this step."""
     yield from (Meddle(step, how) for how in ("close", "cancel body", "cancel task"))
     yield Throw(step, Boom, "task")
     if backend == "asyncio":

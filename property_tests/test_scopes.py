@@ -1,4 +1,6 @@
-"""The phases of one scope, in detail: the order of first steps, what the barrier waits for, and what fails a route."""
+"""The phases of one scope in detail: the order of first steps, the tasks for which the barrier waits, and failed
+routes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ seeds = st.integers(0, 1000)
 
 
 def run(main: Any, backend: Any, seed: int = 0) -> Any:
-    """Run it in the order that the event loop promises: on trio whatever is ready takes its turn in random order."""
+    """Run `main` in the order that the event loop promises: on trio ready tasks run in random order."""
     policy = RandomWalk(seed) if backend == "trio" else None
     return simulate(main, backend=backend, turns=True, policy=policy).result()
 
@@ -141,7 +143,7 @@ def test_a_cancelled_route_has_failed_like_a_raising_route_g5(
 
 
 class WaryOfThreads:
-    """asyncio's own check of the debug mode: only `call_soon_threadsafe()` wakes a loop that sleeps."""
+    """asyncio's own check in debug mode: only `call_soon_threadsafe()` wakes a sleeping loop."""
 
     def __init__(self, loop: Any) -> None:
         self._call_soon = loop.call_soon

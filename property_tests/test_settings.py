@@ -1,4 +1,4 @@
-"""Settings, inherited through however many layers, and ready-made retries: against what they are said to be."""
+"""Settings through any number of layers, and the policies of `retry()`, against their documentation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ several = st.lists(layers, max_size=3)
 
 
 def merged(*layers: Layer) -> TaskConfig:
-    """The later one wins, setting by setting."""
+    """Return the merged layers: for each setting, the last layer that has it."""
     settings: Layer = {}
     for layer in layers:
         settings |= layer
@@ -70,7 +70,7 @@ def test_the_innermost_setting_wins_in_each_phase_of_a_scope_g17(
             place = defined(tasks, before)
             place = defined(place if phase is None else getattr(place, phase), behind)
             expected = merged(of_host, *before, *behind)
-            # A definition may be used again.
+            # A definition is reusable.
             assert [place.schedule(nothing).config for _ in range(2)] == [expected, expected]
 
     run(main, backend)
@@ -100,7 +100,7 @@ def test_a_task_by_hand_has_the_settings_of_its_starter_below_its_own_g17(
             by_hand = Task(nothing, config=merged(*of_task))
             assert in_batch.config == by_hand.config == merged(*of_task)
             batch.start(tasks)
-            tasks.start(by_hand)
+            by_hand.__start__(tasks)
             assert in_batch.config == by_hand.config == expected
 
     run(main, backend)
@@ -117,7 +117,7 @@ class Policy:
     max_delay: float
 
     def pauses(self, raised: list[type[Exception]]) -> list[float]:
-        """Return the longest pauses that may be made by what raises this in its attempts, one after the other."""
+        """Return the longest possible pauses if the attempts raise these exceptions, one after the other."""
         pauses: list[float] = []
         for exc in raised:
             if len(pauses) + 1 == self.attempts or not issubclass(exc, self.on):

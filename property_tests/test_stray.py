@@ -1,4 +1,4 @@
-"""Cancellations, errors and exits in random exception groups, which somebody has asked for or nobody (G2, G4)."""
+"""Cancellations, errors and exits in random exception groups, requested or stray (G2, G4)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def build(tree: Tree) -> BaseException:
 
 
 def outcome(tree: Tree, asking: Asking) -> Literal["cancelled", "stray", "failed", "failed in silence"]:
-    """Return what becomes of the task; in silence: its handler does not hear of it."""
+    """Return the end of the task; "in silence": its handler is not called."""
     kinds = set(kinds_in(tree))
     if "cancellation" not in kinds:
         return "failed in silence" if "exit" in kinds else "failed"

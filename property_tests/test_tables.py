@@ -1,4 +1,4 @@
-"""The four tables, and the runner that moves tasks through them, against the model: G1, G2, G4, G5, G9, G15, G16."""
+"""The four tables, and the runner that uses them, against the model: G1, G2, G4, G5, G9, G15, G16."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import Phase, ScopeState, Verdict
 from taskphase._machine.table import table
 
-# Long enough for each row of each table to be met.
+# Long enough to meet each row of each table.
 DEEP_ENOUGH = 5
 
 
 class AgainstModel(RuleBasedStateMachine):
-    """One table and the list of what has happened. An event that is illegal changes nothing: the next one meets the
-    same state, and the table is what it was.
-    """
+    """One table, and the list of past events. An illegal event changes nothing: the next event meets the same state."""
 
     table: Table
 
@@ -86,7 +84,7 @@ class DrainAgainstModel(AgainstModel):
 
 
 class DispatchAgainstModel(LifeAgainstModel):
-    """A task whose attempts and handlers end in every way, each legal in its life."""
+    """A task whose attempts and handlers end in every way that is legal."""
 
     @initialize(has_handler=st.booleans())
     def begin(self, has_handler: bool) -> None:
@@ -116,14 +114,14 @@ KINDS = [Kind(*settings) for settings in product(Phase, WHENS, (False, True), (T
 class ProgramAgainstModel(RuleBasedStateMachine):
     """A scope, its tasks and a drain, moved by the real runner and scheduler."""
 
-    # No limit here: the model does not say how many of those that are on their way from a thread will wait.
+    # No limit here: the model does not predict how many tasks from threads will wait.
     max_pending: st.SearchStrategy[int | None] = st.none()
 
     @initialize(max_running=st.sampled_from([None, 1, 2]), open_for=st.integers(0, 35), data=st.data())
     def begin(self, max_running: int | None, open_for: int, data: st.DataObject) -> None:
         self.world = World(max_running, data.draw(self.max_pending))
         self.system = System(self.world)
-        self.open_for = open_for  # so many steps: else most programs would be closed before they have done anything
+        self.open_for = open_for  # the number of steps; otherwise most programs would be closed before they do anything
 
     def try_one(self, data: st.DataObject, fates: set[Fate]) -> None:
         self.open_for -= 1
@@ -148,7 +146,7 @@ class ProgramAgainstModel(RuleBasedStateMachine):
         assert seen(self.system) == foreseen(self.world)
 
     def teardown(self) -> None:
-        """Close the host: however far the program has come, everything ends (G2)."""
+        """Close the host: at any point of the program, everything ends (G2)."""
         if not hasattr(self, "world"):
             return
         for _ in range(100):
@@ -156,7 +154,7 @@ class ProgramAgainstModel(RuleBasedStateMachine):
             choices = [event for event in tried if self.world.fate(event) is Fate.HAPPENS]
             if not choices:
                 break
-            # The last ones first: the drain, then what ends tasks.
+            # The last events first: the drain, then the events that end tasks.
             meet(self.system, self.world, choices[-1])
             self.what_can_be_seen_was_foreseen()
         assert all(task.status in life.ENDS for task in self.system.tasks)
@@ -213,7 +211,7 @@ Row = tuple[Any, ...]
 
 
 def changed(table: Mapping[Row, Any], keys: Iterator[Row], values: Any) -> Iterator[tuple[Row, dict[Row, Any]]]:
-    """Yield `table` with one row deleted, led elsewhere or added, in each way, and what that row now is."""
+    """Yield `table` with one row deleted, changed or added, in each way, and the new row."""
     for key in keys:
         if key in table:
             yield (*key, None), {other: value for other, value in table.items() if other != key}
@@ -223,7 +221,7 @@ def changed(table: Mapping[Row, Any], keys: Iterator[Row], values: Any) -> Itera
 
 
 def mutants() -> Iterator[tuple[str, Any, str, object]]:
-    """Yield every table with every change of a single row: its description, its module, its name, and itself."""
+    """Yield every table with every change of a single row: a description, the module, the name, and the table."""
     nested = ((life, "LIFE", TaskStatus, LifeEvent), (scope, "SCOPE", ScopeState, scope.ScopeEvent))
     for module, name, states, events in (*nested, (drain, "DRAIN", DrainStage, drain.DrainEvent)):
         flat = {(state, event): to for state, row in getattr(module, name).items() for event, to in row.items()}
@@ -247,7 +245,7 @@ def mutants() -> Iterator[tuple[str, Any, str, object]]:
 
 
 def test_every_change_of_a_single_row_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    exhaustive.check_tables(DEEP_ENOUGH)  # unchanged they pass
+    exhaustive.check_tables(DEEP_ENOUGH)  # unchanged, the tables pass
     noticed: Counter[str] = Counter()
     unnoticed: list[str] = []
     for what, module, name, mutant in mutants():
@@ -260,4 +258,4 @@ def test_every_change_of_a_single_row_is_noticed(monkeypatch: pytest.MonkeyPatch
             else:
                 unnoticed.append(what)
     print(f"{noticed.total()} changes noticed: {dict(noticed)}")
-    assert unnoticed == []  # none is equivalent: the model foresees each status by its name
+    assert unnoticed == []  # no change is equivalent: the model predicts each status by name

@@ -1,4 +1,4 @@
-"""The threads of sync tasks: that they are nobody else's, and who waits for one until when: G4, G8, G9, G16."""
+"""The threads of sync tasks: separate slots, and the limits of waiting: G4, G8, G9, G16."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sync_tasks_and_def_endpoints_never_wait_for_each_others_threads_g8(
                 await anyio.sleep(0.25)
             return current_time()
 
-    # One second each, so many at a time.
+    # One second each, `threads` at a time.
     assert simulate(main, backend=backend).result() == math.ceil(len(in_handlers) / threads)
 
 
@@ -73,7 +73,7 @@ End = tuple[float, TaskStatus]
 
 @dataclass(frozen=True, repr=False)
 class Call(Compact):
-    """A sync task that takes so many seconds, or fewer if it times out, from the moment that it has a thread."""
+    """A sync task that takes `seconds` in its thread, or less if it times out."""
 
     seconds: float
     shield: bool = False
@@ -82,7 +82,7 @@ class Call(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Failure(Compact):
-    """A task that raises after so many seconds, or as soon as it is cancelled; its handler wants a thread."""
+    """A task that raises after `seconds`, or as soon as it is cancelled; its handler needs a thread."""
 
     seconds: float
     shield: bool = False
@@ -90,7 +90,7 @@ class Failure(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Crowd(Compact):
-    """Who wants threads, and a host that closes meanwhile. All calls are there from the start, in this order."""
+    """Calls that need threads, and a host that closes meanwhile. All calls exist from the start, in this order."""
 
     calls: tuple[Call, ...]
     failure: Failure
@@ -99,17 +99,17 @@ class Crowd(Compact):
     patience: float = math.inf
 
     def ends(self) -> tuple[list[End], bool | None, float]:
-        """Return how each has to end, the failure last; whether its handler is called, or None if that is not said; and
-        when the host is closed.
+        """Return the end of each call, the failure last; whether the failure's handler is called (None: unspecified);
+        and the time at which the host is closed.
         """
         sweep = CLOSES + self.grace
         last = sweep + self.patience
-        free = [0.0] * self.threads  # when each thread is
+        free = [0.0] * self.threads  # for each thread, when it is free
         ends: list[End] = []
         closed = CLOSES
         for call in self.calls:
             begin, spared = min(free), last if call.shield else sweep
-            if begin > spared:  # still waiting then
+            if begin > spared:  # still in the line at that time
                 ends.append((spared, S.CANCELLED))
                 continue
             free[free.index(begin)] = end = begin + call.seconds
@@ -121,13 +121,13 @@ class Crowd(Compact):
                 ends.append((end, S.SUCCEEDED) if end < last else (last, S.CANCELLED))
         raises = min(self.failure.seconds, last if self.failure.shield else sweep)
         begin = max(raises, min(free))
-        # It is in a thread, or waits for one, until nobody has patience any more.
+        # It is in a thread, or waits for one, until the host stops waiting.
         ends.append((min(begin + HANDLING, last), S.FAILED))
         is_called = None if raises == last else begin < last
         return ends, is_called, max(closed, *(time for time, _ in ends))
 
 
-# No sum of these is another one's.
+# No sum of these numbers equals another sum.
 seconds = st.sampled_from([0.31, 1.72, 4.15, 20.0])
 crowds = st.builds(
     Crowd,
@@ -140,7 +140,7 @@ crowds = st.builds(
 
 
 class Crowded:
-    """Does it."""
+    """Runs a crowd."""
 
     def __init__(self, crowd: Crowd) -> None:
         self.crowd = crowd
@@ -191,7 +191,7 @@ def test_threads_are_given_in_turn_and_waited_for_within_bounds_g4_g8_g9_g16(bac
 
 @dataclass(frozen=True, repr=False)
 class Want(Compact):
-    """A task that wants a thread at `at`, for itself or for its handler, and is cancelled `cancel` seconds later."""
+    """A task that needs a thread at `at`, for itself or for its handler, and is cancelled `cancel` seconds later."""
 
     at: float
     seconds: float
@@ -203,7 +203,7 @@ class Want(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Rush(Compact):
-    """Many of these, all at the same few times, and a host that closes at one of them."""
+    """Many of these, all at the same few times, and a host that closes at one of these times."""
 
     wants: tuple[Want, ...]
     threads: int
@@ -212,7 +212,7 @@ class Rush(Compact):
     patience: float
 
 
-# Few, so that much happens at the same time.
+# Few numbers, so that much happens at the same time.
 ticks = st.sampled_from([1.0, 0.0, 2.0])
 rarely = st.just(math.inf)
 rushes = st.builds(
@@ -238,10 +238,10 @@ rushes = st.builds(
 
 
 class Rushing:
-    """Does it, and counts who is in a thread.
+    """Runs a rush, and counts the threads.
 
-    :ivar begun: the numbers of those that were called, each as often as they were
-    :ivar most: how many held a slot at the same time
+    :ivar begun: the numbers of the called tasks, one entry for each call
+    :ivar most: the largest number of slots in use
     """
 
     def __init__(self, rush: Rush) -> None:
@@ -258,7 +258,7 @@ class Rushing:
                 actors.start_soon(self._want, number, want)
             await anyio.sleep(self.rush.closes)
             actors.cancel_scope.cancel()
-        await anyio.sleep(60)  # whoever was left behind ends
+        await anyio.sleep(60)  # until threads that were left behind have ended
 
     async def _want(self, number: int, want: Want) -> None:
         def work(*_: object) -> None:
@@ -278,9 +278,9 @@ class Rushing:
         task.cancel()
 
 
-# The third wants a thread at the moment at which the second is given that of the first.
+# The third task requests a thread at the moment at which the second one gets the first one's slot.
 THIRD = Rush((Want(0, 1), Want(0, 1), Want(1, 1)), threads=1, closes=30, grace=0, patience=math.inf)
-# The first has just ended when the host runs out of patience.
+# The first task has just ended when the host stops waiting.
 LAST = Rush((Want(1, 1), Want(1, 1), Want(1, 1), Want(2, 1)), threads=1, closes=2, grace=0, patience=0)
 
 
@@ -311,6 +311,6 @@ def test_no_slot_is_given_twice_or_lost_by_any_cancellation_g8_g9(
             assert number in rushing.begun
             assert task.name not in {*report.cancelled, *report.abandoned}
         elif rush.patience == math.inf and not faults:
-            # Those that nobody disturbs, and each handler of a task that has failed, come to their threads.
+            # Undisturbed tasks, and each handler of a failed task, get their threads.
             assert task.status is S.FAILED or not want.shield or want.cancel < math.inf, number
             assert (task.status is S.FAILED) <= (number in rushing.begun), number

@@ -1,6 +1,6 @@
-"""What must happen on the wire and to each task, said naively from a description alone.
+"""A naive model of the wire and of each task, from a description alone.
 
-Each check is named after its guarantee, walks the journal, and says what was broken.
+Each check is named after its guarantee, reads the journal, and says which rule was broken.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from property_tests.apps import Described, Route
 from property_tests.journal import FOR_EVER, OF_TASKS, Journal, Made, TaskError
 
-# What a description foretells.
+# Predictions from a description.
 
 
 def is_cancelled(described: Described, route: Route) -> bool:
-    """Say whether a middleware or the server is faster than the route."""
+    """Return whether a middleware or the server cancels the route before its end."""
     gives_up = any(layer.kind == "gives up" for layer in described.layers)
     return route.takes > 0 and (gives_up or route.client.cancelled_at is not None)
 
 
 def fails(described: Described, route: Route) -> bool:
-    """Say whether the route fails (G5): it, a dependency, a validation; or it is cancelled."""
+    """Return whether the route fails (G5): by itself, by a dependency, by a validation, or by a cancellation."""
     kinds = ("http error", "handled", "unhandled", "invalid request", "invalid response", "ws raise")
     raising = any(dep.raises == "enter" or (dep.raises and dep.scope == "function") for dep in route.deps)
     return route.kind in kinds or raising or is_cancelled(described, route)
 
 
 def is_dropped(described: Described, made: Made) -> bool:
-    """Say whether `when` does not fit the outcome (G5). An immediate task has none to wait for."""
+    """Return whether `when` does not fit the outcome (G5). An immediate task does not wait for an outcome."""
     when = made.plan.when or described.when
     if made.plan.phase == "immediate" or when == "always":
         return False
@@ -38,21 +38,21 @@ def is_dropped(described: Described, made: Made) -> bool:
 
 
 def ends_of(described: Described, made: Made) -> set[str]:
-    """Say how it may end (G2, G5): a host that does not wait cancels or refuses what is not shielded (G9), and nobody
-    else does (G11).
+    """Return the possible ends of a task (G2, G5). A host that does not wait cancels or refuses unshielded tasks (G9);
+    nothing else does (G11).
     """
     if is_dropped(described, made):
         ends = {"dropped"}
     else:
         ends = {"failed" if made.plan.does in {"raise", "sync raise"} else "succeeded"}
     if described.mode == "lifespan" and (described.patience < FOR_EVER or described.stops_at is not None):
-        # A shielded one is refused too, if it comes too late; but once it has been taken it is not cancelled.
+        # A shielded task that comes too late is refused, too. But once taken, it is not cancelled.
         ends |= {"refused"} if made.plan.shield else {"refused", "cancelled"}
     return ends
 
 
 def status_of(described: Described, route: Route) -> int | None:
-    """Say with which status such a route answers; None if something that raises or gives up is in between."""
+    """Return the response status of the route; None if a layer in between raises or gives up."""
     rough = any(layer.kind not in {"pass", "base", "gzip", "buffer", "linger"} for layer in described.layers)
     raises = any(dep.raises for dep in route.deps) or route.breaks or route.background == "raises"
     stays = route.client.leaves_after is None and route.client.cancelled_at is None
@@ -66,17 +66,17 @@ def status_of(described: Described, route: Route) -> int | None:
 
 
 def positions(journal: Journal, request: int, *whats: str) -> list[int]:
-    """Return where these were noted."""
+    """Return the positions of these notes."""
     return [at for at, note in enumerate(journal.notes) if note.request == request and note.what in whats]
 
 
 def place_of(journal: Journal, what: str, number: int) -> int | None:
-    """Return where this was noted of a task."""
+    """Return the position of this note about the task."""
     return next((at for at, n in enumerate(journal.notes) if (n.what, n.number) == (what, number)), None)
 
 
 def not_before(journal: Journal, made: Made, whats: tuple[str, ...], rule: str) -> None:
-    """Assert that it had not started when any of these was noted of its request."""
+    """Assert that the task had not started before any of these notes about its request."""
     for at in positions(journal, made.request, *whats):
         note = journal.notes[at]
         assert made.number not in note.started, f"{rule}: {made} had started before {note.what!r} (note {at})"
@@ -91,7 +91,7 @@ def check_g1_never_inside_schedule_and_once(journal: Journal) -> None:
 
 
 def check_g1_barrier(journal: Journal) -> None:
-    if journal.described.one_slot:  # who waits for a slot is the exception
+    if journal.described.one_slot:  # a task that waits for a slot is the exception
         return
     for made in journal.made.values():
         first = next(iter(positions(journal, made.request, "wire")), None)
@@ -102,8 +102,8 @@ def check_g1_barrier(journal: Journal) -> None:
 
 
 def waited_for(journal: Journal, made: Made) -> bool:
-    """Say whether the response waits for its start. A thread that nobody waits for may be overtaken; a websocket has no
-    response.
+    """Return whether the response waits for the start of the task. An abandoned thread may be overtaken; a websocket
+    has no response.
     """
     is_session = journal.described.routes[made.request].kind.startswith("ws ")
     early = made.plan.phase != "after_response"
@@ -115,7 +115,7 @@ ROUTE_PARTS = ("enter", "route", "route end", "built", "function exit")
 
 
 def request_parts(journal: Journal) -> tuple[str, ...]:
-    """Return whatever is noted of a request, its tasks and the end of the call apart."""
+    """Return all kinds of notes about a request, except those about its tasks and the end of the call."""
     return tuple(sorted({note.what for note in journal.notes} - {*OF_TASKS, "over"}))
 
 
@@ -151,7 +151,9 @@ def check_g1_phases_in_order(journal: Journal) -> None:
 
 
 def check_g1_at_once(journal: Journal) -> None:
-    """Time moves only when nothing can run: so what starts at once, or with its phase, starts at that very time."""
+    """Time moves only when nothing can run. So a task that starts at once, or with its phase, starts at exactly that
+    time.
+    """
     if journal.described.one_slot:
         return
     for made in journal.made.values():
@@ -163,7 +165,7 @@ def check_g1_at_once(journal: Journal) -> None:
         if made.plan.phase == "after_route":
             moments += positions(journal, made.request, *ROUTE_PARTS)
         if made.plan.phase == "after_response":
-            if journal.described.mode != "lifespan":  # the end of a stream that is cut off does not show then
+            if journal.described.mode != "lifespan":  # the end of an interrupted stream is not visible then
                 continue
             moments += positions(journal, made.request, "over")
         due, at = max(journal.notes[moment].time for moment in moments), journal.notes[begun].time
@@ -171,12 +173,12 @@ def check_g1_at_once(journal: Journal) -> None:
 
 
 def has_run(made: Made) -> bool:
-    """Say whether it has taken its first step."""
+    """Return whether the task has taken its first step."""
     return made.task is not None and made.task.attempt > 0
 
 
 def check_g1_order_of_schedule(journal: Journal, backend: str) -> None:
-    """On trio the first steps of a batch come in any order; with one slot the order of the requests can be seen."""
+    """On trio the first steps of a batch come in any order; with one slot, the order of the requests is visible."""
     if backend == "trio" and not journal.described.one_slot:
         return
     for later in journal.made.values():
@@ -243,7 +245,7 @@ def check_g9_drain(journal: Journal) -> None:
 
 
 def is_late(journal: Journal, made: Made, sweep: float) -> bool:
-    """Say whether it was scheduled when the sweep was over, which a shielded task may."""
+    """Return whether a shielded task scheduled this task after the sweep."""
     at = place_of(journal, "scheduled", made.number)
     return at is not None and journal.notes[at].time >= sweep
 
@@ -282,7 +284,7 @@ def check_g12_answer(journal: Journal) -> None:
 
 
 def check(journal: Journal, backend: str) -> None:
-    """Assert every guarantee that the journal shows."""
+    """Assert every guarantee that the journal can show."""
     check_g1_order_of_schedule(journal, backend)
     for one in CHECKS:
         one(journal)

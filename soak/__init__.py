@@ -1,6 +1,6 @@
-"""Real servers under load, ended at random moments: is any promise broken? See `python -m soak --help`.
+"""Soak tests: real servers under load, ended at random moments. Is any promise broken? See `python -m soak --help`.
 
-`app` is what the servers run, `clients` what loads them, `chaos` ends them in short rounds, `steady` keeps one going
-and watches what it uses, and `memory` what it holds. All that happens is written down by `journal`, outside of the
-processes, and `checker` reads it.
+The servers run `app`, and `clients` loads them. `chaos` ends servers in short rounds. `steady` loads one server for
+minutes and measures its resources; `memory` counts its objects. `journal` records all events outside of the server's
+process, and `checker` reads the records.
 """

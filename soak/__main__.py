@@ -1,4 +1,4 @@
-"""`make soak`: hundreds of servers that are ended at random moments, then two that are kept under load for minutes."""
+"""`make soak`: hundreds of servers that end at random moments, then two servers under load for minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 5  # violations of one run
 
 
 def main() -> int:
-    """Run all of it, and return 1 if a promise was broken."""
+    """Run everything; return 1 if a promise was broken."""
     arguments = parse(sys.argv[1:])
     began = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -51,12 +51,12 @@ def main() -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser("python -m soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of each server under steady load; 0: none")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="servers that are ended at a random moment")
-    parser.add_argument("--seed", type=int, default=SEED, help="of what the clients ask for, and when the signals come")
-    parser.add_argument("--jobs", type=int, default=JOBS, help="rounds that run at the same time")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="steady load of each server; 0: no steady load")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of servers to end at a random moment")
+    parser.add_argument("--seed", type=int, default=SEED, help="for the clients' requests and the times of the signals")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="rounds at the same time")
     return parser.parse_args(arguments)
 
 

@@ -1,7 +1,7 @@
-"""The app that the servers run. Requests order tasks from it, and all that becomes of them is journalled.
+"""The app of the servers. Requests order tasks; the journal records all events of the tasks.
 
-Environment: SOAK_JOURNAL, the path of the journal; SOAK_SETTINGS, the settings of `add_tasks` as JSON; SOAK_HANG, the
-seconds of a task that hangs.
+Environment: SOAK_JOURNAL: the path of the journal; SOAK_SETTINGS: the settings of `add_tasks` as JSON; SOAK_HANG: the
+seconds of a hanging task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .kinds import decode
 from .memory import held
 from .work import JOURNAL, REQUEST, ledger
 
-PAUSE = 0.02  # seconds of an endpoint that takes its time
+PAUSE = 0.02  # seconds of a slow endpoint
 FIRST = {"http.response.start": "first", "websocket.accept": "opened"}
 LAST = ("http.response.body", "websocket.close")
 
@@ -55,7 +55,7 @@ async def closing(_request: Request, _error: TasksClosedError) -> PlainTextRespo
 
 @contextmanager
 def route(request: str) -> Iterator[None]:
-    """The body of an endpoint, all of it."""
+    """Surround the whole body of an endpoint."""
     REQUEST.set(request)
     try:
         yield
@@ -66,7 +66,7 @@ def route(request: str) -> Iterator[None]:
 
 
 def order(tasks: Tasks, request: str, plan: str) -> int:
-    """Schedule what the client asks for, and return how many tasks that are."""
+    """Schedule the ordered tasks, and return their number."""
     return sum(ledger.schedule(tasks, request, entry) for entry in decode(plan) for _ in range(entry.count))
 
 
@@ -94,7 +94,7 @@ async def at_rest() -> bool:
 
 @fastapi_app.get("/held")
 async def holds(*, trim: bool = False) -> dict[str, Any]:
-    """Tell what the process holds. It has to be at rest: what has no end by now is journalled as lost."""
+    """Return the objects that the process holds. Call this at rest: a task without an end is journalled as lost."""
     ledger.reap(everything=True)
     return held(trim=trim)
 
@@ -140,7 +140,7 @@ async def from_stream(r: str, plan: str, tasks: Tasks) -> StreamingResponse:
 
 
 async def converse(socket: WebSocket, request: str, plan: str, tasks: Tasks) -> None:
-    """Order what the client asks for, and tell it how many tasks that are. The caller closes the session."""
+    """Schedule the ordered tasks, and tell the client their number. The caller closes the session."""
     await socket.receive_text()
     await socket.send_text(str(order(tasks, request, plan)))
 
@@ -169,13 +169,13 @@ async def from_failing_session(socket: WebSocket, r: str, plan: str, tasks: Task
 
 
 def request_of(scope: Scope) -> str:
-    """Return the name that the client gave its request, or nothing if it has none."""
+    """Return the client's name of the request, or "" without a name."""
     query: bytes = scope.get("query_string", b"")
     return query[2:].split(b"&", 1)[0].decode() if query.startswith(b"r=") else ""
 
 
 class Inside:
-    """A middleware: what the app inside of `add_tasks` hears, and when its call ends."""
+    """A middleware that journals the messages to the app inside of `add_tasks`, and the end of its call."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -199,7 +199,7 @@ fastapi_app.add_middleware(Inside)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """The outermost layer: what the server says to the app, and what the app hands to the server."""
+    """The outermost layer. It journals the messages between the server and the app."""
     if scope["type"] == "lifespan":
         await fastapi_app(scope, _journalled_receive(receive), send)
         return
@@ -224,7 +224,7 @@ def _journalled_send(send: Send, request: str) -> Send:
             JOURNAL.write(FIRST[message["type"]], request)
         try:
             await send(message)
-        finally:  # hypercorn on trio raises from the last send of a stream, which the client has got
+        finally:  # hypercorn on trio raises from the last send of a stream, although the client has the message
             if message["type"] in LAST and not message.get("more_body", False):
                 JOURNAL.write("sent", request)
 

@@ -1,4 +1,4 @@
-"""Short rounds: a server is started, loaded, ended at a random moment, and its journal is checked."""
+"""Short rounds: start a server, load it, end it at a random moment, and check its journal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .kinds import Menu
 from .records import Findings, Terms
 from .servers import BY_NAME, SERVERS, Server
 
-ENDS_WITHIN = 20.0  # seconds from the signal to the end of the process; the drain takes 2 s at most
+ENDS_WITHIN = 20.0  # seconds from the signal to the end of the process; the drain takes at most 2 s
 UNLIMITED: dict[str, Any] = {}
 LIMITED = {"max_running": 60, "max_pending": 300}
 
@@ -33,7 +33,7 @@ SIGNALS = {"SIGTERM": (TERM,), "SIGINT": (INT,), "SIGINT twice": (INT, INT), "SI
 
 @dataclass(frozen=True)
 class Round:
-    """What one round does, all of it drawn from its seed.
+    """The parameters of a round, all drawn from its seed.
 
     :ivar load: seconds from the first request to the signal
     :ivar pause: seconds from the first signal to the second
@@ -52,7 +52,7 @@ class Round:
 
     @classmethod
     def draw(cls, seed: int, number: int) -> Round:
-        """Return the round of that number. Each server meets each signal equally often."""
+        """Return round `number`. Each server meets each signal equally often."""
         random = Random(f"{seed}-{number}")
         return cls(
             number=number,
@@ -80,7 +80,7 @@ class Round:
         return Menu(floods=0.1 if self.limits else 0, hangs_shielded=self.shield_timeout is not None)
 
     def terms(self, ending: str) -> Terms:
-        """Return what the checker has to know."""
+        """Return the facts that the checker needs."""
         return Terms(
             ending, bool(self.limits), "trio" not in self.server, float(self.drain_timeout), self.shield_timeout
         )
@@ -88,12 +88,12 @@ class Round:
 
 @dataclass
 class Outcome:
-    """What came of a round.
+    """The result of a round.
 
     :ivar ending: "graceful", "forced" or "killed"
-    :ivar answers: of the requests of the clients: status, "gone" or "broken"
+    :ivar answers: the counts of the clients' answers, by status, "gone" or "broken"
     :ivar took: seconds from the signal to the end of the process
-    :ivar signalled: the moment of the signal, in nanoseconds
+    :ivar signalled: the time of the signal, in nanoseconds
     """
 
     round: Round
@@ -107,7 +107,7 @@ class Outcome:
 
 
 def run_round(this: Round, place: Path) -> Outcome:
-    """Run one round, and leave its files in a new directory in `place` if a promise was broken."""
+    """Run one round. If a promise was broken, keep the files in a new directory in `place`."""
     directory = Path(tempfile.mkdtemp(prefix=f"round-{this.number}-", dir=place))
     outcome = Outcome(this, directory=directory)
     server = Server(this.kind, directory, this.settings)
@@ -167,8 +167,8 @@ def _check(this: Round, server: Server, directory: Path, outcome: Outcome) -> Fi
 
 
 def ending_of(this: Round, server: Server) -> str:
-    """Tell how the server went. uvicorn goes without asking for the shutdown if a second SIGINT finds it waiting for
-    requests; one that comes later changes nothing. hypercorn and granian take no notice of a second one.
+    """Return how the server has ended. uvicorn ends without a shutdown if a second SIGINT comes while uvicorn waits for
+    requests; a later one changes nothing. hypercorn and granian ignore a second SIGINT.
     """
     if this.ending == "SIGKILL":
         return "killed"
@@ -178,12 +178,12 @@ def ending_of(this: Round, server: Server) -> str:
 
 
 def expected_codes(this: Round, ending: str) -> set[int]:
-    """Return the exit codes that are right."""
+    """Return the documented exit codes."""
     if ending == "killed":
         return {-KILL}
     if this.ending == "SIGINT twice" and "hypercorn" not in this.server:
-        # uvicorn raises both again, and where the second one is met decides; it may end granian's first process, which
-        # has nothing left to do, while Python shuts down.
+        # uvicorn raises both signals again, so the exit code depends on the place that the second one hits. It may end
+        # granian's first process while Python shuts down, when the process has nothing left to do.
         return {0, -INT}
     return {this.kind.exit_after_term if this.ending == "SIGTERM" else this.kind.exit_after_interrupt}
 
@@ -195,6 +195,6 @@ def _check_output(output: str, findings: Findings) -> None:
 
 
 def run(seed: int, numbers: Iterable[int], place: Path, jobs: int) -> Iterator[Outcome]:
-    """Run rounds, `jobs` at a time, and yield what comes of them."""
+    """Run rounds, `jobs` at a time, and yield their results."""
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(partial(run_round, place=place), (Round.draw(seed, number) for number in numbers))

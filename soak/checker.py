@@ -1,7 +1,7 @@
 """Proves from the journals of a server and its clients that no promise was broken.
 
-It reads the server's journal once, in the order of writing, and forgets a task when that has ended, so that journals
-of any length can be checked. What may be written in two orders by two threads is not judged.
+The checker reads the server's journal once, in the order of writing, and forgets each ended task. So a journal of any
+length can be checked. If two threads may write two events in either order, the order is not checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHUTDOWN = ("asked", "drained", "shutdown", "down")
 
 
 def check(server: Iterable[Event], clients: Iterable[Event] = (), terms: Terms | None = None) -> Findings:
-    """Return what is wrong with a run, and how its tasks have ended."""
+    """Return the violations of a run, and the ends of its tasks."""
     answers = {
         event.fields[0]: Answer(event.at, int(event.fields[1]), int(event.fields[2]))
         for event in clients
@@ -31,7 +31,7 @@ def check(server: Iterable[Event], clients: Iterable[Event] = (), terms: Terms |
 
 
 class Checker:
-    """Sees the events of a server one after the other. Each of its methods is about the event that bears its name."""
+    """Reads the events of a server in order. Each event is handled by the method of the same name."""
 
     def __init__(self, terms: Terms, answers: dict[str, Answer]) -> None:
         self.findings = Findings()
@@ -44,7 +44,7 @@ class Checker:
         self._verdict = Verdict(terms, self.findings, self._marks)
 
     def see(self, event: Event) -> None:
-        """Take in the next event."""
+        """Read the next event."""
         if self._terms.ending == "forced" and "shutdown" in self._marks and not self._is_end(event):
             self.findings.late += 1
             return
@@ -66,8 +66,8 @@ class Checker:
         return self._requests.setdefault(name, RequestRecord())
 
     def _lives(self, at: int, task: TaskRecord, what: str, *, is_end: bool = False) -> None:
-        """Nothing of a task may come once the app has heard of its shutdown, save for a thread that was left behind
-        when `shield_timeout` was over.
+        """Check that the task has no event after the app has heard of its shutdown, except from a thread that was left
+        behind at the end of `shield_timeout`.
         """
         task.at = at
         if "drained" in self._marks or "shutdown" in self._marks:
@@ -154,7 +154,7 @@ class Checker:
             del self._tasks[task.number]
 
     def _awaits_thread(self, number: str) -> bool:
-        """Whether a task is over, and its thread is not."""
+        """Return whether a task is over, but its thread is not."""
         return int(number) in self._tasks and int(number) < len(self._over) and self._over[int(number)] == 1
 
     def _handled(self, at: int, number: str, attempt: str) -> None:
@@ -174,7 +174,7 @@ class Checker:
         self._verdict.on_end(task, self._request(task.request or ""), at, status, int(attempts))
         self._settle(int(number))
         if task.in_thread and task.ended != task.attempts:
-            self._tasks[task.number] = task  # its thread runs on
+            self._tasks[task.number] = task  # its thread still runs
 
     def _settle(self, index: int) -> None:
         self._tasks.pop(index, None)
@@ -230,7 +230,7 @@ class Checker:
         self._marks[name] = at
 
     def conclude(self) -> None:
-        """Judge what has no event: what should have come, and has not."""
+        """Report the events that should have come, but did not."""
         unended = [task for task in self._tasks.values() if not self._over[task.number]]
         self.findings.lost = len(unended)
         if self._terms.ending == "killed":

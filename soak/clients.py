@@ -1,6 +1,6 @@
-"""Concurrent clients of one server, on loopback. Each is a thread with a connection of its own, and keeps a journal.
+"""Concurrent clients of one server, on loopback. Each client is a thread with its own connection, and keeps a journal.
 
-`python -m soak.clients` runs them as a process of their own, so that they do not disturb who measures.
+`python -m soak.clients` runs the clients in their own process, so that they do not disturb measurements.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 @dataclass
 class Clients:
-    """Some clients that ask one after the other request, each at its own pace, until they are stopped.
+    """Clients that send one request after the other, each at its own pace, until they are stopped.
 
-    :param prefix: what the names of its requests begin with
-    :param pace: seconds from one request of a client to its next one; 0: as fast as they are answered
+    :param prefix: the prefix of the request names
+    :param pace: seconds from one request of a client to its next one; 0: as fast as the server answers
     """
 
     port: int
@@ -54,7 +54,7 @@ class Clients:
             thread.start()
 
     def stop(self) -> None:
-        """Have them end with the requests that they are at, and wait for that."""
+        """Let the clients finish their current requests, and wait for them."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -83,7 +83,7 @@ class Clients:
         return HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_WITHIN)
 
     def _visit(self, connection: HTTPConnection, request: str, visit: Visit, random: Random) -> bool:
-        """Make one request, and return whether the connection can be used again."""
+        """Make one request; return whether the connection can be used again."""
         if visit.is_session:
             self._converse(request, visit)
             return True
@@ -102,7 +102,7 @@ class Clients:
         return True
 
     def _converse(self, request: str, visit: Visit) -> None:
-        """Open a websocket session, and wait until the server closes it."""
+        """Open a websocket session, and wait until the server closes the session."""
         address = f"ws://127.0.0.1:{self.port}/{visit.path}?r={request}&plan={encode(visit.orders)}"
         count = "0"
         try:

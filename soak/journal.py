@@ -1,29 +1,29 @@
-"""What is written down of a run: one line an event, in a file that outlives the process that writes it.
+"""The record of a run: one event in each line, in a file that outlives the writing process.
 
-A line has the time in nanoseconds (`time.monotonic_ns()`, which all processes of a Linux machine share), the event, and
-its fields, between single spaces. The events of a server:
+A line contains the time in nanoseconds (`time.monotonic_ns()`, shared by all processes of a Linux machine), the event
+and its fields, separated by single spaces. The events of a server:
 
     accepted TASK REQUEST KIND PHASE SHIELD WHEN   schedule() has returned
     refused TASK WHY                               schedule() has raised: "saturated" or "closed"
-    began TASK ATTEMPT REQUEST                     the function was called; the request is what its context says
-    ended TASK ATTEMPT HOW                         it has "returned", "raised", or was "cancelled"
-    handled TASK ATTEMPT                           the handler was called, or the policy asked
-    logged TASK                                    its failure was logged
-    final TASK STATUS ATTEMPTS                     what the handle says, once it says an end; or at the very end
-    returned REQUEST, failed REQUEST               the last line of the endpoint; or it raises
-    left REQUEST                                   the app's call has ended, seen from inside of `add_tasks`
-    first REQUEST                                  the first message is about to be handed to the server
-    opened REQUEST                                 in its place, where the request is a websocket session
-    sent REQUEST                                   the last message was handed to the server
-    asked                                          the server asks for the shutdown
-    drained                                        the app inside of `add_tasks` hears of it
+    began TASK ATTEMPT REQUEST                     the function was called; REQUEST comes from its context
+    ended TASK ATTEMPT HOW                         the function has "returned", "raised", or was "cancelled"
+    handled TASK ATTEMPT                           the handler or the policy was called
+    logged TASK                                    the failure was logged
+    final TASK STATUS ATTEMPTS                     the state of the handle after the end; or at the very end of the run
+    returned REQUEST, failed REQUEST               the last line of the endpoint has run; or the endpoint raises
+    left REQUEST                                   the app's call has ended, inside of `add_tasks`
+    first REQUEST                                  the first message is about to be passed to the server
+    opened REQUEST                                 the same for a websocket session
+    sent REQUEST                                   the last message was passed to the server
+    asked                                          the server requests the shutdown
+    drained                                        the app inside of `add_tasks` receives that request
     shutdown RUNNING WAITING DEFERRED              the user's lifespan begins its exit; the counts of the host
     down                                           the user's lifespan has ended its exit
 
-And those of its clients:
+The events of a client:
 
-    answered REQUEST STATUS COUNT                  the whole response is there, or the session was closed; it tells how
-                                                   many tasks were accepted
+    answered REQUEST STATUS COUNT                  the response is complete, or the session is closed; COUNT is the
+                                                   number of accepted tasks
     gone REQUEST                                   the client has left in the middle
     broken REQUEST                                 the connection has failed
 """
@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ALONE = "-"
-"""In place of a request: a task that another task has scheduled."""
+"""Replaces the request of a task that another task has scheduled."""
 
 
 class Event(NamedTuple):
-    """One line. `at` is in nanoseconds."""
+    """One line. `at`: in nanoseconds."""
 
     at: int
     name: str
@@ -57,13 +57,15 @@ class Event(NamedTuple):
 
 
 class Journal:
-    """An append-only file. `write` is for any thread, and loses nothing when the process is killed right after it."""
+    """An append-only file. `write` works in any thread, and loses nothing if the process is killed right after the
+    call.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def write(self, *fields: object) -> None:
-        """Write one event, in one write: lines of several threads do not mix."""
+        """Write one event in a single write, so that lines of several threads do not mix."""
         os.write(self._file, f"{time.monotonic_ns()} {' '.join(map(str, fields))}\n".encode())
 
     def close(self) -> None:
@@ -71,7 +73,7 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Yield the events in the order of writing. A last line without an end, as SIGKILL may leave it, is left out."""
+    """Yield the events in the order of writing. Skip an unfinished last line, which SIGKILL may leave."""
     with path.open() as lines:
         for line in lines:
             if line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""What the tasks do, how they are ordered from the app, and how each kind has to end."""
+"""The kinds of tasks: what they do, how clients order them, and how each kind has to end."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import NamedTuple
 PHASES = ("immediate", "after_route", "after_response")
 WHENS = ("success", "failure", "always")
 CHILD = "child"
-ALONE_PHASE = "none"  # of a task that another task has scheduled
+ALONE_PHASE = "none"  # for a task that another task has scheduled
 
-ATTEMPTS = 3  # of a task that is retried
-NAP = 0.03  # seconds of a task that takes its time; less than any shield_timeout, by far
+ATTEMPTS = 3  # of a retried task
+NAP = 0.03  # seconds of a slow task; far less than any shield_timeout
 TIMEOUT = 0.02  # seconds
 THREAD = 0.02  # seconds in a thread
-THREAD_TOO_LONG = 0.06  # seconds in a thread, of a task whose timeout is shorter
+THREAD_TOO_LONG = 0.06  # seconds in a thread, longer than the task's timeout
 
 
 class End(NamedTuple):
-    """How a task of some kind ends when nobody stops it: the last attempt, the handle's status, and the attempts."""
+    """The end of an undisturbed task of some kind: the last attempt, the status of the handle, and the number of
+    attempts.
+    """
 
     how: str
     status: str
@@ -44,12 +46,12 @@ ENDS = {
 THREADS = frozenset({"thread", "thread_timeout"})
 WITH_HANDLER = frozenset({"handled", "retry", "exhaust"})
 HANDLED = {"handled": 1, "exhaust": ATTEMPTS, "retry": ATTEMPTS - 1}
-"""How often the handler of such a task is called."""
+"""The number of handler calls for such a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Some tasks that are alike."""
+    """Several tasks with the same settings."""
 
     kind: str
     phase: str
@@ -76,7 +78,7 @@ def decode(plan: str) -> list[Order]:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request: where to, for which tasks, and after how many seconds the client leaves, if it does."""
+    """One request: its target, its tasks, and the seconds after which the client leaves, if it does."""
 
     path: str
     orders: tuple[Order, ...]
@@ -90,19 +92,19 @@ class Visit:
 PATHS = ("async", "async", "sync", "stream", "pause", "error")
 SESSIONS = ("session", "session", "session-error")  # of websockets
 CLOSED = {1000: 200, 1008: 418, 1013: 503}
-"""Which status of a response the close code of a session stands for. With any other one it is a broken connection."""
+"""The response status that the close code of a session represents. Any other code is a broken connection."""
 MIXED = ("quick", "nap", "fail", "handled", "timeout", "retry", "exhaust", "thread", "thread_timeout", "parent", "hang")
 BATCH = 50
-FLOOD = 400  # tasks of a request that is to meet `max_pending`
+FLOOD = 400  # tasks of a request that should exceed `max_pending`
 
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """What clients ask for.
+    """The requests of clients.
 
-    :ivar sessions: the share of requests that are websocket sessions; nobody leaves these in the middle
+    :ivar sessions: the share of requests that are websocket sessions; clients never leave these in the middle
     :ivar floods: the share of requests that schedule FLOOD tasks
-    :ivar hangs_shielded: whether a task that hangs may be shielded; the drain then takes all of its `shield_timeout`
+    :ivar hangs_shielded: whether a hanging task may be shielded; the drain then takes the whole `shield_timeout`
     """
 
     floods: float = 0.0

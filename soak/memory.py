@@ -1,4 +1,4 @@
-"""What the process of the app holds when all is quiet, counted by itself: who holds memory, if it grows?"""
+"""The app's process at rest, measured by itself: which allocator's memory grows, if any?"""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
 
 
 class _Mallinfo2(ctypes.Structure):
-    """`struct mallinfo2` of malloc.h. `uordblks` are the bytes in use in the main arena, `hblkhd` those in maps."""
+    """`struct mallinfo2` of malloc.h. `uordblks`: bytes in use in the main arena; `hblkhd`: bytes in maps."""
 
     _fields_ = tuple((name, ctypes.c_size_t) for name in FIELDS)
 
 
 def held(*, trim: bool) -> dict[str, Any]:
-    """Return what is held after a garbage collection.
+    """Return counts after a garbage collection.
 
-    `rss`: MiB of the process, if `trim` once malloc has given back what is free (`malloc_trim`).
-    `blocks`: those in use of Python's allocator. `malloc`: MiB in use that glibc has handed out. `objects`: those that
-    the garbage collector knows. `library`: the part of these which is an instance of a class of ours, or a function,
-    generator or coroutine of our code. Without glibc `malloc` is 0, and nothing is given back.
+    `rss`: MiB of the process; with `trim`, malloc first gives free memory back (`malloc_trim`).
+    `blocks`: blocks in use of Python's allocator. `malloc`: MiB in use from glibc. `objects`: objects that the garbage
+    collector tracks. `library`: those among them that are instances of our classes, or functions, generators or
+    coroutines of our code. Without glibc `malloc` is 0, and `trim` has no effect.
     """
     gc.collect()
     everything = gc.get_objects()
@@ -56,14 +56,14 @@ def held(*, trim: bool) -> dict[str, Any]:
 
 
 def rss(pid: int) -> float:
-    """Return how many MiB of a process are in memory."""
+    """Return the MiB of a process that are in memory."""
     return int(Path("/proc", str(pid), "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _library(objects: list[object]) -> Iterator[str]:
     for thing in objects:
         kind = type(thing)
-        if str(kind.__module__).partition(".")[0] in NAMES:  # some classes have a descriptor there
+        if str(kind.__module__).partition(".")[0] in NAMES:  # some classes have a descriptor as `__module__`
             yield kind.__qualname__
         elif kind in CODE:
             code: CodeType = getattr(thing, CODE[kind])
@@ -88,4 +88,4 @@ def _libc() -> ctypes.CDLL | None:
 
 
 LIBC = _libc()
-"""glibc of 2.33 or later, or None."""
+"""glibc 2.33 or later, or None."""

@@ -1,4 +1,4 @@
-"""What the checker knows of a task, of a request, of a run, and what it has found."""
+"""The checker's records of a task, of a request, of a run, and its findings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from .kinds import PHASES, THREADS
 
-TOLERANCE = 20_000_000  # nanoseconds by which the timers of the event loops may be early
+TOLERANCE = 20_000_000  # nanoseconds by which timers of the event loops may be early
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Under which conditions a server has run.
+    """The conditions of a server's run.
 
-    :ivar ending: "graceful", if lifespan shutdown has to be complete; "forced", if the server goes without asking for
-        it; "killed" by SIGKILL
-    :ivar limited: whether `max_running` and `max_pending` are set: tasks may wait then, and be refused
+    :ivar ending: "graceful", if the lifespan shutdown has to be complete; "forced", if the server ends without
+        requesting the shutdown; "killed" by SIGKILL
+    :ivar limited: whether `max_running` and `max_pending` are set, so that tasks may wait and be refused
     :ivar in_order: whether first steps come in the order of the calls, as on asyncio
     """
 
@@ -29,7 +29,7 @@ class Terms:
 
 
 class Violation(NamedTuple):
-    """A promise that was broken. `rule` is one word."""
+    """A broken promise. `rule`: one word."""
 
     rule: str
     text: str
@@ -39,7 +39,7 @@ class Violation(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a client got: when, the status, and the count of tasks that the response tells."""
+    """The answer that a client got: the time, the status, and the number of tasks that the response contains."""
 
     at: int
     status: int
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class TaskRecord:
-    """One task that has not ended. Missing fields: a thread's `accepted` may come later than the first step."""
+    """One living task. Fields may be missing: in a thread, `accepted` may come later than the first step."""
 
     number: int
     request: str | None = None
@@ -59,7 +59,7 @@ class TaskRecord:
     attempts: int = 0
     ended: int = 0
     how: str = ""
-    at: int = 0  # of the last sign of life
+    at: int = 0  # of the latest event
     handled: int = 0
     logged: int = 0
     context: str = ""
@@ -85,10 +85,10 @@ class TaskRecord:
 class RequestRecord:
     """One request that has ordered tasks.
 
-    :ivar is_session: whether it is a websocket session: no message of it waits for tasks
+    :ivar is_session: whether the request is a websocket session, none of whose messages waits for tasks
     :ivar unstarted: tasks that have to begin before the first message
     :ivar rank: the latest phase of which a task has begun
-    :ivar last: the last task that has begun
+    :ivar last: the latest task that has begun
     """
 
     outcome: str = ""
@@ -101,18 +101,18 @@ class RequestRecord:
     last: int = 0
 
     def drops(self, task: TaskRecord) -> bool:
-        """Whether the outcome of the route is not what the task wants."""
+        """Return whether the outcome of the route does not fit the `when` of the task."""
         return task.is_deferred and {"returned": "failure", "failed": "success"}.get(self.outcome) == task.when
 
 
 @dataclass
 class Findings:
-    """What the checker has found.
+    """The findings of the checker.
 
-    :ivar ends: tasks that have ended, by kind and status
-    :ivar late: signs of life that break no promise, because the server was forced to go
-    :ivar accepted: how many tasks were accepted, and `lost` how many of these have no end
-    :ivar sessions: how many requests were websocket sessions
+    :ivar ends: the number of ended tasks, by kind and status
+    :ivar late: events that break no promise, because the server was forced to end
+    :ivar accepted: the number of accepted tasks; `lost`: the number of these without an end
+    :ivar sessions: the number of websocket sessions
     """
 
     violations: list[Violation] = field(default_factory=list)

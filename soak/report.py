@@ -1,4 +1,4 @@
-"""The page of figures."""
+"""Writes the page with the results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ is not checked, and all other promises only until the end of the user's lifespan
 
 @dataclass
 class Result:
-    """All of one command."""
+    """The results of one command."""
 
     seed: int
     rounds: list[Outcome] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Result:
 
 
 def page(result: Result) -> str:
-    """Return the page, in Markdown."""
+    """Return the page in Markdown."""
     return "\n".join(
         (INTRODUCTION, _total(result), _rounds(result), _ends(result), _steady(result), CHECKED, _run(result))
     )

@@ -1,4 +1,4 @@
-"""Starts real servers, ends them, and tells whether they are gone."""
+"""Starts and ends real servers, and checks that their processes are gone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READY_WITHIN = 30.0  # seconds; a cold start takes 2 s on 2 busy cores
 POLL_EVERY = 0.005  # seconds
 
 _UVICORN = f"{UVICORN} --no-access-log --log-level warning"
-# No request takes a second. The connections of streams are held by hypercorn on trio for all of that time.
+# Every request takes less than a second. hypercorn on trio keeps the connections of streams open for this whole time.
 _HYPERCORN = f"{HYPERCORN} trio --graceful-timeout 1 --log-level warning"
 
 SERVERS = (
@@ -34,12 +34,12 @@ BY_NAME = {kind.name: kind for kind in SERVERS}
 
 
 class Server:
-    """One server process, with the workers that it may have, in a session of its own.
+    """One server process, with its workers, if any, in a new session.
 
-    :param directory: where its journal and its output are kept
-    :param settings: those of `add_tasks`
-    :param hang: seconds of a task that hangs
-    :ivar pid: the process that runs the app, once it is ready
+    :param directory: for the journal and the output
+    :param settings: the settings of `add_tasks`
+    :param hang: seconds of a hanging task
+    :ivar pid: the process that runs the app, as soon as the server is ready
     """
 
     def __init__(self, kind: ServerKind, directory: Path, settings: Mapping[str, Any], hang: float = 60) -> None:
@@ -63,9 +63,9 @@ class Server:
             )
 
     def wait_ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
-        :raises RuntimeError: if it does not
+        :raises RuntimeError: if the server does not answer in time
         """
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -76,9 +76,9 @@ class Server:
         raise RuntimeError(f"{self.kind.name} does not answer:\n{self.output()}")
 
     def get(self, path: str) -> bytes:
-        """Return the body of the answer to one request, on a connection of its own.
+        """Return the body of the answer to one request, on a new connection.
 
-        :raises HTTPException: if that is an error
+        :raises HTTPException: if the request fails
         """
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
@@ -92,7 +92,7 @@ class Server:
         return body
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal as the one who usually sends it: a supervisor to the first process, a terminal to all."""
+        """Send a signal as usual: a supervisor signals the first process, a terminal all processes."""
         passes_on = number is signal.SIGINT and self.kind.passes_interrupts_on
         with suppress(ProcessLookupError):
             if number is signal.SIGTERM or passes_on:
@@ -101,14 +101,14 @@ class Server:
                 os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for the end of the first process and return its exit code; None if it goes on."""
+        """Wait for the end of the first process and return its exit code; None if it still runs after `seconds`."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def left_over(self, seconds: float = 1.0) -> list[int]:
-        """Return the processes that are still there `seconds` after the first one has ended."""
+        """Return the processes that still run `seconds` after the end of the first one."""
         deadline = time.monotonic() + seconds
         while (pids := _session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(POLL_EVERY)
@@ -118,14 +118,14 @@ class Server:
         return self._output.read_text(errors="replace")
 
     def close(self) -> None:
-        """End whatever is left of it."""
+        """Kill the remaining processes."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _session(leader: int) -> list[int]:
-    """Return the processes of a session that are alive; a dead one that nobody has waited for is none."""
+    """Return the living processes of a session, without zombies."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""One server for minutes under steady load: does what it uses stay flat, how long do responses take, is a task lost?"""
+"""One server for minutes under steady load: do its resources stay flat, how fast are responses, is a task lost?"""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from .servers import Server
 SETTINGS = {"max_running": 300, "max_pending": 500, "drain_timeout": 1, "shield_timeout": 10}
 MENU = Menu(floods=0.02)
 CLIENTS = 4
-PACE = 0.05  # seconds from one request of a client to the next: the two cores have time left over
-HANG = 3.0  # seconds of a task that hangs: here it ends by itself
+PACE = 0.05  # seconds from one request of a client to the next, so that the two cores have idle time
+HANG = 3.0  # seconds of a hanging task, which ends by itself here
 
-QUIET_SHARE = 0.12  # of the time, in which there is no load
-LEGS = 4  # of the load; after each of them the server comes to rest. The first one warms it up
-REST_WITHIN = 20.0  # seconds for the tasks of a leg to end
-FORGOTTEN_WITHIN = 15.0  # seconds; uvicorn holds the last request of a connection for 5 s after the end of that
+QUIET_SHARE = 0.12  # share of the time without load
+LEGS = 4  # parts of the load; the server rests after each. The first part is a warm-up
+REST_WITHIN = 20.0  # seconds for the tasks of a part to end
+FORGOTTEN_WITHIN = 15.0  # seconds; uvicorn keeps the last request of a closed connection for 5 s
 SAMPLE_EVERY = 1.0  # seconds
 REST_EVERY = 0.1  # seconds
 PROBE_EVERY = 0.01  # seconds from one response to the next request
 ENDS_WITHIN = 30.0  # seconds
 
 GROWTH = 0.03
-"""By how much of itself memory may grow from the second quarter to the last one; MARGIN more are allowed."""
+"""The relative growth of memory that is allowed from the second quarter to the last one, in addition to MARGIN."""
 MARGIN = 2.0  # MiB
 THREADS_MORE = 8  # the worker threads of asyncio and trio come and go with the load
 FILES_MORE = 8
@@ -50,7 +50,7 @@ FILES_MORE = 8
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a server uses, and the tasks that it has."""
+    """The resources of a server, and the counts of its tasks."""
 
     rss: float  # MiB
     threads: int
@@ -71,16 +71,16 @@ class Held:
     library: dict[str, int]
 
     def more_than(self, other: Held) -> dict[str, int]:
-        """Return how many more of the library's objects there are, by class or function."""
+        """Return the additional objects of the library, by class or function."""
         return dict(Counter(self.library) - Counter(other.library))
 
 
 @dataclass
 class Steady:
-    """What came of one server.
+    """The result of one server.
 
-    :ivar held: before the load, and after each of its legs; and once more when malloc has given back what is free
-    :ivar quiet, loaded: seconds that a response took, without and with tasks in the background
+    :ivar held: before the load, and after each part of the load; once more after malloc has given free memory back
+    :ivar quiet, loaded: seconds of responses, without and with tasks in the background
     """
 
     kind: ServerKind
@@ -98,7 +98,7 @@ class Steady:
         return self.seconds * (1 - QUIET_SHARE)
 
     def quarter(self, number: int, name: str) -> float:
-        """Return the median of a figure in one of the four quarters of the time, 1 to 4."""
+        """Return the median of a figure in a quarter of the time, 1 to 4."""
         return median(getattr(sample, name) for sample in self.samples[_slice(len(self.samples), number)])
 
 
@@ -112,7 +112,7 @@ def percentile(seconds: Sequence[float], percent: int) -> float:
 
 
 def run(kind: ServerKind, minutes: float, seed: int, place: Path) -> Steady:
-    """Keep a server under load for so long, and leave its files in `place` if a promise was broken."""
+    """Load a server for `minutes`. If a promise was broken, keep its files in `place`."""
     directory = place / kind.name
     directory.mkdir()
     steady = Steady(kind, minutes * 60, directory=directory)
@@ -143,10 +143,10 @@ def run(kind: ServerKind, minutes: float, seed: int, place: Path) -> Steady:
 
 
 def at_rest(server: Server, *, before: Held | None = None, trim: bool = False) -> Held:
-    """Wait until no task and no thread of one is left, and ask for what is held; for some seconds, if that is more of
-    the library's objects than `before`.
+    """Wait until no task and no thread of a task is left, and return the counts. While the library has more objects
+    than `before`, wait for some more seconds.
 
-    :raises RuntimeError: if there still is one
+    :raises RuntimeError: if a task or thread is still there
     """
     deadline = time.monotonic() + REST_WITHIN
     while not json.loads(server.get("/at-rest")):
@@ -180,7 +180,7 @@ def _load(server: Server, steady: Steady, directory: Path, seed: str) -> None:
 
 
 def sample(server: Server) -> Sample:
-    """Look at the process that runs the app, and ask it for its counts."""
+    """Measure the process that runs the app, and read the counts of the host."""
     proc = Path("/proc", str(server.pid))
     counts: dict[str, Any] = json.loads(server.get("/counts"))
     return Sample(
@@ -193,7 +193,7 @@ def sample(server: Server) -> Sample:
 
 @contextmanager
 def _probe(server: Server, seconds: list[float]) -> Iterator[None]:
-    """Ask for a response without tasks, again and again, and note how long each takes."""
+    """Request a response without tasks again and again, and note the seconds of each."""
     stop = threading.Event()
 
     def probe() -> None:
@@ -232,7 +232,7 @@ def _check(server: Server, steady: Steady, directory: Path) -> None:
 
 
 def bounds(steady: Steady) -> dict[str, float]:
-    """Return what the figures may be in the last quarter, given those of the second one."""
+    """Return the bounds of the last quarter, computed from the second quarter."""
     return {
         "rss": steady.quarter(2, "rss") * (1 + GROWTH) + MARGIN,
         "threads": steady.quarter(2, "threads") + THREADS_MORE,

@@ -1,4 +1,4 @@
-"""Judges one end: was it the right one for this task, and could anything else have come of it?"""
+"""Judges one end of a task: was this end correct, and was another one possible?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATUSES = ("succeeded", "failed", "cancelled", "dropped")
 class Verdict:
     """Judges the ends of the tasks of one run.
 
-    :param marks: the moments of the shutdown, as they become known
+    :param marks: the times of the shutdown's events; the caller adds them as they happen
     """
 
     def __init__(self, terms: Terms, findings: Findings, marks: dict[str, int]) -> None:
@@ -21,7 +21,7 @@ class Verdict:
         self._marks = marks
 
     def earliest_cut(self, *, shield: bool) -> int:
-        """Return when the drain may cancel a task, at the earliest."""
+        """Return the earliest time at which the drain may cancel a task."""
         if self._terms.ending == "forced":
             return 0
         patience = self._terms.drain_timeout
@@ -34,11 +34,11 @@ class Verdict:
 
     @property
     def may_abandon(self) -> bool:
-        """Whether threads may be left behind."""
+        """Return whether threads may be left behind."""
         return self._terms.ending == "forced" or self._terms.shield_timeout is not None
 
     def on_answer(self, name: str, answer: Answer, accepted: int) -> None:
-        """Judge a whole response that a client got, when its request is over."""
+        """Judge a complete response, when its request is over."""
         if answer.status == 200 and answer.count != accepted:
             self._findings.add("count", f"request {name} tells of {answer.count} tasks, {accepted} were accepted")
         known = {200, 418, 503} if self._terms.limited else {200, 418}
@@ -46,7 +46,7 @@ class Verdict:
             self._findings.add("status", f"request {name} was answered with {answer.status}")
 
     def on_end(self, task: TaskRecord, request: RequestRecord, at: int, status: str, attempts: int) -> None:
-        """Judge the end of a task, `at` the latest."""
+        """Judge the end of a task, which came not later than `at`."""
         if not task.is_known:
             self._findings.add("twice", f"task {task.number} has an end, and was not accepted")
             return
@@ -77,7 +77,7 @@ class Verdict:
         return status == "cancelled" and at >= self.earliest_cut(shield=task.shield)
 
     def _on_cancelled(self, task: TaskRecord, at: int) -> None:
-        # A task that has not begun has no last sign of life: the end itself is the latest possible moment.
+        # A task that has not begun has no earlier event, so the end itself is the latest possible time.
         moment = at if task.how != "cancelled" else task.at
         if moment < self.earliest_cut(shield=task.shield):
             self._findings.add("cancelled", f"{task} was cancelled, and nobody was allowed to")
@@ -92,7 +92,7 @@ class Verdict:
         end = ENDS[task.kind]
         is_right = (status, task.attempts) == (end.status, end.attempts) and task.how == end.how
         if task.in_thread and task.kind == "thread_timeout":
-            # Its thread runs on, or never got its turn; or the loop was too busy to see the timeout before the result.
+            # Its thread still runs, or never got a slot; or the loop was too busy to see the timeout before the result.
             is_right = task.how == "returned" or (status == "failed" and not task.how)
         if is_right:
             if task.handled != HANDLED.get(task.kind, 0):
@@ -102,6 +102,6 @@ class Verdict:
             self._findings.add("result", f"{task} is {status} after {ended}")
 
     def _was_cut_short(self, task: TaskRecord, status: str) -> bool:
-        """Whether the drain came while the handler was at work: no other attempt follows then."""
+        """Return whether the drain began while the handler ran, so that no other attempt follows."""
         cut = self.earliest_cut(shield=task.shield)
         return status == "failed" and task.kind in WITH_HANDLER and task.how == "raised" and task.at >= cut

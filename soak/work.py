@@ -1,4 +1,4 @@
-"""The functions of the tasks, on the server's side, and the ledger of all that were accepted."""
+"""The functions of the tasks, in the server, and the ledger of all accepted tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOURNAL = Journal(Path(os.environ["SOAK_JOURNAL"]))
 HANG = float(os.environ.get("SOAK_HANG", "60"))
 
 REQUEST: ContextVar[str] = ContextVar("REQUEST", default="?")
-"""The request that a task was scheduled in."""
+"""The request that scheduled the task."""
 
 REAP_EVERY = 0.2  # seconds
 ENDED = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DROPPED})
@@ -33,7 +33,7 @@ ENDED = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
 @contextmanager
 def attempt(number: int) -> Iterator[int]:
-    """Journal one attempt, and give its number."""
+    """Journal one attempt, and yield its number."""
     this = current_task().attempt
     JOURNAL.write("began", number, this, REQUEST.get())
     try:
@@ -124,7 +124,7 @@ WORK: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
 
 
 class Ledger:
-    """The handles of all tasks that have not been journalled as ended."""
+    """The handles of all tasks whose end is not in the journal yet."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
@@ -132,7 +132,7 @@ class Ledger:
         self._next = 0.0
 
     def schedule(self, tasks: Tasks, request: str, order: Order) -> int:
-        """Schedule one task for a request. Return 1, the number of tasks scheduled."""
+        """Schedule one task for a request. Return 1, the number of scheduled tasks."""
         func, settings = WORK[order.kind]
         definition = tasks.task(name=order.kind, shield=order.shield, when=order.when, **settings)
         place = definition if order.phase == "immediate" else getattr(definition, order.phase)
@@ -140,7 +140,7 @@ class Ledger:
         return 1
 
     def schedule_child(self, shield: bool) -> None:
-        """Schedule a task from another one. While the host closes it may be refused."""
+        """Schedule a task from another task. The call may be refused while the host closes."""
         definition = current_host().task(name=CHILD, shield=shield)
         try:
             self._journal(definition.schedule, quick, REQUEST.get(), Order(CHILD, ALONE_PHASE, shield))
@@ -148,7 +148,9 @@ class Ledger:
             pass
 
     def reap(self, *, everything: bool = False) -> None:
-        """Journal the end of what has ended, or of `everything`; once in a while. In the loop's thread."""
+        """Journal the end of ended tasks, or, with `everything`, the state of all tasks. Call this regularly in the
+        loop's thread.
+        """
         now = time.monotonic()
         if everything or now >= self._next:
             self._next = now + REAP_EVERY
@@ -172,11 +174,11 @@ ledger = Ledger()
 
 
 class Log(logging.Handler):
-    """Journals which task's failure is logged, in place of its traceback; prints what is about the whole host."""
+    """Journals the failures in place of their tracebacks; prints records about the whole host."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR and str(record.msg).startswith("task "):
-            self.format(record)  # the traceback of the failure, as a user's handler would
+            self.format(record)  # formats the traceback, like a user's handler
             try:
                 JOURNAL.write("logged", current_task().args[0])
             except NoCurrentError:

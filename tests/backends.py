@@ -15,10 +15,10 @@ ASYNCIO = [
 ]
 TRIO = [pytest.param(("trio", {}), id="trio")]
 
-# Whose time a test can move. anyio 4.9 keeps trio's options to itself.
+# Backends whose time a test can move. anyio 4.9 does not pass options on to trio.
 MOVABLE = ["asyncio"] if version("anyio").startswith("4.9.") else ["asyncio", "trio"]
 
-# For what there is not on trio: the cancellation of a task by anything but a scope.
+# For cancellations without a scope, which trio does not have.
 native_cancel_only = pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)
 
 
@@ -29,7 +29,7 @@ def turns_of_a_barrier(backend_name: str) -> int:
     return 0 if sys.version_info >= (3, 12) else 1
 
 
-# More than anything in the tests needs to come to rest that does not wait for a timer, a thread or a socket.
+# More turns than any test needs until it waits only for timers, threads or sockets.
 ENOUGH = 25
 
 

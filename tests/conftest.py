@@ -12,7 +12,7 @@ import pytest
 
 from tests.backends import ASYNCIO, TRIO
 
-# A test that waits for what never comes fails after this many seconds; none takes a tenth of it.
+# A test that waits for ever fails after so many seconds. No test needs a tenth of this time.
 TEST_TIMEOUT = 20
 
 

@@ -43,7 +43,7 @@ async def go(way: Way, func: Func) -> None:
 
 
 class _Thrown(Exception):
-    """What is thrown into a generator."""
+    """An exception that is thrown into a generator."""
 
 
 async def _before(func: Func) -> AsyncGenerator[None, None]:
@@ -59,7 +59,7 @@ async def _after(func: Func) -> AsyncGenerator[None, None]:
 
 
 class _Method(Awaitable[None]):
-    """Awaits what comes out of a method of the coroutine."""
+    """Awaits the result of a method of the coroutine."""
 
     def __init__(self, func: Func) -> None:
         self._func = func

@@ -1,12 +1,12 @@
-"""A strict in-process ASGI server, with which tests look at the wire itself.
+"""A strict in-process ASGI server, for tests of the messages on the wire.
 
-`lifespan`, `request` and `websocket` serve one scope each, on asyncio, uvloop and trio, and behave as the
-measured servers do (as uvicorn, where they differ). They are stricter than any server: a broken rule of the
-protocol raises `WireError` in the app *and* in the test, so that an app cannot swallow it.
+`lifespan`, `request` and `websocket` serve one scope each, on asyncio, uvloop and trio, and behave like the measured
+servers (like uvicorn, where servers differ). They are stricter than any server: a broken rule of the protocol raises
+`WireError` in the app *and* in the test, so that an app cannot hide the error.
 
-What passes over the wire is logged, in order, to a list that the test's own tasks may write to as well.
-Neither `send` nor `receive` lets other tasks run unless it has to wait, because uvicorn's do not: what the
-log has before an event has happened without any help from this server.
+Messages are logged, in order, to a list to which the test's own tasks may write, too. `send` and `receive` let other
+tasks run only if they have to wait, like uvicorn's. So everything in the log before an event has happened without the
+help of this server.
 """
 
 import json
@@ -27,7 +27,7 @@ OnSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 _TIMEOUT = 10.0  # seconds; far more than an honest wait takes on a loaded machine
 
-_EVENTS = {  # type of a message -> how it is logged; the last "body" becomes "final", and so does "file"
+_EVENTS = {  # type of a message -> its name in the log; the last "body" becomes "final", and so does "file"
     "lifespan.startup.complete": "startup.complete",
     "lifespan.startup.failed": "startup.failed",
     "lifespan.shutdown.complete": "shutdown.complete",
@@ -41,7 +41,7 @@ _EVENTS = {  # type of a message -> how it is logged; the last "body" becomes "f
     "websocket.http.response.start": "start",
     "websocket.http.response.body": "body",
 }
-_ORDER = {  # stage -> event -> next stage; what is not here is forbidden
+_ORDER = {  # stage -> event -> next stage; other events are forbidden
     "starting": {"startup.complete": "running", "startup.failed": "failed"},
     # Unasked as well: so Starlette answers when its lifespan is broken off, and uvicorn takes it.
     "running": {"shutdown.failed": "failed"},
@@ -54,7 +54,7 @@ _ORDER = {  # stage -> event -> next stage; what is not here is forbidden
     "open": {"ws.send": "open", "ws.close": "closed"},
 }
 _DONE = {"stopped", "failed", "complete", "open", "closed"}  # the stages in which the app may return
-_FIELDS: dict[str, Any] = {  # of whatever message has it -> what it has to be
+_FIELDS: dict[str, Any] = {  # field of any message -> its required type
     "status": int,
     "body": bytes,
     "more_body": bool,
@@ -88,9 +88,10 @@ class Closed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the client got (`status`, `headers`, `body`), what was sent (`messages`), what the app `raised`.
+    """The client's view of an answer (`status`, `headers`, `body`), the sent messages (`messages`), and the exception
+    of the app (`raised`).
 
-    `status` is None if no response began. `body` is empty for HEAD and for a pathsend; its file is not read.
+    `status` is None if no response began. `body` is empty for HEAD and for a pathsend; the file is not read.
     `complete`: the final message was sent before the client left.
     """
 
@@ -114,7 +115,7 @@ def _is_header(pair: object) -> bool:
 
 
 def _fault(message: Message, scope: Scope) -> str | None:
-    """Say which rule of its own `message` breaks, wherever it comes."""
+    """Return the rule that `message` breaks by itself, at any stage; None if it breaks none."""
     kind = message["type"]
     for name in message.keys() & _FIELDS.keys():
         if not isinstance(message[name], _FIELDS[name]):
@@ -138,7 +139,7 @@ def _passes(exc: BaseException) -> bool:
 
 
 class _Keep:
-    """Keep in `raised` what a block raises, unless it has to pass."""
+    """Keep the exception of a block in `raised`, unless it has to pass."""
 
     raised: BaseException | None = None
 
@@ -151,7 +152,7 @@ class _Keep:
 
 @dataclass(eq=False)
 class _Connection:
-    """One scope on the wire: the call of the app, its messages in order, and the first rule that it broke."""
+    """One scope on the wire: the call of the app, its messages in order, and the first broken rule."""
 
     scope: Scope
     stage: str
@@ -172,9 +173,9 @@ class _Connection:
         return error
 
     def admit(self, message: Message) -> dict[str, Any]:
-        """Check `message`, log it and go to its stage; return a copy.
+        """Check `message`, log it and enter its stage; return a copy.
 
-        :raises WireError: it breaks a rule; then it is not logged, and the stage has not changed
+        :raises WireError: the message breaks a rule; it is not logged, and the stage is unchanged
         """
         kind = message.get("type", "no type")
         if kind not in _EVENTS or not kind.startswith(self.scope["type"]):
@@ -210,7 +211,7 @@ class _Connection:
             raise self.offence
 
     async def call(self, app: ASGIApp, receive: Receive, send: Send) -> None:
-        """Call the app in the current task; keep what it raises, a cancellation apart."""
+        """Call the app in the current task; keep its exception, except a cancellation."""
         end, kept = "raised", _Keep()
         try:
             with kept:
@@ -230,7 +231,7 @@ async def _beside(
     task: Callable[[], Awaitable[None]],
     finish: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[None]:
-    """Run `task` beside the body, then `finish()`; what the body or else `finish` raises comes out bare."""
+    """Run `task` beside the body, then `finish()`; raise the exception of the body or of `finish` without a group."""
     body, end = _Keep(), _Keep()
 
     async def run() -> None:
@@ -270,13 +271,13 @@ class _Lifespan(_Connection):
         self.record(self.admit(message))
 
     async def start(self) -> None:
-        """Wait for startup.complete; raise what came instead."""
+        """Wait for startup.complete; raise an error if another event comes."""
         await self.until(lambda: self.ended or self.stage == "running")
         self.check("running")
         self.started = True
 
     async def finish(self) -> None:
-        """Ask for the shutdown and wait for the app; raise what went wrong. Nothing if it never started."""
+        """Request the shutdown and wait for the app; raise its error. Does nothing if the app never started."""
         if not self.started:
             return
         if not self.ended:
@@ -287,7 +288,7 @@ class _Lifespan(_Connection):
         self.check("stopped")
 
     def check(self, stage: str) -> None:
-        """Raise why the app has not come to `stage`."""
+        """Raise an error that says why the app has not reached `stage`."""
         if self.stage == "failed":
             raise RuntimeError(self.messages[-1].get("message", "")) from self.raised
         if self.raised is not None:
@@ -320,7 +321,7 @@ async def lifespan(
 
 
 def _scope(kind: str, path: str, headers: Headers, state: Mapping[str, Any] | None) -> Scope:
-    """Build what uvicorn's scopes for HTTP and for websockets have in common."""
+    """Build the common part of uvicorn's scopes for HTTP and for websockets."""
     sent = [(name.lower(), value) for name, value in headers]
     host = [] if any(name == b"host" for name, _ in sent) else [(b"host", b"wire")]
     scope: Scope = {
@@ -357,7 +358,7 @@ class _Exchange(_Connection):
 
     async def send(self, message: Message) -> None:
         if self.gone:
-            # A checkpoint, or an endless stream to nobody could not even be timed out.
+            # A checkpoint; otherwise no timeout could end an endless stream to a client that has left.
             await anyio.lowlevel.checkpoint()
             return
         status = self.messages[0]["status"] if self.messages else None
@@ -371,7 +372,7 @@ class _Exchange(_Connection):
         self.gone = not self.complete and len(self.messages) == self.disconnect_after
 
     def response(self) -> Response:
-        """Return what has passed."""
+        """Return the events so far."""
         start = self.messages[0] if self.messages else {}
         headers = [(name, value) for name, value in start.get("headers", ())]
         body = b"".join(message.get("body", b"") for message in self.messages)
@@ -424,10 +425,10 @@ async def request(
 
 @dataclass(eq=False)
 class Session(_Connection):
-    """The client's end of a websocket; `raised` is what the app raised, `accepted` its message."""
+    """The client's end of a websocket; `raised`: the exception of the app, `accepted`: the accept message."""
 
     accepted: dict[str, Any] | None = None
-    code: int = 1006  # of the close, once somebody has closed properly
+    code: int = 1006  # of the close, after a proper close
     _to_app: deque[Message] = field(default_factory=lambda: deque([{"type": "websocket.connect"}]))
     _to_client: deque[str | bytes] = field(default_factory=deque)
 
@@ -503,13 +504,13 @@ async def websocket(
     events: Events | None = None,
     timeout: float = _TIMEOUT,
 ) -> AsyncIterator[Session]:
-    """Open a websocket to the app, called in a task of its own; leaving closes with 1000, and waits for it.
+    """Open a websocket to the app, which runs in a new task. The exit closes with 1000, and waits for the app.
 
-    Logs "accept", "ws.send", "ws.close", and a denial's "start", "body", "final"; "returned", "raised".
+    Logs "accept", "ws.send", "ws.close", and for a denial "start", "body", "final"; "returned", "raised".
 
     :param timeout: seconds, for each single wait
     :raises WireError: the app broke a rule, or returned without an answer to the handshake
-    :raises BaseException: what the body raised, as itself; what the app raised is only kept
+    :raises BaseException: the exception of the body; exceptions of the app are only kept in `raised`
     """
     scope = _scope("websocket", path, (), state)
     scope.update(subprotocols=[], extensions={"websocket.http.response": {}})

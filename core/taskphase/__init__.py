@@ -11,16 +11,19 @@ async with TaskHost() as host:
 """
 
 from ._batch import TasksBatch
+from ._current import current_host, current_task
 from ._drain import DrainReport
-from ._host import TaskHost, current_host
+from ._host import TaskHost
 from ._machine.config import TaskConfig
 from ._machine.life import TaskStatus
 from ._machine.retrying import RetryPolicy
 from ._machine.scope import Phase
+from ._observer import TaskObserver
 from ._retry import retry
 from ._scheduler import TasksScheduler
+from ._scope import Scope
 from ._statistics import HostStatistics
-from ._task import Task, TaskErrorHandler, TaskRetryPolicy, current_task
+from ._task import Task, TaskErrorHandler, TaskRetryPolicy
 from .errors import (
     NoCurrentError,
     StrayCancellation,
@@ -39,6 +42,7 @@ __all__ = [
     "NoCurrentError",
     "Phase",
     "RetryPolicy",
+    "Scope",
     "StrayCancellation",
     "Task",
     "TaskCancelled",
@@ -48,6 +52,7 @@ __all__ = [
     "TaskFailed",
     "TaskHost",
     "TaskNotFinished",
+    "TaskObserver",
     "TaskRetryPolicy",
     "TaskStatus",
     "TasksBatch",

@@ -1,17 +1,14 @@
-"""`.schedule` and `.task`, and what the latter returns."""
+"""`.schedule()` and `.task()`, and the object that `.task()` returns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from ._machine.calling import Handle
 from ._machine.config import UNSET, TaskConfig, When
 from ._task import Task, TaskErrorHandler, TaskRetryPolicy
-
-if TYPE_CHECKING:
-    from ._scheduler import TasksScheduler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,7 +17,7 @@ Definition = TypeVar("Definition")
 
 
 class Schedules(ABC, Generic[Definition]):
-    """`.schedule` and `.task`, and what the latter returns."""
+    """An object with `.schedule()` and `.task()`."""
 
     __slots__ = ()
 
@@ -31,15 +28,14 @@ class Schedules(ABC, Generic[Definition]):
     @overload
     def schedule(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
     def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[Any]:
-        """Schedule `func(*args, **kwargs)`. From the event loop or from any other thread; no checkpoint; the task never
-        starts inside this call.
+        """Schedule `func(*args, **kwargs)`. From any thread; no checkpoint. The task never starts inside this call.
 
-        :param func: any callable; what is not an `async def` runs in a thread. An awaitable that it returns is awaited,
-            unless the awaitable can be cancelled: such a handle (a `Task`, a Future) is the result
-        :return: its handle
-        :raises TypeError: if `func` is not callable, or does not take these arguments
-        :raises TasksClosedError: if tasks are no longer taken
-        :raises TasksSaturatedError: if `max_pending` tasks are pending
+        :param func: any callable; a callable that is not an `async def` runs in a thread. If `func` returns an
+            awaitable, the task awaits it; but an awaitable with `cancel()` (a `Task`, a Future) is itself the result
+        :return: the handle of the task
+        :raises TypeError: if `func` is not callable, or does not accept these arguments
+        :raises TasksClosedError: if the host takes no more tasks; nothing was scheduled
+        :raises TasksSaturatedError: if `max_pending` tasks are pending already; nothing was scheduled
         """
         return self._schedule(UNSET, func, args, kwargs)
 
@@ -53,9 +49,9 @@ class Schedules(ABC, Generic[Definition]):
         timeout: float | None = None,
         retry: TaskRetryPolicy | None = None,
     ) -> Definition:
-        """Return `.schedule`, and whatever else this has of it, with settings that win over those of this.
+        """Return an object with the same methods and phases. Its settings override the settings of this object.
 
-        Parameters and errors: see `TaskConfig`.
+        For the parameters and errors see `TaskConfig`.
         """
         return self._define(
             TaskConfig(name=name, shield=shield, on_error=on_error, when=when, timeout=timeout, retry=retry)
@@ -71,7 +67,7 @@ class Schedules(ABC, Generic[Definition]):
 
 
 class TaskDefinition(Schedules["TaskDefinition"]):
-    """`.schedule` with settings: what `.task(...)` returns. It changes nothing, and may be kept and used again."""
+    """`.schedule()` with settings: the result of `.task(...)`. Immutable, and reusable."""
 
     __slots__ = ("_config", "_target")
 
@@ -86,31 +82,3 @@ class TaskDefinition(Schedules["TaskDefinition"]):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         return self._target._schedule(self._config.merge(config), func, args, kwargs)
-
-
-class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
-    """A definition whose tasks can be scheduled for each phase of a scope: what `tasks.task(...)` returns."""
-
-    __slots__ = ("_config", "_scheduler")
-
-    def __init__(self, scheduler: TasksScheduler, config: TaskConfig) -> None:
-        self._scheduler = scheduler
-        self._config = config
-
-    @property
-    def after_route(self) -> TaskDefinition:
-        """The same settings, for tasks that start when the route has returned."""
-        return TaskDefinition(self._scheduler.after_route, self._config)
-
-    @property
-    def after_response(self) -> TaskDefinition:
-        """The same settings, for tasks that start when the scope is over."""
-        return TaskDefinition(self._scheduler.after_response, self._config)
-
-    def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
-        return ScopedTaskDefinition(self._scheduler, self._config.merge(config))
-
-    def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]:
-        return self._scheduler._schedule(self._config.merge(config), func, args, kwargs)

@@ -1,4 +1,4 @@
-"""The closing of a host, stage by stage."""
+"""The closing of a host, stage by stage. `_machine/drain.py` decides; this module has the clock and waits."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ._machine.life import ENDS, TaskStatus
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What became of the tasks that were alive when their host was closed, or were scheduled after that.
+    """The ends of the tasks that were alive at the beginning of the drain, or were scheduled during the drain.
 
-    :ivar seconds: how long it took
-    :ivar completed: how many ended by themselves: succeeded, failed, or dropped
-    :ivar cancelled: how many tasks of each name the closing has cancelled
-    :ivar abandoned: the same for those whose threads were still running when patience ended
+    :ivar seconds: the duration of the drain
+    :ivar completed: the number of tasks that ended by themselves: succeeded, failed or dropped
+    :ivar cancelled: the number of tasks of each name that the drain has cancelled
+    :ivar abandoned: the number of tasks of each name whose threads still ran when `shield_timeout` was over
     """
 
     seconds: float
@@ -37,10 +37,10 @@ class DrainReport:
 
 
 class Drain:
-    """Closes one host: who is cancelled when is the machine's decision, the clock and the waiting are here.
+    """Closes one host.
 
-    :param patience: seconds, by stage
-    :param group: the host's plain task group
+    :param patience: the most seconds of each stage
+    :param group: `host.tg`
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class Drain:
         self._group = group
         self._changed = Event()
         self._swept: dict[Job, None] = {}
-        self._shields: list[tuple[float, int, Job]] = []  # those that end by themselves: a heap
+        self._shields: list[tuple[float, int, Job]] = []  # a heap of the shields that are limited in time
         self._abandoned: list[Job] = []
 
     def wake(self) -> None:
-        """Say that something has ended, or come."""
+        """Note that a task has ended or come: have `_idle()` look again."""
         self._changed.set()
 
     async def run(self) -> DrainReport:
-        """Close the host, which has left the OPEN stage. Cancelling this does not hasten it."""
+        """Close the host, which has left the stage OPEN. A cancellation does not shorten this."""
         runner = self._runner
-        runner.on_change, runner.on_admit = self.wake, self._admitted
+        runner.on_change, runner.on_admit = self.wake, self._note_admitted
         runner.threads.on_change = self.wake
         began = current_time()
-        before = runner.completed
+        before = _completed(runner)
         self._enter(began)
         while True:
             await outlast(runner.seam, self._idle)
@@ -77,7 +77,7 @@ class Drain:
                     if runner.close():
                         break
                 elif runner.stage is DrainStage.GRACE and self._group.names:
-                    self._go_on(now)  # raw work gets no grace
+                    self._go_on(now)  # stage 1 does not wait for raw work
                 else:
                     self._group.close()
             elif now < self._ends:
@@ -86,7 +86,7 @@ class Drain:
                 self._go_on(now)
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
         report.drained(cut, self._abandoned)
-        completed = runner.completed - before
+        completed = _completed(runner) - before
         result = DrainReport(current_time() - began, completed, _named(cut), _named(self._abandoned))
         self._swept.clear()  # a closed host keeps no task
         self._shields.clear()
@@ -108,10 +108,10 @@ class Drain:
         if sweep is Sweep.UNSHIELDED:
             report.raw_work_cancelled(self._group.close())
             for scope in list(runner.late):
-                scope.give_up()
+                runner.give_up(scope)
             self._cancel(job for job in runner.jobs() if not job.config.shielded)
             for job in runner.jobs():
-                self._admitted(job)
+                self._note_admitted(job)
             report.waiting_for(job for job in runner.jobs() if job.config.shielded)
         elif sweep is Sweep.EVERYBODY:
             self._cancel(runner.jobs())
@@ -124,14 +124,14 @@ class Drain:
             self._swept[job] = None
             self._runner.cancel(job)
 
-    def _admitted(self, job: Job) -> None:
-        # What a shielded task schedules without a shield was taken all the same, so it is not cut off here.
+    def _note_admitted(self, job: Job) -> None:
+        # A shielded task may schedule a task without a shield. The host takes this task, and does not cancel it here.
         if self._runner.stage is DrainStage.SHIELDED and 0 < job.config.protection < math.inf:
             heappush(self._shields, (self._entered + job.config.protection, job.id, job))
             self.wake()
 
     def _unshielded_at(self, now: float) -> Iterator[Job]:
-        """Yield those whose shields have ended."""
+        """Yield the tasks whose shields are over at the time `now`."""
         while self._shields and self._shields[0][0] <= now:
             yield heappop(self._shields)[2]
 
@@ -141,9 +141,9 @@ class Drain:
         return min(self._ends, self._shields[0][0]) if self._shields else self._ends
 
     async def _idle(self) -> None:
-        """Wait for the next deadline, or until there is nothing left to wait for."""
+        """Wait until the next deadline, or until the host is idle."""
         self._runner.bury()
-        # It looks at the clock itself: anyio cancels no asyncio task that is woken in every turn.
+        # Look at the clock here: anyio does not cancel an asyncio task that is woken in every turn.
         while not self._is_idle and current_time() < (deadline := self._next_deadline()):
             self._changed = Event()
             with CancelScope(deadline=deadline):
@@ -151,9 +151,19 @@ class Drain:
 
     @property
     def _is_idle(self) -> bool:
-        """Whether no task is left, and nothing is to be waited for in the task group."""
+        """True if no task is left, and the task group is not about to close."""
         return self._runner.idle and not (self._group.is_open and self._group.is_closing)
 
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:
     return MappingProxyType(Counter(job.name for job in jobs))
+
+
+def patience(drain_timeout: float, shield_timeout: float | None) -> Mapping[DrainStage, float]:
+    """Return the most seconds of each stage."""
+    shielded = math.inf if shield_timeout is None else shield_timeout
+    return {DrainStage.GRACE: drain_timeout, DrainStage.SHIELDED: shielded, DrainStage.FORCED: math.inf}
+
+
+def _completed(runner: Runner) -> int:
+    return sum(runner.ended.values()) - runner.ended[TaskStatus.CANCELLED]

@@ -1,4 +1,4 @@
-"""`retry()`: further attempts after pauses that grow."""
+"""`retry()`: further attempts after growing pauses."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def retry(
     jitter: bool = True,
     max_delay: float = 60.0,
 ) -> RetryPolicy:
-    """Return a policy for `retry=`: a task that fails runs again, after a pause that grows exponentially.
+    """Return a policy for `retry=`: a failed task runs again, after an exponential pause.
 
     The pause before attempt `n + 1` is `backoff * 2 ** (n - 1)` seconds, at most `max_delay`. With `jitter` the pause
-    is drawn evenly from 0 to that, so that tasks that failed together do not come back together.
+    is random, evenly distributed from 0 to that value, so that tasks that failed together do not run again together.
 
-    `retry(attempts=1)` lifts an inherited policy.
+    `retry(attempts=1)` turns off an inherited policy.
 
     :param attempts: the most attempts, the first one included; 1 or more
-    :param on: the exceptions that are worth another attempt
-    :param backoff: seconds, 0 or more
-    :param jitter: whether to draw the pause
-    :param max_delay: seconds, 0 or more
+    :param on: the exceptions that lead to another attempt
+    :param backoff: seconds before the second attempt, 0 or more, finite
+    :param jitter: whether the pause is random
+    :param max_delay: the longest pause, in seconds, 0 or more, finite
     :raises TypeError: if a parameter has the wrong type
-    :raises ValueError: if it is out of its range
+    :raises ValueError: if a parameter is out of range
     """
     if isinstance(attempts, bool) or not isinstance(attempts, int):
         raise TypeError(f"attempts must be an int, not {attempts!r}")

@@ -1,4 +1,4 @@
-"""What a host tells of itself."""
+"""The counts of a host, and its closing event."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ._task import Task
 
 @dataclass(frozen=True, slots=True)
 class HostStatistics:
-    """The tasks of a host at one moment. The first four count different tasks.
+    """The tasks of a host at one moment. The first four counts never count a task twice.
 
-    :ivar running: tasks that have a slot
-    :ivar waiting: tasks that wait for one
+    :ivar running: tasks with a slot
+    :ivar waiting: tasks that wait for a slot
     :ivar deferred: tasks that wait for their phase
     :ivar retrying: tasks that wait for their next attempt
-    :ivar threads: worker threads in use, those included whose tasks could not wait for them
-    :ivar succeeded: tasks that have, since the host was opened; so the next three
-    :ivar failed: tasks that have
-    :ivar cancelled: tasks that were
-    :ivar dropped: tasks that were
-    :ivar oldest_running: of the tasks that have a slot, the one that was asked to start first; None if there is none
+    :ivar threads: worker threads in use, including those that have outlived their tasks
+    :ivar succeeded: tasks that have succeeded since the host opened
+    :ivar failed: tasks that have failed since the host opened
+    :ivar cancelled: tasks that were cancelled since the host opened
+    :ivar dropped: tasks that were dropped since the host opened
+    :ivar oldest_running: the task with a slot whose start was requested first; None without such a task
     """
 
     running: int
@@ -57,7 +57,7 @@ class HostStatistics:
 
 
 class Closing:
-    """Whether a host is closing, with the two methods of an `anyio.Event`."""
+    """The closing event of a host, with two methods of `anyio.Event`."""
 
     __slots__ = ("_event",)
 
@@ -65,7 +65,7 @@ class Closing:
         self._event = event
 
     def is_set(self) -> bool:
-        """Return whether the drain has begun. From any thread."""
+        """Return whether the drain has begun. May be called from any thread."""
         return self._event.is_set()
 
     async def wait(self) -> None:

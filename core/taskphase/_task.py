@@ -1,26 +1,26 @@
-"""The handle of one task."""
+"""`Task`: the handle of one task."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast, overload
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, cast, overload
 
 from anyio.lowlevel import checkpoint
 
-from ._drive.current import running_job
+from ._drive.awaited import code_frames
 from ._drive.inline import run_inline
 from ._drive.job import Job
 from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
-from ._machine.life import LifeEvent, TaskStatus
-from .errors import NoCurrentError, TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
+from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
+from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
 
 if TYPE_CHECKING:
     # For type checkers only: `Task` alone means `Task[Any]`, also where every type argument has to be written.
     from typing_extensions import TypeVar
-
-    from ._scheduler import TasksScheduler
 
     T_co = TypeVar("T_co", covariant=True, default=Any)
 else:
@@ -33,23 +33,24 @@ H = TypeVar("H", bound=Handle)
 
 
 class Task(Job, Generic[T_co]):
-    """One task: what it calls, what it is doing, and what has come of it.
+    """One task: its call, its state and its result. `schedule()` returns it.
 
-    `schedule()` returns it. It is modelled on `anyio.TaskHandle` (4.14). All but `cancel()` and the plain
-    attributes is for the event loop's thread.
+    Names and behaviour follow `anyio.TaskHandle` (4.14). `cancel()` and plain attributes work in any thread; the rest
+    is for the event loop's thread.
 
     :ivar id: an integer that is unique in the process and grows with each task
     :ivar func: the function
-    :ivar args: its positional arguments
-    :ivar config: its settings, all that is inherited included
+    :ivar args: the positional arguments
+    :ivar config: the settings, with all inherited settings
     :ivar phase: a `Phase`
-    :ivar attempt: the number of the attempt that runs or ran last; 0 before the first
-    :raises TypeError: if `func` is not callable, or does not take these arguments
+    :ivar parent: the id of the task that scheduled this task, or None
+    :ivar attempt: the number of the present or last attempt, from 1; 0 before the first attempt
+    :raises TypeError: if `func` is not callable, or does not accept these arguments
     """
 
     __slots__ = ()
 
-    if TYPE_CHECKING:  # at run time it is that of `Job`
+    if TYPE_CHECKING:  # at run time `Job.__init__()`
 
         @overload
         def __init__(
@@ -79,17 +80,17 @@ class Task(Job, Generic[T_co]):
 
     @property
     def started(self) -> Started:
-        """An event that is set when the task takes its first step."""
+        """The event that is set when the task takes its first step."""
         return Started(self)
 
     @property
     def return_value(self) -> T_co:
-        """What the function returned.
+        """The return value of the function.
 
         :raises TaskNotFinished: if the task has not ended
-        :raises TaskFailed: if it failed; the exception is the `__cause__`
-        :raises TaskCancelled: if it was cancelled
-        :raises TaskDropped: if it was dropped
+        :raises TaskFailed: if the task failed; the exception is the `__cause__`
+        :raises TaskCancelled: if the task was cancelled
+        :raises TaskDropped: if the task was dropped
         """
         match self._status:
             case TaskStatus.SUCCEEDED:
@@ -101,11 +102,11 @@ class Task(Job, Generic[T_co]):
 
     @property
     def exception(self) -> BaseException | None:
-        """What the task failed with, or None if it succeeded.
+        """The exception of a failed task; None if the task succeeded.
 
         :raises TaskNotFinished: if the task has not ended
-        :raises TaskCancelled: if it was cancelled
-        :raises TaskDropped: if it was dropped
+        :raises TaskCancelled: if the task was cancelled
+        :raises TaskDropped: if the task was dropped
         """
         match self._status:
             case TaskStatus.SUCCEEDED:
@@ -115,12 +116,42 @@ class Task(Job, Generic[T_co]):
             case _:
                 raise self._no_result()
 
+    @property
+    def age(self) -> float:
+        """The seconds from `schedule()` to now, or to the end of the task, by the loop's clock."""
+        if self._taken_at is None:
+            return 0.0
+        return self._now() - self._taken_at
+
+    @property
+    def running_for(self) -> float | None:
+        """The seconds from the first step of the present attempt to now, or to the end of the task, by the loop's
+        clock. None before the first attempt, and in a pause between attempts.
+        """
+        if self._began_at is None:
+            return None
+        return self._now() - self._began_at
+
+    def _now(self) -> float:
+        return self._ended_at if self._has_ended else self._runner.clock()
+
+    def frames(self) -> tuple[FrameType, ...] | None:
+        """Return where the task waits now: the frames of its code, the outermost first. For the loop's thread.
+
+        Do not keep the frames: they hold the local variables of the task.
+
+        :return: None if no code of the task runs in the event loop: the function runs in a thread, or the task has not
+            started, is between attempts or has ended
+        """
+        native = self._runner.alive.get(self) if self._status in IN_ATTEMPT else None
+        return None if native is None else code_frames(native)
+
     async def wait(self) -> None:
-        """Wait until the task has ended, in whichever way. A checkpoint.
+        """Wait until the task has ended, in any way. A checkpoint.
 
-        To be cancelled while waiting does not cancel the task.
+        A cancellation of the waiting code does not cancel the task.
 
-        :raises TaskNotFinished: at once, if the phase of the task comes only when the waiting code has ended: in the
+        :raises TaskNotFinished: at once, if the phase of the task comes only after the end of the waiting code: in the
             route of its request, in the stream, or in the exit of a dependency
         """
         if self._has_ended:
@@ -130,57 +161,56 @@ class Task(Job, Generic[T_co]):
             await self._wait_ended()
 
     def __await__(self) -> Generator[Any, Any, T_co]:
-        """Wait until the task has ended, and return what it returned. A checkpoint. Raises what `return_value`
-        raises.
-        """
+        """Wait until the task has ended, and return its `return_value`, or raise the same exceptions. A checkpoint."""
         yield from self.wait().__await__()
         return self.return_value
 
     def cancel(self) -> None:
-        """Ask the task to stop. From any thread; does not wait, and may be called again.
+        """Ask the task to stop. From any thread; does not wait. Further calls change nothing.
 
-        A task that has not begun, or waits for another attempt, has ended when this returns (soon after, from
-        another thread). One that runs is cancelled at its next checkpoint, and at each after that. A sync function
-        that has begun runs to its end, with its result.
+        - A task that has not started, or is between attempts, has ended when this returns (from another thread, from an
+          observer and from a log handler: soon after).
+        - A running task is cancelled at its next checkpoint, and at each checkpoint after that.
+        - A sync function that has begun runs to its end, and its result counts.
         """
         if self._is_new:
             self._end(LifeEvent.CANCEL)
         elif not self._has_ended:
-            self._runner.call(self._runner.cancel, self)
+            self._runner.call(partial(self._runner.cancel, self))
 
     async def __call__(self) -> T_co:
-        """Run the task here and now, for tests: as it would run in a host, and return or raise what awaiting it does.
+        """Run the task here and now, for tests. Otherwise the same as in a host, and as `await task`.
 
-        :raises RuntimeError: if it has been scheduled, started or ended
+        :raises RuntimeError: if the task was scheduled before, or has ended
         """
         if not self._is_new:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; only a new one can be run inline")
         await run_inline(self)
         return self.return_value
 
-    def __start__(self, scheduler: TasksScheduler, /) -> None:
-        """The same as `scheduler.start(task)`."""
-        scheduler.start(self)
+    def __start__(self, scheduler: Starts, /) -> None:
+        """Schedule a task that you have made, with a scheduler or a scope.
+
+        :raises RuntimeError: if the task was scheduled before, or has ended
+        :raises TasksClosedError: if the host takes no more tasks
+        :raises TasksSaturatedError: if `max_pending` tasks are pending already
+        """
+        scheduler._start(self)
 
     def __repr__(self) -> str:
-        # Without the arguments: they may be secret, and a repr ends up in logs.
+        # Without the arguments: they may be secret, and the repr may be logged.
         return f"<Task {self.id} {shown(self.name)} {self.phase.value} {self._status.value}>"
 
     def _check_who_waits(self) -> None:
-        """Make sure that the native task that runs the task's route does not wait for a phase that comes only after it.
+        """Refuse a wait that would never end: the native task of a route waits for a task that starts after the route.
 
-        :raises TaskNotFinished: if it does
+        :raises TaskNotFinished: for such a wait
         """
         if self._status is not TaskStatus.DEFERRED:
             return
         runner = self._runner
-        held = runner.deferred.get(self)
-        if (
-            held is not None
-            and held.owner is not None
-            and runner.seam.is_here()
-            and held.owner is runner.seam.running()
-        ):
+        route = runner.route_of(self)
+        if route is not None and runner.seam.is_here() and route is runner.seam.running():
             raise TaskNotFinished(
                 f"task {self.name!r} is for {self.phase.value}, which comes only when this code has ended: waiting for "
                 "it here would never end. Wait for it in another task, or schedule it for an earlier phase"
@@ -196,8 +226,14 @@ class Task(Job, Generic[T_co]):
                 return TaskNotFinished(f"task {self.name!r} is {self._status.value}")
 
 
+class Starts(Protocol):
+    """A scheduler or a scope: an object that can start a task that you have made."""
+
+    def _start(self, task: Task[Any], /) -> None: ...
+
+
 class Started:
-    """Whether a task has taken its first step, with the two methods of an `anyio.Event`."""
+    """The event that is set when a task takes its first step, with two methods of `anyio.Event`."""
 
     __slots__ = ("_task",)
 
@@ -211,8 +247,9 @@ class Started:
     async def wait(self) -> None:
         """Wait until the task has taken its first step. A checkpoint.
 
-        :raises TaskCancelled: if it was cancelled before that
-        :raises TaskDropped: if it was dropped
+        :raises TaskCancelled: if the task was cancelled before
+        :raises TaskDropped: if the task was dropped
+        :raises TaskNotFinished: as `Task.wait()`
         """
         if self.is_set():
             await checkpoint()
@@ -223,25 +260,10 @@ class Started:
             raise self._task._no_result()
 
 
-def current_task() -> Task[Any]:
-    """Return the task that is running here: in its function or handler, in what they call, and in threads and child
-    tasks of theirs.
-
-    :raises NoCurrentError: outside of any task
-    """
-    job = running_job()
-    if job is None:
-        raise NoCurrentError(
-            "this code does not run in a task. If it runs in a thread of your own, that a task has started: call "
-            "current_task() before you start the thread, and hand the task over"
-        )
-    return cast("Task[Any]", job)
-
-
 TaskErrorHandler: TypeAlias = Callable[[Task[Any], Exception], object]
-"""What `on_error` is: called with the task and its exception, sync or async. What it returns means nothing."""
+"""The type of `on_error`: sync or async, called with the task and its exception. The return value means nothing."""
 
 TaskRetryPolicy: TypeAlias = Callable[[Task[Any], Exception], float | timedelta | None]
-"""What `retry` is: called with the task and the exception of an attempt. It returns the pause before the next attempt,
-in seconds or as a `timedelta`, or None if there is no further attempt.
+"""The type of `retry`: called with the task and the exception of an attempt. Returns the pause before the next attempt,
+in seconds or as a `timedelta`, or None for no further attempt.
 """

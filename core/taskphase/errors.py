@@ -1,17 +1,17 @@
-"""What taskphase raises.
+"""The errors that taskphase raises.
 
     TasksError
      +-- TasksClosedError (also RuntimeError)      the host takes no more tasks
      +-- TasksSaturatedError (also RuntimeError)   `max_pending` tasks are pending already
      +-- NoCurrentError (also LookupError)         there is no current host, or no current task
-     +-- StrayCancellation                         the task failed: it got a cancellation that nobody had asked for
-     +-- TaskNotFinished                           asked for a result before the end
-     +-- TaskFailed                                the task ended by an exception, its `__cause__`
-          +-- TaskCancelled                        somebody asked it to stop
-          +-- TaskDropped                          its scope or its host decided that it never runs
+     +-- StrayCancellation                         the task failed: it got a cancellation without a request
+     +-- TaskNotFinished                           the task has no result yet
+     +-- TaskFailed                                the task ended with an exception, its `__cause__`
+          +-- TaskCancelled                        the task was asked to stop
+          +-- TaskDropped                          the task never runs: its scope or its host has decided so
 
-`TaskNotFinished`, `TaskFailed` and `TaskCancelled` mean what they mean in anyio (4.14). `IllegalEvent` is apart from
-them: it is a bug of this library, and reaches nobody otherwise.
+`TaskNotFinished`, `TaskFailed` and `TaskCancelled` mean the same as in anyio (4.14). `IllegalEvent` is no `TasksError`:
+it is a bug of this library.
 """
 
 from ._machine.table import IllegalEvent
@@ -31,24 +31,24 @@ __all__ = [
 
 
 class TasksError(Exception):
-    """Anything that taskphase raises on purpose."""
+    """The base class of all errors that taskphase raises on purpose."""
 
 
 class TasksClosedError(TasksError, RuntimeError):
-    """The host is not open, or is closing and takes no more tasks from the caller. Nothing was scheduled."""
+    """The host is not open, or it is closing and takes no more tasks from the caller. Nothing was scheduled."""
 
 
 class TasksSaturatedError(TasksError, RuntimeError):
-    """As many tasks are pending as `max_pending` allows. Nothing was scheduled.
+    """`max_pending` tasks are pending already. Nothing was scheduled.
 
-    :ivar running: tasks that held a slot
-    :ivar waiting: tasks that waited for one
-    :ivar deferred: tasks that waited for their phase
-    :ivar max_pending: the most that may be waiting and deferred together
+    :ivar running: the number of tasks with a slot
+    :ivar waiting: the number of tasks that wait for a slot
+    :ivar deferred: the number of tasks that wait for their phase
+    :ivar max_pending: the limit for waiting and deferred tasks together
     """
 
     def __init__(self, running: int, waiting: int, deferred: int, max_pending: int) -> None:
-        super().__init__(running, waiting, deferred, max_pending)  # in this order, so that it can be pickled
+        super().__init__(running, waiting, deferred, max_pending)  # in this order: pickle passes them to `__init__()`
         self.running = running
         self.waiting = waiting
         self.deferred = deferred
@@ -57,26 +57,26 @@ class TasksSaturatedError(TasksError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"{self.waiting} waiting and {self.deferred} deferred tasks have reached max_pending={self.max_pending} "
-            f"({self.running} are running): schedule less, raise the limit, or turn the caller away"
+            f"({self.running} are running): schedule fewer tasks, raise the limit, or reject the caller"
         )
 
 
 class NoCurrentError(TasksError, LookupError):
-    """There is no current host, or no current task, where it was asked for."""
+    """There is no current host, or no current task, here."""
 
 
 class StrayCancellation(TasksError):
-    """A `CancelledError` reached the task that nobody had asked for, as when a driver cancels a future of its own. The
-    task has failed with this error; the `CancelledError` is the `__cause__`. It happens on asyncio only.
+    """A `CancelledError` without a request reached the task, for example because a driver cancelled its own future. The
+    task has failed with this error; its `__cause__` is the `CancelledError`. Only on asyncio.
     """
 
 
 class TaskNotFinished(TasksError):
-    """The task has not ended, so it has no result yet; or the caller would wait for itself."""
+    """The task has no result yet; or the caller would wait for itself."""
 
 
 class TaskFailed(TasksError):
-    """The task ended by an exception, which is the `__cause__` of this one."""
+    """The task ended with an exception: the `__cause__` of this error."""
 
 
 class TaskCancelled(TaskFailed):
@@ -84,7 +84,7 @@ class TaskCancelled(TaskFailed):
 
 
 class TaskDropped(TaskFailed):
-    """The task was dropped: it never ran."""
+    """The task was dropped. It never ran."""
 
 
 IllegalEvent.__module__ = __name__

@@ -17,6 +17,7 @@ from taskphase import (
     NoCurrentError,
     Phase,
     RetryPolicy,
+    Scope,
     StrayCancellation,
     Task,
     TaskCancelled,
@@ -26,6 +27,7 @@ from taskphase import (
     TaskFailed,
     TaskHost,
     TaskNotFinished,
+    TaskObserver,
     TaskRetryPolicy,
     TasksBatch,
     TasksClosedError,
@@ -57,6 +59,7 @@ __all__ = [
     "NoCurrentError",
     "Phase",
     "RetryPolicy",
+    "Scope",
     "StrayCancellation",
     "Task",
     "TaskCancelled",
@@ -66,6 +69,7 @@ __all__ = [
     "TaskFailed",
     "TaskHost",
     "TaskNotFinished",
+    "TaskObserver",
     "TaskRetryPolicy",
     "TaskStatus",
     "Tasks",
@@ -81,7 +85,7 @@ __all__ = [
     "retry",
 ]
 
-# A traceback names what a user can import.
+# Tracebacks must show names that a user can import.
 for _name in __all__:
     if getattr(globals()[_name], "__module__", "").startswith("fastapi_tasks."):
         globals()[_name].__module__ = __name__

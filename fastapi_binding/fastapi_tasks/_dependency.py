@@ -1,4 +1,4 @@
-"""The dependency that gives an endpoint its scheduler."""
+"""The dependency that passes a scheduler to an endpoint."""
 
 from typing import Annotated
 
@@ -12,21 +12,20 @@ from .errors import FastAPITasksUninitializedAppError
 
 
 async def get_tasks(connection: HTTPConnection) -> TasksScheduler:
-    """Return the scheduler of this request or websocket session: the dependency behind `Tasks`, and its key in
+    """Return the scheduler of this request or websocket session. `Tasks` depends on this function, which is the key in
     `dependency_overrides`.
 
-    :raises FastAPITasksUninitializedAppError: if `add_tasks` was called neither on the app that is served nor on a
-        parent of it
+    :raises FastAPITasksUninitializedAppError: if `add_tasks` was called neither on the served app nor on a parent app
     """
     request: RequestTasks | None = connection.scope.get(SCOPE_KEY)
     if request is None:
         raise FastAPITasksUninitializedAppError(
-            "this app has no tasks: call add_tasks(app), once, where the app that the server runs is made "
-            "(if this one is mounted, on its parent)"
+            "this app has no tasks: call add_tasks(app) once, after the creation of the app that the server runs "
+            "(for a mounted app: on its parent)"
         )
     return request.open(connection.scope)
 
 
-# What has no exit is of either scope; to be told spares FastAPI two looks at the function, for each request.
+# `scope` changes nothing for a dependency without an exit. But FastAPI then skips two checks for each request.
 Tasks = Annotated[TasksScheduler, Depends(get_tasks, scope="request")]
-"""The type of an endpoint's, a dependency's or a websocket handler's parameter that takes its scheduler."""
+"""The parameter type by which an endpoint, a dependency or a websocket handler receives its scheduler."""

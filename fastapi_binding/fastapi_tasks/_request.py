@@ -1,9 +1,9 @@
-"""One request or websocket session: the scope of its tasks, and the barrier before its response."""
+"""One request or websocket session: the scopes of its tasks, and the barrier before its response."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, cast
@@ -12,34 +12,45 @@ from anyio import Event
 from starlette.types import Message, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from taskphase import Scope as TaskScope
 from taskphase import TaskHost, TasksScheduler
 
+from ._exit_stack import leave_last
 from .errors import FastAPITasksUnsupportedError
 
 SCOPE_KEY = "fastapi_tasks"
-"""Where an ASGI scope carries its `RequestTasks`. The outermost app that has tasks puts it there."""
+"""The key of the `RequestTasks` in an ASGI scope. The outermost app with tasks sets it."""
 
-# FastAPI (0.121.1 to 0.165) puts the exit stack of the function-scope dependencies there. It is left
-# when the route has returned and its response is built, or with whatever either of them raised.
+# FastAPI (0.121.1 to 0.165) puts the exit stack of the function-scope dependencies there. The stack ends when the route
+# has returned and the response is built, or with an exception of either.
 _FUNCTION_STACK_KEY = "fastapi_function_astack"
 
 
 class RequestTasks:
     """The tasks of one request.
 
-    It may have several routes, if a middleware calls the app again. Each has a scheduler of its own.
+    A request has several routes if a middleware calls the app again. Each route has its own scope.
 
-    :ivar host: owns them
-    :ivar tasks: the scheduler of the last route, from the moment that somebody asks for it
-    :ivar has_tasks: whether it has a scheduler
-    :ivar outside: holds what is scheduled by hand outside of any route
+    The first message of the response waits for the barrier, and later messages wait behind it, in `_line`.
+
+    :ivar host: the owner of the tasks
+    :ivar tasks: the scope of the last route; None until the route asks for its scheduler
+    :ivar has_tasks: True if there is any scope
+    :ivar outside: the scope of tasks that are scheduled outside of any route; None until there is one
+    :ivar _earlier: the scopes of earlier routes
+    :ivar _has_begun: True if the first message may go, or has gone, to the server
+    :ivar _is_direct: True if `send()` passes messages on without a look at the scopes
+    :ivar _line: the events of the messages that wait; None if no message waits or is being sent
     """
 
     __slots__ = (
+        "_asgi_scope",
         "_earlier",
         "_has_begun",
+        "_info",
         "_is_direct",
         "_line",
+        "_scheduler",
         "_send",
         "_stack",
         "_waiter",
@@ -54,10 +65,13 @@ class RequestTasks:
         state = scope.setdefault("state", {})  # not every server has one
         state["fastapi_tasks_tg"] = host.tg
         state["fastapi_tasks_host"] = host
-        self.tasks: TasksScheduler | None = None
-        self.outside: TasksScheduler | None = None
-        self._earlier: list[TasksScheduler] | None = None
+        self.tasks: TaskScope | None = None
+        self.outside: TaskScope | None = None
+        self._scheduler: TasksScheduler | None = None
+        self._earlier: list[TaskScope] | None = None
         self.host = host
+        self._asgi_scope: Scope | None = scope
+        self._info: dict[str, Any] | None = None
         self._send = send
         self._stack: object = None
         self.has_tasks = False
@@ -66,22 +80,23 @@ class RequestTasks:
         self._waiter: Event | None = None
 
     def open(self, scope: Scope) -> TasksScheduler:
-        """Return the scheduler of the route that runs here, having first made sure that it will learn how that ends.
+        """Return the scheduler of the route that runs here. The first call makes its scope, and a callback for the end
+        of the route.
 
-        :raises FastAPITasksUnsupportedError: if FastAPI does not tell that
+        :raises FastAPITasksUnsupportedError: if FastAPI has no exit stack for such a callback
         """
         stack: AsyncExitStack[Any] | None = scope.get(_FUNCTION_STACK_KEY)
-        if self.tasks is not None and stack is self._stack:
-            return self.tasks
+        if self._scheduler is not None and stack is self._stack:
+            return self._scheduler
         if not isinstance(stack, AsyncExitStack):
             raise FastAPITasksUnsupportedError(
                 f"scope[{_FUNCTION_STACK_KEY!r}] is no AsyncExitStack: Tasks needs a route of FastAPI >= 0.121.1"
             )
         if self.tasks is not None:
             self._earlier = [*(self._earlier or ()), self.tasks]
-        self.tasks = tasks = self.host.scope(in_route=True)
+        self.tasks = tasks = self.host.scope(in_route=True, info=self._describe(scope))
         if self.is_over:
-            tasks.end()  # so that the end of the route is the end of the scope
+            tasks.end()  # then the end of the route ends the scope
         self.has_tasks = True
         self._stack = stack
         if scope["type"] == "websocket":
@@ -90,77 +105,93 @@ class RequestTasks:
             leave_last(stack, partial(self._leave_route, tasks))
         else:
             leave_last(stack, partial(self._leave_route_later, tasks), is_async=True)
-        return tasks
+        self._scheduler = scheduler = TasksScheduler(tasks)
+        return scheduler
 
-    def scheduler(self) -> TasksScheduler:
-        """Return what a `TasksScheduler` belongs to that is made by hand outside of the route."""
+    def scope(self) -> TaskScope:
+        """Return the scope of tasks that are scheduled outside of the route, not by its scheduler."""
+        info = self._describe(self._asgi_scope)
         if self.tasks is not None and self._has_begun:
             return self.tasks
         if self.outside is None:
-            self.outside = self.host.scope()
+            self.outside = self.host.scope(info=info)
             self._is_direct = False
             self.has_tasks = True
             if self._has_begun:
                 self.outside.end_route()
-            if self.is_over:  # by code that the request has left behind: nobody ends the scope any more
+            if self.is_over:  # code that outlives the request calls this: no other code will end the scope
                 self.outside.end()
         return self.outside
 
-    def _leave_route(
-        self, tasks: TasksScheduler, exc_type: type[BaseException] | None, _exc: object, _tb: object
-    ) -> None:
-        # What leaving `route()` does where tasks start in order, except that it is the first message that waits.
+    def _describe(self, scope: Scope | None) -> dict[str, Any]:
+        """Return `scope.info` for observers: the same dict for all scopes of the request.
+
+        :param scope: an ASGI scope of the request, which has the route as soon as there is one; None: it is over
+        """
+        scope = scope or {}
+        if self._info is None:
+            method = "WEBSOCKET" if scope.get("type") == "websocket" else scope.get("method")
+            self._info = {"method": method, "path": scope.get("path"), "route": None}
+        if "route" in scope:
+            self._info["route"] = getattr(scope["route"], "path", None)
+        return self._info
+
+    def _leave_route(self, tasks: TaskScope, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
+        # As the end of a `route()` block on asyncio. But the barrier comes later, before the first message.
         tasks.end_route(failed=exc_type is not None)
-        self._left_route(failed=exc_type is not None)
+        self._note_route_left(failed=exc_type is not None)
 
-    async def _leave_route_later(self, tasks: TasksScheduler, *outcome: Any) -> None:
+    async def _leave_route_later(self, tasks: TaskScope, *outcome: Any) -> None:
         await tasks.route().__aexit__(*outcome)
-        self._left_route(failed=outcome[0] is not None)
+        self._note_route_left(failed=outcome[0] is not None)
 
-    def _left_route(self, *, failed: bool) -> None:
+    def _note_route_left(self, *, failed: bool) -> None:
         if failed:
-            self.host.set_current(self.scheduler)  # a middleware may come next that calls the app again
+            self.host.set_current(self.scope)  # next, a middleware may call the app again
         if self._waiter is not None:
             self._waiter.set()
 
-    async def _leave_session(self, tasks: TasksScheduler, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        # A client that leaves has the handler raise, wherever that reads or sends. It is over then, but has not failed.
+    async def _leave_session(self, tasks: TaskScope, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        # If the client leaves, the handler raises wherever it reads or sends. The session is over, but has not failed.
         outcome = (None, None, None) if _client_left(exc) else (exc_type, exc, tb)
         await self._leave_route_later(tasks, *outcome)
 
     def leave(self, exc: BaseException | None) -> Awaitable[None]:
         """End the scope: the call of the app has returned, or raised `exc`."""
-        self.end()  # first, because on trio other code runs meanwhile, which may open another scope
+        if self.outside is not None:
+            self._describe(self._asgi_scope)
+        self.end()  # first: on trio other code runs meanwhile, and may open another scope
         if self.tasks is not None and self.outside is None and self._earlier is None:
             return self.tasks.__aexit__(None if exc is None else type(exc), exc, None)
         return self._leave_all(exc)
 
     async def _leave_all(self, exc: BaseException | None) -> None:
         await self._decide_outside(failed=exc is not None)
-        for tasks in self._schedulers():
+        for tasks in self._scopes():
             await tasks.__aexit__(None if exc is None else type(exc), exc, None)
         if self.outside is not None:
             await self.outside.settle()
 
     async def routes_ended(self) -> None:
-        """Wait for the routes that run on, though the call of the app has returned."""
-        while any(tasks.outcome is None for tasks in self._schedulers()):
+        """Wait for the routes that still run after the call of the app has returned."""
+        while any(tasks.outcome is None for tasks in self._scopes()):
             self._waiter = Event()
             await self._waiter.wait()
 
     def end(self) -> None:
-        """Let go of the server's `send`, which knows the scope, which knows this: a cycle a request is work for the
-        garbage collector, and pauses for others.
+        """Forget the ASGI scope, and the server's `send`, which refers to the scope. The scope refers to this object:
+        in each request the cycle would be work for the garbage collector.
         """
         self._send = _too_late
+        self._asgi_scope = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the call of the app has returned."""
+        """True if the call of the app has returned."""
         return self._send is _too_late
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Hand a message to the server; the first one waits until what was asked to start has taken its first step."""
+        """Pass a message to the server. The first message waits for the barrier."""
         if not self._is_direct:
             tasks = self.tasks
             if (
@@ -170,10 +201,12 @@ class RequestTasks:
             ):
                 return self._send_in_line(message)
             self._is_direct = self._has_begun = True
+            if tasks is not None:
+                tasks.note_first_message()
         return self._send(message)
 
     async def _send_in_line(self, message: Message) -> None:
-        """Send what comes first, or comes while that waits: one message at a time, in their order."""
+        """Send the first message, and messages that come while it waits: one at a time, in their order."""
         if self._line is None:
             self._line = deque()
         else:
@@ -198,56 +231,37 @@ class RequestTasks:
             if turn in line:
                 line.remove(turn)
             elif line:
-                line.popleft().set()  # its turn had come
+                line.popleft().set()  # this message had its turn: give the turn to the next message
             else:
                 self._line = None
             raise
 
     async def _settle(self, message: Message) -> None:
         tasks = self.tasks
+        if self.outside is not None:
+            self._describe(self._asgi_scope)
         if tasks is not None and message["type"] == "http.response.start" and tasks.route_runs_here:
-            tasks.end_route()  # it sends before FastAPI leaves its exit stack, as `app.frontend()` does
+            tasks.end_route()  # the route sends before FastAPI leaves its exit stack, like `app.frontend()`
         await self._decide_outside()
-        for each in self._schedulers():
+        for each in self._scopes():
             await each.settle()
         self._has_begun = True
+        if (last := self.tasks or self.outside) is not None:
+            last.note_first_message()
 
     async def _decide_outside(self, *, failed: bool = False) -> None:
-        """What was scheduled outside of any route has the outcome of the last route. Without one, `failed` tells it."""
+        """Give tasks that were scheduled outside of any route the outcome of the last route; without one, `failed`."""
         if self.outside is not None and (self.tasks is None or self.tasks.outcome is not None):
             if not self.outside.in_order:
-                await self.outside.settle()  # or its after_route tasks might be faster than its immediate ones
+                await self.outside.settle()  # otherwise after_route tasks may start before immediate tasks
             self.outside.end_route(failed=failed if self.tasks is None else self.tasks.outcome == "failure")
 
-    def _schedulers(self) -> list[TasksScheduler]:
+    def _scopes(self) -> list[TaskScope]:
         return [tasks for tasks in (*(self._earlier or ()), self.tasks, self.outside) if tasks is not None]
-
-
-def leave_last(stack: Any, leave: Callable[..., Any], *, is_async: bool = False) -> None:
-    """Have `leave` called when `stack` is left, after all that was entered before, and all that will be: whatever the
-    order of an endpoint's parameters.
-    """
-    if _IS_KNOWN:  # the public way costs several times as much, in each request
-        stack._exit_callbacks.appendleft((not is_async, leave))
-        return
-    entered = stack.pop_all()
-    (stack.push_async_exit if is_async else stack.push)(leave)
-    stack.push_async_exit(entered)
-
-
-def _is_known() -> bool:
-    """Tell whether an exit stack keeps its callbacks as CPython's has since 3.7."""
-    stack: Any = AsyncExitStack()
-    stack.push(_is_known)
-    stack.push_async_exit(_too_late)
-    return getattr(stack, "_exit_callbacks", None) == deque([(True, _is_known), (False, _too_late)])
 
 
 async def _too_late(message: Message) -> None:
     raise RuntimeError(f"{message['type']} was sent when the call of the app had returned: nobody is there any more")
-
-
-_IS_KNOWN = _is_known()
 
 
 def _client_left(exc: BaseException | None) -> bool:

@@ -1,9 +1,9 @@
-"""What fastapi-tasks raises: its own errors, and those of taskphase.
+"""The errors of fastapi-tasks, and those of taskphase.
 
 FastAPITasksError
  +-- FastAPITasksUninitializedAppError                       `Tasks` in an app without `add_tasks`
  +-- FastAPITasksAlreadyAddedError (also RuntimeError)       `add_tasks` twice on one app
- +-- FastAPITasksUnsupportedError (also RuntimeError)        FastAPI does not offer what is needed
+ +-- FastAPITasksUnsupportedError (also RuntimeError)        FastAPI lacks a feature that `Tasks` needs
 """
 
 from taskphase.errors import (
@@ -36,11 +36,11 @@ __all__ = [
 
 
 class FastAPITasksError(Exception):
-    """Anything that fastapi-tasks itself raises."""
+    """The base class of the errors of fastapi-tasks itself."""
 
 
 class FastAPITasksUninitializedAppError(FastAPITasksError):
-    """`Tasks` was asked for in an app that has no tasks: neither on it nor on a parent was `add_tasks` called."""
+    """An endpoint asked for `Tasks`, but `add_tasks` was called neither on its app nor on a parent app."""
 
 
 class FastAPITasksAlreadyAddedError(FastAPITasksError, RuntimeError):
@@ -48,6 +48,6 @@ class FastAPITasksAlreadyAddedError(FastAPITasksError, RuntimeError):
 
 
 class FastAPITasksUnsupportedError(FastAPITasksError, RuntimeError):
-    """`Tasks` was asked for where FastAPI does not tell how the route ends: by a FastAPI older than 0.121.1, or by
-    another framework.
+    """`Tasks` cannot see the end of the route: FastAPI is older than 0.121.1, or the route belongs to another
+    framework.
     """

@@ -1,5 +1,5 @@
-"""Have the properties teeth? Bugs that somebody could make, planted one at a time: `python -m property_tests.mutants`.
+"""Mutation tests: plant one plausible bug at a time, and run the properties: `python -m property_tests.mutants`.
 
-The bugs are data: each `.toml` file beside this one holds those of a part of the code. Changes of a single row of a
-table are not among them: `test_tables` makes them all.
+The bugs are data: each `.toml` file beside this module has the bugs of one part of the code. The files contain no
+changes of a single row of a table, because `test_tables` makes all of these.
 """

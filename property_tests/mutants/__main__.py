@@ -1,7 +1,7 @@
-"""Plant each bug in a copy of the repository, run the properties there, and say which of them notices.
+"""Plant each bug in a copy of the repository, run the properties there, and report the test that notices the bug.
 
-`python -m property_tests.mutants [--only NAME] [--jobs N] [--tests PATH ...]`; a mutant is killed by the first test
-that fails, hangs or crashes. The exit code is 1 if one survives without a `reason` in its file.
+`python -m property_tests.mutants [--only NAME] [--jobs N] [--tests PATH ...]`; the first test that fails, hangs or
+crashes kills a mutant. The exit code is 1 if a mutant survives without a `reason` in its file.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from property_tests.mutants.trial import ROOT, Outcome, Trial, copy_tree
 
 ALL = ["property_tests"]
 
-# Seconds of the processor's time for the properties of the unchanged code.
+# Limit for the properties of the unchanged code, in seconds of CPU time.
 _LONGEST = 3600.0
 
 
 def measure(pristine: Path, tests: Sequence[str]) -> float:
-    """Run the unchanged properties, all of which have to pass, and return the limit for a run with a bug, in seconds
-    of the processor's time.
-    """
+    """Run the unchanged properties, which have to pass. Return the CPU seconds that a run with a bug may take."""
     trial = Trial(pristine, tests, _LONGEST)
     try:
         while (outcome := trial.outcome()) is None:
@@ -43,7 +41,7 @@ def measure(pristine: Path, tests: Sequence[str]) -> float:
 
 
 class Planted:
-    """A mutant in a copy of its own, under trial: first by the test that is known to notice it, then by all."""
+    """A mutant in its own copy, under trial: first with the test that is known to notice it, then with all tests."""
 
     def __init__(self, mutant: Mutant, pristine: Path, tests: Sequence[str], limit: float) -> None:
         self.mutant = mutant
@@ -78,7 +76,7 @@ class Planted:
 def fates(
     mutants: Sequence[Mutant], pristine: Path, tests: Sequence[str], *, jobs: int, limit: float
 ) -> Iterator[tuple[Mutant, Outcome]]:
-    """Try each mutant, `jobs` at a time, and yield what became of it."""
+    """Try each mutant, `jobs` at a time, and yield the outcome."""
     waiting = list(reversed(mutants))
     running: list[Planted] = []
     try:
@@ -118,30 +116,30 @@ def unexplained(outcomes: Sequence[tuple[Mutant, Outcome]]) -> list[str]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="NAME", help="this one, or those whose names begin so")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many at a time, default: 2")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a name, or a prefix of names")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at a time, default: 2")
     parser.add_argument(
-        "--tests", nargs="+", default=ALL, metavar="PATH", help="default: all, from the one that is known to notice it"
+        "--tests", nargs="+", default=ALL, metavar="PATH", help="default: all, beginning with the known one"
     )
     parser.add_argument(
         "--limit",
         type=float,
         metavar="SECONDS",
-        help="on a processor, for one run; default: three times that of the code without a bug",
+        help="CPU time of one run; default: three times the time of the unchanged code",
     )
     options = parser.parse_args()
     options.mutants = [m for m in planted() if options.only is None or m.name.startswith(tuple(options.only))]
     if not options.mutants:
-        parser.error("there is no mutant of that name")
+        parser.error("there is no mutant with this name")
     return options
 
 
 def main() -> int:
     options = parse()
-    for each in (signal.SIGINT, signal.SIGTERM):  # started in the background, it would ignore the first
+    for each in (signal.SIGINT, signal.SIGTERM):  # a background process would ignore SIGINT
         signal.signal(each, signal.default_int_handler)
     for mutant in options.mutants:
-        mutant.change((ROOT / mutant.file).read_text())  # raises, before hours have passed
+        mutant.change((ROOT / mutant.file).read_text())  # raises now, not after hours
     outcomes: list[tuple[Mutant, Outcome]] = []
     with tempfile.TemporaryDirectory(prefix="pristine-") as folder:
         pristine = Path(folder) / "copy"

@@ -1,4 +1,4 @@
-"""A pytest plugin for the process of a trial: it tests nothing but the copy it runs in, and not for ever."""
+"""A pytest plugin for a trial's process: makes sure that the copy is tested, and limits the CPU time."""
 
 from __future__ import annotations
 

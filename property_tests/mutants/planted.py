@@ -1,4 +1,4 @@
-"""The planted bugs, as the files hold them."""
+"""The planted bugs from the files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Mutant:
-    """One bug: `new` in the place of `old` in `file`, a path from the root of the repository.
+    """One bug: `new` replaces `old` in `file`, a path from the root of the repository.
 
     :ivar breaks: the guarantee that no longer holds
-    :ivar seen: what a user would see
-    :ivar by: the test that is known to notice it, which is tried first; None if none is
-    :ivar reason: why no property can notice it; None if one has to
+    :ivar seen: the effect that a user would see
+    :ivar by: the test that is known to notice the bug, and runs first; None if unknown
+    :ivar reason: why no property can notice the bug; None if a property must
     """
 
     name: str
@@ -31,9 +31,10 @@ class Mutant:
     reason: str | None = None
 
     def change(self, text: str) -> str:
-        """Return the text of `file` with the bug in it.
+        """Return the text of `file` with the bug.
 
-        :raises ValueError: if `old` is not there exactly once, or its indentation is only a part of that of its line
+        :raises ValueError: if `old` does not occur exactly once, or its indentation is only a part of its line's
+            indentation
         """
         if text.count(self.old) != 1:
             raise ValueError(f"{self.name}: {self.file} has the old text {text.count(self.old)} times, not once")
@@ -49,7 +50,7 @@ class Mutant:
 
 @cache
 def planted() -> tuple[Mutant, ...]:
-    """Return every bug, in the order of the files."""
+    """Return all bugs, in the order of the files."""
     return tuple(_read())
 
 

@@ -1,4 +1,4 @@
-"""One run of the properties, in a copy of the repository."""
+"""One run of the properties in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from property_tests.mutants.child import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# All that the properties import, and pytest's settings. (Some of them use helpers of the other tests.)
+# The imports of the properties, and pytest's settings. Some properties use helpers of the other tests.
 _COPIED = ("core", "fastapi_binding", "property_tests", "tests", "pyproject.toml")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
-# The check that each old text is still there, which it never is in a copy that has a bug planted.
+# Checks that each old text is there, which is never true in a copy with a bug.
 _NOT_RUN = "property_tests/test_mutants.py"
 
 _PASSED, _FAILED, _NOT_COLLECTED = 0, 1, 2
 
-# A run that is not busy hangs too. However loaded the machine is, this many times its time on the processor is enough.
+# A run that sleeps for ever hangs, too. On any loaded machine, this multiple of the CPU time is enough wall time.
 _PATIENCE = 20
 
 
 def copy_tree(source: Path, to: Path) -> None:
-    """Copy what the properties need."""
+    """Copy the files that the properties need."""
     to.mkdir()
     for name in _COPIED:
         if (source / name).is_dir():
@@ -43,22 +43,22 @@ def copy_tree(source: Path, to: Path) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `by`: the first test that failed, hung or crashed; None if all passed."""
+    """The end of a run. `by`: the first test that failed, hung or crashed; None if all passed."""
 
     by: str | None
     seconds: float
 
 
 class BrokenRun(Exception):
-    """The tests could not be run at all, which says nothing about the code."""
+    """The tests could not run at all, so the run says nothing about the code."""
 
 
 class Trial:
-    """A run of the tests of a copy, in a process of its own. It begins when it is made.
+    """Runs the tests of a copy in a new process, from the creation of the object on.
 
-    `HYPOTHESIS_PROFILE=mutants` are the examples of `ci`, none of which is shrunk.
+    `HYPOTHESIS_PROFILE=mutants` has the examples of `ci` without shrinking.
 
-    :param limit: seconds of the processor's time
+    :param limit: seconds of CPU time
     """
 
     def __init__(self, copy: Path, tests: Sequence[str], limit: float) -> None:
@@ -84,9 +84,9 @@ class Trial:
         self._begin = monotonic()
 
     def outcome(self) -> Outcome | None:
-        """Return how it ended, or None if it has not. One that takes too long is killed.
+        """Return the outcome, or None while the run goes on. Kill a run that takes too long.
 
-        :raises BrokenRun: if it was no run of the tests
+        :raises BrokenRun: if the tests could not run
         """
         seconds = monotonic() - self._begin
         code = self._process.poll()
@@ -107,12 +107,12 @@ class Trial:
         raise BrokenRun(f"pytest ended with {code}:\n{self.text()}")
 
     def text(self) -> str:
-        """Return what pytest has printed."""
+        """Return the output of pytest."""
         self._output.seek(0)
         return self._output.read()
 
     def stop(self) -> None:
-        """End it, if it has not ended, and let go of what it has printed."""
+        """End the run, if it still goes on, and release its output."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Run an example as a user does, read what it prints, and end it by its pid."""
+"""Run an example like a user, read its output, and end it by its pid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDS_WITHIN = 60.0  # seconds for a process, start included; the longest takes 4
 
 
 class Program:
-    """A process, and what it has printed so far."""
+    """A process, and its output so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -25,7 +25,7 @@ class Program:
         self._is_interrupted = False
 
     def until(self, text: str) -> str:
-        """Wait for the next line that has `text` in it."""
+        """Wait for the next line with `text`."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.rstrip("\n"))
@@ -34,13 +34,13 @@ class Program:
         raise AssertionError(f"{text!r} is not in the output:\n" + "\n".join(self.lines))
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does. Once: a second one means something else to most programs."""
+        """Send SIGINT like Ctrl-C, once: most programs react differently to a second one."""
         if not self._is_interrupted:
             self._is_interrupted = True
             self._process.send_signal(signal.SIGINT)
 
     def end(self) -> list[str]:
-        """Wait for the end, which has to be with exit code 0, and return all lines."""
+        """Wait for the end with exit code 0, and return all lines."""
         assert self._process.stdout is not None
         self.lines += self._process.stdout.read().splitlines()
         assert self._process.wait(ENDS_WITHIN) == 0, "\n".join(self.lines)
@@ -63,7 +63,7 @@ def started(*arguments: str, folder: Path | None = None) -> Generator[Program]:
 
 
 def example(name: str, *arguments: str) -> list[str]:
-    """Run an example to its end, and return what it printed."""
+    """Run an example to its end, and return its output."""
     with started(str(EXAMPLES / name), *arguments) as program:
         return program.end()
 

@@ -1,4 +1,4 @@
-"""examples/chat.py: who hears what, and that the record has every message and session, whatever ended it."""
+"""examples/chat.py: who receives which message, and that the record has every message and session at any end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def events_in(file: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Iterator[Recorded]:
-    """Return a function that reads what the app has recorded in this test."""
+    """Return a function that reads the app's record of this test."""
     file = chat.app.state.audit_file
     chat.app.state.audit_file = tmp_path / "audit.jsonl"
     yield lambda: events_in(chat.app.state.audit_file)

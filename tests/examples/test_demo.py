@@ -18,7 +18,7 @@ SUMMARY = ["Three phases: ", "A stream: ", "A failure: ", "SIGTERM: "]
 
 
 def on_a_terminal(**environment: str) -> str:
-    """Run the demo on a terminal, and return what it prints there."""
+    """Run the demo on a terminal, and return its output."""
     ours, theirs = pty.openpty()
     command = [sys.executable, str(EXAMPLES / DEMO)]
     variables = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
@@ -30,7 +30,7 @@ def on_a_terminal(**environment: str) -> str:
     try:
         while chunk := os.read(ours, 65536):
             output += chunk
-    except OSError:  # what Linux raises when the other side has ended
+    except OSError:  # Linux raises this when the other side has ended
         pass
     finally:
         os.close(ours)

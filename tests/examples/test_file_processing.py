@@ -1,4 +1,6 @@
-"""examples/file_processing.py: what is accepted is done, also by the next start; what is refused leaves nothing."""
+"""examples/file_processing.py: accepted work is done, if necessary by the next start; refused work leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def crunch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[bytes], bytes]], None]:
-    """Have the work take no time, or be what the test says."""
+    """Replace the work by no work, or by the test's own work."""
 
     def replace(function: Callable[[bytes], bytes]) -> None:
         monkeypatch.setattr(file_processing, "crunch", function)
@@ -173,7 +175,7 @@ async def test_a_shutdown_ends_threads_between_blocks_and_a_restart_does_the_res
     async with wire.lifespan(app) as state:
         name = (await send(state, 5)).json()
         await until(lambda: len(blocks) == 2)
-    assert len(blocks) == 2  # one in each thread, and then they looked
+    assert len(blocks) == 2  # one in each thread; then both have checked
     assert results(folder) == []
 
     crunch(lambda block: block)
@@ -199,7 +201,7 @@ def test_the_example_runs_by_a_single_command() -> None:
     lines = example("file_processing.py")
     answers = [line.split(": ")[1][:3] for line in lines if line.startswith("a file of")]
     assert answers == ["202", "202", "503", "202"]
-    # Of the first file nothing is left, of the one that the shutdown met some is, and the next start does it.
+    # Nothing of the first file is left. A part of the interrupted file is left, and the next start finishes it.
     none, some = sorted(int(line.split()[0]) for line in lines if "to be done" in line)
     assert none == 0 <= some <= 16
     assert some == 0 or f'{{"succeeded":{some}}}' in lines[-1]

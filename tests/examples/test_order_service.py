@@ -1,4 +1,4 @@
-"""examples/order_service.py: what is paid, noted and mailed, and that it is so when the server stops at once."""
+"""examples/order_service.py: payments, notes and mails, also if the server stops at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/plain_asyncio.py: the order of what it does, and that Ctrl-C waits for what is shielded."""
+"""examples/plain_asyncio.py: the order of its output, and that Ctrl-C waits for shielded tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskphase import TaskHost
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the example says, without the times."""
+    """The output of the example, without the times."""
     said: list[str] = []
     monkeypatch.setattr(plain_asyncio, "say", said.append)
     return said

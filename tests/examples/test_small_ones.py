@@ -1,4 +1,4 @@
-"""The examples that are short enough to be judged by what they print."""
+"""Short examples, which are checked by their output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/token_stream.py: the bill is for what was sent, whoever ended the stream, and there is one."""
+"""examples/token_stream.py: there is always a bill, and for the sent tokens, whoever ended the stream."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_example_runs_by_a_single_command() -> None:
     lines = example("token_stream.py")
     read, bills = tally(lines, " has "), tally(lines, "billed: ")
     assert (read["ada"], bills["ada"]) == (30, 30)
-    # A server cannot know how much of what it took has arrived.
+    # A server cannot know how much of the accepted data has arrived.
     assert read["bob"] == 10 <= bills["bob"] < 1000
     assert 0 < read["eve"] <= bills["eve"] < 1000
     assert lines[-1] == "ledger closed"

@@ -1,4 +1,4 @@
-"""examples/trio_tcp_server.py: what it has accepted is stored, whoever goes, the clients or the server."""
+"""examples/trio_tcp_server.py: accepted lines are stored, whether the clients or the server end first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("anyio_backend", TRIO, indirect=True)
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the example prints."""
+    """The output of the example."""
     printed: list[str] = []
 
     def keep(line: str, flush: bool) -> None:
@@ -53,7 +53,7 @@ async def test_each_line_is_counted_before_it_is_answered_and_stored_afterwards_
 
 
 class Pieces:
-    """A stream from which these come, one at a time."""
+    """A stream that yields these chunks, one at a time."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = iter(pieces)
@@ -85,7 +85,7 @@ async def test_accepted_lines_are_stored_though_client_and_server_leave_at_once_
     assert printed[-1] == "after_response: stored 'a poem'"
 
 
-# Without a goodbye: what is closed then sends a reset.
+# Without a goodbye: closing then sends a reset.
 RUDE = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the binding share: a journal of what happens, and a server for one app."""
+"""Shared tools of the tests of the binding: a journal of events, and a server for one app."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ FEW = 3  # turns: more than a task needs to start, were it allowed to
 
 
 class Journal(list[str]):
-    """What has happened, in order. The wire writes to it too."""
+    """All events, in order. The wire writes to this list, too."""
 
     async def note(self, event: str) -> None:
         self.append(event)
 
     async def note_late(self, event: str) -> None:
-        """Give whatever may start the time to do so, then note `event`."""
+        """Give every task that may start the time to start, then note `event`."""
         await turns(FEW)
         self.append(event)
 
     def each_phase(
         self, tasks: TasksScheduler, prefix: str = "", config: TaskConfig | None = None
     ) -> tuple[Task[None], Task[None], Task[None]]:
-        """Schedule a task in each phase that notes its phase; the last phase first, so that it is not their order
-        that decides. Return them in the order of the phases.
+        """Schedule a task in each phase that notes its phase. The last phase comes first, so that the order of the
+        calls cannot be the reason for the order of the starts. Return the tasks in the order of the phases.
         """
         define = tasks.task(when=config and config.when, name=config and config.name)
         after_response = define.after_response.schedule(self.note, f"{prefix}after_response")
@@ -56,7 +56,7 @@ class Journal(list[str]):
         return [event for event in self if event not in events]
 
     def assert_order(self, *events: str) -> None:
-        """Assert that all of `events` happened, and each for the first time after the last time of the one before."""
+        """Assert that all of `events` happened, each for the first time after the last time of the event before."""
         for earlier, later in pairwise(events):
             assert earlier in self, self
             assert later in self, self
@@ -65,7 +65,7 @@ class Journal(list[str]):
 
 
 def app_with_tasks(app: FastAPI | None = None, **settings: Any) -> FastAPI:
-    """Return an app whose tasks are waited for when its server stops."""
+    """Return an app whose shutdown waits for its tasks."""
     app = FastAPI() if app is None else app
     add_tasks(app, **{"drain_timeout": DRAIN, **settings})
     return app
@@ -79,7 +79,7 @@ def host_of(app: FastAPI) -> TaskHost:
 
 
 def app_with_scopes(journal: Journal, endpoint: Callable[..., Any], **declared: Any) -> FastAPI:
-    """Return an app with one route, whose dependencies are left after `Tasks` would have been, if it did not care."""
+    """Return an app with one route whose dependencies would exit after `Tasks` if `Tasks` relied on their order."""
 
     async def request_scope() -> AsyncIterator[None]:
         yield
@@ -94,8 +94,8 @@ def app_with_scopes(journal: Journal, endpoint: Callable[..., Any], **declared: 
     return app_with_tasks(app)
 
 
-# What happens in such an app, besides "immediate", whose place depends on whether the route is a thread. "background"
-# is noted by a background task of the response, and "route" at the end of the route.
+# The events in such an app, except "immediate", whose place depends on whether the route is a thread. "background"
+# comes from a background task of the response, "route" from the end of the route.
 ORDER = ["route", "function.exit", "after_route", "start", "final", "background", "request.exit", "after_response"]
 
 
@@ -121,10 +121,10 @@ class Server:
 async def serving(
     app: FastAPI, journal: Journal | None = None, *, events: Journal | None = None
 ) -> AsyncIterator[Server]:
-    """Serve `app`. Left, it has shut down, and its tasks have ended.
+    """Serve `app`. At the exit the app has shut down, and its tasks have ended.
 
-    :param journal: for what happens on the wire of requests and websockets
-    :param events: for what happens on that of the lifespan
+    :param journal: for the wire events of requests and websockets
+    :param events: for the wire events of the lifespan
     """
     async with wire.lifespan(app, events=events) as state:
         yield Server(app, Journal() if journal is None else journal, state)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from tests.fastapi_tasks.apps import Journal
 
-from fastapi_tasks._app import Installation
+from fastapi_tasks._installation import Installation
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -18,14 +18,14 @@ def journal() -> Journal:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
-    """Return a function that gives what the logger `taskphase` has said so far: (level, message)."""
+    """Return a function that returns the records so far of the logger `taskphase`: (level, message)."""
     caplog.set_level(logging.DEBUG, logger="taskphase")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "taskphase"]
 
 
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Return a function that gives what the logger `fastapi_tasks` has warned of so far, as in a fresh process."""
+    """Return a function that returns the warnings so far of the logger `fastapi_tasks`, as in a new process."""
     monkeypatch.setattr(Installation, "_has_warned", False)
     caplog.set_level(logging.DEBUG, logger="fastapi_tasks")
     return lambda: [

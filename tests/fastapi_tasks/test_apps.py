@@ -283,7 +283,7 @@ class TestMounted:
     async def test_a_mounted_app_whose_parent_has_none_holds_them_and_warns_g13(
         self, journal: Journal, warned: Callable[[], list[str]]
     ) -> None:
-        """Nobody runs its lifespan."""
+        """No server runs the lifespan of the mounted app."""
         async with serving(self.pair(journal, "child"), journal) as server:
             assert (await server.get("/child/")).json() == "child"
         order = ["immediate", "after_route", "start", "final", "after_response", "returned"]

@@ -54,7 +54,7 @@ PHASES = ("immediate", "after_route", "after_response")
 
 
 def check(journal: Journal, prefix: str = "") -> None:
-    """Check that what was scheduled before the response has begun has started in its phase."""
+    """Check that the tasks from before the response have started in their phase."""
     immediate, after_route, after_response = (f"{prefix}{phase}" for phase in PHASES)
     journal.assert_order(immediate, "start", "final", after_response)
     journal.assert_order(after_route, "start")
@@ -68,7 +68,7 @@ async def nothing_is_left(app: FastAPI) -> None:
 
 
 def current_host_of(app: FastAPI) -> Any:
-    [host] = type(app)._fastapi_tasks.open  # type: ignore[attr-defined]
+    [host] = app._fastapi_tasks.open  # type: ignore[attr-defined]
     return host
 
 
@@ -256,7 +256,7 @@ async def test_tasks_by_hand_of_an_exception_handler_have_the_outcome_of_the_rou
     async with serving(app_with_tasks(app), journal) as server:
         assert (await server.get()).status == 400
         await nothing_is_left(app)
-    ran = ("always", "failure" if with_tasks else "success")  # without `Tasks` nobody says how the route has ended
+    ran = ("always", "failure" if with_tasks else "success")  # without `Tasks` the end of the route is unknown
     for when in ("success", "failure", "always"):
         deferred = journal.only(f"{when} after_route", f"{when} after_response")
         assert deferred == ([f"{when} after_route", f"{when} after_response"] if when in ran else [])
@@ -294,7 +294,7 @@ async def test_tasks_in_a_route_have_its_outcome_and_outside_the_last_route_s_g5
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_tasks_by_hand_of_a_background_have_the_outcome_of_the_route_g5(journal: Journal, fails: bool) -> None:
-    """The response has begun. That of a failed route is made by the handler of its exception."""
+    """The response has begun. The exception handler makes the response of a failed route."""
 
     def answer(request: Request) -> Response:
         return PlainTextResponse("mine", background=BackgroundTask(in_background, request))
@@ -354,7 +354,7 @@ async def test_tasks_by_hand_of_a_dependency_exit_have_the_outcome_of_the_route_
 async def test_outside_of_any_route_the_outcome_is_success_unless_the_call_raises_g5(
     journal: Journal, status: int
 ) -> None:
-    """A middleware that answers by itself, and one that raises; there is no route."""
+    """A middleware that answers by itself, or raises; there is no route."""
 
     class Alone:
         def __init__(self, app: ASGIApp) -> None:
@@ -378,7 +378,7 @@ async def test_outside_of_any_route_the_outcome_is_success_unless_the_call_raise
 
 
 async def test_outside_of_routes_the_outcome_is_failure_if_only_an_error_comes_g5(journal: Journal) -> None:
-    """What instrumentation puts around all middleware raises: no response is sent, not even that to an error."""
+    """Instrumentation around all middleware raises, so no response is sent, not even an error response."""
 
     async def raises(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -422,7 +422,7 @@ async def test_without_a_lifespan_the_call_returns_when_tasks_by_hand_have_ended
 
 @ASYNC_AND_DEF
 async def test_tasks_scheduled_by_hand_take_no_place_of_later_requests_g2_g15(journal: Journal, is_async: bool) -> None:
-    """And its arguments are garbage when it has ended, without the garbage collector's help for the request."""
+    """The arguments of an ended task are deleted without a run of the garbage collector for the request."""
 
     class Data: ...
 

@@ -23,7 +23,7 @@ async def test_a_client_that_leaves_makes_no_failure_and_cancels_nothing_g1_g11(
     journal: Journal, kind: str, leaves_after: int
 ) -> None:
     class Chunks:
-        """Endless. No generator: Starlette does not close one that it leaves, and trio complains of that."""
+        """An endless stream. Not a generator: Starlette does not close an abandoned one, and trio warns about that."""
 
         def __aiter__(self) -> AsyncIterator[bytes]:
             return self
@@ -65,7 +65,7 @@ async def test_a_client_that_leaves_while_it_uploads_makes_the_route_fail_g5(jou
 
 
 class TestCancelled:
-    """A request that the server, or whoever runs it, cancels."""
+    """A request that the server, or other code around it, cancels."""
 
     @pytest.mark.parametrize("at", ["route", "response"])
     async def test_a_cancelled_request_cancels_no_task_g11(self, journal: Journal, logged: Logged, at: str) -> None:

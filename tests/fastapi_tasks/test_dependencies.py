@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from tests.backends import turns
 from tests.fastapi_tasks.apps import FEW, Journal, Server, app_with_tasks, recording, serving
 
-from fastapi_tasks import Tasks, TasksScheduler, _request, current_host, get_tasks
+from fastapi_tasks import Tasks, TasksScheduler, _exit_stack, current_host, get_tasks
 
 Scope = Literal["function", "request"]
 SCOPES: tuple[Scope, ...] = ("function", "request")
@@ -18,10 +18,10 @@ Dependency = Callable[..., Any]
 
 @pytest.fixture(params=["known", "unknown"], autouse=True)
 def inside_of_exit_stacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test here twice: with what CPython's exit stacks are inside, and with their public methods alone."""
-    assert _request._IS_KNOWN
+    """Run each test here twice: with the private parts of CPython's exit stacks, and with their public methods only."""
+    assert _exit_stack._IS_KNOWN
     if request.param == "unknown":
-        monkeypatch.setattr(_request, "_IS_KNOWN", False)
+        monkeypatch.setattr(_exit_stack, "_IS_KNOWN", False)
 
 
 def leaving(journal: Journal, name: str, *, is_async: bool = True) -> Dependency:

@@ -134,9 +134,8 @@ async def test_the_server_hears_of_a_failed_startup_when_shielded_tasks_have_end
 async def test_the_call_ends_in_the_turn_of_the_event_loop_in_which_a_startup_fails_g10(
     journal: Journal, make: Make, backend_name: str
 ) -> None:
-    """hypercorn on asyncio looks right after that message whether the call is over, and serves the app if it is not.
-
-    On trio the end of a task group takes turns, and hypercorn does not look.
+    """hypercorn on asyncio checks right after that message whether the call is over, and otherwise serves the app. On
+    trio the end of a task group takes turns, and hypercorn does not check.
     """
 
     async def startup() -> None:
@@ -188,7 +187,9 @@ async def test_a_failed_startup_keeps_to_the_drain_and_the_shield_timeout_g9_g10
 
 
 async def test_clean_up_of_the_lifespan_runs_before_the_tasks_of_a_failed_startup_end_g10(journal: Journal) -> None:
-    """What a `finally` closes is closed under them: nothing outside can run between the exception and that."""
+    """A `finally` closes its resources while the tasks run: no other code can run between the exception and the
+    `finally`.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""G1, G5, G12: `app.frontend()`, whose response is sent before FastAPI leaves the route's dependencies."""
+"""G1, G5, G12: `app.frontend()`, whose response is sent before FastAPI exits the route's dependencies."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def check(journal: Journal, *, failed: bool) -> None:
 async def test_each_phase_of_a_frontend_comes_at_its_time_g1_g12(
     journal: Journal, build: Path, path: str, method: str
 ) -> None:
-    """A file, the index, and a page of the app itself, which is answered with the index."""
+    """A file, the index, and a page of the app itself, for which the app sends the index."""
     app = app_of(build, scheduling(journal), fallback="index.html")
     async with serving(app, journal) as server:
         for _ in range(2):

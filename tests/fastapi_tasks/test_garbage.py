@@ -17,7 +17,7 @@ from fastapi_tasks import Tasks
 
 
 class Exchange:
-    """One request, as a server keeps it: its `send` knows the scope."""
+    """One request, as a server holds it: its `send` refers to the scope."""
 
     def __init__(self) -> None:
         self.scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}

@@ -1,6 +1,6 @@
-"""G12: `add_tasks` takes every FastAPI app, also where the name in `fastapi` has been replaced.
+"""G12: `add_tasks` takes every FastAPI app, even if the name `FastAPI` in `fastapi` has been replaced.
 
-OpenTelemetry's instrumentation puts a subclass there. Each test is a process of its own, because a module is imported
+OpenTelemetry's instrumentation replaces it by a subclass. Each test is a new process, because Python imports a module
 only once.
 """
 
@@ -19,7 +19,7 @@ class _Instrumented(fastapi.FastAPI):
         self.is_instrumented = True
 fastapi.FastAPI = _Instrumented
 """
-# What some put into `fastapi.applications` as well.
+# Some tools replace the name in `fastapi.applications` as well.
 INSTRUMENT_BOTH = f"{INSTRUMENT}import fastapi.applications; fastapi.applications.FastAPI = _Instrumented\n"
 IMPORT = "from fastapi_tasks import add_tasks, Tasks\n"
 UNDO = "fastapi.FastAPI = _original; import fastapi.applications; fastapi.applications.FastAPI = _original\n"
@@ -77,7 +77,7 @@ def test_add_tasks_takes_an_app_after_the_name_was_replaced_and_put_back_g12(mad
 
 def test_add_tasks_takes_an_app_that_was_made_before_the_name_was_replaced_g12() -> None:
     made = "from fastapi import FastAPI\nFirst = FastAPI\nearly = FastAPI()\n"
-    early = "add_tasks(early)\nassert type(early).__mro__[1] is First\n"
+    early = "add_tasks(early)\nassert type(early).__mro__[2] is First\n"
     assert run(made, INSTRUMENT, IMPORT, early, OF_FASTAPI, CHECK) == "fine\n"
 
 

@@ -1,6 +1,6 @@
 """G1, G2, G5, G9, G13: a middleware answers by itself and lets the route run on.
 
-The tasks of that route wait until it has decided, and nobody else waits for it; unless the host is the request's own.
+The tasks of that route wait for its outcome. No other code waits for the route, unless the host is the request's own.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ WHENS: tuple[Any, ...] = ("success", "failure", "always")
 
 
 class Impatient:
-    """Answers when the route says that it has been reached, and lets it run on.
+    """Answers as soon as the route is reached, and lets the route run on.
 
-    :param beside: runs the app beside this, as long as it takes
+    :param beside: runs the app beside this call, for as long as it takes
     """
 
     def __init__(
@@ -51,7 +51,7 @@ async def nowhere(message: Any) -> None:
 
 
 class Shop:
-    """An app behind an `Impatient`, whose route waits for `go_on`."""
+    """An app behind an `Impatient` middleware. Its route waits for `go_on`."""
 
     def __init__(self, journal: Journal, tg: anyio.abc.TaskGroup, *, schedules: str = "early", **settings: Any) -> None:
         self.journal, self.tg, self.schedules = journal, tg, schedules
@@ -310,7 +310,7 @@ async def test_the_drain_timeout_is_time_for_a_late_route_to_decide_g1_g9(journa
 
 
 async def test_only_the_tasks_of_the_late_route_wait_for_it_g1(journal: Journal) -> None:
-    """Those of a route of the same request that has decided start when the request is over."""
+    """The tasks of another route of the request, which has ended, start when the request is over."""
 
     class Both:
         def __init__(self, app: ASGIApp, late_first: bool) -> None:
@@ -359,7 +359,7 @@ async def test_only_the_tasks_of_the_late_route_wait_for_it_g1(journal: Journal)
 
 
 async def test_a_late_route_whose_dependency_fails_has_failed_g1_g5(journal: Journal) -> None:
-    """After what the middleware has answered, and before the endpoint."""
+    """After the answer of the middleware, and before the endpoint."""
 
     async def slow(tasks: Tasks) -> None:
         shop.schedule(tasks)
@@ -448,7 +448,7 @@ async def test_the_tasks_of_a_route_that_begins_when_the_request_is_over_start_g
 async def test_each_call_of_the_app_with_the_same_scope_is_a_request_g1_g2(
     journal: Journal, settings: dict[str, Any], error: Exception | None
 ) -> None:
-    """What a wrapper around the app does that tries again."""
+    """A wrapper around the app that tries again."""
 
     async def endpoint(tasks: Tasks) -> None:
         journal.each_phase(tasks)

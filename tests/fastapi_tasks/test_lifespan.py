@@ -152,7 +152,7 @@ async def test_tasks_end_before_any_shutdown_code_begins_if_the_lifespan_is_canc
 @native_cancel_only
 @pytest.mark.parametrize("at", ["startup.complete", "shutdown"])
 async def test_a_native_cancellation_of_the_lifespan_does_not_change_the_order_g10(journal: Journal, at: str) -> None:
-    """hypercorn on asyncio cancels a lifespan whose shutdown lasts, uvicorn one that was interrupted twice."""
+    """hypercorn on asyncio cancels a lifespan with a long shutdown; uvicorn cancels a lifespan after two interrupts."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -270,7 +270,7 @@ async def test_the_shutdown_logs_once_what_it_did_g9(journal: Journal, caplog: p
     async with serving(app) as server:
         await server.get()
     said = [record.getMessage() for record in caplog.records if record.name == "fastapi_tasks"]
-    assert [text.partition(" s: ")[2] for text in said] == ["1 ended by themselves, 1 cancelled, 0 abandoned"]
+    assert [text.partition(" s: ")[2] for text in said] == ["1 completed, 1 cancelled, 0 abandoned"]
 
 
 async def test_a_shutdown_with_nothing_to_do_says_nothing_g9(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,7 @@ Warned = Callable[[], list[str]]
 
 
 def app_of(journal: Journal, hosts: list[TaskHost], **settings: Any) -> FastAPI:
-    """Return an app whose endpoint keeps its host, and schedules what takes a while."""
+    """Return an app whose endpoint keeps its host, and schedules slow tasks."""
 
     async def endpoint(tasks: Tasks) -> None:
         hosts.append(current_host())
@@ -44,7 +44,7 @@ def app_of(journal: Journal, hosts: list[TaskHost], **settings: Any) -> FastAPI:
 
 
 async def alone(app: FastAPI, journal: Journal) -> None:
-    """Check that a request and a session are those of an app without a lifespan: they wait for their tasks."""
+    """Check that a request and a session behave as without a lifespan: they wait for their tasks."""
     journal.clear()
     assert (await wire.request(app, events=journal)).status == 200
     assert journal.without("immediate") == ["after_route", "start", "final", "after_response", "ended", "returned"]
@@ -55,12 +55,12 @@ async def alone(app: FastAPI, journal: Journal) -> None:
 
 
 class TestLoops:
-    """On asyncio, a thread can have several event loops; one runs at a time."""
+    """On asyncio, a thread can have several event loops, of which one runs at a time."""
 
     @staticmethod
     @contextmanager
     def lifespan_in(loop: asyncio.AbstractEventLoop, app: FastAPI) -> Iterator[None]:
-        """Run the lifespan in this loop, which runs only while something else is asked of it."""
+        """Run the lifespan in this loop, which runs only during other calls."""
 
         async def run(opened: asyncio.Future[None], end: asyncio.Event) -> None:
             async with wire.lifespan(app):
@@ -154,7 +154,7 @@ class TestThreads:
     def test_each_of_several_test_clients_has_the_host_of_its_own_lifespan_g13(
         self, journal: Journal, warned: Warned, backend: Any
     ) -> None:
-        """One of a session-scoped fixture, another of one test, and a third without any lifespan."""
+        """A lifespan of a session-scoped fixture, another of one test, and a test without any lifespan."""
         hosts: list[TaskHost] = []
         app = app_of(journal, hosts, max_running=1)
         with TestClient(app, backend=backend) as first:
@@ -191,7 +191,7 @@ class TestThreads:
     def test_a_lifespan_that_ends_in_another_thread_hides_no_other_lifespan_g13(
         self, journal: Journal, warned: Warned, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """At the very moment that a request looks for its own."""
+        """At the moment when a request looks for its host."""
         hosts: list[TaskHost] = []
         app = app_of(journal, hosts)
         other = ExitStack()
@@ -282,7 +282,7 @@ class TestOneLoop:
     async def test_a_host_that_drains_takes_its_own_requests_and_no_others_g9_g13(
         self, journal: Journal, warned: Warned, drains: int
     ) -> None:
-        """A request that tells by its state that it is of that lifespan is refused; one without goes to the other."""
+        """A request whose state names that lifespan is refused. A request without state goes to the other lifespan."""
 
         async def work() -> None:
             began.set()
@@ -404,7 +404,7 @@ class TestOneLoop:
 
 
 class TestOfTheRouter:
-    """`app.router.lifespan_context(app)` runs the lifespan of the user, and not that of the app."""
+    """`app.router.lifespan_context(app)` runs only the user's lifespan, not the app's."""
 
     async def test_current_host_says_there_what_to_do_instead_g13(self) -> None:
         @asynccontextmanager

@@ -53,7 +53,7 @@ class Buffering(Pure):
 
 
 class Lingering(Pure):
-    """Takes its time after each message that it has handed on."""
+    """Waits after each message that it has passed on."""
 
     async def request(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def linger(message: Message) -> None:
@@ -128,7 +128,7 @@ def base_app(journal: Journal) -> FastAPI:
 
 
 async def check(app: FastAPI, journal: Journal) -> None:
-    """Check the order of what happens, the very first request included."""
+    """Check the order of the events, for the first request, too."""
     async with serving(app, journal) as server:
         for path in ("/json", "/stream"):
             for _ in range(2):
@@ -224,7 +224,7 @@ async def test_middleware_that_gives_up_on_the_app_cancels_no_task_g11(journal: 
 
 
 async def test_a_middleware_that_gives_up_at_the_response_start_changes_nothing_g1_g3() -> None:
-    """The barrier before it is not where that cancellation comes: without tasks there would be none."""
+    """The cancellation does not come at the barrier before it: without tasks there would be no barrier."""
 
     class GivesUp(Pure):
         async def request(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -194,7 +194,7 @@ def test_a_test_client_with_with_runs_the_lifespan_g13(journal: Journal, warned:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_request_in_another_event_loop_than_the_lifespan_owns_its_tasks_g13(backend: Any) -> None:
-    """A test client without `with`, beside one that is open: the host of that must not be touched from here."""
+    """A test client without `with`, beside an open one, whose host must not be touched from here."""
 
     async def endpoint(tasks: Tasks) -> None:
         hosts.append(current_host())

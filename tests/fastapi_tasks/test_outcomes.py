@@ -91,7 +91,7 @@ async def background_raises() -> PlainTextResponse:
     return PlainTextResponse(background=BackgroundTask(unhandled))
 
 
-# The endpoint, the status of the response, and what the app raises.
+# The endpoint, the status of the response, and the exception of the app.
 FAILED: list[tuple[Callable[..., Any], int, type[Exception] | None]] = [
     (http_exception, 418, None),
     (http_exception_in_thread, 418, None),
@@ -104,7 +104,7 @@ FAILED: list[tuple[Callable[..., Any], int, type[Exception] | None]] = [
     (dependency_raises, 500, Unhandled),
     (exit_raises, 500, Unhandled),
 ]
-# What goes wrong once the route has succeeded is no failure of it.
+# A later error does not make a successful route fail.
 SUCCEEDED: list[tuple[Callable[..., Any], int, type[Exception] | None]] = [
     (fine, 200, None),
     (request_exit_raises, 200, Unhandled),

@@ -57,7 +57,7 @@ def sync_chunks() -> Iterator[bytes]:
 
 @dataclass
 class Kind:
-    """A kind of response: what an endpoint answers, and how it is asked and declared."""
+    """A kind of response: the answer of an endpoint, its request and its declaration."""
 
     name: str
     answer: Callable[[Journal], Any]
@@ -168,7 +168,7 @@ async def test_starts_within_a_phase_are_requested_in_the_order_of_schedule_g1(
 async def test_all_tasks_of_the_earlier_phases_have_started_before_the_response_begins_g1(
     is_async: bool, backend_name: str
 ) -> None:
-    """Often on trio, because it runs what is ready in random order."""
+    """Repeated on trio, because trio runs ready tasks in random order."""
 
     def schedule(tasks: Tasks) -> None:
         for number in range(20):

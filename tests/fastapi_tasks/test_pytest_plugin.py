@@ -34,7 +34,7 @@ async def send(name):
 
 
 def run_pytest(folder: Path, tests: str) -> str:
-    """Run tests in a new process, and return what pytest says of them."""
+    """Run tests in a new process, and return pytest's report."""
     file = folder / "test_it.py"
     file.write_text(APP + tests)
     command = [
@@ -108,7 +108,7 @@ async def test_async(record_tasks, anyio_backend):
 
     app = make_app()
     tasks = record_tasks(app, run="inline")
-    from fastapi_tasks._app import Installation
+    from fastapi_tasks._installation import Installation
     Installation._has_warned = True
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         await client.post("/users/ada")

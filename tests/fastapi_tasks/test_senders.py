@@ -1,7 +1,7 @@
 """G12: several tasks of a response or a session send in one turn. Their messages keep their order.
 
-The first message waits at the barrier where that takes turns: on trio, on asyncio before Python 3.12, and where a task
-factory is set.
+The first message waits at the barrier where the barrier takes turns: on trio, on asyncio before Python 3.12, and with a
+task factory.
 """
 
 import asyncio
@@ -62,9 +62,9 @@ def app_of(journal: Journal, run: Callable[[Send], Any], tasks_of: list[Task[Non
 
 
 async def get(journal: Journal, run: Callable[[Send], Any], with_factory: bool, hold: anyio.Event | None = None) -> Any:
-    """Ask such an app; the tasks of the early phases have to have started when the first message comes.
+    """Request such an app. The tasks of the early phases have to have started when the first message comes.
 
-    :param hold: how long the server takes for the first message; the others wait
+    :param hold: how long the server takes for the first message, while the others wait
     """
 
     async def look(message: dict[str, Any]) -> None:
@@ -79,7 +79,9 @@ async def get(journal: Journal, run: Callable[[Send], Any], with_factory: bool, 
 
 
 async def in_order(tg: Any, *steps: Callable[[], Any]) -> None:
-    """Start each, and have it take its first step before the next one starts: on trio one turn starts in any order."""
+    """Start one task after the other, each after the first step of the one before: on trio the order in one turn is
+    random.
+    """
     for step in steps:
         begun = anyio.Event()
 

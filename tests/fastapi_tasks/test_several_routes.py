@@ -1,4 +1,4 @@
-"""G1, G5, G13: a middleware calls the app again. Each route decides for its own tasks."""
+"""G1, G5, G13: a middleware calls the app again. Each route decides about its own tasks."""
 
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -71,7 +71,7 @@ def copied(scope: Scope) -> Scope:
 
 
 async def again_by_base(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """It cannot call again what has raised. The first call returns when the second one has answered."""
+    """A middleware cannot repeat a call that raised. The first call returns after the answer of the second one."""
     response = await call_next(request)
     if response.status_code != 503 and ALWAYS not in request.scope["headers"]:
         return response
@@ -81,7 +81,7 @@ async def again_by_base(request: Request, call_next: Callable[[Request], Awaitab
 
 
 ALWAYS = (b"always", b"1")
-# How it is added, and what a route raises that is called again.
+# The way to add the middleware, and the exception of a route that is called again.
 MIDDLEWARE: dict[str, tuple[Callable[[FastAPI], None], Exception]] = {
     "the same scope": (lambda app: app.add_middleware(Again, change=same), Lost()),
     "a copied scope": (lambda app: app.add_middleware(Again, change=copied), Lost()),
@@ -96,7 +96,7 @@ middlewares = pytest.mark.parametrize(("add", "error"), MIDDLEWARE.values(), ids
 
 
 def app_of(journal: Journal, *outcomes: bool, error: Exception, is_async: bool = True) -> FastAPI:
-    """Return an app whose route succeeds or fails in turn, and schedules for each phase and outcome."""
+    """Return an app whose route succeeds and fails in turn, and schedules a task for each phase and outcome."""
 
     def endpoint(tasks: Tasks) -> str:
         number = len(calls)
@@ -181,7 +181,7 @@ async def test_a_second_route_changes_nothing_for_a_successful_first_route_g1_g5
 async def test_a_single_route_of_several_may_take_tasks_g1_g5(
     journal: Journal, add: Any, error: Exception, with_tasks: int
 ) -> None:
-    """A dependency may fail before the parameter comes, and the second time not."""
+    """A dependency may fail before the parameter, and succeed in the second call."""
 
     async def endpoint(tasks: Tasks) -> None:
         for when in WHENS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import wraps
 from typing import Any
 
 import anyio
@@ -18,9 +17,10 @@ from tests.backends import ASYNCIO, MOVABLE, TRIO, turns
 from tests.fastapi_tasks.apps import ASYNC_AND_DEF, Journal, app_with_tasks, serving
 
 from fastapi_tasks import Task, Tasks, TaskStatus, add_tasks, current_host, retry
+from fastapi_tasks._app import installation_of
 from fastapi_tasks.errors import FastAPITasksUninitializedAppError
 from fastapi_tasks.testing import JumpClock, UnexpectedFailures, record_tasks
-from taskphase._drive.recording import RECORDERS
+from taskphase._drive import watching
 
 HOUR = 3600.0
 
@@ -78,7 +78,7 @@ def client_of(app: FastAPI, backend: Any, *, lifespan: bool = True) -> Iterator[
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     yield
-    assert RECORDERS == []
+    assert watching._everywhere == []
 
 
 class TestClients:
@@ -262,15 +262,15 @@ class TestRequests:
 
     async def test_the_app_is_as_it_was_when_the_last_recorder_is_left(self) -> None:
         app = app_of_mails(drain_timeout=5)
-        call = type(app).__call__
         one, other = record_tasks(app), record_tasks(app)
         with one:
             other.__enter__()
-        assert type(app).__call__ is not call
         async with serving(app) as server:
             await server.request("POST", "/users/ada")
         other.__exit__(None, None, None)
-        assert type(app).__call__ is call
+        installation = installation_of(app)
+        assert installation is not None
+        assert installation.around == []
         assert (len(one), len(other)) == (0, 4)
 
 
@@ -420,18 +420,3 @@ class TestTime:
             tasks.wait_all()
             assert tasks.of(deliver).one().attempt == 2
             tasks.expect_failure(ConnectionError)
-
-
-def test_what_else_was_put_around_the_app_stays_there() -> None:
-    """As instrumentation does, which wraps the `__call__` of classes."""
-    app = FastAPI()
-    add_tasks(app)
-    cls = type(app)
-
-    @wraps(cls.__call__)
-    async def instrumented(*args: Any) -> None: ...
-
-    cls.__call__ = instrumented  # type: ignore[method-assign]
-    with record_tasks(app):
-        assert cls.__call__ is not instrumented
-    assert cls.__call__ is instrumented

@@ -1,4 +1,4 @@
-"""G12, G17: code that waits for a task of a phase behind its own end is told so at once."""
+"""G12, G17: code that would wait for a task of a phase after its own end gets an error at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -120,7 +120,7 @@ async def test_a_session_that_waits_for_a_later_phase_of_its_own_is_told_at_once
 async def test_the_exit_of_a_dependency_that_waits_for_a_later_phase_is_told_at_once_g17(
     journal: Journal, scope: Any
 ) -> None:
-    """A function-scope exit belongs to the route; a request-scope one comes after the response."""
+    """A function-scope exit belongs to the route; a request-scope exit comes after the response."""
 
     async def leaving(tasks: Tasks) -> AsyncIterator[None]:
         yield

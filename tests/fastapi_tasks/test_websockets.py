@@ -55,7 +55,7 @@ async def test_each_task_starts_in_its_phase_g1_g12(journal: Journal) -> None:
 
 
 async def test_after_route_starts_while_the_session_s_dependencies_are_open_g1_g12(journal: Journal) -> None:
-    """There is no response whose first message could wait for it."""
+    """A session has no response whose first message could wait for the task."""
 
     async def dependency() -> AsyncIterator[None]:
         yield

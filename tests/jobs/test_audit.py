@@ -21,7 +21,7 @@ async def write(entry: str) -> None:
     journal.append(entry)
 
 
-async def audit(request: Request, tasks: Tasks) -> None:  # nothing else: what it takes may be refused
+async def audit(request: Request, tasks: Tasks) -> None:  # nothing else: a request may lack any other parameter
     request.state.is_audited = True
     what = f"{request.method} {request.url.path}"
     later = tasks.task(name="audit", shield=True).after_response
@@ -54,7 +54,7 @@ class AuditOfOthers:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)  # what raises here, and becomes a 500, has reached the dependency
+        await self.app(scope, receive, send)  # an exception that becomes a 500 here has reached the dependency
         is_of_router = scope["type"] == "http" and scope["path"].startswith(router.prefix)
         if is_of_router and "is_audited" not in scope["state"]:
             entry = f"{scope['method']} {scope['path']} failed"

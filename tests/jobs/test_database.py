@@ -65,7 +65,7 @@ async def get_db() -> AsyncGenerator[sqlite3.Connection]:
         yield db
 
 
-async def pack(order: int) -> None:  # a real one awaits an asynchronous driver
+async def pack(order: int) -> None:  # real code awaits an asynchronous driver
     with session() as db:
         count = db.execute("UPDATE orders SET packed = 1 WHERE number = ?", [order]).rowcount
     log.info("packed %d", count)

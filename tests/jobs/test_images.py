@@ -17,7 +17,7 @@ from fastapi_tasks import Tasks, TasksSaturatedError, add_tasks, current_host
 from fastapi_tasks.testing import record_tasks
 
 AT_A_TIME = 2
-SECONDS_EACH = 0.5  # what an image takes: measured in a real app
+SECONDS_EACH = 0.5  # as measured in a real app
 
 app = FastAPI()
 add_tasks(app, max_running=AT_A_TIME, max_pending=20, shield_timeout=20)

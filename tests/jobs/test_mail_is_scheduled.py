@@ -17,7 +17,7 @@ app = FastAPI()
 add_tasks(app, drain_timeout=5)
 
 outbox: list[str] = []
-answers: list[Exception] = []  # of the mail server: what it raises, as long as there is something here
+answers: list[Exception] = []  # exceptions of the mail server, one for each call
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_the_mail_is_sent_again_after_a_minute(backend) -> None:
         client.post("/users", params=ADA)
         tasks.wait_until("retrying")
         clock.jump(59)
-        client.portal.call(anyio.wait_all_tasks_blocked)  # what the jump would have woken has run
+        client.portal.call(anyio.wait_all_tasks_blocked)  # the tasks that the jump has woken have run
         assert (outbox, tasks.one().attempt) == ([], 1)
         clock.jump(1)
         tasks.wait_all()

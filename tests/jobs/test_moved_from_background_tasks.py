@@ -1,7 +1,7 @@
 """A small app before and after the move from `BackgroundTasks`: docs/how-to/migrate-from-backgroundtasks.md.
 
-What came one after the other because `add_task` was called twice is one task now, and it opens a session of its own.
-`run="inline"` has the client of a test wait for tasks as it did, and a failure fails the test as it did.
+Two `add_task` calls whose order matters become one task, which opens its own session. With `run="inline"` a test client
+waits for tasks as before, and a failure fails the test as before.
 """
 
 import math
@@ -64,7 +64,7 @@ add_tasks(after, drain_timeout=30)
 
 
 async def ship(order: int) -> None:
-    await anyio.to_thread.run_sync(pack, order, Session())  # its own
+    await anyio.to_thread.run_sync(pack, order, Session())  # its own session
     await send(order)
 
 

@@ -1,4 +1,4 @@
-"""What apps with the earlier fastapi-tasks did by hand: docs/how-to/migrate-from-fastapi-tasks.md."""
+"""Code from apps with the earlier fastapi-tasks, and its replacement: docs/how-to/migrate-from-fastapi-tasks.md."""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
 """The recipes of docs/how-to/observability.md, for async and sync functions: spans, metrics, a task that hangs.
 
-And what an error tracker sees: no argument in a log line, but those in the local variables of the functions.
+Also the data that reaches an error tracker: no argument in a log line, but the local variables of the functions.
 """
 
 import logging
@@ -33,7 +33,7 @@ def recipe(heading: str) -> Generator[ModuleType]:
 
 
 class RecordingTracer:
-    """Stands for a tracer of OpenTelemetry's SDK: writes down when spans begin and end, and in which thread."""
+    """Replaces a tracer of OpenTelemetry's SDK: notes the begin, the end and the thread of each span."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, int]] = []
@@ -69,9 +69,7 @@ def test_a_span_lasts_as_long_as_an_async_and_a_sync_function_g7_g8(
 
 @each_backend
 @pytest.mark.parametrize("kind", ["async", "sync"])
-def test_each_hanging_task_is_told_although_two_have_the_same_name(
-    backend: str, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_hanging_task_is_told(backend: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     go_on = threading.Event()
 
     def hang() -> None:
@@ -90,8 +88,8 @@ def test_each_hanging_task_is_told_although_two_have_the_same_name(
                 assert told.wait(WITHIN)
             finally:
                 go_on.set()
-    line = "catalogue 7 hangs: update_catalogue > fetch_prices" if kind == "async" else "twin hangs: in a thread"
-    assert capsys.readouterr().out.splitlines() == [line] * 2
+    pages = [f"catalogue 7, page {page} hangs: update_catalogue > fetch_prices" for page in (1, 2)]
+    assert capsys.readouterr().out.splitlines() == (pages if kind == "async" else ["twin hangs: in a thread"] * 2)
 
 
 @each_backend

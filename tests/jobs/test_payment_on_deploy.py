@@ -35,7 +35,7 @@ add_tasks(app, shield_timeout=20)
 
 async def charge(order: int) -> None:
     record("begun", f"payment-{order}")
-    await current_host().closing.wait()  # only for the test: so that what follows is done while the server stops
+    await current_host().closing.wait()  # only for the test: the rest then runs while the server stops
     await anyio.sleep(0.3)  # the bank takes its time
     record("booked" if pool.is_open else "lost", f"payment-{order}")
 

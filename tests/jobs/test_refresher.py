@@ -34,7 +34,7 @@ async def refresh() -> None:
     while not closing.is_set():
         try:
             await fetch_rates()
-        except ConnectionError as error:  # what leaves this function ends the refresher
+        except ConnectionError as error:  # any other exception ends the refresher
             log.warning("old rates are used: %s", error)
         with anyio.move_on_after(EVERY):  # a pause that ends early
             await closing.wait()
@@ -105,5 +105,5 @@ async def test_a_service_schedules_without_a_parameter() -> None:
         async with wire.lifespan(app) as state:
             for path in ("/orders/7", "/quick-orders/8"):
                 assert (await wire.request(app, "POST", path, state=state)).status == 200
-            await tasks.of(note).await_all()  # not of all tasks: the refresher goes on
+            await tasks.of(note).await_all()  # not of all tasks: the refresher never ends
             assert [task.args for task in tasks.of(note).succeeded] == [("order 7 is booked",), ("order 8 is booked",)]

@@ -135,7 +135,7 @@ async def test_a_service_runs_with_a_host_and_without_fastapi_g1() -> None:
     async with TaskHost(drain_timeout=5) as host:
         async with host.scope() as tasks:
             register("ada", tasks)
-            unregister("bob", tasks)
+            unregister("bob", TasksScheduler(tasks))
             assert "goodbye, bob" not in outbox
         register("cyd", host)
 
@@ -146,7 +146,7 @@ async def test_a_recorder_of_a_host_keeps_tasks_from_running() -> None:
     async with TaskHost() as host:
         with record_tasks_of_host(host, run="never") as recorded:
             async with host.scope() as tasks:
-                unregister("ada", tasks)
+                unregister("ada", TasksScheduler(tasks))
             recorded.after_response.assert_scheduled(send, "ada", subject="goodbye")
 
     assert outbox == []

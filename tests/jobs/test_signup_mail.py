@@ -1,8 +1,8 @@
-"""A mail after signup: not before the user is committed, not if the signup fails, and the client does not wait for it.
+"""A mail after signup: not before the commit, not if the signup fails, and the client does not wait for the mail.
 
-The session has function scope, because a commit that fails has to be a signup that fails: it is over before the
-response, and its failure is the route's. The mail opens a session of its own. docs/how-to/databases.md tells why, and
-docs/tutorial/phases.md which phase.
+The session has function scope, because a failed commit has to be a failed signup: the session ends before the response,
+and its failure is the route's failure. The mail opens its own session. docs/how-to/databases.md says why, and
+docs/tutorial/phases.md says which phase.
 """
 
 import sqlite3

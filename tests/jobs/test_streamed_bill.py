@@ -1,7 +1,7 @@
-"""A streamed answer is billed by the rows that were sent, also if the client leaves in the middle or the stream fails.
+"""A streamed answer is billed by the sent rows, also if the client leaves in the middle or the stream fails.
 
-The endpoint schedules the bill and gives it an object, in which the generator counts: docs/faq.md tells it, and
-examples/token_stream.py has more of it.
+The endpoint schedules the bill with an object in which the generator counts: see docs/faq.md, and
+examples/token_stream.py for more.
 """
 
 from collections.abc import AsyncIterator
@@ -45,12 +45,12 @@ async def rows(tasks: Tasks, missing: int | None = None) -> StreamingResponse:
             usage.rows += 1  # behind the `yield`: the server has taken the row
             await checkpoint()  # here the generator is cancelled if the client has left
 
-    tasks.task(shield=True).after_response.schedule(bill, usage)  # not its number, which comes later
+    tasks.task(shield=True).after_response.schedule(bill, usage)  # not the number, which is known only later
     return StreamingResponse(produce())
 
 
 async def read(query: bytes = b"", leave_after: int = ROWS + 1) -> list[bytes]:
-    """Get /rows as from uvicorn, which takes what is for a client that has left, and throws it away."""
+    """Request /rows as from uvicorn, which takes the messages for a client that has left and drops them."""
     got: list[bytes] = []
     left = anyio.Event()
 
@@ -85,7 +85,7 @@ async def test_the_client_leaves_in_the_middle() -> None:
         await tasks.await_all()
         assert tasks.after_response.one().func is bill
     assert len(bills) == 1
-    assert len(got) == 5 <= bills[0] <= 7  # what the server took until the generator was cancelled
+    assert len(got) == 5 <= bills[0] <= 7  # the server took rows until the generator was cancelled
 
 
 async def test_the_stream_breaks_off() -> None:

@@ -34,7 +34,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Generator[None]:
-        if self._current.get() is not None:  # nested: the outer one decides
+        if self._current.get() is not None:  # nested: the outer transaction decides
             yield
             return
         opened = Transaction()
@@ -67,7 +67,7 @@ add_tasks(app, drain_timeout=5)
 
 
 async def confirm(order: int) -> None:
-    async with db.transaction_async():  # a transaction of its own
+    async with db.transaction_async():  # its own transaction
         db.write(f"order {order} is confirmed for {request_id.get()}")
 
 

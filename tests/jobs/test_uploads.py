@@ -14,7 +14,7 @@ from tests.repo.test_docs import ROOT, executed, programs
 from fastapi_tasks import Tasks, add_tasks
 from fastapi_tasks.testing import record_tasks
 
-SIZES = [10, 3_000_000]  # starlette keeps the former in memory, and the latter on the disk
+SIZES = [10, 3_000_000]  # starlette keeps the first in memory, and the second on the disk
 
 app = FastAPI()
 add_tasks(app, drain_timeout=5)

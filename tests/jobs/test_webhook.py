@@ -17,7 +17,7 @@ app = FastAPI()
 add_tasks(app, shield_timeout=30)  # 5 attempts of 3 s, and pauses of 1 + 2 + 4 + 8 s
 
 alerts: list[str] = []
-# The errors of httpx are not Python's ConnectionError; TimeoutError is that of the task's own `timeout`.
+# httpx's errors are not Python's ConnectionError; a TimeoutError comes from the task's own `timeout`.
 five_times = retry(attempts=5, on=(httpx.HTTPError, TimeoutError), backoff=1, jitter=False)
 
 

@@ -17,7 +17,7 @@ journal: list[str] = []
 
 
 class Channel:
-    """Stands for the client of a broker."""
+    """Replaces the client of a broker."""
 
     def __init__(self) -> None:
         self.sender, self.receiver = trio.open_memory_channel[str](10)
@@ -46,7 +46,7 @@ async def work(channel: Channel) -> None:
     async with TaskHost(max_running=10, drain_timeout=5) as host:
         async for message in channel.receiver:
             task = host.schedule(handle, channel, message)
-            await task.started.wait()  # reads no more than it has slots for, and one
+            await task.started.wait()  # reads at most one message more than it has slots
 
 
 async def main(channel: Channel) -> None:

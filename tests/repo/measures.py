@@ -1,4 +1,4 @@
-"""Figures about the code: the walk of a task, lines of code, accesses to private attributes.
+"""Figures about the code: the calls of a task, lines of code, accesses to private attributes.
 
 `python -m tests.repo.measures [TREE]` prints the figures of a tree of this repository; default: this one.
 """
@@ -32,8 +32,8 @@ NO_CODE = {
 }
 WITH_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-# Runs in a process of its own, which imports the packages of the tree. A call is the beginning of a frame: the next
-# step of a suspended coroutine does not count, and neither does a comprehension.
+# Runs in a new process, which imports the packages of the tree. Only the begin of a frame is a call: the next step of a
+# suspended coroutine does not count, and neither does a comprehension.
 WALK = """
 import asyncio, dis, json, logging, sys
 import taskphase
@@ -123,7 +123,7 @@ def code_lines(source: str) -> int:
 
 
 def private_accesses(source: str) -> int:
-    """Count each `x._name` whose `x` is another expression than `self` or `cls`."""
+    """Count each `x._name` where `x` is not `self` or `cls`."""
     return sum(
         isinstance(node, ast.Attribute)
         and node.attr.startswith("_")

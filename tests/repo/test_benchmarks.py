@@ -1,4 +1,4 @@
-"""That each benchmark runs, on few tasks. What it finds is not looked at: figures are no matter of right and wrong."""
+"""Each benchmark runs, with few tasks. The results are not checked, because no figure is wrong."""
 
 from __future__ import annotations
 

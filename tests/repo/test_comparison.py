@@ -1,6 +1,6 @@
 """README.md compares `BackgroundTasks` with this package, row by row; each ✓ and each ✗ of the table is tried here."""
 
-# Annotations of the endpoints below name local things, so they are evaluated where they stand.
+# Without `from __future__ import annotations`: the annotations of the endpoints below use local names.
 
 import logging
 import re
@@ -22,7 +22,7 @@ from fastapi_tasks import Tasks, add_tasks, retry
 README = Path(__file__).resolve().parents[2] / "README.md"
 HOME = README.parent / "docs" / "index.md"
 ROW = re.compile(r"^\| (.+?) \| ([✓✗]) \| ([✓✗]) \|$", re.MULTILINE)
-TURNS = 20  # of the event loop: enough for a task that runs beside another one to begin
+TURNS = 20  # turns of the event loop: enough for a task beside another one to begin
 
 Schedule = Callable[..., Any]
 
@@ -63,7 +63,7 @@ async def fail() -> None:
     raise ConnectionError("no answer")
 
 
-# What the rows say
+# The claims of the rows
 
 
 def a_task_that_raises_stops_no_other(way: Any) -> bool:

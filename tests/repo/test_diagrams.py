@@ -1,4 +1,4 @@
-"""The pictures say what the tables say, and what happens."""
+"""The pictures agree with the tables, and with real runs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the documentation says is run: every `python` block. (The examples are in tests/examples.)
+"""Runs every `python` block of the documentation. (tests/examples runs the examples.)
 
-Blocks that belong together share a namespace: `<!-- continues -->` on the line above a block has it go on where the
-block before it ended. Apps are exercised through TestClient, as tests/repo/uses.py says; no block starts a server.
-An `output` block below shows all that the program prints then, in this order.
+Blocks that belong together share a namespace: `<!-- continues -->` on the line above a block continues the block
+before. TestClient requests the apps, as tests/repo/uses.py says; no block starts a server. An `output` block below
+shows all output of the program, in order.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 
 @dataclass
 class Program:
-    """The blocks of a document that share a namespace.
+    """Blocks of a document that share a namespace.
 
-    :ivar source: with an empty line for each line of the document that is not in it, so that a traceback's line
-        numbers are the document's
-    :ivar shown: what the document says that it prints
+    :ivar source: with an empty line for each other line of the document, so that line numbers in tracebacks are right
+    :ivar shown: the output in the document
     """
 
     document: Path
@@ -105,7 +104,7 @@ def own_logging() -> Generator[None]:
 
 @contextmanager
 def executed(program: Program) -> Generator[ModuleType]:
-    """Run a program, in a module of its own."""
+    """Run a program in a new module."""
     module = ModuleType("main")  # as the pages call the file
     sys.modules[module.__name__] = module
     try:
@@ -139,13 +138,13 @@ def test_each_link_inside_the_repository_leads_somewhere(document: Path) -> None
         path, _, fragment = target.partition("#")
         file = document.parent / path if path else document
         assert file.exists(), target
-        if fragment and "." not in fragment:  # with a dot it is a name of the reference: see test_site.py
+        if fragment and "." not in fragment:  # a fragment with a dot is a name of the reference: see test_site.py
             assert fragment in {anchor(heading) for heading in HEADING.findall(FENCED.sub("", file.read_text()))}, (
                 target
             )
 
 
-# What the pages have to have
+# The required parts of pages
 
 
 @pytest.mark.parametrize("package", [fastapi_tasks, taskphase], ids=lambda package: package.__name__)
@@ -158,8 +157,8 @@ def test_each_guarantee_has_a_row_and_is_named_by_a_test() -> None:
     numbers = [int(number) for number in GUARANTEE.findall((ROOT / "docs" / "guarantees.md").read_text())]
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
-    assert numbers == list(range(1, 18))
-    assert [number for number in numbers if not re.search(rf"_g{number}(?!\d)", tests)] == []
+    assert numbers == [*range(1, 18), 20]
+    assert {int(number) for number in re.findall(r"_g(\d+)(?=_g\d|\()", tests)} == set(numbers)
 
 
 @pytest.mark.parametrize(("document", "most"), [(README, 150), (ROOT / "core/README.md", 80)], ids=["both", "core"])
@@ -179,6 +178,23 @@ def test_each_claim_of_what_you_get_names_tests_that_exist() -> None:
 
 def source(path: str) -> str:
     return (ROOT / path).read_text()
+
+
+def test_each_step_of_the_architecture_names_a_module_and_its_functions() -> None:
+    text = source("docs/architecture.md")
+    modules = {name: module(name) for name in re.findall(r"`((?:_drive|_machine|fastapi_tasks)/\w+\.py)`", text)}
+    steps = re.findall(r"^\| `([\w/]+\.py)` \| (.+?) \|", text, re.MULTILINE)
+    walked = [(name, function) for name, functions in steps for function in re.findall(r"`(\w+)\(\)`", functions)]
+
+    assert modules
+    assert [name for name, path in modules.items() if not path.is_file()] == []
+    assert len(walked) > 20
+    missing = [(name, function) for name, function in walked if f"def {function}(" not in module(name).read_text()]
+    assert missing == []
+
+
+def module(name: str) -> Path:
+    return ROOT / ("fastapi_binding" if name.startswith("fastapi_tasks/") else "core/taskphase") / name
 
 
 SEARCHED = [

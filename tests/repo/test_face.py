@@ -1,4 +1,4 @@
-"""The public face of both packages: the names, what they are, and where they say that they come from."""
+"""The public face of both packages: the names, their kinds, and the modules that they name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import fastapi_tasks.testing
 import taskphase
 import taskphase.errors
 import taskphase.testing
-from taskphase._definition import ScopedTaskDefinition, TaskDefinition
+from taskphase._batch import ScopedTaskDefinition
+from taskphase._definition import TaskDefinition
 
 CORE_ERRORS = [
     "NoCurrentError",
@@ -41,17 +42,19 @@ BINDING_ERRORS = [
     "FastAPITasksUnsupportedError",
 ]
 
-# What `taskphase` offers, and so `fastapi_tasks`.
+# The names that `taskphase` exports, and so `fastapi_tasks`.
 SHARED = [
     *CORE_ERRORS,
     "DrainReport",
     "HostStatistics",
     "Phase",
     "RetryPolicy",
+    "Scope",
     "Task",
     "TaskConfig",
     "TaskErrorHandler",
     "TaskHost",
+    "TaskObserver",
     "TaskRetryPolicy",
     "TaskStatus",
     "TasksBatch",
@@ -91,7 +94,7 @@ FACES: dict[ModuleType, list[str]] = {
 
 PUBLIC_MODULES = {"errors", "testing"}
 
-# By class or function: the module that its name is to be imported from. Where two have it, it is the shorter one.
+# The public module of each class or function. If both packages export the name, the shorter path.
 HOMES = {
     getattr(module, name): module.__name__
     for module in (
@@ -190,7 +193,7 @@ def test_the_binding_offers_every_public_name_of_the_core() -> None:
 @pytest.mark.parametrize("value", HOMES, ids=lambda value: value.__name__)
 def test_a_public_class_or_function_says_that_it_comes_from_the_public_package(value: Any) -> None:
     assert f"{value.__module__}.{value.__qualname__}" == f"{HOMES[value]}.{value.__name__}"
-    assert pickle.loads(pickle.dumps(value)) is value  # and it is true
+    assert pickle.loads(pickle.dumps(value)) is value  # unpickled by name
 
 
 def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
@@ -204,9 +207,9 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
-        (fastapi_tasks.add_tasks, f"(app, *, {LIMITS}, hold=False)"),
-        (taskphase.TaskHost, f"(*, {LIMITS})"),
-        (taskphase.TaskHost.__init__, f"(*, {LIMITS})"),
+        (fastapi_tasks.add_tasks, f"(app, *, {LIMITS}, hold=False, observers=())"),
+        (taskphase.TaskHost, f"(*, {LIMITS}, observers=())"),
+        (taskphase.TaskHost.__init__, f"(*, {LIMITS}, observers=())"),
         (taskphase.TaskConfig, f"({SETTINGS})"),
         (taskphase.TasksScheduler, f"(tg, config={taskphase.TaskConfig()})"),
         (taskphase.TasksBatch, "()"),

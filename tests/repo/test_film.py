@@ -28,7 +28,13 @@ def drawn(scenes: list[film.Scene]) -> str:
 def groups(picture: str) -> list[list[str]]:
     """Return the texts of each scene, sorted, without numbers."""
     found = [group for group in ET.fromstring(picture).iter(f"{SVG}g") if "scene" in group.get("class", "")]
-    return [sorted(re.sub(r"\d[\d.]*", "#", text.text or "") for text in group.iter(f"{SVG}text")) for group in found]
+    return [sorted(without_numbers(text.text or "") for text in group.iter(f"{SVG}text")) for group in found]
+
+
+def without_numbers(line: str) -> str:
+    """Replace numbers by a sign. The longer they are, the earlier a long line is cut off, so that goes as well."""
+    text = re.sub(r"\d[\d.]*", "#", line)
+    return text[:40] if text.endswith("…") else text
 
 
 def keyframes(picture: str) -> Iterator[tuple[str, list[float]]]:

@@ -1,4 +1,4 @@
-"""What is built and installed, as a user would: the one place that needs a package index. About 10 s."""
+"""Builds and installs the packages like a user: the only test that needs a package index. About 10 s."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = str(ROOT / "constraints.txt")
 SOURCES = {"taskphase": ROOT / "core" / "taskphase", "fastapi-tasks": ROOT / "fastapi_binding" / "fastapi_tasks"}
-# Beside the package: the pytest plugin, and what says that it is one.
+# Beside the package: the pytest plugin, and its entry point.
 BESIDE = {"taskphase": set[str](), "fastapi-tasks": {"pytest_fastapi_tasks.py"}}
 INFO = {"taskphase": set[str](), "fastapi-tasks": {"entry_points.txt"}}
 README = {"taskphase": ROOT / "core" / "README.md", "fastapi-tasks": ROOT / "README.md"}
 
-PIP_WITHIN = 40.0  # seconds, for one pip; it takes about 5
-RUN_WITHIN = 20.0  # seconds, for the program; it takes less than one
+PIP_WITHIN = 40.0  # seconds for one pip, which needs about 5
+RUN_WITHIN = 20.0  # seconds for the program, which needs less than one
 
-# On plain asyncio, with nothing installed but the core and what that needs.
+# On plain asyncio, with only the core and its dependencies installed.
 PROGRAM = """
 import asyncio, importlib.util, sys
 from taskphase import TaskHost, current_host
@@ -66,7 +66,7 @@ def run_pip(*arguments: str) -> None:
 
 
 def run_python(python: Path, program: str) -> str:
-    """Run a program that sees what is installed beside `python`, and nothing of this repository."""
+    """Run a program that sees the packages installed for `python`, and nothing of this repository."""
     done = subprocess.run(
         [python, "-I", "-W", "error", "-c", program], capture_output=True, text=True, timeout=RUN_WITHIN, check=False
     )

@@ -1,4 +1,4 @@
-"""What docs/shutdown.md, docs/limits.md and docs/retries.md say is run: each `python` block, and their examples."""
+"""Runs docs/shutdown.md, docs/limits.md and docs/retries.md: each `python` block, and their examples."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def listing(page: str, first_line: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def outputs() -> dict[str, list[str]]:
-    """What the examples print. They mostly wait, so they run at the same time."""
+    """The output of the examples. They mostly wait, so they run at the same time."""
     names = ["graceful.py", "back_pressure.py", "idempotent.py"]
     with ThreadPoolExecutor(len(names)) as processes:
         return dict(zip(names, processes.map(example, names), strict=True))
@@ -125,7 +125,7 @@ def without_times(lines: list[str]) -> list[str]:
 
 def test_the_example_of_a_shutdown_prints_what_the_page_shows_g9_g10(outputs: dict[str, list[str]]) -> None:
     printed = without_times(outputs["graceful.py"])
-    # A thread ends within a tick of its own.
+    # A thread ends within its own tick.
     assert sorted(printed) == sorted(without_times(listing("shutdown.md", "the drain begins")))
     assert printed[0] == "the drain begins"
     assert printed[-1] == "database closed"
@@ -150,7 +150,7 @@ def test_the_example_of_an_idempotency_key_prints_what_the_page_shows_g16(output
 
 
 def rows(page: Path, *, below: str) -> Iterator[list[str]]:
-    """Yield the cells of the first table below a heading, the first two lines of it left out."""
+    """Yield the cells of the first table below a heading, without the first two lines."""
     lines = page.read_text().partition(f"\n## {below}\n")[2].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     for line in lines[start + 2 :]:

@@ -1,4 +1,4 @@
-"""What a page shows as a file of its own is run as one: a program that starts processes, and tests for pytest."""
+"""Runs the files that a page shows: a program that starts processes, and tests for pytest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN = "anyio.run(main)"
 
 
 def source_of(name: str) -> str:
-    """Return a program of a page, which is named as in USES."""
+    """Return a program of a page, by its name in USES."""
     [program] = [program for program in programs(ROOT / name.partition("#")[0]) if program.id == name]
     return program.source.lstrip("\n")
 

@@ -33,11 +33,11 @@ MODULES += ["fastapi_tasks.testing"] if find_spec("fastapi_tasks.testing") else 
 
 @dataclass
 class Page(HTMLParser):
-    """One page, as a browser finds it.
+    """One page, as a browser sees it.
 
-    :ivar links: what it leads to and what it shows
-    :ivar loads: what a browser fetches with it
-    :ivar titles: what a pointer that rests somewhere shows
+    :ivar links: the targets of links and pictures
+    :ivar loads: the files that a browser loads with the page
+    :ivar titles: the tooltips
     """
 
     path: Path
@@ -88,7 +88,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def entries(nav: list[Any]) -> Iterator[str]:
-    """Yield the files of a navigation, whatever they are called there."""
+    """Yield the files of a navigation, without their titles."""
     for entry in nav:
         for value in entry.values() if isinstance(entry, dict) else [entry]:
             yield from entries(value) if isinstance(value, list) else [value]
@@ -183,7 +183,7 @@ def test_each_public_name_is_on_a_page_of_the_reference(name: str, site: Path, p
     module = importlib.import_module(name)
 
     def is_there(public: str) -> bool:
-        """Whether it has an anchor, under this or another of its names."""
+        """Return whether the object has an anchor, under this name or another of its names."""
         homes = [other for other in others if getattr(other, public, None) is getattr(module, public)]
         return any(f"{home.__name__}.{public}" in anchors for home in homes)
 
@@ -214,5 +214,5 @@ def test_no_link_and_no_anchor_of_the_site_is_broken(site: Path, pages: dict[Pat
 def test_no_page_loads_anything_from_elsewhere(pages: dict[Path, Page]) -> None:
     for page in pages.values():
         assert [link for link in page.loads if urlsplit(link).netloc] == []
-        # The theme's script would fetch what draws these.
+        # The theme's script would download the code that draws these.
         assert 'class="mermaid"' not in page.path.read_text()

@@ -1,4 +1,4 @@
-"""What users write is checked by their type checkers as strictly as this repository's own code (spec, section 4)."""
+"""Type checkers check users' code as strictly as this repository's own code."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_wrong_call_is_an_error_and_nothing_else_is(ask: Callable[[str], Co
 
 @pytest.mark.parametrize("package", ["taskphase", "fastapi_tasks"])
 def test_the_type_of_every_public_name_is_written_down(package: str) -> None:
-    """As pyright counts it for the users of a package, who have its sources but not its settings."""
+    """Count as pyright does for users of a package, who have its sources but not its settings."""
     beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the `python` that it asks
     done = subprocess.run(
         [sys.executable, "-m", "pyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"],

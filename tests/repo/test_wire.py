@@ -1,4 +1,4 @@
-"""The wire's own tests: what it shows, and that it lets nothing pass."""
+"""The wire's own tests: its log, and that every error is noticed."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ RECEIVE: Message = {}  # in a script: the app receives here
 
 
 def scripted(*script: Message, swallow: bool = False) -> ASGIApp:
-    """Return an app that sends `script` and returns; with `swallow`, whatever send raises."""
+    """Return an app that sends `script` and returns; with `swallow`, it ignores exceptions of `send`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         for message in script:
@@ -272,7 +272,7 @@ async def test_a_body_that_raises_shuts_down_and_raises_bare() -> None:
 @pytest.mark.parametrize("script", [[RECEIVE, RECEIVE, UP], [RECEIVE, UP, RECEIVE, RECEIVE, DOWN]])
 async def test_a_lifespan_is_asked_once_and_timed_out_if_it_waits_for_more(script: list[Message]) -> None:
     with pytest.raises(TimeoutError):
-        # Long enough for the startup, where that is to succeed.
+        # Long enough for a startup that should succeed.
         async with lifespan(scripted(*script), timeout=0.5):
             assert UP in script[:2]
 

@@ -1,6 +1,7 @@
-"""How what the documentation's blocks define is used, and what is printed then: a row of USES for each program.
+"""How a test uses the definitions of the documentation's blocks, and the expected output: a row of USES for each
+program.
 
-A program's name is its document and the anchor of the heading above it, `docs/limits.md#turning-a-client-away`. The
+The name of a program is its document and the anchor of the heading above, `docs/limits.md#turning-a-client-away`. The
 rows of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are in uses_of_guides.py.
 """
 
@@ -53,9 +54,9 @@ async def pass_time(clock: JumpClock, host: TaskHost) -> None:
 
 @contextmanager
 def serving(module: ModuleType, clock: JumpClock | None = None) -> Generator[TestClient]:
-    """Run the app of a program, and let whatever it began begin before the app is shut down.
+    """Run the app of a program, and let all its tasks begin before the app shuts down.
 
-    :param clock: the time that the app goes by; its shutdown then takes no time
+    :param clock: the clock of the app; a shutdown then takes no real time
     """
     with TestClient(module.app, backend_options=clock.backend_options() if clock else None) as client:
         yield client
@@ -77,14 +78,14 @@ def requests(*expected: tuple[str, str, int]) -> Callable[[ModuleType], None]:
 
 
 class PrintingHandler(logging.Handler):
-    """Prints what is logged as `logging.basicConfig()` does, without tracebacks."""
+    """Prints log records like `logging.basicConfig()`, without tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stdout.write(f"{record.levelname}:{record.name}:{record.getMessage()}\n")
 
 
 def logged(run: Callable[[ModuleType], object], level: int = logging.WARNING) -> Callable[[ModuleType], None]:
-    """Return `run` with what `taskphase` logs printed beside what the program prints."""
+    """Return `run` with the log records of `taskphase` printed among the output of the program."""
 
     def run_logged(module: ModuleType) -> None:
         handler, logger = PrintingHandler(level), logging.getLogger("taskphase")
@@ -113,8 +114,19 @@ def use_reports(module: ModuleType) -> None:
         assert client.get("/reports/0").status_code == 404
 
 
+def use_list(module: ModuleType) -> None:
+    with serving(module) as client:
+        assert client.post("/orders/7").status_code == 200
+        (task,) = client.get("/tasks").json()
+        assert (task["function"], task["status"], task["parent"]) == ("main.recommend", "running", None)
+        assert task["age"] >= task["running_for"] >= 0
+        assert task["waits_in"][:2] == ["recommend", "sleep"]
+        assert client.delete(f"/tasks/{task['id']}").status_code == 200
+        assert client.delete("/tasks/0").status_code == 404
+
+
 def use_ten_lines(module: ModuleType) -> None:
-    """Do what the page does with curl, and run the test of the page, if there is one."""
+    """Do what the page does with curl, and run the test of the page, if any."""
     email = "ada@example.org"
     with serving(module) as client:
         response = client.post(f"/users?email={email}")
@@ -155,7 +167,7 @@ def use_page_of_tests(module: ModuleType) -> None:
             test()
 
 
-# What is not here prints nothing and needs no use.
+# A program without a row prints nothing and needs no requests.
 USES = {
     "README.md#ten-lines": Use(use_ten_lines),
     "core/README.md#taskphase": Use(use_taskphase),
@@ -167,5 +179,6 @@ USES = {
     "docs/testing.md#without-fastapi": Use(None, ("stored hello",)),
     "docs/index.md#ten-lines": Use(use_ten_lines),
     "docs/faq.md#can-the-client-ask-for-the-status-and-the-result-later": Use(use_reports),
+    "docs/faq.md#how-do-i-list-the-running-tasks": Use(use_list),
     "docs/what-you-get.md#request-ids-in-tasks": Use(use_request_id),
 }

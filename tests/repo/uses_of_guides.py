@@ -1,6 +1,6 @@
-"""How the blocks of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are used, and some beside.
+"""How tests use the blocks of docs/getting-started.md, docs/tutorial/, docs/how-to/ and a few others.
 
-What they print is in the pages. The rows of the guides for migration are in uses_of_migration.py.
+The expected output is in the pages. The rows of the migration guides are in uses_of_migration.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOLD_WITHIN = 10.0  # seconds
 
 
 def one_by_one(*expected: tuple[str, str, int]) -> Callable[[ModuleType], None]:
-    """Like `requests`, but all that one has scheduled ends, within the app's `drain_timeout`, before the next."""
+    """Like `requests`, but all tasks of one request end, within the app's `drain_timeout`, before the next request."""
 
     def run(module: ModuleType) -> None:
         for request in expected:
@@ -64,8 +64,8 @@ def use_getting_started(module: ModuleType) -> None:
             assert client.post("/refunds/7").json() == {"status": "accepted"}
             tasks.wait_all()
         assert client.post("/payments/7").status_code == 200
-    with redirect_stdout(StringIO()):  # it is about the answer
-        module.test_the_answer_does_not_wait()
+    with redirect_stdout(StringIO()):  # what the test of the page prints is not in the page
+        module.test_each_task_has_its_phase()
 
 
 def use_watched_shutdown(module: ModuleType) -> None:
@@ -124,13 +124,14 @@ def use_spans(module: ModuleType) -> None:
 def use_watch(module: ModuleType) -> None:
     def tell(task: Task) -> None:
         original(task)
-        told.set()
+        told.release()
 
-    told = threading.Event()
+    told = threading.Semaphore(0)
     original, module.tell = module.tell, tell
     with TestClient(module.app) as client:
         assert client.post("/catalogues/7").status_code == 200
-        assert told.wait(TOLD_WITHIN)
+        assert told.acquire(timeout=TOLD_WITHIN)
+        assert told.acquire(timeout=TOLD_WITHIN)  # the page has two tasks
 
 
 @contextmanager
@@ -265,6 +266,7 @@ USES = {
     "docs/how-to/move-to-a-queue.md#how-to-be-ready": Use(logged(use_queue, logging.INFO)),
     "docs/how-to/observability.md#request-ids-and-traces": Use(use_request_ids),
     "docs/how-to/observability.md#a-span-for-each-task": Use(use_spans),
+    "docs/how-to/observability.md#observers": Use(requests(("POST", "/orders/7", 200))),
     "docs/how-to/observability.md#metrics": Use(use_counts),
     "docs/how-to/observability.md#a-task-that-hangs": Use(use_watch),
 }

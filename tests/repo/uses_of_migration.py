@@ -1,4 +1,4 @@
-"""How the blocks of docs/how-to/migrate-from-*.md are used. What they print is in the pages."""
+"""How tests use the blocks of docs/how-to/migrate-from-*.md. The expected output is in the pages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Run a real server as a process of its own, read what its app wrote down, and end it by its pid.
+"""Run a real server in a new process, read the journal of its app, and end the server by its pid.
 
-The app under test tells what happens by `record`; the test reads it back as `Record`s. Both sides of that
-file's format are here. Everything that waits has a deadline, and says what was seen when it is missed.
+The app under test writes events with `record`; the test reads them as `Record`s. Both sides of the file format are
+here. Each wait has a deadline, and its error shows the events so far.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ ROOT = Path(__file__).resolve().parents[2]
 JOURNAL = "TASKS_JOURNAL"  # environment variable: the path of the journal
 
 READY_WITHIN = 20.0  # seconds; a cold start takes about 1 s on 2 cores
-ANSWER_WITHIN = 10.0  # seconds for one request, or for an event to be written down
+ANSWER_WITHIN = 10.0  # seconds for one request, or for an event to reach the journal
 POLL_EVERY = 0.01  # seconds; an observer outside of the process is sent no events
 
 
 def record(event: str, subject: str = "") -> None:
-    """Write one line into the journal: the time, the event, and whom it is about. Neither may hold a space.
+    """Write one line into the journal: the time, the event, and its subject. Neither may contain a space.
 
-    Unbuffered and in one write, so that lines of several threads do not mix and none is lost when the process
-    is killed right after it.
+    Unbuffered and in one write, so that lines of several threads do not mix, and a kill right after the call loses
+    nothing.
     """
     line = f"{time.monotonic()!r} {event} {subject}\n".encode()
     file = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -46,7 +46,7 @@ def record(event: str, subject: str = "") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of the journal. `at` is `time.monotonic()` in seconds; all processes of a machine share it."""
+    """One line of the journal. `at`: `time.monotonic()` in seconds, shared by all processes of a machine."""
 
     at: float
     event: str
@@ -63,10 +63,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ServerKind:
-    """How to start one kind of server, and what it owes us at its end.
+    """The command for one kind of server, and the expected end.
 
-    The exit codes are measured (uvicorn 0.54, hypercorn 0.18, granian 2.8). A negative one is a signal's
-    number.
+    The exit codes were measured (uvicorn 0.54, hypercorn 0.18, granian 2.8). A negative code is a signal's number.
     """
 
     name: str
@@ -76,8 +75,8 @@ class ServerKind:
 
     @property
     def passes_interrupts_on(self) -> bool:
-        """Whether SIGINT is for its first process only, which tells the others. A worker of granian that is told twice
-        while it has a request may come to a stop, with all of its threads, whatever the app (see docs/shutdown.md).
+        """Whether SIGINT must go only to the first process, which tells the others. A worker of granian that gets two
+        signals during a request may hang with all of its threads, with any app (see docs/shutdown.md).
         """
         return self.name == "granian"
 
@@ -109,12 +108,12 @@ def free_port() -> int:
 
 
 class Server:
-    """A server that is answering between `__enter__` and `__exit__`, unless the test ends it itself.
+    """A server that answers between `__enter__` and `__exit__`, unless the test ends it earlier.
 
     :param kind: one of `SERVERS`
-    :param app: import path of the ASGI app, from the root of the repository; it has to answer `GET /ready`
-    :param env: what is added to this process's environment
-    :param is_to_answer: False for an app that is to be refused: `__enter__` then waits for nothing
+    :param app: the import path of the ASGI app, from the root of the repository; it has to answer `GET /ready`
+    :param env: additions to this process's environment
+    :param is_to_answer: False for an app that should be refused: `__enter__` then waits for nothing
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The first process of the server, the one that a supervisor knows; workers have others."""
+        """The first process of the server, as a supervisor sees it; workers have other pids."""
         return self._process.pid
 
     def get(self, path: str) -> httpx.Response:
@@ -170,7 +169,9 @@ class Server:
         self._process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Send SIGINT to every process of the server, as Ctrl-C in a terminal does; or to the one that passes it on."""
+        """Send SIGINT to every process of the server, like Ctrl-C in a terminal; or only to a first process that passes
+        it on.
+        """
         if self.kind.passes_interrupts_on:
             self.send(signal.SIGINT)
         else:
@@ -184,11 +185,11 @@ class Server:
             raise AssertionError(f"still running after {timeout} s\n{self.report()}") from None
 
     def output(self) -> str:
-        """Return what the server has printed so far, on stdout and stderr."""
+        """Return the server's output so far, on stdout and stderr."""
         return self._output.read_text(errors="replace")
 
     def journal(self) -> list[Record]:
-        """Return what the app has written down so far, in the order of writing."""
+        """Return the app's records so far, in the order of writing."""
         lines = self._journal.read_text().splitlines(keepends=True)
         # The line that is being written at this moment has no end yet.
         return [Record.parse(line.removesuffix("\n")) for line in lines if line.endswith("\n")]
@@ -200,7 +201,7 @@ class Server:
     def wait_for(self, *wanted: str, timeout: float = ANSWER_WITHIN) -> None:
         """Wait until each of the given lines ("event subject") is in the journal.
 
-        :raises AssertionError: if one is still missing after `timeout` seconds, or when the server has ended
+        :raises AssertionError: if a line is missing after `timeout` seconds, or after the end of the server
         """
 
         def is_there() -> bool:
@@ -209,9 +210,9 @@ class Server:
         self._poll(is_there, timeout, ", ".join(wanted))
 
     def wait_for_output(self, wanted: str, timeout: float = ANSWER_WITHIN) -> None:
-        """Wait until the server has printed that.
+        """Wait for this output of the server.
 
-        :raises AssertionError: if it has not after `timeout` seconds, or when the server has ended
+        :raises AssertionError: if the output is missing after `timeout` seconds, or after the end of the server
         """
         self._poll(lambda: wanted in self.output(), timeout, f"{wanted!r} in the output")
 
@@ -225,7 +226,7 @@ class Server:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = {**os.environ, **self._env, "PYTHONPATH": path, JOURNAL: str(self._journal)}
         with self._output.open("wb") as output:
-            # A session of its own: its process group can be killed whole, workers included.
+            # A new session: a kill of its process group includes the workers.
             return subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -246,7 +247,7 @@ class Server:
     def _poll(self, predicate: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
         while True:
-            ended = self._process.poll() is not None  # asked first: what it wrote before its end still counts
+            ended = self._process.poll() is not None  # read before the journal: lines from before the end still count
             if predicate():
                 return
             if ended or time.monotonic() > deadline:
@@ -256,7 +257,7 @@ class Server:
 
     def _close(self) -> None:
         self.client.close()
-        with suppress(ProcessLookupError):  # it has ended, and so have its workers
+        with suppress(ProcessLookupError):  # the server and its workers have ended
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(ANSWER_WITHIN)
         self._directory.cleanup()

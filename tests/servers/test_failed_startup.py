@@ -1,4 +1,4 @@
-"""G10: a real server serves no app whose startup fails, and its shielded tasks have ended before the process does."""
+"""G10: a real server serves no app whose startup fails, and shielded tasks end before the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = [*SERVERS, ServerKind("hypercorn-uvloop", f"{HYPERCORN} uvloop", 0, 0)]
 
 
 OF_ALL = [(kind, "app") for kind in KINDS]
-# The one that looks at its task, and not at the message.
+# This server checks its task, not the message.
 OF_HYPERCORN = [(kind, startup) for kind in KINDS[2:3] for startup in ("router", "handler", "mounted")]
 
 
@@ -20,4 +20,4 @@ def test_g10_an_app_whose_startup_fails_is_not_served_and_its_tasks_end(kind: Se
         code = server.wait()
         assert [str(entry) for entry in server.journal()] == ["started shielded", "fails", "ended shielded"]
         assert "no database" in server.output()
-    assert (code != 0) is ("hypercorn" not in kind.name)  # which ends with 0, whatever its worker has ended with
+    assert (code != 0) is ("hypercorn" not in kind.name)  # hypercorn ends with 0, whatever the exit code of its worker

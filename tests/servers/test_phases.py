@@ -77,7 +77,7 @@ def test_g5_an_error_response_drops_tasks_for_success_and_runs_tasks_for_failure
     assert response.status_code == 418
     assert {"immediate", "after_route.always"} <= set(when_answered)
     server.wait_for("after_response.failure error")
-    # Whatever else was to start for that request has started before this one's.
+    # All other tasks of that request have started before this request's.
     server.get("/async-def?after-error")
     server.wait_for("after_response after-error")
     seen = server.events("error")

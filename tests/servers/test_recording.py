@@ -27,13 +27,13 @@ async def session(tasks: Tasks) -> AsyncIterator[None]:
 
 
 def test_a_server_in_a_thread_is_waited_for_until_its_requests_are_over_g1() -> None:
-    """Its client has the response before: what a dependency schedules on its way out comes later."""
+    """The client has the response earlier; a dependency schedules later, at its exit."""
     app = FastAPI(dependencies=[Depends(session)])
     add_tasks(app)
     app.add_api_route("/", lambda: None)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen()  # a client may come before the server is ready
+        listener.listen()  # a client may connect before the server is ready
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         with record_tasks(app) as tasks:
             thread = threading.Thread(target=server.run, args=([listener],))

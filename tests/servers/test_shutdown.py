@@ -1,4 +1,4 @@
-"""What becomes of tasks when a real server is told to end (G9, G10), with SIGTERM and with Ctrl-C."""
+"""The ends of tasks when a real server is told to end (G9, G10), with SIGTERM and with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers.apps.shutdown import QUEUED
 from tests.servers.harness import SERVERS, Record, Server, ServerKind, assert_order
 
 APP = "tests.servers.apps.shutdown:app"
-TIMEOUT = 1.0  # seconds; well above the work of a task that is to end within it
+TIMEOUT = 1.0  # seconds; far more than the work of a task that should end in time
 CLOCK_ERROR = 0.02  # seconds; timers of the event loops may be early by their resolution
 ENDS = ("ended", "cancelled", "raised", "broken")
 
@@ -41,7 +41,7 @@ def end(server: Server, name: str = "SIGTERM") -> list[Record]:
 
 
 def ends(journal: list[Record]) -> dict[str, list[str]]:
-    """Return how each started task ended: a list of one, when all is well."""
+    """Return the ends of each started task: a list of one, if all is well."""
     started = [entry.subject for entry in journal if entry.event == "started"]
     assert len(started) == len(set(started))
     return {
@@ -57,7 +57,7 @@ def moment(journal: list[Record], line: str) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """What was seen of a server that was told to end with tasks of every sort under way."""
+    """The observations of a server that was told to end while tasks of every kind ran."""
 
     journal: list[Record]
     output: str
@@ -90,7 +90,7 @@ def test_g9_shielded_tasks_end_by_themselves_and_unshielded_tasks_are_cancelled(
     assert_order(lines, "cancelled unshielded", "ended thread")
     assert_order(lines, "shutdown", "ended parent", "ended late")
     assert_order(lines, "shutdown", "raised failing", "handled.ValueError failing")
-    assert "unshielded" in run.output  # what was cancelled is logged by its name
+    assert "unshielded" in run.output  # cancelled tasks are logged by name
 
 
 def test_g10_the_users_lifespan_ends_after_every_task_and_handler(run: Run) -> None:
@@ -170,7 +170,7 @@ def test_g9_a_second_signal_in_the_drain_does_not_cut_it_short(kind: ServerKind,
 
     if name == "SIGTERM":
         assert code == kind.exit_after_term
-    else:  # where the second one meets a process in which all is over, it may be what ends that
+    else:  # a second signal may end a process in which everything is over
         assert code in {kind.exit_after_interrupt, -signal.SIGINT}
     assert ends(journal) == {
         "unshielded": ["cancelled"],
@@ -191,7 +191,7 @@ def test_g9_a_second_sigterm_during_a_request_cuts_no_after_response_task_short(
         if "hypercorn" in kind.name:
             server.send(signal.SIGINT)  # it takes no notice of that either
         else:
-            server.wait_for_output("Shutting down")  # a second one that comes at once may stop granian for good
+            server.wait_for_output("Shutting down")  # an immediate second signal may make granian hang
         server.term()
         assert server.wait() == kind.exit_after_term
         journal = server.journal()
@@ -232,5 +232,5 @@ def force(server: Server, client: ThreadPoolExecutor) -> list[Record]:
     journal = server.journal()
     assert answer.exception(timeout=5) or answer.result().status_code == 500
     assert "shutdown" not in [str(entry) for entry in journal]  # it does not ask the app for it
-    assert str(journal[-1]) == "lifespan.left"  # G10: nothing of a task comes later
+    assert str(journal[-1]) == "lifespan.left"  # G10: no event of a task comes later
     return journal

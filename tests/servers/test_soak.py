@@ -1,4 +1,4 @@
-"""The soak test in short: a few servers are ended at random moments; and the checker refuses what it has to."""
+"""A short soak test: a few servers end at random moments; and the checker reports every planted violation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from soak.servers import SERVERS
 from taskphase import TaskHost
 
 SEED = 7
-ROUNDS = (0, 1, 2, 3, 4, 13, 6, 7)  # of each server one with SIGTERM, and one with SIGINT, SIGKILL, SIGINT, SIGINT
+ROUNDS = (0, 1, 2, 3, 4, 13, 6, 7)  # one of each server with SIGTERM, and one with SIGINT, SIGKILL, SIGINT, SIGINT
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ final 7 succeeded 1
 down
 """.strip().splitlines()
 
-STEP = 1_000_000  # nanoseconds from one line to the next: the drain of all this takes 3 ms
+STEP = 1_000_000  # nanoseconds from one line to the next: the whole drain takes 3 ms
 
 
 def events(lines: Sequence[str], start: int = 0) -> Iterator[Event]:
@@ -114,7 +114,7 @@ def without(*gone: str) -> list[str]:
 
 
 def put(*new: str, after: str, instead: Sequence[str] = ()) -> list[str]:
-    """Return the good journal with other lines after one of its own, and without some."""
+    """Return the good journal with other lines after one of its lines, and without some lines."""
     lines = without(*instead)
     place = lines.index(after) + 1
     return [*lines[:place], *new, *lines[place:]]
@@ -329,7 +329,7 @@ def test_a_forced_end_excuses_what_comes_after_the_lifespan_but_no_second_end() 
     assert "twice" in rules(check(events([line for line in twice if line not in ("asked", "drained")]), terms=forced))
 
 
-# What it is made of
+# The parts
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

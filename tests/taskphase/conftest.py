@@ -10,14 +10,14 @@ import pytest
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
-    """Return a function that gives what the logger `taskphase` has said so far: (level, message)."""
+    """Return a function that returns the records so far of the logger `taskphase`: (level, message)."""
     caplog.set_level(logging.DEBUG, logger="taskphase")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "taskphase"]
 
 
 @pytest.fixture
 async def task_factory(backend_name: str) -> AsyncIterator[None]:
-    """Have somebody else make the tasks of an asyncio loop."""
+    """Let another task factory make the tasks of an asyncio loop."""
 
     def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=loop, **options)

@@ -134,7 +134,7 @@ async def test_tasks_on_their_way_from_a_thread_to_a_slot_take_the_slot_g8_g15()
 
 
 async def test_what_is_refused_was_not_scheduled_g15() -> None:
-    """Neither held by its scope nor by a batch, which keeps it for another time."""
+    """Neither its scope nor a batch keeps it for later."""
     batch = TasksBatch()
     async with TaskHost(max_running=1, max_pending=0) as host:
         blocker = host.schedule(anyio.sleep_forever)
@@ -169,10 +169,10 @@ async def test_a_task_made_by_hand_for_a_phase_that_is_to_come_is_pending_too_g1
     async with TaskHost(max_pending=1) as host, host.scope() as tasks:
         late, later = (Task(anyio.sleep, (0,)) for _ in range(2))
         late.phase = later.phase = Phase.AFTER_RESPONSE
-        tasks.start(late)
+        late.__start__(tasks)
         assert host.deferred == 1
         with pytest.raises(TasksSaturatedError):
-            tasks.start(later)
+            later.__start__(tasks)
         assert later.status is TaskStatus.NEW
         tasks.schedule(anyio.sleep, 0)
 
@@ -190,12 +190,12 @@ async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2
 async def test_a_task_cancelled_on_its_way_from_a_thread_is_not_started_g2_g8(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nor is a coroutine of it, of whose end nobody but asyncio would hear."""
+    """asyncio alone would notice the end of a coroutine of the host."""
     tasks: list[Task[None]] = []
     async with TaskHost(drain_timeout=5) as host:
         thread = threading.Thread(target=lambda: tasks.append(host.schedule(anyio.sleep, 0)))
         thread.start()
-        thread.join()  # the event loop stands still
+        thread.join()  # blocks the event loop
         tasks[0].cancel()
         await turns()
         assert (host.running, host.waiting) == (0, 0)

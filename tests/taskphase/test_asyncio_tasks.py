@@ -74,10 +74,10 @@ class TestNames:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         def block() -> None:
-            time.sleep(0.02)  # which is what is slow
+            time.sleep(0.02)  # slow code for asyncio to report
 
         async def slow() -> None:
-            await checkpoint()  # from Python 3.12 on several first steps are one callback, which has no name of theirs
+            await checkpoint()  # since Python 3.12 one callback without their names takes several first steps
             block()
 
         loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class TestNames:
         finally:
             loop.set_debug(False)
         told = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
-        if told:  # uvloop tells nothing of it
+        if told:  # uvloop reports nothing
             assert any("slow" in message for message in told)
             assert not any("attempt(" in message for message in told)
 
@@ -101,15 +101,15 @@ needs_eager_tasks = pytest.mark.skipif(EAGER is None, reason="no eager tasks bef
 
 
 def wrapped(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    """Be a task factory around the eager one, as some tools put one there."""
-    options.pop("eager_start", None)  # uvloop's, which that of Python 3.13 does not know
+    """A task factory around the eager one, as some tools install it."""
+    options.pop("eager_start", None)  # an argument of uvloop that the eager factory of Python 3.13 does not accept
     task: asyncio.Task[Any] = EAGER(loop, coro, **options)
     return task
 
 
 @needs_eager_tasks
 class TestEagerFactories:
-    """(anyio's own task groups do not work with a wrapped one: so the host is opened before.)"""
+    """anyio's own task groups do not work with a wrapped factory, so the host is opened before."""
 
     @pytest.mark.parametrize("max_running", [None, 1])
     async def test_under_a_wrapped_eager_factory_no_task_runs_inside_schedule_g1_g2(
@@ -158,7 +158,7 @@ class TestEagerFactories:
 
 class TestALoopThatIsReentered:
     async def test_a_first_step_may_run_the_steps_behind_it_g1_g2(self) -> None:
-        """Libraries that let a running loop be run again make that possible: here a first step does what they do."""
+        """Some libraries let a running loop run again. Here a first step does the same."""
         ran: list[str] = []
         tasks: list[Task[Any]] = []
 

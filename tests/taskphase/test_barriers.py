@@ -23,8 +23,8 @@ class Log(list[str]):
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
-    """A list with one entry each time that a scope has waited for turns of the event loop. (With a task factory it does
-    on asyncio of every Python.)
+    """Return a list that gets an entry each time a scope waits for turns of the event loop. With a task factory, a
+    scope waits on asyncio of every Python.
     """
 
     async def count() -> None:
@@ -39,12 +39,11 @@ def waited(monkeypatch: pytest.MonkeyPatch, task_factory: None) -> list[None]:
 
 @pytest.mark.parametrize("kind", ["host", "group"])
 async def test_a_failing_route_has_started_its_tasks_before_the_error_response_g1_g5(kind: str) -> None:
-    """Often, because trio runs what is ready in random order."""
+    """Repeated, because trio runs ready tasks in random order."""
     async with TaskHost() as host, anyio.create_task_group() as tg:
         for _ in range(30):
             log = Log()
-            tasks = host.scope() if kind == "host" else TasksScheduler(tg)
-            async with tasks:
+            async with host.scope() if kind == "host" else TasksScheduler(tg) as tasks:
                 with pytest.raises(LookupError):
                     async with tasks.route():
                         tasks.after_route.task(when="always").schedule(log.add, "after_route")
@@ -90,7 +89,7 @@ async def test_a_task_that_is_dropped_costs_no_barrier_g1_g5(waited: list[None])
 
 
 async def test_a_cancelled_scope_keeps_its_phases_in_order_g1_g11() -> None:
-    """Often, because trio runs what is ready in random order."""
+    """Repeated, because trio runs ready tasks in random order."""
     async with TaskHost() as host:
         for _ in range(30):
             log = Log()

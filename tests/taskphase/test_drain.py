@@ -195,7 +195,7 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
         dropped=0,
         oldest_running=busy.oldest_running,
     )
-    # The thread had to be waited for; the others were cancelled, and one was dropped.
+    # The drain waited for the thread; the other tasks were cancelled, and one was dropped.
     assert last == HostStatistics(0, 0, 0, 0, 0, succeeded=2, failed=1, cancelled=4, dropped=1, oldest_running=None)
 
 

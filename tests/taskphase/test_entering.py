@@ -69,7 +69,7 @@ async def test_a_native_cancellation_while_entering_leaves_nothing_open_g9() -> 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_a_host_that_is_left_open_drains_when_its_loop_ends_g2_g9(kind: str) -> None:
-    """It was entered by a task that has ended, so nobody's cancellation would lead out of its body."""
+    """The task that entered the body has ended, so a cancellation of that task cannot end the body."""
     tasks: list[Task[Any]] = []
     hosts: list[TaskHost] = []
 

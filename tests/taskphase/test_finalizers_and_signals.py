@@ -81,7 +81,7 @@ def collected_in() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Return a function that has a signal handler call what it is given."""
+    """Return a function that lets a signal handler call its argument."""
     then: list[Callable[[], object]] = []
     before = signal.signal(signal.SIGALRM, lambda *_: then[-1]())
     yield then.append
@@ -141,7 +141,7 @@ async def test_finalizers_in_the_middle_of_schedule_neither_block_nor_exceed_lim
             most_pending = max(most_pending, host.waiting + host.deferred)
             if n % 3 == 0:
                 await anyio.lowlevel.checkpoint()
-        gc.collect()  # some of them are older than what was collected last
+        gc.collect()  # collects older objects, too
     assert {task.status for task in accepted} == {S.SUCCEEDED}
     assert len(accepted) + refused == 600
     assert refused > 0
@@ -190,14 +190,14 @@ async def test_tasks_of_a_thread_and_its_finalizers_start_in_order_g1_g8(backend
         await turns()
         await anyio.to_thread.run_sync(work)
         await until(lambda: len(ran) == 40)
-    in_batches = backend_name == "trio"  # which takes the first steps that were asked for in one turn in any order
+    in_batches = backend_name == "trio"  # trio takes the first steps of one turn in any order
     assert (sorted(ran) if in_batches else ran) == list(range(40))
 
 
 async def test_a_signal_handler_that_finds_the_loop_asleep_wakes_it_g8(
     alarm: Callable[[Callable[[], object]], None],
 ) -> None:
-    """A loop that is not woken sleeps until the next timer, here that of the test."""
+    """Without a wake-up a loop sleeps until the next timer: here the test's own."""
     began: list[float] = []
 
     async def note() -> None:
@@ -222,12 +222,12 @@ async def test_a_signal_handler_that_finds_the_loop_asleep_wakes_it_g8(
 
 
 async def wait_for_the_first(host: TaskHost, tasks: list[Task[Any]], ended: anyio.Event) -> None:
-    """Sleep until the task has been scheduled and has ended: only the end of a task wakes this one."""
+    """Sleep until the task has been scheduled and has ended. Only the end of a task wakes this code."""
     before = host.statistics().succeeded
     stopped = threading.Event()
 
     def look() -> None:
-        # From a thread, which wakes nobody while it looks.
+        # In a thread, because a check in the loop would wake the loop.
         while not (tasks and tasks[0].status is S.SUCCEEDED) and not stopped.wait(0.01):
             pass
 

@@ -51,7 +51,7 @@ def add_slowly(a: int, b: int) -> Generator[Any, Any, tuple[int, int]]:
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[str]]]:
-    """Run a server that adds; yield its address, and a list of all that it is asked for."""
+    """Run a server that adds; yield its address, and a list of all its requests."""
     requests: list[str] = []
 
     def add(a: int, b: int) -> int:

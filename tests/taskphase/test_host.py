@@ -26,6 +26,7 @@ from taskphase import (
     current_host,
     current_task,
 )
+from taskphase._drive import enclosing
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -81,7 +82,7 @@ class TestEnds:
 
     async def test_a_task_that_nobody_holds_is_not_collected_g2(self, journal: Journal) -> None:
         async with TaskHost() as host:
-            host.schedule(journal.forever)  # what it waits for is referred to by itself only
+            host.schedule(journal.forever)  # only the waiting task refers to its future
             await turns()
             gc.collect()
             await turns()
@@ -189,7 +190,7 @@ class TestDrain:
     async def test_within_drain_timeout_everything_may_end_by_itself_g9(self, logged: Logged) -> None:
         async with TaskHost(drain_timeout=15) as host:
             task = host.schedule(anyio.sleep, SHORT)
-            host.tg.start_soon(anyio.sleep, SHORT)
+            host.tg.start_soon(anyio.sleep, SHORT / 2)  # stage 1 waits for tasks only
         assert task.status is TaskStatus.SUCCEEDED
         assert logged() == []
 
@@ -296,7 +297,7 @@ class TestDrain:
 
     @native_cancel_only
     async def test_asyncio_s_own_cancel_drains_it_in_the_same_way_however_often_g9(self) -> None:
-        """A `Task.cancel()` knows no shield: it comes once a call, wherever the task is."""
+        """A `Task.cancel()` ignores shields. It is delivered once for each call, anywhere in the task."""
         statuses: list[TaskStatus] = []
 
         async def main() -> None:
@@ -595,7 +596,7 @@ class TestOpening:
             with pytest.raises(asyncio.CancelledError):
                 await native
 
-    # anyio's own wrapper of a coroutine is what was started, and is all that is closed.
+    # anyio's own wrapper of the coroutine was started, and only the wrapper is closed.
     @pytest.mark.filterwarnings("ignore:coroutine 'TaskHost._supervise' was never awaited")
     @native_cancel_only
     async def test_a_supervisor_that_is_cancelled_before_its_first_step_hangs_nobody_g9(self) -> None:
@@ -624,6 +625,39 @@ class TestOpening:
             for native in asyncio.all_tasks() - before:
                 native.cancel()
         assert task.status is TaskStatus.CANCELLED
+
+    @pytest.mark.parametrize("is_first", [True, False], ids=["first", "another"])
+    @pytest.mark.parametrize("by_thread", [False, True], ids=["here", "by-thread"])
+    async def test_a_host_refuses_tasks_until_it_is_open_and_then_runs_them_g2(
+        self, monkeypatch: pytest.MonkeyPatch, by_thread: bool, is_first: bool
+    ) -> None:
+        """Each turn of the opening. The first host of a process has more turns: it tests the late scopes."""
+        if is_first:
+            monkeypatch.setattr(enclosing, "_verdicts", {})
+        host, may_leave, refused = TaskHost(), anyio.Event(), 0
+
+        async def use() -> None:
+            async with host:
+                await may_leave.wait()
+
+        async def schedule() -> Task[Any]:
+            if by_thread:
+                return await anyio.to_thread.run_sync(host.schedule, checkpoint)
+            return host.schedule(checkpoint)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(use)
+            while True:
+                try:
+                    task = await schedule()
+                    break
+                except TasksClosedError:
+                    refused += 1
+                    await checkpoint()
+            await task.wait()
+            may_leave.set()
+        assert task.status is TaskStatus.SUCCEEDED
+        assert by_thread or refused > 0
 
 
 class TestMisuse:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-# A process that hangs fails its test after this many seconds; none takes a tenth of it.
+# A process that hangs fails its test after so many seconds. No process needs a tenth of this time.
 PATIENCE = 15
 
-# argv: who runs the loop, and what happens in it. Prints one line of JSON: what came out of the host, what became of
-# its tasks, and what else was seen; then ends as an exception that nobody catches ends it.
+# argv: the runner of the loop, and the action. Prints one line of JSON: the exception of the host, the ends of its
+# tasks, and other observations. Then ends like any program with this uncaught exception.
 PROGRAM = r"""
 import asyncio, json, signal, sys, threading
 import anyio, trio
@@ -137,7 +137,7 @@ def start(runner: str, case: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for the end, and return what was printed, how the process ended, and its standard error."""
+    """Wait for the end; return the output, the exit code, and the standard error."""
     try:
         out, err = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -149,7 +149,7 @@ def end(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def check_interrupted(result: dict[str, Any]) -> None:
-    """Check that the process has ended as one that `KeyboardInterrupt` ends, with its host closed."""
+    """Check that `KeyboardInterrupt` has ended the process, and that the host was closed."""
     assert result["exit"] == -signal.SIGINT, result["err"]
     assert result["seen"][-2:] == ["host 0 0 0", "the host is closed"]
 
@@ -210,7 +210,7 @@ def test_on_trio_what_else_a_task_raises_with_an_interrupt_stays_in_the_task_g3(
 @pytest.mark.parametrize("runner", ["asyncio.run", "uvloop"])
 @pytest.mark.parametrize("case", ["function", "sync function", "async handler", "sync handler"])
 def test_on_asyncio_an_interrupt_in_a_task_stops_the_loop_and_every_task_ends_g2(runner: str, case: str) -> None:
-    """The runner then cancels natively whatever there is, the host and the shielded included."""
+    """Then the runner natively cancels everything, the host and shielded tasks included."""
     result = end(start(runner, case))
     assert result["tasks"] == {
         "plain": "cancelled",

@@ -76,10 +76,10 @@ def test_a_task_that_was_refused_there_can_be_scheduled_here_g13_g15(new_loop: L
     task = Task(answer)
     scope = host.scope()
     with pytest.raises(RuntimeError):
-        other.run_until_complete(call(lambda: scope.start(task)))
+        other.run_until_complete(call(lambda: task.__start__(scope)))
 
     async def start() -> int:
-        scope.start(task)
+        task.__start__(scope)
         return await task
 
     assert mine.run_until_complete(start()) == 42
@@ -106,7 +106,7 @@ def test_a_task_taken_between_two_runs_is_not_lost_if_the_host_closes_next_g2_g1
 
 
 def test_a_thread_may_schedule_while_another_loop_runs_g8_g13(new_loop: Loops) -> None:
-    """In that thread no event loop runs, so nothing tells which one is meant."""
+    """No event loop runs in that thread, so the call cannot come from a wrong loop."""
     mine, other = new_loop(), new_loop()
     host = mine.run_until_complete(entered())
     tasks: list[Task[int]] = []

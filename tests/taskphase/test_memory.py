@@ -87,7 +87,7 @@ async def exits(data: Data) -> NoReturn:
 
 
 async def hangs(data: Data) -> None:
-    # (The frame of `asyncio.sleep()` has a timer, whose context has the task: that would be a cycle of asyncio's.)
+    # Not `asyncio.sleep()`: its frame has a timer, whose context has the task, so asyncio itself would make a cycle.
     await anyio.Event().wait()
 
 
@@ -136,7 +136,7 @@ async def test_a_stray_cancellation_leaves_no_cycle_g2(timeout: float | None, wi
 
 
 async def check_no_cycle(func: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Check that the argument of a task that has ended is gone as soon as nobody has the task."""
+    """Check that Python deletes the argument of an ended task together with the last reference to the task."""
     async with TaskHost() as host:
         data = Data()
         ref = weakref.ref(data)
@@ -181,7 +181,7 @@ async def test_starting_a_batch_takes_each_task_from_its_begin_at_no_cost_for_th
     """A list would move all the others, which no count of calls shows."""
     calls = {count: await calls_of_starting(count) for count in (100, 1000)}
     assert calls[1000] <= 10.5 * calls[100]
-    assert isinstance(TasksBatch()._own, deque)
+    assert isinstance(TasksBatch()._tasks, deque)
 
 
 async def calls_of_starting(count: int) -> int:

@@ -68,7 +68,7 @@ async def test_no_error_shows_a_name_unescaped_g4_g17() -> None:
         async with host.scope() as tasks:
             dropped = tasks.task(name=FORGED, when="failure").after_response.schedule(fail)
             with pytest.raises(RuntimeError) as refusal:
-                tasks.start(dropped)
+                dropped.__start__(tasks)
             assert is_one_line(str(refusal.value))
         with pytest.raises(TaskDropped) as refusal:
             await dropped
@@ -102,7 +102,7 @@ async def test_the_name_of_a_function_or_exception_is_escaped_as_well_g4(logged:
 
 
 class Text(str):
-    """A string that refuses to be shown or found."""
+    """A string whose `repr()` and search methods raise."""
 
     __slots__ = ()
 
@@ -113,7 +113,7 @@ class Text(str):
 
 
 class Nameless:
-    """A callable that raises whenever it is asked for an attribute."""
+    """A callable whose attributes all raise."""
 
     def __init__(self, result: int) -> None:
         object.__setattr__(self, "result", result)
@@ -249,7 +249,7 @@ async def test_whatever_a_log_handler_raises_the_task_ends_and_the_line_is_print
 async def test_the_cancellation_that_a_log_handler_raises_ends_nothing_g3(capsys: pytest.CaptureFixture[str]) -> None:
     cancelled = anyio.get_cancelled_exc_class()
     async with TaskHost() as host:
-        with logging_with(Raising(cancelled.__new__(cancelled))):  # trio lets nobody else make one
+        with logging_with(Raising(cancelled.__new__(cancelled))):  # only trio can make a Cancelled
             task = host.schedule(fail)
             await task.wait()
         assert task.status == TaskStatus.FAILED

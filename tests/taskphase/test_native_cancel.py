@@ -1,7 +1,7 @@
-"""G2, G3, G9, G15: asyncio's own `Task.cancel()`, for every task at once or for some of the host's own.
+"""G2, G3, G9, G15: asyncio's own `Task.cancel()`, for all tasks at once or for single tasks of the host.
 
-The end of `asyncio.run()` does the former, once, and waits for those tasks only: after a `KeyboardInterrupt`, after the
-second SIGINT that uvicorn gets, or because the main function has returned.
+The end of `asyncio.run()` cancels all tasks once, and waits only for them: after a `KeyboardInterrupt`, after the
+second SIGINT to uvicorn, or after the return of the main function.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ print(main.server.cancelled(), {str(task.status) for task in tasks} <= {"cancell
 
 
 class Program:
-    """A host in the body of a native task of its own."""
+    """A host in the body of a new native task."""
 
     def __init__(self, host: TaskHost) -> None:
         self.spared = asyncio.all_tasks()
@@ -244,7 +244,7 @@ async def test_the_plain_task_group_is_replaced_if_it_is_cancelled_g3() -> None:
 
 
 def test_a_process_ends_when_its_main_function_has_returned_g2_g15() -> None:
-    """A task that gets a slot then, and a thread with it, would keep the process at its exit for ever."""
+    """A task that got a slot at that time, and so a thread, would keep the process alive for ever."""
     process = subprocess.run(
         [sys.executable, "-c", ENDS_WITH_THREADS_UNDER_WAY],
         capture_output=True,

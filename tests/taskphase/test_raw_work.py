@@ -209,7 +209,7 @@ async def test_raw_work_cannot_close_its_own_host_g9() -> None:
         with pytest.raises(RuntimeError, match="would wait for itself") as caught:
             await host.aclose()
         refused.append(caught.value)
-        async with TaskHost():  # which is another one
+        async with TaskHost():  # a second host
             pass
         task_status.started()
 

@@ -29,12 +29,12 @@ from taskphase import (
     current_task,
     retry,
 )
-from taskphase._drive.recording import RECORDERS
+from taskphase._drive import watching
 from taskphase.testing import JumpClock, TaskRecorder, UnexpectedFailures, explore, record_tasks
 from taskphase.testing._recording.changes import CHANGES
 
 SHORT = 0.02  # seconds that a test waits on purpose
-DRAIN = 5  # seconds for what a test has left; nothing needs them
+DRAIN = 5  # seconds for the tasks that a test has left; no test needs them
 
 each_backend = pytest.mark.parametrize("backend", [*ASYNCIO, *TRIO])
 setting: ContextVar[str] = ContextVar("setting", default="unset")
@@ -57,7 +57,7 @@ def in_thread(number: int) -> int:
 
 @asynccontextmanager
 async def recording(**options: Any) -> AsyncIterator[tuple[TaskHost, TaskRecorder]]:
-    """Record the tasks of a new host; it is closed before the recorder is left."""
+    """Record the tasks of a new host, which closes before the recorder exits."""
     with record_tasks(**options) as tasks:
         async with TaskHost(drain_timeout=DRAIN) as host:
             yield host, tasks
@@ -67,7 +67,7 @@ async def recording(**options: Any) -> AsyncIterator[tuple[TaskHost, TaskRecorde
 def host_in_thread(
     backend: tuple[str, dict[str, Any]], **options: Any
 ) -> Iterator[tuple[TaskHost, Callable[..., Any]]]:
-    """Run a host in an event loop of another thread; yield it, and what calls a function there."""
+    """Run a host in an event loop of another thread; yield the host, and a function that makes calls in that thread."""
     with start_blocking_portal(backend[0], backend[1]) as portal:
         host = TaskHost(drain_timeout=DRAIN, **options)
         with portal.wrap_async_context_manager(host):
@@ -77,7 +77,7 @@ def host_in_thread(
 @pytest.fixture(autouse=True)
 def no_recorder_is_left() -> Iterator[None]:
     yield
-    assert RECORDERS == []
+    assert watching._everywhere == []
 
 
 class TestSeen:
@@ -186,7 +186,8 @@ class TestSeen:
                     host.schedule(send, "refused")
             with pytest.raises(TasksClosedError):
                 host.schedule(send, "closed")
-        assert [task.args for task in tasks] == [("taken",)]
+        assert [task.args for task in tasks] == [("late",), ("taken",)]
+        assert tasks.dropped.one().args == ("late",)  # the group has refused it, after the scheduler had taken it
 
     async def test_only_tasks_of_the_host_that_is_asked_for_are_seen(self) -> None:
         async def from_mine() -> None:
@@ -256,8 +257,22 @@ class TestAsserted:
             assert tasks.assert_scheduled(send, "bob", "x") is two
             assert tasks.assert_scheduled(send, ANY, subject="x") is two
             assert tasks.immediate.assert_scheduled(send, "ada") is one
-            with pytest.raises(TypeError, match="unexpected keyword"):
-                tasks.assert_scheduled(send, "ada", body="x")  # type: ignore[call-arg]
+
+    async def test_asserting_an_impossible_call_is_refused_as_scheduling_it_is_g7(self) -> None:
+        async with recording() as (host, tasks):
+            for _ in range(2):  # before a task of the function is recorded, and after
+                for func, args, kwargs in (
+                    (send, (), {}),
+                    (send, ("ada",), {"body": "x"}),
+                    (partial(send, "ada"), (1, 2), {}),
+                    (send("ada"), (), {}),
+                ):
+                    with pytest.raises(TypeError) as refused:
+                        host.schedule(func, *args, **kwargs)  # type: ignore[arg-type]
+                    with pytest.raises(TypeError, match=r"send\(.*cannot be called|not coroutine") as asserted:
+                        tasks.assert_scheduled(func, *args, **kwargs)  # type: ignore[arg-type]
+                    assert str(asserted.value) == str(refused.value)
+                host.schedule(send, "ada")
 
     async def test_messages_show_what_was_scheduled_instead(self) -> None:
         async with recording() as (host, tasks):
@@ -314,7 +329,7 @@ class TestWaiting:
 
         with record_tasks() as tasks, host_in_thread(backend) as (host, _):
             for _ in range(20):
-                host.schedule(work)  # from this thread: it is on its way when the waiting begins
+                host.schedule(work)  # from this thread, so the task is on its way when the wait begins
                 tasks.wait_all()
                 assert all(task.status == "succeeded" for task in tasks)
             assert len(tasks) == 40
@@ -468,7 +483,7 @@ class TestNever:
 
     async def test_phases_outcomes_and_limits_are_real_g5_g15(self) -> None:
         with record_tasks(run="never") as tasks:
-            async with TaskHost(max_pending=1, drain_timeout=DRAIN) as host:
+            async with TaskHost(max_pending=2, drain_timeout=DRAIN) as host:
                 with pytest.raises(LookupError):
                     async with host.scope() as scope:
                         scope.task(name="kept", when="failure").after_response.schedule(send, "ada")
@@ -566,7 +581,7 @@ class TestNever:
             again = host.schedule(send, "bob")
             assert cancelled.status == "cancelled"
             async with host.scope() as scope:
-                scope.start(again)
+                again.__start__(scope)
             await again
             assert len(tasks) == 2
 
@@ -852,20 +867,15 @@ class TestWhatARecorderMustNotDo:
         assert host.drain_report.cancelled == {}
         assert [task.status for task in recorded] == [TaskStatus.NEW]
 
-    async def test_a_held_task_that_runs_by_hand_is_not_dropped_by_its_scope_g2_g5(self) -> None:
-        release = anyio.Event()
+    async def test_a_task_whose_phase_has_not_come_is_not_run_by_hand_g1(self) -> None:
         async with TaskHost() as host:
-            with record_tasks(host, run="never"):
-                async with anyio.create_task_group() as tg:
-                    with pytest.raises(LookupError):
-                        async with host.scope() as tasks:
-                            task = tasks.after_route.schedule(release.wait)
-                            tg.start_soon(task)
-                            await turns()
-                            raise LookupError
-                    assert task.status is TaskStatus.RUNNING
-                    release.set()
-        assert task.status is TaskStatus.SUCCEEDED
+            with record_tasks(host, run="never") as tasks:
+                async with host.scope() as scope:
+                    task = scope.after_response.schedule(send, "ada")
+                    with pytest.raises(RuntimeError, match="deferred already"):
+                        await task()
+                assert str(tasks).endswith("held")
+                assert await task() == 3
 
     async def test_a_task_of_a_subclass_is_waited_for_and_keeps_its_class(self) -> None:
         class Mine(Task[None]):
@@ -874,7 +884,7 @@ class TestWhatARecorderMustNotDo:
         async with TaskHost() as host, host.scope() as tasks:
             with record_tasks(host) as recorded:
                 mine = Mine(anyio.sleep, (SHORT,))
-                tasks.start(mine)
+                mine.__start__(tasks)
                 await recorded.await_all()
         assert mine.status is TaskStatus.SUCCEEDED
         assert isinstance(mine, Mine)
@@ -889,7 +899,7 @@ class TestWhatARecorderMustNotDo:
                 assert tasks.one().status is TaskStatus.SUCCEEDED
 
     async def test_a_waiting_test_hears_of_a_task_that_its_group_refuses(self) -> None:
-        """It is written down first, and taken back; here somebody has begun to wait for it between the two."""
+        """The recorder writes the task down and takes it back. Here other code begins to wait in between."""
 
         class Slow(TaskRecorder):
             def claim(self, host: TaskHost | None) -> object:
@@ -906,7 +916,7 @@ class TestWhatARecorderMustNotDo:
                 TasksScheduler(closed).schedule(send, "late")
             waiter.join(5)
             assert not waiter.is_alive()
-            assert len(tasks) == 0
+            assert tasks.one().status == "dropped"
 
     async def test_what_is_run_by_hand_without_a_host_can_be_cancelled_g2(self) -> None:
         with record_tasks(run="never") as tasks:
@@ -918,7 +928,7 @@ class TestWhatARecorderMustNotDo:
         assert task.status is TaskStatus.CANCELLED
 
     def test_an_argument_that_takes_a_lock_to_be_shown_blocks_nobody(self) -> None:
-        """It is shown when a wait has taken too long, while other threads schedule."""
+        """A wait that takes too long shows the tasks, while other threads schedule."""
 
         class Guarded:
             def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from tests.backends import native_cancel_only, turns
 
 from taskphase import (
     Phase,
+    Scope,
     Task,
     TaskConfig,
     TaskDropped,
@@ -99,7 +100,7 @@ async def test_the_route_s_end_starts_after_route_and_the_scope_s_end_after_resp
 
 
 async def test_without_a_route_both_later_phases_come_at_the_end_of_the_scope_in_order_g1() -> None:
-    """Often, because trio runs what is ready in random order."""
+    """Repeated, because trio runs ready tasks in random order."""
     async with TaskHost() as host:
         for _ in range(30):
             log = Log()
@@ -323,7 +324,7 @@ async def test_the_setting_that_is_nearest_to_schedule_wins_wherever_it_is_made(
             task = definition.task(name="inner").task(shield=True).schedule(anyio.sleep, 0)
             assert task.config == TaskConfig(name="inner", shield=True, timeout=1)
             assert definition.schedule(anyio.sleep, 0).config == TaskConfig(name="outer", timeout=1)
-        own.end()
+        own.after_response.start(own)
 
 
 async def test_bad_calls_are_refused_at_once_and_leave_nothing_g7() -> None:
@@ -355,15 +356,16 @@ async def test_a_batch_made_by_hand_is_held_until_its_start() -> None:
 async def test_dunder_start_on_a_scheduler_s_batches_says_that_its_phase_has_come() -> None:
     log = Log()
     async with TaskHost() as host, anyio.create_task_group() as tg:
-        for scheduler in (host.scope(), TasksScheduler(tg)):
+        schedulers: list[Scope | TasksScheduler] = [host.scope(), TasksScheduler(tg)]
+        for scheduler in schedulers:
             log.clear()
             scheduler.after_route.schedule(log.add, "after_route")
             scheduler.after_response.schedule(log.add, "after_response")
             scheduler.after_route.__start__(scheduler)
-            await scheduler.settle()
+            await turns()
             assert log == ["after_route"]
             scheduler.after_response.__start__(scheduler)
-            await scheduler.settle()
+            await turns()
             assert log == ["after_route", "after_response"]
 
 
@@ -382,7 +384,7 @@ async def test_dunder_start_starts_a_task_that_was_made_by_hand_once() -> None:
 async def test_a_task_that_was_made_by_hand_keeps_the_settings_that_it_has() -> None:
     async with TaskHost(config=TaskConfig(name="host", timeout=5)) as host:
         task = Task(anyio.sleep, (0,), config=TaskConfig(name="own", shield=True))
-        host.scope().start(task)
+        task.__start__(host.scope())
         assert task.config == TaskConfig(name="own", shield=True, timeout=5)
 
 
@@ -433,7 +435,7 @@ class TestAnyTaskGroup:
             tasks = TasksScheduler(tg)
             plain = tasks.schedule(forever)
             shielded = tasks.task(shield=True).schedule(anyio.sleep, 0.02)
-            await tasks.settle()
+            await turns()
             tg.cancel_scope.cancel()
         assert (plain.status, shielded.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)
 
@@ -443,7 +445,7 @@ class TestAnyTaskGroup:
             held = tasks.after_response.schedule(forever)
         with pytest.raises(TasksClosedError):
             tasks.schedule(forever)
-        tasks.end()
+        tasks.after_response.start(tasks)
         assert held.status is TaskStatus.DROPPED
         assert [level for level, _ in logged()] == ["WARNING"]
 

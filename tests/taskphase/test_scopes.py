@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from contextlib import suppress
 
 import anyio
 import anyio.to_thread
@@ -161,20 +160,6 @@ class TestOutsideOfAnyScope:
             batch.start(tasks)
             await other.wait()
             assert other.status is S.SUCCEEDED
-
-
-@pytest.mark.parametrize(("error", "outcome"), [(None, "success"), (LookupError(), "failure")])
-async def test_a_scheduler_made_by_hand_in_a_scope_tells_the_outcome_of_the_scope_g5(
-    error: Exception | None, outcome: str
-) -> None:
-    async with TaskHost() as host, host.scope() as scope:
-        tasks = TasksScheduler(host.tg)
-        assert tasks.outcome is None
-        with suppress(LookupError):
-            async with scope.route():
-                if error is not None:
-                    raise error
-        assert tasks.outcome == scope.outcome == outcome
 
 
 class TestARouteThatOutlivesItsScope:

@@ -1,7 +1,7 @@
 """G8, G9: each stage of the drain also cancels the tasks that the stage before has taken.
 
-A task from a thread is taken at once and arrives a turn of the loop later, so the stage may end in between. At which
-turn that is depends on the event loop; the tests try each of the first ones.
+A task from a thread is taken at once, and arrives a turn of the loop later. The stage may end in between, at a turn
+that depends on the event loop. So the tests try each of the first turns.
 """
 
 from __future__ import annotations

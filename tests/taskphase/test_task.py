@@ -225,7 +225,7 @@ class TestCancel:
 
         async def handler(task: Task[object], error: Exception) -> None:
             heard.append(str(error))
-            await anyio.lowlevel.checkpoint()  # it is in the task's scope, which is cancelled
+            await anyio.lowlevel.checkpoint()  # a checkpoint inside the task's cancelled scope
             heard.append("never")
 
         heard: list[str] = []

@@ -45,7 +45,7 @@ class Shop:
 
 
 async def one_after_the_other(shop: Shop) -> None:
-    """The second buyer comes when the first has gone, unless the first is slow."""
+    """The second buyer comes after the first one, unless the first one is slow."""
 
     async def later() -> None:
         for _ in range(3):

@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("taskphase")
 
 
 class Underived(ExceptionGroup[Exception]):
-    """A group whose `derive()` raises: a common slip."""
+    """A group whose `derive()` raises, a common mistake."""
 
     def __new__(cls, message: str, excs: list[Exception], order: int) -> Underived:
         self = super().__new__(cls, message, excs)
@@ -258,7 +258,7 @@ class TestLogHandlers:
 
 @pytest.mark.parametrize("level", [logging.ERROR, logging.INFO])
 def test_an_interrupt_in_a_log_handler_leaves_its_task_at_its_end_g2_g3(level: int) -> None:
-    """`KeyboardInterrupt` is not the library's to keep: it goes on, and the task has ended before it does."""
+    """The library passes `KeyboardInterrupt` on, and ends the task first."""
     tasks: list[Task[Any]] = []
     seen: list[tuple[TaskStatus, int]] = []
 
@@ -327,7 +327,7 @@ async def test_an_interrupt_in_the_log_record_of_a_drop_leaves_its_task_at_its_e
 
 
 async def test_a_handler_that_awaits_what_raises_generator_exit_has_failed_g3_g4(backend_name: str) -> None:
-    """A coroutine cannot keep `GeneratorExit` that comes from outside from the coroutines that await it."""
+    """A coroutine cannot catch a `GeneratorExit` from outside on behalf of the coroutines that await it."""
 
     async def fail() -> NoReturn:
         raise OSError
@@ -416,7 +416,7 @@ async def test_whatever_a_function_raises_its_task_has_failed_and_the_others_go_
 
 
 class Unreadable(TimeoutError):
-    """An exception whose own properties raise."""
+    """An exception whose properties raise."""
 
     @property
     def __traceback__(self) -> NoReturn:
@@ -477,7 +477,7 @@ async def test_the_coroutine_that_a_timeout_came_from_goes_on_g3() -> None:
 class TestTaskFactories:
     @pytest.fixture
     async def factory(self) -> AsyncIterator[list[int]]:
-        """Have the loop's task factory raise while the list that is returned has something in it."""
+        """Let the loop's task factory raise while the returned list is not empty."""
         raising: list[int] = []
 
         def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
@@ -579,5 +579,5 @@ async def test_a_closed_foreign_task_group_drops_waiting_tasks_and_raises_nowher
     async with anyio.create_task_group() as group:
         scheduler = TasksScheduler(group)
         held = scheduler.after_response.schedule(turns)
-    scheduler.end()
+    scheduler.after_response.start(scheduler)
     assert held.status is S.DROPPED

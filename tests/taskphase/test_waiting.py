@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns
 
-from taskphase import Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus
+from taskphase import Scope, Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus
 
 S = TaskStatus
 
@@ -37,12 +37,10 @@ Wait = Callable[[Task[Any]], Awaitable[None]]
 
 
 @asynccontextmanager
-async def entered(host: TaskHost, how: str) -> AsyncIterator[TasksScheduler]:
+async def entered(host: TaskHost, how: str) -> AsyncIterator[tuple[Scope, Scope | TasksScheduler]]:
+    """A scope, and what schedules in it."""
     async with host.scope() as scope:
-        if how == "by hand":
-            yield TasksScheduler(host.tg)
-        else:
-            yield scope
+        yield scope, TasksScheduler(host.tg) if how == "by hand" else scope
 
 
 HOW = pytest.mark.parametrize("how", ["scope", "by hand"])
@@ -52,9 +50,9 @@ HOW = pytest.mark.parametrize("how", ["scope", "by hand"])
 @HOW
 async def test_a_route_cannot_wait_for_what_comes_after_it_g17(wait: Wait, how: str) -> None:
     async with TaskHost() as host:
-        async with entered(host, how) as scope:
+        async with entered(host, how) as (scope, scheduler):
             async with scope.route():
-                tasks = [scope.after_route.schedule(answer), scope.after_response.schedule(answer)]
+                tasks = [scheduler.after_route.schedule(answer), scheduler.after_response.schedule(answer)]
                 for task in tasks:
                     with pytest.raises(TaskNotFinished, match=f"is for {task.phase.value}.*never end"):
                         await wait(task)

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Never executed. Whatever is here is right, and is of the type that it is said to be."""
+"""Never executed. Each call here is correct, and has the declared type."""
 
 import asyncio
 from collections.abc import Callable, Generator
@@ -24,7 +24,7 @@ from fastapi_tasks import (
     retry,
 )
 from fastapi_tasks.testing import AppTaskRecorder, JumpClock, RecordedRequest, RecordedTasks, record_tasks
-from taskphase import Phase, TaskHost, current_host, current_task
+from taskphase import Phase, Scope, TaskHost, current_host, current_task
 from taskphase.testing import TaskRecorder
 from taskphase.testing import record_tasks as record_tasks_of
 
@@ -217,7 +217,7 @@ async def tasks_made_by_hand(tasks: TasksScheduler) -> None:
     assert_type(await made(), bool)
     assert_type(Task[str](func=spell, args=(1,), kwargs={"capital": True}, config=TaskConfig(name="spell")), Task[str])
     Task[str](spell, (1,)).__start__(tasks)
-    tasks.start(made)
+    made.__start__(tasks)
 
 
 async def batches_and_schedulers_made_by_hand(tg: TaskGroup) -> None:
@@ -232,9 +232,10 @@ async def batches_and_schedulers_made_by_hand(tg: TaskGroup) -> None:
     batch.__start__(tasks)
     tasks.after_route.__start__(tasks)
     async with create_task_group() as other, TasksScheduler(other) as scope, scope.route():
-        assert_type(scope, TasksScheduler)
-    tasks.end_route(failed=True)
-    tasks.end()
+        assert_type(scope, Scope)
+        scope.end_route(failed=True)
+        scope.end()
+        TasksScheduler(scope).schedule(is_even, 1)
 
 
 async def hosts() -> None:
@@ -250,7 +251,7 @@ async def hosts() -> None:
         assert_type((host.running, host.waiting, host.deferred), tuple[int, int, int])
         async with host.scope() as tasks:
             async with tasks.route():
-                assert_type(tasks, TasksScheduler)
+                assert_type(tasks, Scope)
             assert_type(await tasks.after_response.schedule(spell, 1), str)
         await host.aclose()
     assert_type(current_host(), TaskHost)

@@ -164,7 +164,8 @@ def what_is_made_by_hand(tasks: TasksScheduler, tg: TaskGroup) -> None:
     TasksScheduler(tg, "config")  # error
     TasksBatch(tg)  # error
     TasksBatch().start(tg)  # error
-    tasks.start(is_even)  # error
+    Task(is_even, (1,)).__start__(tg)  # error
+    tasks.end_route()  # error
 
 
 async def hosts(app: FastAPI, host: TaskHost) -> None:

@@ -1,119 +1,187 @@
-"""Which tasks are taken: the limits, the stage of the drain, and the way into the event loop. From any thread."""
+"""Take new jobs or refuse them, and bring them into the thread of the event loop.
+
+`submit()` has two ways:
+
+- Direct: a task of the loop calls `submit()`, and no other call is at work. The job gets its place at once.
+- By mail: every other call. The job goes into the inbox, and the loop is told to read one mail.
+
+Mails keep the order of `schedule()`: a direct call first reads all mails.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from threading import RLock, get_ident
+from typing import Any, cast
 
 from .._machine.drain import DRAIN, DrainEvent, DrainStage, accepts
-from .._machine.scope import Verdict
-from ..errors import TasksClosedError, TasksSaturatedError
-from .current import JOB
-from .job import Held, Job
-from .recording import RECORDERS, Placer, recorded
+from .._machine.life import LifeEvent, TaskStatus
+from .._machine.scope import ScopeState, Verdict
+from ..errors import TasksClosedError, TasksError, TasksSaturatedError
+from . import report
+from .current import scope_here
+from .hooks import Entry, Watching
+from .inbox import Inbox, Mail
+from .job import JOB, Job
+from .places import Places
 from .seam import Seam
+from .unit import Unit
+from .watching import TELLING, Observer, tell, watch
 
-# What every task passes (see `Symbol`).
+# Each task needs these members (see `Symbol`).
 _OPEN = DrainStage.OPEN
+_NEW = TaskStatus.NEW
+_START = Verdict.START
+_OVER = frozenset({ScopeState.OVER, ScopeState.OVER_FAILED})
 
 
-@dataclass(eq=False, slots=True)
-class _Mail:
-    """A job on its way to the event loop, and what the loop does with it.
+class Admission(Places):
+    """The part of a runner that takes jobs.
 
-    :ivar pending: whether the job will not start when it arrives; None if it is to be cancelled or dropped
+    Any thread may call `submit()` and `call()`, so `_reserve()` and `_admit()` run in any thread: outside of the loop's
+    thread under `_lock`. All other methods are for the loop's thread.
+
+    *Interruptions*: a signal handler or a finalizer may interrupt the loop's thread anywhere, also in this class, and
+    call `submit()`. While a change here is half done, `is_busy` is True, and such a call goes by mail. `_lock` is an
+    `RLock`, because the interrupted code may hold it.
+
+    *Invariant*, with `max_pending`: each job counts, as a mail, as `moving` or by its place. Otherwise an interruption
+    admits one job too many.
+
+    :ivar stage: the stage of the drain
+    :ivar is_busy: True while a change here is half done
+    :ivar moving: the job that leaves one place for another; None if there is none
+    :ivar on_admit: called with each job that has got a place; None unless the host closes
+    :ivar watching: the hooks of the observers; None if there are none
     """
 
-    job: Job
-    place: Callable[[Job], None]
-    pending: bool | None
+    hooks: tuple[Entry, ...]
 
-
-class Admission(ABC):
-    """The way in.
-
-    `submit()` and `call()` may be called from any thread, and from a signal handler or a finalizer that interrupts the
-    loop's thread anywhere, even in this class. Such a call finds no running task, or finds `is_busy`. Then it goes by
-    the inbox, whose lock a thread may take twice. All else belongs to the loop's thread.
-
-    :ivar stage: of the drain
-    :ivar is_busy: whether something is under way here that a signal handler or a finalizer must not find half done
-    :ivar on_admit: called with each job that has been taken, and that no recorder has taken out again; None unless
-        somebody drains
-    """
-
-    deferred: dict[Job, Held]
-
-    def __init__(self, seam: Seam, max_pending: int | None) -> None:
+    def __init__(self, seam: Seam[Job], host: Any, max_pending: int | None, observers: tuple[Observer, ...]) -> None:
         self.seam = seam
-        self.stage = DrainStage.OPEN
-        self.is_busy = False
+        self.host = host
+        self.stage: DrainStage = DrainStage.OPEN
+        self.is_busy: bool = False
         self.on_admit: Callable[[Job], None] | None = None
+        self.watching: Watching | None = None
+        watch(self, observers)
         self._max_pending = max_pending
-        self._inbox: deque[_Mail] = deque()
+        self.inbox: Inbox = Inbox()
+        self._mails = self.inbox.mails
         self._lock = RLock()
-        # With `max_pending`: a job that leaves one place for another. An interruption counts it as well.
+        # A job that is taken and in no place yet. With `max_pending`, an interruption counts it.
         self.moving: Job | None = None
         self._moves_to_wait = False
         self._reserved = 0
+        self.clock: Callable[[], float] = seam.clock
         self._thread, self._has_running = seam.thread, seam.has_running
 
     @property
     def has_mail(self) -> bool:
-        """Whether something is on its way to the event loop."""
-        return bool(self._inbox)
+        """True if there are mails for the event loop."""
+        return bool(self._mails)
 
     def on_their_way(self) -> Iterator[Job]:
-        """Yield the jobs that are on their way to the event loop."""
-        yield from [mail.job for mail in tuple(self._inbox) if not mail.job._has_ended]
+        """Yield the jobs in the inbox."""
+        yield from [job for mail in self.inbox if (job := mail.job) is not None and not job._has_ended]
 
-    def submit(self, job: Job, placer: Placer) -> None:
-        """Take `job`, or refuse it with nothing changed; `placer` puts it where it belongs, in the loop's thread.
+    def submit(self, job: Job, scope: Unit | None = None, maker: object = None) -> None:
+        """Take `job`, or refuse `job` and change nothing. From any thread. `_place()` then decides, in the loop's
+        thread: start, hold or drop.
 
-        :raises TasksClosedError: if tasks are no longer taken from the caller
-        :raises TasksSaturatedError: if it would have to wait and `max_pending` others do
+        :param scope: the scope of the job; None: the job starts, whatever its phase
+        :param maker: see `Unit._held`
+        :raises TasksClosedError: if the host takes no more tasks from the caller
+        :raises TasksSaturatedError: if the job would have to wait, and `max_pending` jobs wait already
         :raises RuntimeError: if another event loop runs in the loop's thread
         """
-        if self.is_busy or get_ident() != self._thread or not self._has_running():
-            self._submit_by_mail(job, placer)
+        if (
+            self.is_busy
+            or get_ident() != self._thread
+            or not self._has_running()
+            or (TELLING and self._thread in TELLING)
+        ):
+            self._submit_by_mail(job, scope, maker)
             return
         self.is_busy = True
         try:
-            if self._inbox:
-                self._read_all()  # these were scheduled before
+            if self._mails:
+                self._read_all()  # these jobs were scheduled before
             if self.stage is not _OPEN or self._max_pending is not None:
-                self._reserve(job, placer, by_mail=False)
+                self._reserve(job, scope, maker, by_mail=False)
             job._runner = self  # type: ignore[assignment]  # (there is no other kind)
-            if RECORDERS:
-                recorded(self, job, placer)(job)  # type: ignore[arg-type]
+            now = self.clock  # (Python 3.11 is slow at calling an attribute of an object)
+            job._taken_at = now()
+            if self.watching is not None:
+                self.moving = job
+                self._tell_scheduled(job, scope)
+                self._place(job, scope, maker)
+            elif scope is None:
+                self.start(job)
             else:
-                placer._place(job)
-            if self.on_admit is not None and not job._is_new:
+                self._place(job, scope, maker)
+            if self.on_admit is not None and self._has_place(job):
                 self.on_admit(job)
-        except BaseException:
-            if not job._has_ended and hasattr(job, "_runner"):
-                del job._runner
+        except BaseException as exc:
+            self._refuse(job, exc)
             raise
         finally:
             self.moving = None
             self.is_busy = False
 
-    def _submit_by_mail(self, job: Job, placer: Placer) -> None:
+    def _submit_by_mail(self, job: Job, scope: Unit | None, maker: object) -> None:
         self.seam.check_loop()
-        with self._lock:
-            mail = self._reserve(job, placer, by_mail=True)
+        try:
+            with self._lock:
+                mail = self._reserve(job, scope, maker, by_mail=True)
+                job._runner = self  # type: ignore[assignment]  # (there is no other kind)
+                job._taken_at = self.clock()
+                if self.watching is None:
+                    self._wake(self._read_one)  # `_read()` waits for the lock
+                    return
+                mail.is_told = get_ident() not in TELLING
+                mail.is_ready = not mail.is_told
+        except BaseException as exc:
+            self._refuse(job, exc)
+            raise
+        # Without the lock: observers run the user's code, and may take locks of their own.
+        try:
+            if mail.is_told:
+                self._tell_scheduled(job, scope)
+        except BaseException:  # an interrupt
+            mail.is_cancelled = True
+            raise
+        finally:
+            mail.is_ready = True
             try:
-                self._wake(self._read_one)  # which waits for the lock
-            except BaseException:
-                self._inbox.remove(mail)
+                self._wake(self._read_one)
+            except TasksClosedError as exc:
+                self._refuse(job, exc, is_told=mail.is_told)
                 raise
-            job._runner = self  # type: ignore[assignment]  # (there is no other kind)
-            if RECORDERS:
-                mail.place = recorded(self, job, placer)  # type: ignore[arg-type]
+
+    def _refuse(self, job: Job, error: BaseException, *, is_told: bool = True) -> None:
+        """Undo the part of `submit()` that was done for `job`, and tell the observers.
+
+        :param is_told: False if the observers do not know the job, though it was taken
+        """
+        self.inbox.remove_job(job)
+        if job._status is not _NEW:
+            return
+        if is_told and self.watching is not None and not job._is_new:
+            self.end(job, LifeEvent.DROP)  # the observers know the job, so the job must end
+            return
+        job._taken_at = None
+        # An observer that schedules is not told of the refusal: it might schedule again, without end.
+        if self.watching is not None and isinstance(error, TasksError) and get_ident() not in TELLING:
+            tell(self.watching.refused, job.func, error)
+
+    def _tell_scheduled(self, job: Job, scope: Unit | None) -> None:
+        if self.watching is not None and self.watching.scheduled:
+            if scope is None:
+                scope = scope_here(self.host)
+                if scope is not None and scope._state in _OVER:
+                    scope = None  # code that a scope has left behind
+            tell(self.watching.scheduled, job, scope)
 
     def _wake(self, callback: Callable[[], None]) -> None:
         try:
@@ -121,38 +189,43 @@ class Admission(ABC):
         except RuntimeError as exc:
             raise TasksClosedError("the event loop has ended") from exc
 
-    def call(self, func: Callable[[Job], None], job: Job) -> None:
-        """Call `func(job)` in the loop's thread: now if the loop runs here, else soon.
+    def call(self, func: Callable[[], None]) -> None:
+        """Call `func()` in the loop's thread: now if the loop runs here, and no observer does. Otherwise soon, after
+        all earlier mails.
 
         :raises TasksClosedError: if the loop has ended
         """
-        if self.is_busy or not self.seam.runs_here():
-            self._inbox.append(_Mail(job, func, None))
+        if self.is_busy or not self.seam.runs_here() or (TELLING and self._thread in TELLING):
+            self.inbox.add(Mail(None, call=func))
             self._wake(self._read_one)
             return
         with self.busy():
-            func(job)
+            func()
         if not self.seam.is_here():
-            self._wake(self._read_one)  # it may be asleep, if this is a signal handler
+            self._wake(self._read_one)  # this may be a signal handler, and the loop asleep
 
-    def _reserve(self, job: Job, placer: Placer, *, by_mail: bool) -> _Mail:
-        """Take a place for `job`, or refuse the job if the stage or `max_pending` says so."""
+    def _reserve(self, job: Job, scope: Unit | None, maker: object, *, by_mail: bool) -> Mail:
+        """Count `job`, or refuse `job` because of the stage or `max_pending`.
+
+        An interruption between the count and the decision may count another job. Then `_reserved` has changed, and the
+        loop decides again. No interruption is possible between the comparison and the next line.
+        """
         while True:
             reserved = self._reserved
-            pending = self._will_pend(job, placer)
+            pending = self._will_pend(job, scope)
             self._admit(pending=pending)
-            mail = _Mail(job, placer._place, pending)
-            if reserved == self._reserved:  # else an interruption has taken a place. From here on none can.
+            mail = Mail(job, scope, maker, pending)
+            if reserved == self._reserved:  # otherwise an interruption has taken a place. From here on none can, ...
                 self._reserved += 1
                 if by_mail:
-                    self._inbox.append(mail)
+                    self._mails.append(mail)  # ... because this calls no Python function, where one could come
                 else:
                     self.moving, self._moves_to_wait = job, pending
                 return mail
 
     def _admit(self, *, pending: bool) -> None:
         by = JOB.get()
-        by_shielded = by is not None and by.config.shielded and by._runner is self and not by._has_ended
+        by_shielded = by is not None and by.config.shielded and not by._has_ended and self._owns(by)
         if not accepts(self.stage, by_shielded=by_shielded):
             raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
         if self._max_pending is None or not pending:
@@ -166,93 +239,60 @@ class Admission(ABC):
                 max_pending=self._max_pending,
             )
 
-    def _will_pend(self, job: Job, placer: Placer) -> bool:
-        if self._max_pending is None:
-            return False
-        verdict = placer._verdict(job)
-        if verdict is Verdict.DROP:
-            return False
-        return verdict is Verdict.HOLD or self.waiting > 0 or self._is_full(self._on_their_way(pending=False))
-
-    def _on_their_way(self, *, pending: bool) -> int:
-        count = sum(mail.pending is pending for mail in tuple(self._inbox))
-        moving = self.moving
-        return count + (moving is not None and self._moves_to_wait is pending and not self._has_place(moving))
+    def _owns(self, job: Job) -> bool:
+        return cast("object", job._runner) is self
 
     def _read_one(self) -> None:
-        # One job a call, and one call a job: threads that schedule without pause do not keep the loop here.
+        # Each mail has one call, which reads one mail: threads that schedule without pause do not block the loop.
         with self.busy():
             self._read()
 
-    @contextmanager
-    def busy(self) -> Generator[None]:
-        """Have the inbox take what signal handlers and finalizers schedule or cancel meanwhile, in this thread."""
-        was_busy, self.is_busy = self.is_busy, True
-        try:
-            yield
-        finally:
-            self.is_busy = was_busy
-
     def _read_all(self) -> None:
-        for _ in range(len(self._inbox)):
+        for _ in range(len(self._mails)):
             self._read()
 
     def _read(self) -> None:
         with self._lock:
-            if not self._inbox:
-                return
-            mail = self._inbox[0]
-            self.moving, self._moves_to_wait = mail.job, bool(mail.pending)
-            self._inbox.popleft()
-        if not mail.job._has_ended:
-            try:
-                mail.place(mail.job)
-            except Exception as exc:  # a task group of somebody else, closed meanwhile; a task factory that raises
-                self.drop(mail.job, reason_of(exc))
+            mail = self.inbox.first_ready()
+            if mail is None:
+                return  # no mail; or a thread is about to make its mail ready, and then wakes the loop again
+            self.moving, self._moves_to_wait = mail.job, mail.pending
+            self.inbox.remove(mail)
+        job = mail.job
+        if mail.call is not None:
+            mail.call()
+        elif job is not None and not job._has_ended:
+            self._arrive(job, mail)
         self.moving = None
-        if self.on_admit is not None and mail.pending is not None and not mail.job._is_new:
-            self.on_admit(mail.job)
-        self._changed()
+        if self.on_admit is not None and job is not None and self._has_place(job):
+            self.on_admit(job)
+        self._note_change()
+
+    def _arrive(self, job: Job, mail: Mail) -> None:
+        try:
+            if not mail.is_told:
+                job._run_in_context(self._tell_scheduled, job, mail.scope)
+        finally:  # an interrupt may come out of an observer
+            if mail.is_cancelled:
+                self.cancel(job)
+            else:
+                self._place_late(job, mail)
+
+    def _place_late(self, job: Job, mail: Mail) -> None:
+        try:
+            self._place(job, mail.scope, mail.maker)
+        except Exception as exc:  # a foreign task group was closed meanwhile; or a task factory has raised
+            self.drop(job, report.reason_of(exc))
 
     def follow(self, event: DrainEvent) -> None:
-        """Bring the drain on to its next stage. What a thread was allowed to schedule before is in the inbox then."""
+        """Enter the next stage of the drain."""
+        # With the lock: each job that a thread was allowed to schedule in the last stage is in the inbox by now.
         with self._lock:
             self.stage = DRAIN[self.stage][event]
 
     def close(self) -> bool:
-        """Refuse whatever comes from now on. Not if something is on its way from a thread: then return False."""
+        """Close the runner, unless there are mails. Return True if the runner is closed: it then refuses all jobs."""
         with self._lock:
-            if not self._inbox:
+            if not self._mails:
                 self.stage = DRAIN[self.stage][DrainEvent.IDLE]
         return self.stage is DrainStage.CLOSED
-
-    @property
-    @abstractmethod
-    def running(self) -> int:
-        """How many jobs hold a slot."""
-
-    @property
-    @abstractmethod
-    def waiting(self) -> int:
-        """How many jobs wait for a slot."""
-
-    @abstractmethod
-    def drop(self, job: Job, reason: str) -> None:
-        """End a job that has not been started."""
-
-    @abstractmethod
-    def _is_full(self, more: int = 0) -> bool:
-        """Tell whether no slot is free, if `more` jobs get one before."""
-
-    @abstractmethod
-    def _has_place(self, job: Job) -> bool:
-        """Tell whether `job` is counted where it is, or has ended."""
-
-    @abstractmethod
-    def _changed(self) -> None:
-        """Say that something has come or gone."""
-
-
-def reason_of(exc: Exception) -> str:
-    """Say why a job could not be started. The text of an exception that is not ours may be secret."""
-    return str(exc) if isinstance(exc, TasksClosedError) else f"it could not be started: {type(exc).__name__}"

@@ -1,29 +1,30 @@
-"""One attempt at a task: its function, its handler, its end."""
+"""One attempt at a task: its function, its retry policy, its handler, its end.
+
+Some functions here delete their variables at the end. An exception refers to its traceback, the traceback to frames,
+and a frame to its variables. A frame that still had the exception or the job would make a cycle of each failed task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Generator
 from datetime import timedelta
-from functools import partial
 from inspect import iscoroutine
-from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from anyio import CancelScope, current_effective_deadline, current_time, sleep
+from anyio import sleep
 
-from .._machine.calling import is_async, is_awaited
 from .._machine.dispatch import DISPATCH, Outcome
-from .._machine.life import LifeEvent, TaskStatus
+from .._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
 from .._machine.retrying import seconds_of
 from . import report
-from .current import JOB
-from .raised import forget_locals, judge, plain, show_from_function
+from .calls import call_function, call_handler
+from .cancelling import loop_has_gone
+from .job import JOB, Job
+from .raised import forget_locals, judge, plain
+from .watching import tell
 
-if TYPE_CHECKING:
-    from .job import Job
-
-# What every task passes (see `Symbol`).
+# Each task needs these members (see `Symbol`).
 _STARTING = TaskStatus.STARTING
 _RUNNING = TaskStatus.RUNNING
 _RETURNED = Outcome.RETURNED
@@ -31,13 +32,20 @@ _RAISED = Outcome.RAISED
 _CANCELLED = Outcome.CANCELLED
 _FAIL = LifeEvent.FAIL
 _UNWIND = LifeEvent.UNWIND
-_UNDECIDED = frozenset({_RUNNING, TaskStatus.CANCELLING, TaskStatus.HANDLING, TaskStatus.ABORTING})
 
 
 async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one frame, because each task has it until its end
-    """Make one attempt, from the first step to the end or to the request of another one.
+    """Make one attempt: from the first step to the end of the job, or to the request for the next attempt.
 
-    Raises nothing but what does not belong to the task: the cancellation of what encloses it and `KeyboardInterrupt`.
+    1. `_may_begin()`: stop if the job was cancelled before its first step.
+    2. `job._step()`: take the first step. From here on the job is RUNNING.
+    3. Call the function. Leave the cancel scope, if there is one: entered here, or late by `enclose()`.
+    4. `judge()`: find the outcome of an exception.
+    5. RAISED: `follow_failure()` asks the policy and the handler. Any other outcome ends the job.
+
+    *Invariant*: in the end the scope was left, and `note_left()` was called. Otherwise the host never closes.
+
+    :raises BaseException: if it does not belong to the task: a cancellation from around the task, KeyboardInterrupt
     """
     runner, config = job._runner, job.config
     if job._status is not _STARTING and not await _may_begin(job):
@@ -48,11 +56,16 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
     try:
         if runner.seam.begins:
             runner.seam.begin(job)
+        if runner.seam.early:
+            job._set_scope(runner.seam.cancel_scope(shield=config.shielded)).__enter__()
         try:
-            if not job._step():  # a signal handler or a finalizer has just cancelled it
+            now = runner.clock
+            if not job._step(now()):  # a signal handler or a finalizer has just cancelled the job
                 job._leave(None)
-                runner.left(job)
+                runner.note_left(job)
                 return
+            if runner.watching is not None:
+                tell(runner.watching.started, job)
             if config.timeout is not None or not job._is_async:
                 result = await call_function(job)
             elif job._kwargs:
@@ -62,37 +75,37 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
         except BaseException as exc:
             if job._scope is None or not job._leave(plain(exc)):
                 raise
-            outcome, result = _CANCELLED, None
+            outcome, result = _CANCELLED, exc
         else:
             if job._scope is not None:
                 job._leave(None)
             outcome = _RETURNED
     except BaseException as exc:
-        if isinstance(exc, GeneratorExit) and _loop_has_gone():
-            raise  # the loop went without its tasks, and this is the garbage collector
+        if isinstance(exc, GeneratorExit) and loop_has_gone():
+            raise  # the event loop has ended without its tasks: the garbage collector closes this coroutine
         outcome, result, stray = judge(exc, job)
     if outcome is _RETURNED:
         runner.end(job, DISPATCH[outcome, False, config.on_error is not None], result)
         if job._scope is not None:
-            job._leave(None)  # of a cancellation that came from a signal handler after the function had returned
-        runner.left(job)
+            job._leave(None)  # a signal handler has cancelled the job after the function had returned
+        runner.note_left(job)
         return
     try:
         if outcome is _RAISED:
             try:
                 await follow_failure(job, result)
             except BaseException as exc:
-                # An interrupt in a log handler; or the handler has awaited something that raises `GeneratorExit`, which
-                # unwinds each coroutine that awaits, whatever that catches.
-                has_gone = isinstance(exc, GeneratorExit) and _loop_has_gone()
-                if job._status in _UNDECIDED and not has_gone:
+                # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
+                # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
+                has_gone = isinstance(exc, GeneratorExit) and loop_has_gone()
+                if job._status in IN_ATTEMPT and not has_gone:
                     end_without_success(job, _FAIL, result)
                 if has_gone or not isinstance(exc, GeneratorExit):
                     raise
         else:
             end_without_success(job, DISPATCH[outcome, False, config.on_error is not None], result)
     finally:
-        # The exception leads here, by `f_back` of the frames in its traceback. Without this a failed task is a cycle.
+        # The frames in the traceback lead here, by `f_back`: see the docstring of this module.
         del result, job
         if stray is not None:
             try:
@@ -102,61 +115,62 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
 
 
 async def _may_begin(job: Job) -> bool:
-    """Return whether an attempt that does not find its job STARTING may begin.
+    """Return whether the attempt may begin, although its job is not STARTING.
 
-    Either the job was cancelled before its first step. Or a task factory takes this first step inside `schedule()`:
-    then the rest waits for the next turn of the loop, in which the job is STARTING.
+    The job was cancelled before its first step. Or a task factory takes the first step inside `schedule()`: then wait
+    for the next turn of the loop, in which the job is STARTING.
     """
     if not job._has_ended:
         try:
             await _turn()
         except BaseException:
             job._runner.cancel(job)
-            job._runner.left(job)
+            job._runner.note_left(job)
             raise
     if job._has_ended:
-        job._runner.left(job)
+        job._runner.note_left(job)
         return False
     return True
 
 
 @coroutine
 def _turn() -> Generator[None, None, None]:
-    yield  # which `asyncio.sleep(0)` does: only asyncio has eager tasks
+    yield  # as `asyncio.sleep(0)`: only asyncio has eager tasks
 
 
 def end_without_success(job: Job, event: LifeEvent, error: BaseException | None) -> None:
-    """Bring `job` to its end. `error`: what was raised, if anything was."""
+    """Bring `job` to its end, and log a failure. `error` is the exception of the attempt, a cancellation included."""
     runner = job._runner
     if job._scope is not None:
-        job._leave(None)  # of a cancellation that came from a signal handler after the function had ended
+        job._leave(None)  # a signal handler has cancelled the job after the function had ended
     try:
         if event is _FAIL:
             assert error is not None
-            job._scope = runner.seam.cancel_scope()  # nobody enters it: it is for a log handler that cancels the task
+            job._set_scope(runner.seam.cancel_scope())  # for a log handler that cancels the task
             report.failed(job, error)
             forget_locals(error, runner.seam.cancelled)
-    finally:  # an interrupt may come out of a log handler
-        runner.end(job, event, None if event is _UNWIND else error)
-        job._scope = None
-        runner.left(job)
+    finally:  # a log handler may raise KeyboardInterrupt
+        runner.end(job, event, None if event is _UNWIND else error, error)
+        job._forget_scope()
+        runner.note_left(job)
 
 
 async def follow_failure(job: Job, error: Exception) -> None:
-    """Bring `job`, of which an attempt has raised `error`, on to another attempt or to its end."""
+    """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end."""
     config, after, stray = job.config, None, None
     if config.retry is not None and job._status is _RUNNING:
         after, stray = ask_policy(job, error)
-    with job._runner.busy():
-        # The status last: the policy, or a signal handler after it, may have told the task to stop.
-        event = DISPATCH[_RAISED, after is not None and job._status is _RUNNING, config.on_error is not None]
+    event = DISPATCH[_RAISED, False, config.on_error is not None]
+    if after is not None:
+        with job._runner.busy():
+            # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
+            if job._status is _RUNNING:
+                event = DISPATCH[_RAISED, True, config.on_error is not None]
+                job._follow_in(job._runner.seam.cancel_scope(shield=config.shielded), event)
+                stray = begin_pause(job, after, error)
         if event is LifeEvent.RETRY:
-            job._scope = job._runner.seam.cancel_scope(shield=config.shielded)
-            job._move(event)
-    if event is LifeEvent.RETRY:
-        assert after is not None
-        await pause(job, after, error)
-        return
+            await pause(job, after, stray)
+            return
     if event is LifeEvent.RAISE:
         stray = await handle(job, error) or stray
     end_without_success(job, _FAIL, error)
@@ -167,14 +181,14 @@ async def follow_failure(job: Job, error: Exception) -> None:
 def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
     """Call the retry policy, in the context of the attempt.
 
-    :return: the seconds before the next attempt, or None; and what was raised that does not belong to the task
+    :return: the seconds before the next attempt, or None; and an exception that does not belong to the task, or None
     """
     assert job.config.retry is not None
-    job._scope = job._runner.seam.cancel_scope()  # nobody enters it: it is for a policy that cancels the task
+    job._set_scope(job._runner.seam.cancel_scope())  # for a policy that cancels the task
     try:
         answer = job.config.retry(job, error)
         if iscoroutine(answer):
-            answer.close()  # else Python warns that nobody has awaited it
+            answer.close()  # otherwise Python warns of a coroutine that was never awaited
         return seconds_of(answer), None
     except BaseException as exc:
         _, raised, stray = judge(exc, job)
@@ -182,19 +196,21 @@ def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException 
         del raised  # as in `attempt()`
         return None, stray
     finally:
-        job._scope = None
+        job._forget_scope()
 
 
 async def handle(job: Job, error: Exception) -> BaseException | None:
     """Call the handler, under the shield and in the context of its task.
 
-    :return: what it raised that does not belong to the task
+    :return: an exception of the handler that does not belong to the task, or None
     """
     stray = None
     if job._scope is not None:
         job._leave(None)  # as in `end_without_success()`
-    scope = job._scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
-    job._move(LifeEvent.RAISE)  # from here on a cancellation goes to this scope
+    scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
+    job._follow_in(scope, LifeEvent.RAISE)
+    if job._runner.watching is not None:
+        tell(job._runner.watching.moved, job)
     if job.status is TaskStatus.ABORTING:
         scope.cancel()
     try:
@@ -208,76 +224,45 @@ async def handle(job: Job, error: Exception) -> BaseException | None:
             report.handler_failed(job, raised)
         del raised  # as in `attempt()`
     finally:
-        job._scope = None
+        job._forget_scope()
     return stray
 
 
-async def pause(job: Job, seconds: float, error: Exception) -> None:
-    """Wait in `job._scope`, without a slot, and ask for the next attempt, which has a fresh copy of the context."""
+def begin_pause(job: Job, seconds: float, error: Exception) -> BaseException | None:
+    """Give the slot back, and tell of the end of the attempt. While the runner is busy: a cancellation comes later.
+
+    :return: the exception of a log handler or an observer that does not belong to the task
+    """
+    runner = job._runner
+    runner.note_paused()
+    try:
+        try:
+            report.retrying(job, error, seconds)
+        finally:
+            if runner.watching is not None:
+                tell(runner.watching.attempt_ended, job, error, seconds)
+    except BaseException as exc:
+        runner.cancel(job)
+        return judge(exc, job)[2]
+    finally:
+        job._began_at = None
+    return None
+
+
+async def pause(job: Job, seconds: float, stray: BaseException | None) -> None:
+    """Wait in `job._scope`, without a slot. Then ask for the next attempt, which gets a new copy of the context.
+
+    :param stray: is raised after the pause
+    """
     scope = job._scope
     assert scope is not None
-    job._runner.paused()
-    stray = None
     try:
         with scope:
-            report.retrying(job, error, seconds)
             await sleep(seconds)
     except BaseException as exc:
         stray = judge(exc, job)[2]
         job._runner.cancel(job)
-    job._scope = None  # which was cancelled or has been left; the next attempt has one of its own, or none yet
-    job._runner.resumed(job)
+    job._forget_scope()  # the block above has left the scope; the next attempt has its own scope, or none yet
+    job._runner.note_resumed(job)
     if stray is not None:
         raise stray
-
-
-async def call_function(job: Job) -> Any:
-    """Call the function as what it is: awaited, or in a thread. An awaitable that comes out of a thread is awaited.
-
-    (No frame here has the arguments as locals of their own: error trackers send the locals of each frame.)
-
-    :raises TimeoutError: if it takes more than `timeout` seconds
-    """
-    timeout, where = job.config.timeout, None
-    try:
-        if job._is_async:
-            result = job.func(*job.args, **job._kwargs)
-            deadline = inf if timeout is None else current_time() + timeout
-        else:
-            result, deadline = await job._runner.threads.call(job, partial(_call, job), timeout, surely=False)
-            if not is_awaited(result):
-                return result
-        with CancelScope(deadline=deadline):
-            try:
-                return await result
-            except BaseException as exc:
-                where = exc  # if it is the cancellation its traceback shows where the time has gone
-                raise
-        if where is not None:
-            show_from_function(where)
-        raise TimeoutError(f"timed out after {timeout:g} seconds") from where
-    finally:
-        del where, job  # as in `attempt()`
-
-
-def _call(job: Job) -> Any:
-    # No closure: the frame of the user's function refers to this one, and the job to that frame by its exception.
-    return job.func(*job.args, **job._kwargs)
-
-
-async def call_handler(job: Job, error: Exception) -> Any:
-    """Call the handler as what it is. Cancellation does not keep a sync one from being called."""
-    on_error = job.config.on_error
-    assert on_error is not None
-    if is_async(on_error):
-        return await cast("Awaitable[Any]", on_error(job, error))
-    result, _ = await job._runner.threads.call(job, partial(on_error, job, error), None, surely=True)
-    return await result if is_awaited(result) else result
-
-
-def _loop_has_gone() -> bool:
-    try:
-        current_effective_deadline()
-    except RuntimeError:  # anyio's NoEventLoopError, from 4.12 on, is one too
-        return True
-    return False

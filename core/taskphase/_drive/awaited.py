@@ -1,4 +1,4 @@
-"""Where a task waits: the way from its coroutine down to the innermost frame."""
+"""Find where a task waits: follow its coroutine down to the innermost frame."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ from collections import deque
 from collections.abc import Iterator
 from gc import get_referents
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, FunctionType, GeneratorType, ModuleType
+from typing import Any
 
-# Where an object of these types has its frame, and the object that it awaits. (Types are compared by `id()`, because
-# the metaclass of a user may have a `__hash__()` or an `__eq__()` of its own.)
+# The names of two attributes for each type: the frame, and the awaited object. The keys are `id()`s, because a
+# metaclass of the user may override `__hash__()` or `__eq__()`.
 _NAMES = {
     id(CoroutineType): ("cr_frame", "cr_await"),
     id(GeneratorType): ("gi_frame", "gi_yieldfrom"),
     id(AsyncGeneratorType): ("ag_frame", "ag_await"),
 }
 
-# Nothing awaits an object of these types. From them the walk would reach every module, and any amount of data.
+# Objects of these types await nothing. Through them the walk would reach every module and any amount of data.
 _LEADS_AWAY = {id(kind) for kind in (ModuleType, FunctionType, CodeType, FrameType, list, tuple, set, frozenset)}
 
-# How many objects without such names the walk looks into. CPython puts at most two of them in a row. But an iterator
-# written in Python may have attributes that lead anywhere, and the event loop waits until the walk is over.
+# The most objects without such attributes that the walk looks into. CPython puts at most two in a row. But the
+# attributes of an iterator written in Python may lead anywhere, and the event loop waits for the walk.
 _MOST_LOOKS = 1000
 
 
 def awaited_frames(coro: object) -> Iterator[FrameType]:
-    """Yield the frames on the way from `coro`, which is suspended, to the object that it waits for in the end.
+    """Yield the frames between `coro`, which is suspended, and the object for which it waits in the end.
 
     Each step leads from an object to the object that it awaits:
 
-    1. A coroutine, a generator and an async generator have attributes for their frame and for that object: `_NAMES`.
-    2. The objects that CPython puts between these have none: those of `asend()`, `athrow()` and `aclose()`, of
-       `anext()` with a default, and the iterator that a coroutine's `__await__()` returns. The same goes for iterators
-       written in Python or Cython. But each refers to the object that it awaits, and tells the garbage collector so.
-       The walk follows every reference of theirs.
+    1. Coroutines, generators and async generators have attributes for their frame and for the awaited object: `_NAMES`.
+    2. Other objects have no such attributes: the objects of `asend()`, `athrow()` and `aclose()`, of `anext()` with a
+       default, the iterator from a coroutine's `__await__()`, and iterators written in Python or Cython. But each of
+       them refers to the awaited object and reports the reference to the garbage collector. So the walk follows all
+       their references.
 
-    So, because of step 2, the walk may yield frames that `coro` does not wait for: the caller has to know the right one
-    by its content. And it misses a frame behind an object that hides from the garbage collector, as some extensions in
-    C do, or behind more than `_MOST_LOOKS` objects of step 2.
+    Because of step 2 the walk may also yield frames for which `coro` does not wait: the caller has to recognise the
+    right frame by its content. The walk misses a frame behind an object that reports no references, as in some C
+    extensions, or behind more than `_MOST_LOOKS` objects of step 2.
 
-    The walk ends, because it visits no object twice. It raises nothing, because it calls no code of the user: hence
-    `type()` and not `isinstance()`, which would ask an object for its `__class__`.
+    The walk ends, because it visits no object twice. It never raises, because it calls no user code: `isinstance()`
+    would ask an object for its `__class__`, so the walk uses `type()`.
     """
     found: deque[object] = deque([coro])
     seen: set[int] = set()
@@ -59,3 +60,60 @@ def awaited_frames(coro: object) -> Iterator[FrameType]:
         elif looks < _MOST_LOOKS and kind not in _LEADS_AWAY and not issubclass(type(waits), type):
             looks += 1
             found.extend(get_referents(waits))
+
+
+# Between two coroutines or generators CPython puts objects of these types, at most two in a row. Each refers to the
+# next one.
+_BETWEEN = {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper"}
+
+_name_of_type = type.__dict__["__name__"].__get__  # the metaclass of a user may have a `__name__` of its own
+
+_PACKAGE = __name__.partition(".")[0] + "."
+_THREADS = f"{__package__}.threads"
+
+
+def code_frames(native: Any) -> tuple[FrameType, ...] | None:
+    """Return the frames of the user's code, the outermost first, that a native task of this package is suspended in.
+
+    The frames of this package, and those around them, are left out: they begin with anyio's in a task group.
+
+    :return: None if that code runs in a thread
+    """
+    coro = getattr(native, "coro", None)  # trio's name
+    waits: Any = native.get_coro() if coro is None else coro
+    frames: list[FrameType] = []
+    has_begun = is_inside = False
+    while waits is not None:
+        names = _names_of(waits)
+        if names is None:
+            waits = _behind(waits)
+            continue
+        at = waits
+        frame, waits = (getattr(at, name) for name in names)
+        if frame is None:
+            continue
+        module = str(frame.f_globals.get("__name__", ""))
+        is_ours = not is_inside and module.startswith(_PACKAGE)
+        if is_ours and module == _THREADS:
+            return None
+        has_begun = has_begun or is_ours
+        is_inside = has_begun and not is_ours
+        if is_inside:
+            frames.append(frame)
+    return tuple(frames)
+
+
+def _names_of(waits: object) -> tuple[str, str] | None:
+    return _NAMES.get(id(type(waits)))
+
+
+def _behind(waits: object) -> Any:
+    """Return the coroutine or generator that `waits`, which is neither, stands for; None if there is none."""
+    if not _is_between(waits):
+        return None
+    referents: list[object] = get_referents(waits)
+    return next((each for each in referents if id(type(each)) in _NAMES or _is_between(each)), None)
+
+
+def _is_between(waits: object) -> bool:
+    return _name_of_type(type(waits)) in _BETWEEN

@@ -1,20 +1,17 @@
-"""The running task and host, wherever the code that asks for them has been called from."""
+"""The current task and the current host, for code at any depth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from .job import Job
+from .job import JOB, Job
 
-
-# The body of an open host, or of one of its scopes: the host; the task in which the body was entered, or None; and a
-# function that returns the scheduler of the scope, or None. A plain tuple, because each request makes two.
+# The body of a host or scope: the host; the task that entered the body, or None; a function that returns the scope, or
+# None. A plain tuple, because each request makes two.
 Body: TypeAlias = tuple[Any, "Job | None", Callable[[], Any] | None]
 
-JOB: ContextVar[Job | None] = ContextVar("taskphase_job", default=None)
 BODY: ContextVar[Body | None] = ContextVar("taskphase_body", default=None)
 
 
@@ -24,16 +21,22 @@ def running_job() -> Job | None:
 
 
 def running_host() -> Any:
-    """Return the innermost host: that of the running job, or the one whose body this is. None without either."""
+    """Return the host of the innermost task or body around this code; None without either."""
     job, body = JOB.get(), BODY.get()
     host, entered_in, _ = body or (None, None, None)
     if job is None or (body is not None and entered_in is job):
         return host
-    # A job's context is that of its scheduling, so its `BODY` may be another host's.
+    # `BODY` may belong to another host: a task inherits the context of its `schedule()` call.
     return job._runner.host or host
 
 
+def scope_here(host: object) -> Any:
+    """Return the scope of `host` that this code runs in, or None. In a task there is none."""
+    body = body_here()
+    return None if body is None or body[0] is not host or body[2] is None else body[2]()
+
+
 def body_here() -> Body | None:
-    """Return the body that this code runs in. None in a task: the context of a task is that of its scheduling."""
+    """Return the body around this code; None in a task, which inherits `BODY` from its `schedule()` call."""
     job, body = JOB.get(), BODY.get()
     return body if body is not None and body[1] is job else None

@@ -1,4 +1,4 @@
-"""A task that runs where it is called, for tests."""
+"""`await task()`: a task that runs where it is called, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def run_inline(job: Job) -> None:
-    """Run `job` to its end, further attempts included; to be cancelled here cancels it."""
+    """Run `job` to its end, with all attempts. A cancellation of the caller cancels the job."""
     async with create_task_group() as tg:
         runner = Runner(GroupSeam(tg), config=UNSET)
         runner.adopt(job)

@@ -1,12 +1,13 @@
-"""The record of one task, and the only place that moves it through its life."""
+"""The record of one task, and the only code that changes the status of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextvars import Context, copy_context
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from types import FunctionType, MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from anyio import Event
 
@@ -14,50 +15,71 @@ from .._machine.calling import check_call, name_of, qualname_of
 from .._machine.config import UNSET, TaskConfig
 from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
 from .._machine.scope import Phase
-
-if TYPE_CHECKING:
-    from .runner import Runner
-    from .seam import CancelScope
+from .cancelling import CancelScope
+from .hooks import Watching
+from .seam import Seam
+from .threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What every task passes (see `Symbol`).
+# Each task needs these members (see `Symbol`).
 _NEW = TaskStatus.NEW
 _STARTING = TaskStatus.STARTING
 _IMMEDIATE = Phase.IMMEDIATE
 _STEP = LifeEvent.STEP
 
 _ids = count(1)
+
+JOB: ContextVar[Job | None] = ContextVar("taskphase_job", default=None)
+"""The job whose code runs here. None outside of tasks."""
+
+_running_job = JOB.get  # (Python 3.11 is slow at finding the method)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class Held(dict["Job", object]):
-    """The deferred jobs of one route, in the order of `schedule()`. The value is the scheduler made by hand that
-    scheduled the job, or None.
+class Owner(Protocol):
+    """The part of a runner that an attempt and a handle need. See `Runner`."""
 
-    :ivar owner: the native task that runs the route; it must not wait for a job held here
-    """
+    host: Any
+    clock: Callable[[], float]
+    watching: Watching | None
 
-    __slots__ = ("owner",)
-
-    def __init__(self, owner: object) -> None:
-        super().__init__()
-        self.owner = owner
+    @property
+    def seam(self) -> Seam[Job]: ...
+    @property
+    def threads(self) -> Threads[Job]: ...
+    @property
+    def alive(self) -> MutableMapping[Job, object]: ...
+    def route_of(self, job: Job) -> object: ...
+    def call(self, func: Callable[[], None]) -> None: ...
+    def busy(self) -> AbstractContextManager[None]: ...
+    def cancel(self, job: Job) -> None: ...
+    def note_paused(self) -> None: ...
+    def note_resumed(self, job: Job) -> None: ...
+    def note_left(self, job: Job) -> None: ...
+    def end(self, job: Job, event: LifeEvent, result: Any = None, error: BaseException | None = None) -> None: ...
 
 
 class Job:
-    """One task: what to call, with which settings, and how far it has come.
+    """One task: its call, its settings and its state. `Task` is the subclass for users.
 
-    `_runner` is missing while none has it; `_scope` is the cancel scope that its attempt, its handler or its pause is
-    in, or None where the seam makes one when it is needed; `_result` is the return value if it has SUCCEEDED, the
-    exception if it has FAILED, else None. `_context` is that of the call of `schedule()`, untouched by the attempts if
-    there may be another one, and let go at the end.
+    :ivar parent: the id of the task that made this one, or None
+    :ivar _runner: the runner that has taken the job; missing before that
+    :ivar _scope: see the comment above `_set_scope()`
+    :ivar _result: the return value if the job has SUCCEEDED, the exception if the job has FAILED, otherwise None
+    :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
+        context unchanged. None after the end
+    :ivar _taken_at: the time at which the runner took the job, by the loop's clock; None without a runner
+    :ivar _began_at: the time of the first step of the present attempt; None before the first attempt and in a pause
+    :ivar _ended_at: the time of the end; missing before that
     """
 
     __slots__ = (
         "__weakref__",
+        "_began_at",
         "_context",
+        "_ended_at",
         "_ended_event",
         "_is_async",
         "_kwargs",
@@ -66,11 +88,13 @@ class Job:
         "_scope",
         "_started_event",
         "_status",
+        "_taken_at",
         "args",
         "attempt",
         "config",
         "func",
         "id",
+        "parent",
         "phase",
     )
 
@@ -80,8 +104,10 @@ class Job:
     config: TaskConfig
     phase: Phase
     attempt: int
+    parent: int | None
     _kwargs: Mapping[str, Any]
-    _runner: Runner
+    _runner: Owner
+    _ended_at: float
 
     def __init__(
         self,
@@ -90,7 +116,7 @@ class Job:
         kwargs: Mapping[str, Any] | None = None,
         config: TaskConfig = UNSET,
     ) -> None:
-        self._kwargs = kwargs = kwargs or _NONE  # an empty dict for each would be a sixth of a deferred task
+        self._kwargs = kwargs = kwargs or _NONE  # a sixth of the memory of a deferred task would be an empty dict
         self._is_async = check_call(func, args, kwargs)
         self.func = func
         self.args = args
@@ -98,6 +124,10 @@ class Job:
         self.phase = _IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
+        by = _running_job()
+        self.parent = None if by is None else by.id
+        self._taken_at: float | None = None
+        self._began_at: float | None = None
         self._context: Context | None = copy_context()
         self._scope: CancelScope | None = None
         self._result: Any = None
@@ -107,8 +137,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The configured name, else that of the function with its module."""
+        """The configured name; default: the name of the function, with its module."""
         return self.config.name or name_of(self.func)
+
+    @property
+    def function(self) -> str:
+        """The name of the function, with its module and behind all partials: the same for each of its tasks."""
+        return name_of(self.func)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -119,67 +154,101 @@ class Job:
         return cast("dict[str, Any]", kwargs)
 
     def _names(self) -> tuple[str, str]:
-        """Return the name of the task, and that of its function without the module."""
+        """Return the name of the task, and the name of its function without the module."""
         func = self.func
         if type(func) is FunctionType:
             module: object = func.__module__
             qualname = func.__qualname__
-            if type(module) is str and type(qualname) is str:  # as nearly always: in one call, for the sake of speed
+            if type(module) is str and type(qualname) is str:  # a fast path for nearly all tasks
                 return self.config.name or f"{module}.{qualname}", qualname
         return self.name, qualname_of(func)
 
     @property
     def status(self) -> TaskStatus:
-        """What the task is doing."""
+        """The state of the task."""
         return self._status
 
     @property
     def _is_new(self) -> bool:
-        """Whether nobody has it: it was not taken yet, or a recorder has taken it out of its host."""
-        return not hasattr(self, "_runner") and not self._has_ended
+        """True if no runner has the job, and the job has not ended."""
+        return self._taken_at is None and not self._has_ended
 
     @property
     def _has_ended(self) -> bool:
         return self._status in ENDS
 
-    def _move(self, event: LifeEvent) -> TaskStatus:
-        """Follow `event`, which is not an end.
+    def _inherit(self, config: TaskConfig) -> None:
+        """Take over the settings that the job leaves open from `config`.
 
-        :raises IllegalEvent: if the task's status has no row for it; nothing has changed
+        :raises RuntimeError: if the job has been scheduled or has ended
+        """
+        if not self._is_new:
+            raise RuntimeError(f"task {self.name!r} is {self._status.value} already; a task starts once")
+        self.config = config.merge(self.config)
+
+    def _move(self, event: LifeEvent) -> TaskStatus:
+        """Follow `event`, which is not an end. Return the new status.
+
+        :raises IllegalEvent: if the row of the present status has no such event; nothing has changed
         """
         self._status = LIFE[self._status][event]
         return self._status
 
-    def _step(self) -> bool:
-        """Note the first step of an attempt; return False if the job was cancelled before.
+    def _step(self, now: float) -> bool:
+        """Take the first step of an attempt, at the time `now`; return False if the job was cancelled before.
 
-        The test and the change are one step of the interpreter loop: no signal handler or finalizer runs between them.
+        No Python code is called between the test and the change, so no signal handler or finalizer runs there. A job
+        that was cancelled there would run.
         """
         if self._status is not _STARTING:
             return False
         self._status = LIFE[_STARTING][_STEP]
         self.attempt += 1
+        self._began_at = now
         if self._started_event is not None:
             self._started_event.set()
         return True
 
+    # `_scope` is the cancel scope that `Runner.cancel()` cancels. Only the next four methods write it.
+    #
+    # - RUNNING, CANCELLING: None if the attempt has entered no scope. `Runner.cancel()` then has `seam.enclose()` make
+    #   one, as if the attempt had entered the scope at its first step. `attempt()` leaves the scope.
+    # - HANDLING, ABORTING, RETRYING: the scope around the handler or the pause. Its `with` block leaves the scope.
+    # - During a call of sync user code in the loop (policies, log handlers): a scope that is never entered. This code
+    #   may cancel its own task, and `Runner.cancel()` needs a scope.
+    # - Otherwise: None.
+
+    def _set_scope(self, scope: CancelScope) -> CancelScope:
+        self._scope = scope
+        return scope
+
+    def _follow_in(self, scope: CancelScope, event: LifeEvent) -> None:
+        """Follow `event`, which is not an end. From here on a cancellation goes to `scope`."""
+        status = LIFE[self._status][event]
+        self._scope = scope  # first: in the new status somebody may cancel the job at once
+        self._status = status
+
+    def _forget_scope(self) -> None:
+        self._scope = None
+
     def _leave(self, exc: BaseException | None) -> bool:
-        """Leave the cancel scope, if there is one; return whether the scope has caught `exc`."""
+        """Leave the cancel scope, if there is one; return True if the scope has caught `exc`."""
         scope, self._scope = self._scope, None
         if scope is None:
             return False
-        # Without the traceback, which no scope looks at: the class of the exception may have a property of that name.
+        # Without the traceback: no scope looks at it, and a class of the user may have a property of that name.
         return bool(scope.__exit__(None if exc is None else type(exc), exc, None))
 
-    def _end(self, event: LifeEvent, result: Any = None) -> None:
-        """Follow `event`, which is an end, and wake whoever waits for it."""
+    def _end(self, event: LifeEvent, result: Any = None, now: float = 0) -> None:
+        """Follow `event`, which is an end, at the time `now`. Wake all code that waits for the task."""
         self._status = LIFE[self._status][event]
         self._result = result
         self._context = None
+        self._ended_at = now
         if self._ended_event is not None:
             self._ended_event.set()
         if self._started_event is not None:
-            self._started_event.set()  # if it never has: whoever waits for that has to hear of it
+            self._started_event.set()  # even if the task never started: `started.wait()` must return
 
     def _run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func` in a copy of the context of `schedule()`."""

@@ -1,4 +1,4 @@
-"""Any anyio task group, which somebody else opens and closes."""
+"""The seam of a foreign task group: any anyio task group that other code opens and closes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from anyio.abc import TaskGroup
 
 from ..errors import TasksClosedError
 from .attempt import attempt
-from .seam import enter_scope, native_seam
+from .loops import native_seam
 
 if TYPE_CHECKING:
+    from .cancelling import CancelScope
     from .job import Job
-    from .seam import CancelScope
 
 
 class GroupSeam:
+    """One foreign task group. Jobs start by its `start_soon()`; the seam of the event loop does the rest.
+
+    Scopes are early: other code may cancel the group at any time, and by then a shielded task must be in its shield.
+    """
+
     begins = True
+    early = True
 
     def __init__(self, tg: TaskGroup) -> None:
         self._tg = tg
         self._native = native_seam()
         self.cancelled = self._native.cancelled
         self.thread = self._native.thread
+        self.clock = self._native.clock
         self.in_order = self._native.in_order
         self.cancel_scope = self._native.cancel_scope
         self.first_steps = self.turns = self._native.turns
@@ -49,7 +56,7 @@ class GroupSeam:
         self._tg.start_soon(attempt, job, name=job.name)
 
     def begin(self, job: Job) -> None:
-        enter_scope(job, self.cancel_scope)
+        job._runner.alive[job] = self.running()
 
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
@@ -58,5 +65,5 @@ class GroupSeam:
         return False
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
-        # anyio starts tasks only from a task.
+        # `start_soon()` of anyio works only in a task.
         self._native.call_from_thread(lambda: self._native.in_task(callback))

@@ -1,4 +1,4 @@
-"""What it means that an exception was raised: for its task, and for others."""
+"""What an exception means: for its task, and for other code."""
 
 from __future__ import annotations
 
@@ -13,27 +13,36 @@ from .._machine.dispatch import Outcome
 from .._machine.life import TaskStatus
 from ..errors import StrayCancellation
 from . import threads
-from .seam import is_cancelled_around
+from .cancelling import is_cancelled_around
 
 if TYPE_CHECKING:
     from .job import Job
 
 _TOLD_TO_STOP = frozenset({TaskStatus.CANCELLING, TaskStatus.ABORTING})
 
-# The modules whose frames are above the user's function.
-_OWN = frozenset({f"{__package__}.attempt", threads.__name__})
+# Only frames of these modules are above the user's function.
+_OWN = frozenset({f"{__package__}.attempt", f"{__package__}.calls", threads.__name__})
 
-# Looked up in the class itself: an exception of the user's may have one of its own.
+# Read these attributes by the descriptors of the base class: an exception class of the user may override them.
 _exceptions: Any = BaseExceptionGroup.exceptions
 _traceback: Any = BaseException.__dict__["__traceback__"]
 _cause: Any = BaseException.__dict__["__cause__"]
 
 
 def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | None]:
-    """Tell what it means that `exc` was raised.
+    """Decide what `exc`, raised by an attempt of `job`, means.
 
-    :return: the outcome; the exception that the task fails with, or None; and the part of `exc` that is not for the
-        task, but for the loop or for a scope around the task
+    The leaves of `exc`, which may be a group, are cancellations and others. The outcome:
+
+    1. RAISED or EXITED with `exc`, if there is no cancellation.
+    2. CANCELLED, if there are only cancellations and one was requested: by `cancel()`, by a scope around the task,
+       natively, or by an abandoned thread.
+    3. EXITED with `exc`, if others come with a requested cancellation, or if one of the others is no `Exception`.
+    4. RAISED with a `StrayCancellation`, otherwise: nothing has requested the cancellation.
+
+    :return: the outcome; the exception of the attempt; the part of `exc` that the caller must raise again, or None.
+        This part is a `KeyboardInterrupt`, which must stop the program, or the cancellation of a scope around the
+        task: that scope counts as cancelled only if the exception reaches it
     """
     seam = job._runner.seam
     cancelled = (seam.cancelled, threads.ThreadAbandoned)
@@ -56,28 +65,29 @@ def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | N
         or any(isinstance(part, threads.ThreadAbandoned) for part in cancellations)
     )
     if is_asked_for and not others:
-        return Outcome.CANCELLED, None, _together(exc, stray)
+        return Outcome.CANCELLED, exc, _together(exc, stray)
     if is_asked_for or any(not isinstance(part, Exception) for part in others):
         return Outcome.EXITED, exc, _together(exc, stray)
     failure = StrayCancellation(
-        f"task {job.name!r} got a {seam.cancelled.__name__} that nobody had asked for: something that it waited for "
-        "was cancelled"
+        f"task {job.name!r} got a {seam.cancelled.__name__}, but nothing had requested a cancellation of the task: "
+        "an object for which it waited was cancelled"
     )
     failure.__cause__ = exc
     return Outcome.RAISED, failure, None
 
 
 def show_from_function(exc: BaseException) -> None:
-    """Let the traceback of `exc` begin at the function that was called.
+    """Let the traceback of `exc` begin at the user's function.
 
-    The frames above the function are those of this library. They say nothing to its author. They have the task as a
-    local, so that each failed task would be a reference cycle. And error trackers send the locals of each frame.
+    The frames above that function belong to this library, and are noise for the user. They also have the task as a
+    local variable, so each failed task would be a reference cycle; and error trackers send the local variables of each
+    frame.
     """
     at = traceback_of(exc)
     while at is not None and (module := _module(at)) in _OWN:
         _empty(at.tb_frame)
         at = at.tb_next
-        if module == threads.__name__:  # frames of the thread pool follow, and then the rest of ours, in the thread
+        if module == threads.__name__:  # next are frames of the thread pool, then our own frame in the thread
             mine = next((frame for frame in _from(at) if _module(frame) == module), at)
             while at is not None and at is not mine:
                 _empty(at.tb_frame)
@@ -86,11 +96,11 @@ def show_from_function(exc: BaseException) -> None:
 
 
 def forget_locals(error: BaseException, cancelled: type[BaseException]) -> None:
-    """Let go of the locals of the code that `timeout` has cancelled. Among them are timers, and a timer has the context
-    of the task, which has the task: a reference cycle. To be called when the error has been logged.
+    """Clear the local variables of the code that `timeout` has cancelled. Call this after the error is logged.
 
-    A `TimeoutError` of the user's has a traceback, and is left alone. The code behind its cause may go on, in a task
-    of its own, and until Python 3.13 to clear the frame of a suspended coroutine closes the coroutine.
+    The variables include timers. A timer refers to the context of the task, and the context to the task: a reference
+    cycle. A `TimeoutError` of the user has a traceback and stays unchanged: the code behind its cause may still run in
+    another task, and before Python 3.13 `frame.clear()` closes a suspended coroutine.
     """
     if type(error) is TimeoutError and traceback_of(error) is None:
         cause = _cause.__get__(error)
@@ -99,16 +109,16 @@ def forget_locals(error: BaseException, cancelled: type[BaseException]) -> None:
 
 
 def traceback_of(exc: BaseException) -> TracebackType | None:
-    """Return the traceback of `exc`. No code of its class is called."""
+    """Return the traceback of `exc` without calling code of its class."""
     traceback: TracebackType | None = _traceback.__get__(exc)
     return traceback
 
 
 def _empty(frame: FrameType) -> None:
-    """Drop the locals of a frame that is left out. The frame of the function refers to this one by `f_back`, and the
-    locals refer to the task.
+    """Clear the local variables of a removed frame. They refer to the task, and the user's frame refers to this one by
+    `f_back`.
     """
-    with suppress(RuntimeError):  # it still runs
+    with suppress(RuntimeError):  # the frame still runs
         frame.clear()
 
 
@@ -123,16 +133,16 @@ def _from(at: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _together(exc: BaseException, parts: list[BaseException]) -> BaseException | None:
-    """Return `parts` of `exc` as one exception, or None if there are none."""
+    """Return `parts` of `exc` as one exception, or None for no parts."""
     if not parts:
         return None
     if len(parts) == 1 and parts[0] is exc:
         return exc
-    return BaseExceptionGroup("what does not belong to the task", parts)
+    return BaseExceptionGroup("exceptions that do not belong to the task", parts)
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in `exc`, which may be a group. No code of the group's class is called."""
+    """Yield the exceptions in `exc`, which may be a group, without calling code of its class."""
     if isinstance(exc, BaseExceptionGroup):
         for inner in _exceptions.__get__(exc):
             yield from leaves(inner)
@@ -141,7 +151,7 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def plain(exc: BaseException) -> BaseException:
-    """Return `exc`, or a plain group of its exceptions: scopes call `derive()` of a group, which may be user code."""
+    """Return `exc`, or a plain group with its exceptions: scopes call `derive()` of a group, which may be user code."""
     if not isinstance(exc, BaseExceptionGroup):
         return exc
     parts: tuple[BaseException, ...] = _exceptions.__get__(exc)
@@ -149,4 +159,10 @@ def plain(exc: BaseException) -> BaseException:
     is_plain = type(cast("object", exc)) in (BaseExceptionGroup, ExceptionGroup)
     if is_plain and all(map(is_, parts, plain_parts)):
         return cast("BaseException", exc)
-    return BaseExceptionGroup("what a task raised", plain_parts)
+    return BaseExceptionGroup("exceptions of a task", plain_parts)
+
+
+def unwrapped(exc: BaseException) -> BaseException:
+    """Return the only exception inside a group, however deep; or the group, if it has several."""
+    inside = cast("tuple[BaseException, ...]", getattr(exc, "exceptions", ()))
+    return unwrapped(inside[0]) if len(inside) == 1 else exc

@@ -1,4 +1,4 @@
-"""The plain task group of a host: for raw work, which is no task."""
+"""The plain task group of a host, for work that is no task: `host.tg`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup
 
 from . import report
+from .cancelling import is_cancelled_around
 from .raised import leaves
-from .seam import Seam, is_cancelled_around, outlast
+from .seam import Seam, outlast
 
 if TYPE_CHECKING:
     from contextvars import Context
 
 
 class RawGroup(TaskGroup):
-    """A task group that can be used for as long as its host is open, whatever has failed in it.
+    """A task group that stays usable while its host is open, even after a failure.
 
-    Work starts in a real task group, which a task of the host holds open. An exception there, or a cancellation, ends
-    that group and cancels the work in it. Another real group, the spare one, is open already, and takes the next work.
+    A failure or a cancellation ends an anyio task group for ever. So this class keeps two real groups open:
 
-    :ivar names: the name of each work that is running, by its native task
+    1. New work starts in the first group of `_groups`. A task of the host, `_hold()`, keeps that group open.
+    2. When the first group ends, the second one, the spare, takes new work at once.
+    3. The next work that starts opens another spare.
+
+    A new group opens only at a later turn of the event loop. Without the spare, work that starts before that turn would
+    be refused, or cancelled with the old group.
+
+    :ivar names: the name of each running work, by its native task
     :ivar is_closing: whether `close()` was called
     """
 
-    def __init__(self, seam: Seam, on_change: Callable[[], None]) -> None:
+    def __init__(self, seam: Seam[Any], on_change: Callable[[], None]) -> None:
         self.names: dict[object, str] = {}
         self.is_closing = False
         self._seam = seam
@@ -39,12 +46,12 @@ class RawGroup(TaskGroup):
         self._is_opening = False
 
     def open(self, keeper: TaskGroup, opened: Callable[[], None]) -> None:
-        """Open. `keeper` holds the real task groups; `opened` is called when work can start."""
+        """Open the first group in `keeper`. `opened()` is called as soon as work can start."""
         self._keeper = keeper
-        self._hold_another(opened)
+        self._open_another(opened)
 
     def close(self) -> list[str]:
-        """Cancel all work, and what is started from now on; return the names of what was running."""
+        """Cancel all work, including work that starts later; return the names of the running work."""
         self.is_closing = True
         self._closing.set()
         for group in self._groups:
@@ -53,44 +60,44 @@ class RawGroup(TaskGroup):
 
     @property
     def is_open(self) -> bool:
-        """Whether a real task group is open, or is about to be."""
+        """Whether a real task group is open or about to open."""
         return self._holders > 0
 
     @property
     def cancel_scope(self) -> CancelScope:  # type: ignore[override]
-        """The scope of the group that takes what is started now."""
+        """The cancel scope of the group that takes new work."""
         return self._current().cancel_scope
 
     def create_task(
         self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Context | None = None
     ) -> Any:
-        """Start a coroutine. With anyio >= 4.14; see `anyio.abc.TaskGroup.create_task()`."""
+        """Start a coroutine (anyio >= 4.14); see `anyio.abc.TaskGroup.create_task()`."""
         name = str(getattr(coro, "__qualname__", coro) if name is None else name)
         try:
             group: Any = self._current()
         except RuntimeError:
             coro.close()
             raise
-        return group.create_task(self._noted(coro, name), name=name, context=context)
+        return group.create_task(self._run_named(coro, name), name=name, context=context)
 
     if not hasattr(TaskGroup, "create_task"):  # from 4.14 on, anyio's own calls `create_task()`
 
         def start_soon(self, func: Callable[..., Any], *args: Any, name: object = None) -> Any:  # type: ignore[misc, override]
-            """Start a coroutine function. See `anyio.abc.TaskGroup.start_soon()`."""
+            """Start a coroutine function; see `anyio.abc.TaskGroup.start_soon()`."""
             name = _name(func, name)
-            return self._current().start_soon(lambda: self._noted(func(*args), name), name=name)
+            return self._current().start_soon(lambda: self._run_named(func(*args), name), name=name)
 
     async def start(self, func: Callable[..., Any], *args: object, name: object = None, **options: Any) -> Any:
-        """Start a coroutine function, and wait until it says that it has started. See `anyio.abc.TaskGroup.start()`."""
+        """Start a coroutine function, and wait for `task_status.started()`; see `anyio.abc.TaskGroup.start()`."""
         name = _name(func, name)
 
-        def noted(*, task_status: Any) -> Coroutine[Any, Any, Any]:
-            return self._noted(func(*args, task_status=task_status), name)
+        def run_named(*, task_status: Any) -> Coroutine[Any, Any, Any]:
+            return self._run_named(func(*args, task_status=task_status), name)
 
-        return await self._current().start(noted, name=name, **options)
+        return await self._current().start(run_named, name=name, **options)
 
     async def __aenter__(self) -> NoReturn:
-        raise RuntimeError("this task group belongs to a host, which opens and closes it")
+        raise RuntimeError("this task group belongs to a host: the host enters and exits it")
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -99,19 +106,19 @@ class RawGroup(TaskGroup):
 
     def _current(self) -> TaskGroup:
         if not (self._groups and self._holders):
-            raise RuntimeError("this task group belongs to a host, which is closed: it takes no work")
+            raise RuntimeError("this task group belongs to a host that is closed: it takes no work")
         if not self.is_closing:
             if len(self._groups) > 1 and self._groups[0].cancel_scope.cancel_called:
                 del self._groups[0]
             if not self._has_spare:
-                self._hold_another()
+                self._open_another()
         return self._groups[0]
 
     @property
     def _has_spare(self) -> bool:
         return len(self._groups) > 1 or self._is_opening
 
-    def _hold_another(self, opened: Callable[[], None] | None = None) -> None:
+    def _open_another(self, opened: Callable[[], None] | None = None) -> None:
         self._is_opening = True
         self._holders += 1
         self._keeper.start_soon(self._hold, opened)
@@ -120,6 +127,8 @@ class RawGroup(TaskGroup):
         try:
             while True:
                 try:
+                    # asyncio's own `cancel()`, as at the end of `asyncio.run()`, ends the group; `outlast()` opens
+                    # the next one.
                     await outlast(self._seam, partial(self._hold_one, opened))
                 except BaseException as exc:
                     if is_cancelled_around() or any(
@@ -128,7 +137,7 @@ class RawGroup(TaskGroup):
                         raise
                     report.group_failed(exc)
                 if self.is_closing or self._has_spare:
-                    return
+                    return  # otherwise open another group: new work needs one
         finally:
             self._holders -= 1
             self._on_change()
@@ -144,10 +153,11 @@ class RawGroup(TaskGroup):
                     group.cancel_scope.cancel()
                 await self._closing.wait()
             finally:
+                # While the host closes, work may still start, and is cancelled in the old group.
                 if group in self._groups and not self.is_closing:
                     self._groups.remove(group)
 
-    async def _noted(self, coro: Coroutine[Any, Any, Any], name: str) -> Any:
+    async def _run_named(self, coro: Coroutine[Any, Any, Any], name: str) -> Any:
         this = self._seam.running()
         self.names[this] = name
         try:

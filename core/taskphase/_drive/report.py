@@ -1,4 +1,4 @@
-"""What is logged, by the logger `taskphase`. Never a task's arguments: they may be secret."""
+"""All records of the logger `taskphase`. None contains the arguments of a task: they may be secret."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .._machine.calling import name_of, shown, type_name
+from ..errors import TasksClosedError
 
 if TYPE_CHECKING:
     from .job import Job
@@ -18,73 +19,92 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("taskphase")
 
 _answered: set[str] = set()
-_MOST_HANDLERS = 1000  # names that are kept; a program that makes handlers without end must not fill the memory
+_MOST_HANDLERS = 1000  # a program that creates handlers for ever must not fill the memory
+
+
+def observer_failed(observer: object, method: str, error: BaseException) -> None:
+    """Log that a method of an observer has raised, and is not called again."""
+    text = "%s() of the observer %s raised; it is not called again"
+    _log(logging.ERROR, text, method, shown(type_name(observer)), error=error)
 
 
 def failed(job: Job, error: BaseException) -> None:
-    """Log a final failure. To be called inside the task's context."""
-    _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error)
+    """Log a final failure. Call this inside the task's context."""
+    _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
 
 
 def handler_failed(job: Job, error: BaseException) -> None:
-    """Log that the handler of a failed task has failed too. To be called inside the task's context."""
-    _log(logging.ERROR, "the error handler of task %r failed", job.name, error=error)
+    """Log that the handler of a failed task has failed, too. Call this inside the task's context."""
+    _log(logging.ERROR, "the error handler of task %r failed", job.name, error=error, job=job)
 
 
 def handler_answered(job: Job, answer: object) -> None:
-    """Log, once for each handler, that an answer looks like a pause before another attempt, which it is not."""
+    """Warn, once for each handler, that a returned number or `timedelta` does not lead to another attempt."""
     assert job.config.on_error is not None
     name = name_of(job.config.on_error)
     if name not in _answered and len(_answered) < _MOST_HANDLERS:
         _answered.add(name)
-        text = "the error handler of task %r returned %s, which means nothing; for further attempts write retry=..."
-        _log(logging.WARNING, text, job.name, shown(type_name(answer)))
+        text = "the error handler of task %r returned %s, which is ignored; for further attempts write retry=..."
+        _log(logging.WARNING, text, job.name, shown(type_name(answer)), job=job)
 
 
 def policy_failed(job: Job, error: BaseException) -> None:
-    """Log that the retry policy of a failed task has failed too. To be called inside the task's context."""
-    _log(logging.ERROR, "the retry policy of task %r failed; there is no further attempt", job.name, error=error)
+    """Log that the retry policy of a failed task has failed, too. Call this inside the task's context."""
+    _log(
+        logging.ERROR, "the retry policy of task %r failed; there is no further attempt", job.name, error=error, job=job
+    )
 
 
 def retrying(job: Job, error: BaseException, after: float) -> None:
-    """Log that an attempt has failed and another is to come. To be called inside the task's context."""
+    """Log that an attempt has failed and another attempt follows. Call this inside the task's context."""
     text = "task %r raised %s in attempt %d; the next one comes in %.3g s"
-    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after)
+    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after, job=job)
 
 
 def dropped(job: Job, reason: str) -> None:
-    """Log a drop, in the task's context: loudly where nobody has chosen it by setting `when`."""
+    """Log a drop, in the task's context: as a WARNING if `when` was left to its default, otherwise as DEBUG."""
     level = logging.WARNING if job.config.when is None else logging.DEBUG
-    if LOGGER.isEnabledFor(level):  # mostly not for what is to run on failure only, which each success drops
-        job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason)
+    if LOGGER.isEnabledFor(level):  # saves the context switch: each successful route drops its tasks for failure
+        job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason, job=job)
 
 
 def not_started(job: Job, error: Exception) -> None:
-    """Log that a task could not be started when its turn came: its task group is closed, or a task factory raises."""
-    _log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error)
+    """Log that a task could not start when its turn came: its task group was closed, or a task factory raised."""
+    _log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error, job=job)
+
+
+def scopes_are_early(reason: str) -> None:
+    """Log that tasks enter their cancel scopes at the first step, because late scopes do not work here."""
+    text = "%s: each task enters its cancel scope at the first step, which takes longer and changes nothing else"
+    _log(logging.WARNING, text, reason)
+
+
+def reason_of(exc: Exception) -> str:
+    """Return why a job could not be started. The text of a foreign exception may be secret, so name only its class."""
+    return str(exc) if isinstance(exc, TasksClosedError) else f"it could not be started: {type(exc).__name__}"
 
 
 def group_failed(error: BaseException) -> None:
-    """Log that the host's plain task group was cancelled by an exception in it."""
-    _log(logging.ERROR, "a task started in the host's task group failed; the others in it were cancelled", error=error)
+    """Log that an exception has ended one of the real task groups behind `host.tg`."""
+    _log(logging.ERROR, "work in host.tg failed; the other work of its task group was cancelled", error=error)
 
 
 def raw_work_cancelled(names: list[str]) -> None:
-    """Log, by name, what the closing of the host has cancelled in its plain task group."""
+    """Log the names of the work in `host.tg` that the drain has cancelled."""
     if names:
-        text = "closing the task host: cancelled %d started in its task group: %s"
+        text = "closing the task host: cancelled %d in host.tg: %s"
         _log(logging.WARNING, text, len(names), ", ".join(map(repr, names)))
 
 
 def waiting_for(jobs: Iterable[Job]) -> None:
-    """Log, by name and count, what the closing of the host waits for: it may be long."""
+    """Log the names and the number of tasks for which the drain waits, perhaps for long."""
     listed, total = _listed(jobs)
     if total:
         _log(logging.INFO, "closing the task host: waiting for %d: %s", total, listed)
 
 
 def drained(cancelled: Iterable[Job], abandoned: Iterable[Job]) -> None:
-    """Log, by name and count, what the closing of the host cut short."""
+    """Log the names and the number of tasks that the drain has cut short."""
     for what, jobs in (("cancelled", cancelled), ("abandoned, with its thread still running", abandoned)):
         listed, total = _listed(jobs)
         if total:
@@ -98,23 +118,36 @@ def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
     ), names.total()
 
 
-def _log(level: int, text: str, *args: object, error: BaseException | None = None) -> None:
-    # A filter, a handler or an exception of the user's that raises must not decide what becomes of a task.
+def _log(level: int, text: str, *args: object, error: BaseException | None = None, job: Job | None = None) -> None:
+    # The user's filters, handlers and exceptions may raise here. That must not change the end of a task.
     try:
-        LOGGER.log(level, text, *args, exc_info=error)
+        if LOGGER.isEnabledFor(level):
+            LOGGER.log(level, text, *args, exc_info=error, extra=None if job is None else _fields(job))
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
         _print_instead(text, args, exc)
 
 
+def _fields(job: Job) -> dict[str, object]:
+    """Return the attributes that a record about one task has."""
+    return {
+        "task_id": job.id,
+        "task_function": job.function,
+        "task_name": job.name,
+        "task_phase": job.phase.value,
+        "task_attempt": job.attempt,
+        "task_status": job.status.value,
+    }
+
+
 def _print_instead(text: str, args: tuple[object, ...], error: BaseException) -> None:
-    """Print what could not be logged, and why not: with its traceback, if that can be had."""
+    """Print a record that could not be logged, and the error, if possible with its traceback."""
     try:
         reason = "".join(traceback.format_exception(error))
     except KeyboardInterrupt:
         raise
     except BaseException:
         reason = f"{shown(type_name(error))}, whose traceback cannot be formatted\n"
-    with suppress(Exception):  # there may be no place to print to
+    with suppress(Exception):  # stderr may be None or closed
         sys.stderr.write(f"taskphase could not log: {text % args}\n{reason}")

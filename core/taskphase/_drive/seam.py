@@ -1,59 +1,50 @@
-"""What has to be done natively, because anyio's way costs several times as much, or does not exist."""
+"""The seam: operations of the event loop for which anyio's way costs several times as much, or does not exist."""
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from anyio import current_effective_deadline, get_cancelled_exc_class
+from .cancelling import CancelScope, is_cancelled_around
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from .job import Job
+J_contra = TypeVar("J_contra", contravariant=True)
+"""The record of a task."""
 
 
-class CancelScope(Protocol):
-    """That of anyio, or trio's own, which anyio's wraps."""
-
-    @property
-    def cancel_called(self) -> bool: ...
-    @property
-    def cancelled_caught(self) -> bool: ...
-    def cancel(self) -> None: ...
-    def __enter__(self) -> object: ...
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
-    ) -> bool | None: ...
-
-
-class Seam(Protocol):
-    """One event loop, as a runner needs it."""
+class Seam(Protocol[J_contra]):
+    """The part of an event loop that a runner needs."""
 
     cancelled: type[BaseException]
-    """What cancellation raises."""
+    """The class of the exception that a cancellation raises."""
 
     thread: int
     """The identifier of the loop's thread."""
 
+    clock: Callable[[], float]
+    """Return the time of the event loop, in seconds. From any thread."""
+
     in_order: bool
-    """Whether tasks take their first steps in the order in which they were asked to."""
+    """True if tasks take their first steps in the order in which they were asked to start."""
 
     begins: bool
-    """Whether attempts have to `begin()`. It may become True, and is then before the first step of whoever has to."""
+    """True if `attempt()` must call `begin()`. May change while tasks run, but always before the first step of a task
+    that needs it.
+    """
+
+    early: bool
+    """True if `attempt()` must enter the cancel scope at the first step. Final when `open()` has entered."""
 
     running: Callable[[], object]
-    """Returns the native task that runs in this loop now, or None. For the loop's thread."""
+    """Return the native task that runs in this loop now, or None. For the loop's thread."""
 
     has_running: Callable[[], object]
-    """The same, but that anything true stands for the task: each `schedule()` asks this."""
+    """Return a true object if a task runs in this loop now. Fast: each `schedule()` calls this."""
 
     def is_here(self) -> bool:
-        """Return whether a task of this event loop runs here. False in other threads, and in the loop's own thread in a
-        callback, and in a signal handler that finds the loop asleep. From any thread.
+        """Return whether a task of this event loop runs here. From any thread.
+
+        False in other threads. In the loop's thread: False in a callback, and in a signal handler of a sleeping loop.
         """
         ...
 
@@ -64,100 +55,96 @@ class Seam(Protocol):
     def check_loop(self) -> None:
         """Make sure that no other event loop runs in the loop's thread.
 
-        :raises RuntimeError: if another one does
+        :raises RuntimeError: if another loop does
         """
         ...
 
     def was_cancelled(self) -> bool:
-        """Return whether the native task that runs here was cancelled natively: not by a cancel scope."""
+        """Return whether the native task that runs here was cancelled natively, not by a cancel scope."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """Return a context in which tasks can be started, and which none outlives."""
+        """Return a context in which `start()` works. Decides `early`. At its end no task of the runner is alive."""
         ...
 
-    def start(self, job: Job) -> object:
-        """Ask for an attempt at `job` to start, in its context. Return its native task, or None if only `begin()` will
-        know it.
+    def start(self, job: J_contra) -> object:
+        """Ask `job` to start: the event loop will run `attempt(job)`, in the context of the job.
+
+        :return: the native task, or None if only `begin()` knows the native task
         """
         ...
 
     def first_steps(self) -> Awaitable[None]:
-        """Have every task that was asked to start take its first step: here and now, in order, where that can be done.
-        Else it is for the loop, and what is returned waits for its `turns()`.
+        """Have every task that was asked to start take its first step.
+
+        If possible this call does it, in order, and the awaitable waits for nothing. Otherwise the loop does it, and
+        the awaitable waits for the `turns()`.
         """
         ...
 
     def turns(self) -> Awaitable[None]:
-        """Let others run, for as many turns of the event loop as are enough for every task that it was asked to start
-        before. Cancellation does not shorten it, and comes here only if it is asyncio's own, which comes but once.
+        """Wait for as many turns of the event loop as the tasks that were asked to start need for their first steps.
+
+        A cancel scope does not shorten this. asyncio's own `cancel()` is raised here, because it comes only once.
         """
         ...
 
-    def begin(self, job: Job) -> None:
-        """Prepare an attempt, in its first step, for being cancelled: it enters `job._scope`, or that stays None and
-        `runner.alive` has the native task, for `enclose()`.
+    def begin(self, job: J_contra) -> None:
+        """Note the running native task in `runner.alive`, in the first step of an attempt. On trio a shielded task also
+        enters its scope.
         """
         ...
 
     def enclose(self, native: Any) -> CancelScope:
-        """Enter a cancel scope on behalf of a task that has entered none in `begin()`, as if it had: around all that
-        it has entered since. Whoever ends the attempt leaves it.
+        """Enter a cancel scope on behalf of a running task: around all scopes that the task has entered, as if the task
+        had entered it at its first step. `attempt()` leaves the scope.
 
-        Why not at once, and what that rests on: "How a running task is cancelled" in docs/architecture.md.
+        "How a running task is cancelled" in docs/architecture.md says why so late.
 
-        :param native: what `runner.alive` has for the job
+        :param native: the value of the job in `runner.alive`
         """
         ...
 
     def is_over(self, native: object) -> bool:
-        """Tell whether what `start()` returned has ended. (Of an attempt that has begun the runner hears by itself.)"""
+        """Return whether a native task, a value of `runner.alive`, has ended. The runner needs this only for native
+        tasks that never take a first step: `attempt()` reports the end of all others.
+        """
         ...
 
     @property
     def cancel_scope(self) -> Callable[..., CancelScope]:
-        """Makes one; `shield` is its only parameter here."""
+        """The class of cancel scopes. Its only parameter here is `shield`."""
         ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called by the loop soon, in order. From any thread; does not wait.
+        """Have the loop call `callback` soon, in order. From any thread; does not wait.
 
         :raises RuntimeError: if the loop has ended
         """
         ...
 
 
-class NativeSeam(Seam, Protocol):
-    """One event loop, natively."""
+class NativeSeam(Seam[J_contra], Protocol[J_contra]):
+    """The seam of an event loop itself, not of a foreign task group."""
 
     def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AbstractAsyncContextManager[None]:
-        """Return a context beside whose body `work()` runs, in a native task of its own. Leaving the context waits for
-        the end of `work()`, and raises what it has raised. On asyncio another task may leave the context than has
-        entered it; and if `work()` has ended the context is left without a turn of the loop.
+        """Return a context that runs `work()` beside its body, in a native task. At its end the context waits
+        for the end of `work()`, and raises the exception of `work()`.
+
+        On asyncio one task may enter the context, and another task leave it. If `work()` has ended, this takes no turn
+        of the loop.
         """
         ...
 
     def in_task(self, callback: Callable[[], object]) -> None:
-        """Call `callback` in a task, now or at the next turn, from where no task runs: in what the loop was asked
-        to call.
-        """
+        """Call `callback` in a task, now or at the next turn. For callbacks of the loop, where no task runs."""
         ...
 
 
-def enter_scope(job: Job, cancel_scope: Callable[..., CancelScope]) -> None:
-    """Enter the scope in which an attempt can be cancelled."""
-    job._scope = cancel_scope(shield=job.config.shielded)
-    job._scope.__enter__()
+async def outlast(seam: Seam[Any], wait: Callable[[], Awaitable[None]]) -> None:
+    """Await `wait()`. After a native cancellation await it again. If a scope around this call is cancelled, stop.
 
-
-def is_cancelled_around() -> bool:
-    """Tell whether a cancel scope around what runs here is cancelled, and no shield is between."""
-    return current_effective_deadline() == -inf
-
-
-async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:
-    """Await `wait()`, and again whenever asyncio's own cancel() interrupts it, which knows no shield: as the end of
-    `asyncio.run()` does to every task at once. The cancellation of an enclosing scope does end it.
+    asyncio's own `cancel()` ignores shields. The end of `asyncio.run()` cancels every task in this way.
     """
     while True:
         try:
@@ -165,17 +152,3 @@ async def outlast(seam: Seam, wait: Callable[[], Awaitable[None]]) -> None:
         except seam.cancelled:
             if is_cancelled_around():
                 raise
-
-
-def native_seam() -> NativeSeam:
-    """Return the seam of the running event loop.
-
-    :raises anyio.NoEventLoopError: if none runs in this thread (RuntimeError before anyio 4.12)
-    """
-    if get_cancelled_exc_class() is CancelledError:
-        from .on_asyncio import AsyncioSeam
-
-        return AsyncioSeam()
-    from .on_trio import TrioSeam
-
-    return TrioSeam()

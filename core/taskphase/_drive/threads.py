@@ -1,4 +1,4 @@
-"""Sync functions, in threads, with slots of their own so that they never take those of `def` endpoints."""
+"""Worker threads for sync functions, with their own slots, so that tasks never starve `def` endpoints."""
 
 from __future__ import annotations
 
@@ -6,72 +6,73 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, Event, current_time, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .seam import Seam
 
-if TYPE_CHECKING:
-    from .job import Job
+Owner = TypeVar("Owner")
+"""The record of the task that a thread runs for."""
 
-# A deadline that no timeout has, and that has always passed.
+# An `abandon()` sets this deadline. It is always over, and no timeout produces it.
 _ABANDONED = -math.inf
 
 
 class ThreadAbandoned(BaseException):
-    """The thread was left running, because it outlived what its host could wait."""
+    """The thread still runs: its host could not wait any longer."""
 
 
-class Threads:
-    """The worker threads of one runner.
+class Threads(Generic[Owner]):
+    """The worker threads of one runner. Used in the thread of the event loop only.
 
-    A thread cannot be stopped. So its call is not cancelled when the task is: the task ends when the function does,
-    with its result. Only a timeout, asyncio's own cancel(), or a host that is out of patience, leaves it behind; its
-    slot stays taken until it really ends.
+    No code can stop a thread. So a cancelled task waits for its function, and ends with the result. Only a timeout,
+    asyncio's own `cancel()` and a host that stops waiting leave a thread behind. Such a thread keeps its slot until it
+    ends.
 
-    :ivar on_change: called when a thread that was left behind has ended; None unless somebody waits for that
+    :ivar on_change: called when a thread that was left behind has ended; None unless a drain waits for that
     """
 
-    def __init__(self, seam: Seam, total: float) -> None:
+    def __init__(self, seam: Seam[Owner], total: float) -> None:
         self._seam = seam
-        # The slots are counted here, because anyio's limiter is not exact enough:
-        # - it counts a slot as free as soon as a call is abandoned;
-        # - before anyio 4.14.2 the next in line takes a free slot at its next turn only, and others can take it before.
-        # While `_line` is not empty, as many slots are held as there are.
+        # This class counts the slots itself, because anyio's limiter is not exact:
+        # - The limiter frees a slot as soon as a call is abandoned, although its thread still runs.
+        # - Before anyio 4.14.2 the next waiter takes a free slot only at its next turn. Until then another call can
+        #   take the slot.
+        # Invariant: while `_line` is not empty, all `_total` slots are in `_held`.
         self._total = total
         self._held: set[object] = set()
         self._line: OrderedDict[object, Event] = OrderedDict()
-        self._uncounted = CapacityLimiter(math.inf)
-        self._calls: dict[Job, tuple[object, CancelScope]] = {}
-        self._queue: dict[Job, CancelScope] = {}
-        self._left_behind: dict[object, Job] = {}
+        self._unlimited = CapacityLimiter(math.inf)
+        self._calls: dict[Owner, tuple[object, CancelScope]] = {}
+        self._queue: dict[Owner, CancelScope] = {}
+        self._left_behind: dict[object, Owner] = {}
         self.on_change: Callable[[], None] | None = None
         self._patience = True
 
     @property
     def in_use(self) -> int:
-        """How many threads run, those left behind included."""
+        """The number of running threads, including those left behind."""
         return len(self._held)
 
     @property
     def left_behind(self) -> bool:
-        """Whether a thread runs on that somebody waits for, though its call has ended."""
+        """Whether the host waits for a thread that outlived its call."""
         return bool(self._left_behind)
 
-    def forget(self) -> list[Job]:
-        """Wait no longer for those that were left behind; return for whom they run."""
+    def forget(self) -> list[Owner]:
+        """Stop waiting for the threads that were left behind; return their jobs."""
         owners = list(self._left_behind.values())
         self._left_behind.clear()
         return owners
 
     def abandon_new(self) -> None:
-        """Leave behind at once whichever thread begins from now on."""
+        """From now on leave each new thread behind at once."""
         self._patience = False
 
-    def abandon(self, owner: Job) -> bool:
-        """Leave behind the thread that runs for `owner`; return whether there was one."""
+    def abandon(self, owner: Owner) -> bool:
+        """Leave the thread of `owner` behind; return whether there was one."""
         if owner in self._queue:
             self._queue[owner].deadline = _ABANDONED
         if owner not in self._calls:
@@ -83,16 +84,16 @@ class Threads:
         return True
 
     async def call(
-        self, owner: Job, func: Callable[[], Any], timeout: float | None, *, surely: bool
+        self, owner: Owner, func: Callable[[], Any], timeout: float | None, *, surely: bool
     ) -> tuple[Any, float]:
         """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
 
-        :param owner: for whom, for `abandon()`; one call at a time
-        :param timeout: seconds from the moment that it has its slot
-        :param surely: whether cancellation does not keep it from being called
-        :return: the result, and the time at which the timeout is up
-        :raises TimeoutError: if it takes longer; the thread is left running
-        :raises ThreadAbandoned: if `abandon(owner)` was called; the same
+        :param owner: the job, for `abandon()`; one call at a time
+        :param timeout: seconds; the time starts when the call has its slot
+        :param surely: whether a cancellation in the line is ignored, so that `func` is called in any case
+        :return: the result, and the time (of the loop's clock) at which `timeout` ends
+        :raises TimeoutError: after `timeout` seconds; the thread still runs
+        :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
         """
         slot = object()
         if len(self._held) < self._total:
@@ -100,6 +101,9 @@ class Threads:
         else:
             await self._wait_in_line(owner, slot, shield=surely)
         deadline = math.inf if timeout is None else current_time() + timeout
+        # Shielded, so that a cancelled task waits for its thread. The wait ends early after:
+        # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `forget()`.
+        # - `abandon()`, which moves the deadline into the past: the host does not wait.
         with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
             self._calls[owner] = slot, scope
             try:
@@ -110,9 +114,9 @@ class Threads:
                     self._left_behind[slot] = owner
         if scope.deadline == _ABANDONED:
             raise ThreadAbandoned
-        raise TimeoutError(f"timed out after {timeout:g} seconds; its thread runs on")
+        raise TimeoutError(f"timed out after {timeout:g} seconds; its thread still runs")
 
-    async def _wait_in_line(self, owner: Job, slot: object, *, shield: bool) -> None:
+    async def _wait_in_line(self, owner: Owner, slot: object, *, shield: bool) -> None:
         deadline = math.inf if self._patience or not shield else _ABANDONED
         with CancelScope(shield=shield, deadline=deadline) as scope:
             if shield:
@@ -120,11 +124,11 @@ class Threads:
             given = self._line[slot] = Event()
             try:
                 await given.wait()
-                # A cancellation that came between the gift and this step: the function has not begun, and shall not.
+                # Notice a cancellation that arrived after `given.set()`: `func` has not begun, and must not begin.
                 await checkpoint_if_cancelled()
                 return
             except BaseException:
-                if self._line.pop(slot, None) is None:  # it has been given already
+                if self._line.pop(slot, None) is None:  # the slot was given to this call already
                     self._release(slot)
                 raise
             finally:
@@ -132,7 +136,9 @@ class Threads:
         raise ThreadAbandoned
 
     async def _run(self, slot: object, func: Callable[[], Any]) -> Any:
-        # Whoever draws the 0 answers for the slot: the thread once it begins, or this task if it never did.
+        # Either the thread releases the slot when `func` has ended, or this task does if it was cancelled before the
+        # thread began. The first of the two to call `next(draw)`, which is atomic, gets 0 and must release the slot.
+        # A slot released twice would let too many threads run; a slot never released would be lost for ever.
         draw = count()
 
         def work() -> tuple[Any, GeneratorExit | None] | None:
@@ -144,37 +150,37 @@ class Threads:
             except GeneratorExit as exc:
                 return None, exc
             finally:
-                del func  # which has the task, and a traceback has this frame
+                del func  # a traceback refers to this frame, and `func` to the task
                 self._free_from_thread(slot)
 
         try:
-            # Boxed, because trio refuses a coroutine as the result of a thread, and asyncio takes GeneratorExit for the
-            # end of every coroutine that waits for the thread.
-            boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._uncounted)
-        except BaseException:  # cancellation, or there is no thread to be had
+            # The box has two reasons: trio refuses a coroutine as the result of a thread, and on asyncio a
+            # `GeneratorExit` from a thread would close every coroutine that waits for the thread.
+            boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._unlimited)
+        except BaseException:  # a cancellation, or the system has no thread left
             if not next(draw):
                 self._release(slot)
             raise
-        assert boxed is not None  # only a call that was cancelled draws before its thread
+        assert boxed is not None  # only a cancelled call draws before its thread
         result, exits = boxed
         if exits is None:
             return result
         try:
             raise exits
         finally:
-            del boxed, exits  # its traceback has this frame: a cycle
+            del boxed, exits  # the traceback refers to this frame: a cycle
 
     def _free_from_thread(self, slot: object) -> None:
         try:
             self._seam.call_from_thread(lambda: self._release(slot))
         except RuntimeError:
-            pass  # the loop is gone, and the slot with it
+            pass  # the loop has ended, so nobody needs the slot
 
     def _release(self, slot: object) -> None:
         self._held.remove(slot)
         if self._line:
             following, given = self._line.popitem(last=False)
-            self._held.add(following)  # now, so that nobody else can take it
+            self._held.add(following)  # now, so that no other call takes the slot first
             given.set()
         if self._left_behind.pop(slot, None) is not None and self.on_change is not None:
             self.on_change()

@@ -1,8 +1,7 @@
-"""Is this callable async, does it take these arguments, and what is it called?
+"""Is a callable async, does it accept these arguments, and what is its name?
 
-A callable may be a proxy or a mock, which answers for itself when an attribute is asked of it: with anything, with an
-exception, or after a call to another machine. So such an object is asked for nothing. Its class decides, and an answer
-that `inspect` cannot give decides nothing.
+A proxy or a mock has its own attribute lookup, which may return anything, raise, or call another machine. So this
+module never reads an attribute of such an object. It reads the class, and treats a callable as unknown in doubt.
 """
 
 from __future__ import annotations
@@ -24,41 +23,39 @@ from types import (
 )
 from typing import Any, Protocol, cast
 
-_ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # the latter: a generator function under `types.coroutine`
+_ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # `types.coroutine` marks a generator function with the latter
 _GENERATORS = CO_GENERATOR | CO_ASYNC_GENERATOR
 _KINDS = _ASYNC | _GENERATORS
 
-# The marks of a function that returns an awaitable: those of asyncio, of `inspect` in 3.12, and of later ones.
+# The names under which asyncio, `inspect` of 3.12 and `inspect` of later versions mark a function that returns an
+# awaitable.
 _MARKS = ("_is_coroutine", "_is_coroutine_marker", "_is_coroutine_mark")
 
-# Attributes by which an object answers for itself, if they are not made of these.
-_ANSWERS = ("__getattr__", "__getattribute__", "__class__")
+# A class has its own attribute lookup if it defines one of these names other than in C.
+_LOOKUPS = ("__getattr__", "__getattribute__", "__class__")
 _IN_C = (WrapperDescriptorType, MethodDescriptorType, GetSetDescriptorType, NoneType)
 
-# The class attributes of a class, past a metaclass that answers for itself.
+# Read the attributes of a class past its metaclass, which may have its own attribute lookup.
 _bases: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _members: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
 
 
 class Handle(Protocol):
-    """An awaitable that can be cancelled: the handle of something that runs by itself.
-
-    A `Task`, an asyncio Future or Task, and anyio's TaskHandle are handles.
-    """
+    """An awaitable with `cancel()`, so it runs by itself: a `Task`, an asyncio Future or Task, anyio's TaskHandle."""
 
     def __await__(self) -> Generator[Any, Any, Any]: ...
     def cancel(self) -> object: ...
 
 
 def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether `func` is async, having made sure that it can be called so.
+    """Return whether `func` is async. Refuse a call that cannot work.
 
-    The arguments' values are in no message: they may be secret.
+    No message contains the values of the arguments: they may be secret.
 
-    :raises TypeError: if `func` is not callable, is a generator function (its body would never run), or does not take
-        the arguments
+    :raises TypeError: if `func` is not callable, is a generator function (a call would not run its body), or does not
+        accept the arguments
     """
-    if type(func) is FunctionType and not kwargs:  # most tasks: no more than they need
+    if type(func) is FunctionType and not kwargs:  # fast path for most tasks
         code = func.__code__
         if code.co_flags & _KINDS == CO_COROUTINE and code.co_argcount == len(args) and not code.co_kwonlyargcount:
             return True
@@ -71,7 +68,7 @@ def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[s
     if type(inner) is MethodType:
         inner, count = inner.__func__, count + 1
     if type(inner) is FunctionType:
-        # The other common cases, without the cost of a signature (which is tens of times that of starting the task).
+        # Other common cases. `inspect.signature()` would cost tens of times the start of a task.
         if not kwargs:
             code = inner.__code__
             flags = code.co_flags
@@ -83,19 +80,19 @@ def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[s
     plain = _plain(func)
     flags = _flags(plain)
     if flags & _GENERATORS and not flags & _ASYNC:
-        raise TypeError(f"{shown(name_of(func))} is a generator function: calling it would run none of it")
+        raise TypeError(f"{shown(name_of(func))} is a generator function: a call would not run its body")
     _check_arguments(func, plain, args, kwargs)
     return bool(flags & _ASYNC) or _is_marked(func)
 
 
 def is_async(func: Callable[..., object]) -> bool:
-    """Return whether `func` is an `async def`, also behind partials, methods and `__call__`."""
+    """Return whether a call of `func` returns a coroutine. Looks through partials, methods and `__call__`."""
     flags = func.__code__.co_flags if type(func) is FunctionType else _flags(_plain(func))
     return bool(flags & _ASYNC) or _is_marked(func)
 
 
 def is_awaited(result: object) -> bool:
-    """Return whether the result of a sync function is an awaitable that its task awaits. A `Handle` is not."""
+    """Return whether the task has to await the result of its sync function: an awaitable that is not a `Handle`."""
     kind = type(result)
     if kind is GeneratorType:
         return bool(cast("GeneratorType[Any, Any, Any]", result).gi_code.co_flags & CO_ITERABLE_COROUTINE)
@@ -103,37 +100,37 @@ def is_awaited(result: object) -> bool:
 
 
 def signature_of(func: Callable[..., object]) -> Signature | None:
-    """Return the parameters of a call of `func`, not those that a decorator claims; None if there is no telling.
+    """Return the real parameters of `func`, not those that a decorator claims; None if unknown.
 
-    :raises TypeError: if a partial or a method binds what its function does not take
+    :raises TypeError: if a partial or a method binds an argument that the function does not accept
     """
     return _signature(func, _plain(func))
 
 
 def name_of(func: Callable[..., object]) -> str:
-    """Return the qualified name of `func`, with its module, as anyio names tasks. Raises nothing."""
+    """Return the module and the qualified name of `func`, as anyio names tasks. Never raises."""
     if type(func) is FunctionType:
         module: object = func.__module__
         name = func.__qualname__
         if type(module) is str and type(name) is str:
             return f"{module}.{name}"
     named, text = _named(func)
-    prefix = _text(named, "__module__")  # a method of a built-in class has none
+    prefix = _text(named, "__module__")  # None for a method of a built-in class
     return f"{prefix}.{text}" if prefix else text
 
 
 def qualname_of(func: Callable[..., object]) -> str:
-    """Return the qualified name of `func`, or that of its class, without the module. Raises nothing."""
+    """Return the qualified name of `func`, or of its class, without the module. Never raises."""
     return _named(func)[1]
 
 
 def type_name(value: object) -> str:
-    """Return the name of the class of `value`. Raises nothing."""
+    """Return the name of the class of `value`. Never raises."""
     return _text(type(value), "__name__") or "object"
 
 
 def shown(name: str) -> str:
-    """Return a name as messages show it: on one line, and with escapes for all that cannot be printed."""
+    """Return `name` for messages: on one line, with escapes for characters that are not printable."""
     return repr(name)[1:-1]
 
 
@@ -146,11 +143,11 @@ def _named(func: Callable[..., object]) -> tuple[object, str]:
 
 
 def _text(named: object, attribute: str) -> str | None:
-    """Return a plain string, if the attribute is one of any kind."""
+    """Return the attribute as a plain `str`, or None if the attribute is no string."""
     try:
         if issubclass(type(named), type):
             value = type.__dict__[attribute].__get__(named)
-        elif _answers_for_itself(named):
+        elif _has_own_lookup(named):
             value = inspect.getattr_static(named, attribute, None)
         else:
             value = getattr(named, attribute, None)
@@ -160,7 +157,7 @@ def _text(named: object, attribute: str) -> str | None:
 
 
 def _is_partial(func: object) -> bool:
-    return issubclass(type(func), partial)  # and not what only says that it is one
+    return issubclass(type(func), partial)  # not `isinstance()`: a proxy may lie about its class
 
 
 def _without_partials(func: Callable[..., object]) -> Callable[..., object]:
@@ -181,7 +178,7 @@ def _innermost(func: Callable[..., object]) -> Callable[..., object]:
 
 
 def _of_class(cls: type, name: str) -> Any:
-    """Return what `cls` or a base of it defines by this name, or None. No code of theirs runs."""
+    """Return the attribute `name` from `cls` or one of its bases, or None. Runs no user code."""
     for base in _bases(cls):
         members = _members(base)
         if name in members:
@@ -189,25 +186,23 @@ def _of_class(cls: type, name: str) -> Any:
     return None
 
 
-def _answers_for_itself(value: object) -> bool:
-    return any(type(_of_class(type(value), name)) not in _IN_C for name in _ANSWERS)
+def _has_own_lookup(value: object) -> bool:
+    return any(type(_of_class(type(value), name)) not in _IN_C for name in _LOOKUPS)
 
 
 def _is_marked(func: Callable[..., object]) -> bool:
     inner = _innermost(func)
     if type(inner) is FunctionType and not inner.__dict__:
         return False
-    # Each mark is a bare object. (Some classes have attributes of these names, for themselves.)
+    # A mark is a plain `object()`. Some classes use the same names for other attributes.
     return any(type(inspect.getattr_static(inner, mark, None)) is object for mark in _MARKS)
 
 
 def _plain(func: Callable[..., object]) -> Callable[..., object] | None:
-    """Return a callable that runs the same code with the same arguments, and does not answer for itself; None if there
-    is no telling.
-    """
+    """Return a callable with the same code and parameters, whose attributes are safe to read; None if unknown."""
     try:
         return _replaced(func)
-    except Exception:  # of a descriptor of the user's
+    except Exception:  # a descriptor of the user raised
         return None
 
 
@@ -217,7 +212,7 @@ def _replaced(func: Callable[..., object]) -> Callable[..., object]:
         return _bare(cast(FunctionType, func))
     if kind is MethodType:
         method = cast(MethodType, func)
-        return partial(_replaced(method.__func__), method.__self__)  # for `inspect` says why a partial is wrong
+        return partial(_replaced(method.__func__), method.__self__)  # `inspect` explains errors of a partial
     if _is_partial(func):
         bound = cast("partial[object]", func)
         return partial(_replaced(bound.func), *bound.args, **bound.keywords)
@@ -225,7 +220,7 @@ def _replaced(func: Callable[..., object]) -> Callable[..., object]:
         return func
     call = _of_class(kind, "__call__")
     in_c = issubclass(type(call), WrapperDescriptorType)
-    if in_c and not _answers_for_itself(func):
+    if in_c and not _has_own_lookup(func):
         return func
     if _of_class(type(cast(object, call)), "__get__") is not None:
         call = call.__get__(func, kind)
@@ -233,14 +228,14 @@ def _replaced(func: Callable[..., object]) -> Callable[..., object]:
 
 
 def _bare(func: FunctionType) -> Callable[..., object]:
-    """Return a copy of `func` that has its parameters, and nothing that says otherwise."""
+    """Return a copy of `func` with its real parameters, without `__wrapped__` or `__signature__`."""
     bare = FunctionType(func.__code__, {}, None, func.__defaults__, func.__closure__)
     bare.__kwdefaults__ = func.__kwdefaults__
     return bare
 
 
 def _flags(plain: Callable[..., object] | None) -> int:
-    """Return the flags of the code that a call runs; 0 if there is no telling."""
+    """Return the flags of the code that a call runs; 0 if unknown."""
     try:
         code = None if plain is None else getattr(_innermost(plain), "__code__", None)
     except Exception:
@@ -260,9 +255,8 @@ def _signature(func: Callable[..., object], plain: Callable[..., object] | None)
     try:
         signature = inspect.signature(inner, follow_wrapped=False)
     except Exception:
-        return None  # some built-ins tell nothing about their parameters
-    text = f"{shown(name_of(func))}{_parameters(signature)} does not take what is bound to it"
-    raise TypeError(text)
+        return None  # some built-ins do not reveal their parameters
+    raise TypeError(f"{shown(name_of(func))}{_parameters(signature)} does not accept its bound arguments")
 
 
 def _takes(func: FunctionType, count: int) -> bool:
@@ -286,7 +280,7 @@ def _check_arguments(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as exc:
-        # (The parameters of a partial have what is bound to it, so they are not shown.)
+        # Show the parameters of the innermost function: a partial hides its bound arguments.
         parameters = _parameters(signature_of(_without_partials(func)))
         raise TypeError(f"{shown(name_of(func))}{parameters} cannot be called like this: {exc}") from None
 
@@ -294,7 +288,7 @@ def _check_arguments(
 def _parameters(signature: Signature | None) -> str:
     try:
         return shown(str(signature))
-    except Exception:  # of the `repr` of a default value
+    except Exception:  # the `repr()` of a default value raised
         return "(...)"
 
 

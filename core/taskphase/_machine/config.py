@@ -1,4 +1,4 @@
-"""The settings of a task, and how they are inherited."""
+"""The settings of a task, and how a task inherits them."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,10 @@ DEFAULT_WHEN: When = "success"
 
 
 def check_seconds(name: str, value: object, *, finite: bool = False, what: str = "a number of seconds") -> None:
-    """Refuse what is no duration.
+    """Refuse a value that is not a duration in seconds.
 
     :raises TypeError: if `value` is not an int or a float
-    :raises ValueError: if it is negative or not a number, or infinite where it has to be `finite`
+    :raises ValueError: if `value` is negative, not a number, or infinite although `finite` is set
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be {what}, not {value!r}")
@@ -29,19 +29,19 @@ def check_seconds(name: str, value: object, *, finite: bool = False, what: str =
 
 @dataclass(frozen=True, slots=True)
 class TaskConfig:
-    """The settings of a task. `None` leaves a setting to whoever this configuration is merged into.
+    """The settings of a task. A setting that is `None` is inherited.
 
-    :param name: for logs and debuggers; default: the function's qualified name
-    :param shield: whether the task is spared by the drain; a number bounds that: so many seconds, from the moment that
-        what is not shielded is cancelled; default: no
+    :param name: for logs and debuggers; default: the qualified name of the function
+    :param shield: whether the drain spares the task. A number limits the shield: seconds from the moment when the drain
+        cancels unshielded tasks. Default: no
     :param on_error: called once with `(task, exception)` when the task has failed for good; sync (in a thread) or
-        async; what it returns means nothing
-    :param when: which outcome of its route a deferred task wants: "success" (the default), "failure" or "always".
-        It has no meaning for an immediate task
-    :param timeout: seconds for one attempt, after which it fails with `TimeoutError`; default: no limit
-    :param retry: called with `(task, exception)` after each attempt that failed; returns the pause before the next
-        attempt (seconds or a `timedelta`), or None if there is none. It runs in the event loop, so it must be quick.
-        `retry()` makes one; default: no further attempt
+        async; the return value is ignored
+    :param when: the outcome of the route for which a deferred task runs: "success" (the default), "failure" or
+        "always". Ignored by immediate tasks
+    :param timeout: the most seconds for one attempt; then the attempt fails with `TimeoutError`. Default: no limit
+    :param retry: called with `(task, exception)` after each failed attempt; returns the pause before the next attempt
+        (seconds or a `timedelta`), or None for no further attempt. Runs in the event loop, so it must be quick.
+        `retry()` makes such a policy. Default: no further attempt
     :raises TypeError: if a setting has the wrong type
     :raises ValueError: if `when` is none of the three, or `timeout` or `shield` is negative or not a number
     """
@@ -57,7 +57,7 @@ class TaskConfig:
         if self.name is not None and type(self.name) is not str:
             if not issubclass(type(self.name), str):
                 raise TypeError(f"name must be a str, not {self.name!r}")
-            # The methods of a class of the user's must not run wherever the name is shown.
+            # A subclass of `str` may override methods; its code must not run wherever the name is shown.
             object.__setattr__(self, "name", str.__str__(self.name))
         if self.shield is not None and not isinstance(self.shield, bool):
             check_seconds("shield", self.shield, what="a bool or a number of seconds")
@@ -77,11 +77,11 @@ class TaskConfig:
 
     @property
     def protection(self) -> float:
-        """For how many seconds the drain spares the task: 0 if not at all, infinity if for ever."""
+        """The seconds for which the drain spares the task: 0 without a shield, infinity without a limit."""
         return math.inf if self.shield is True else float(self.shield or 0)
 
     def merge(self, other: "TaskConfig") -> "TaskConfig":
-        """Return a configuration in which the settings that `other` has win. Neither of the two changes."""
+        """Return new settings: those of `other`, and those of `self` where `other` has None."""
         if self is UNSET:
             return other
         if other is UNSET:
@@ -97,10 +97,8 @@ class TaskConfig:
 
 
 def _check_handler(on_error: Callable[..., object]) -> None:
-    if issubclass(type(on_error), RetryPolicy):  # no code of a proxy may run here
-        raise TypeError(
-            "on_error is called when there is no further attempt; for further attempts write retry=retry(...)"
-        )
+    if issubclass(type(on_error), RetryPolicy):  # `isinstance()` would run the code of a proxy
+        raise TypeError("on_error must be a handler, not a retry policy; for further attempts write retry=retry(...)")
     try:
         check_call(on_error, (None, None), {})
     except TypeError as exc:
@@ -113,9 +111,23 @@ def _check_policy(policy: Callable[..., object]) -> None:
     try:
         check_call(policy, (None, None), {})
     except TypeError as exc:
-        raise TypeError(f"retry must be callable with (task, exception), as what retry() returns is: {exc}") from None
+        raise TypeError(f"retry must be callable with (task, exception), like the policy from retry(): {exc}") from None
     if is_async(policy):
         raise TypeError(f"retry must be a plain function, not an async one: {policy!r}")
 
 
 UNSET = TaskConfig()
+
+
+def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
+    """Check a number of tasks or threads.
+
+    :raises TypeError: if it is no int
+    :raises ValueError: if it is less than `least`
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")

@@ -1,8 +1,7 @@
-"""Who gets an exception?
+"""Where does an exception go, and what does it mean for the task?
 
-An exception that a task raises goes to its retry policy first, and to its handler when there is no further attempt.
-Nobody asks the policy of a task that was told to stop. An exception that is no `Exception` (`SystemExit`,
-`KeyboardInterrupt`) goes to neither: it does not speak to the task.
+First the retry policy decides, unless the task was told to stop. If no attempt follows, the handler gets the exception.
+A `BaseException` that is no `Exception` (`SystemExit`, `KeyboardInterrupt`) goes to neither: its target is the program.
 """
 
 from types import MappingProxyType
@@ -12,13 +11,13 @@ from .table import Symbol
 
 
 class Outcome(Symbol):
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     RETURNED = "returned"
     RAISED = "raised"
-    """With an `Exception`, `TimeoutError` of its own timeout included."""
+    """It raised an `Exception`; the `TimeoutError` of its own timeout is one."""
     EXITED = "exited"
-    """With another `BaseException`."""
+    """It raised another `BaseException`."""
     CANCELLED = "cancelled"
 
 
@@ -38,6 +37,6 @@ DISPATCH = MappingProxyType(
         (Outcome.CANCELLED, False, True): _E.UNWIND,
     }
 )
-"""The event that an attempt's end is for its task: by how the attempt ended, whether the retry policy wants another
-one, and whether there is a handler.
+"""The event for the task, by the outcome of the attempt, whether the policy wants another attempt, and whether there is
+a handler.
 """

@@ -1,10 +1,10 @@
-"""Who is cancelled when, while the host closes?
+"""Which tasks are cancelled, and when, while the host closes?
 
-An OPEN host takes every task. Closing leads to GRACE, in which everything may end by itself and new tasks are still
-taken; then to SHIELDED, on whose entry all that is not shielded is cancelled, and in which only shielded tasks may
-schedule; then to FORCED, on whose entry the shielded are cancelled too and threads are abandoned. When nothing is
-left alive, in whichever stage, the host is CLOSED. So a deadline takes it one stage on, and being idle takes it to
-the end.
+1. OPEN and GRACE: the host takes every task. In GRACE it waits for tasks to end by themselves.
+2. SHIELDED: the drain cancels unshielded tasks on entry. Only shielded tasks may schedule.
+3. FORCED: the drain cancels shielded tasks on entry, and abandons their threads.
+
+A deadline leads to the next stage. As soon as nothing is alive, any closing stage leads to CLOSED.
 """
 
 from types import MappingProxyType
@@ -22,17 +22,17 @@ class DrainStage(Symbol):
 
 class DrainEvent(Symbol):
     CLOSE = "close"
-    """Somebody wants the host closed."""
+    """The host is asked to close."""
     DEADLINE = "deadline"
-    """The stage's time is up."""
+    """The time of the stage is over."""
     IDLE = "idle"
-    """Nothing of the host is alive, and nothing waits for its phase."""
+    """No task of the host is alive, and none waits for its phase."""
     ABORT = "abort"
-    """What runs the host is itself being taken down, as by `KeyboardInterrupt`."""
+    """The code that runs the host is being stopped itself, for example by `KeyboardInterrupt`."""
 
 
 class Sweep(Symbol):
-    """Whom the entry into a stage cancels."""
+    """The tasks that the entry into a stage cancels."""
 
     NOBODY = "nobody"
     UNSHIELDED = "unshielded"
@@ -50,7 +50,7 @@ DRAIN = table(
         _S.CLOSED: {},
     }
 )
-"""The stage that an event leads to, by the stage before."""
+"""The next stage, by stage and event."""
 
 SWEEPS = MappingProxyType(
     {
@@ -67,5 +67,5 @@ _TAKES_SHIELDED = _TAKES_ANY | {_S.SHIELDED}
 
 
 def accepts(stage: DrainStage, *, by_shielded: bool) -> bool:
-    """Return whether a new task is taken; `by_shielded`: it is a shielded task that schedules it."""
+    """Return whether the host takes a new task. `by_shielded`: a shielded task schedules the new task."""
     return stage in (_TAKES_SHIELDED if by_shielded else _TAKES_ANY)

@@ -1,22 +1,23 @@
 """What is one task doing?
 
-A task is NEW until somebody takes it. It is then either held back for its phase (DEFERRED), queued for a
-slot (WAITING), or asked to start (STARTING); RUNNING begins with its first step. An attempt ends by
-itself, by an exception or by cancellation. After an exception there may be another attempt: RETRYING is the pause
-before it, which holds no slot. If there is none, the handler is called (HANDLING).
+1. NEW: no host has placed the task.
+2. DEFERRED: the task waits for its phase. WAITING: the task waits for a slot.
+3. STARTING: the task was asked to start. RUNNING begins with the first step of the attempt.
+4. The attempt ends: it returns, raises or unwinds a cancellation. After an exception another attempt may follow:
+   RETRYING is the pause before, without a slot. If no attempt follows, the handler runs: HANDLING.
 
-To be cancelled is a request, not an end: CANCELLING lasts until the task's code has unwound, and that code may
-still return or raise; there is no further attempt after it. ABORTING is HANDLING after such a request.
+A cancellation is a request, not an end. CANCELLING lasts until the code of the task has ended, and this code may still
+return or raise. No attempt follows. ABORTING is HANDLING after such a request.
 
-SUCCEEDED, FAILED, CANCELLED and DROPPED are ends: no row leads out of them. DROPPED is a task that was never run
-because the scope or the host decided so; CANCELLED is one that somebody asked to stop, started or not.
+SUCCEEDED, FAILED, CANCELLED and DROPPED are ends: no row leads out of them. A DROPPED task never ran, because the scope
+or the host decided so. A CANCELLED task was asked to stop, before its start or later.
 """
 
 from .table import Symbol, table
 
 
 class TaskStatus(Symbol):
-    """What a task is doing. The last four are ends: each task reaches exactly one of them."""
+    """The state of a task. The last four are ends: each task reaches exactly one of them."""
 
     NEW = "new"
     DEFERRED = "deferred"
@@ -35,26 +36,26 @@ class TaskStatus(Symbol):
 
 class LifeEvent(Symbol):
     DEFER = "defer"
-    """Its phase has not come."""
+    """The phase of the task has not come."""
     QUEUE = "queue"
-    """Its phase has come, but no slot is free."""
+    """The phase has come, but no slot is free."""
     START = "start"
-    """A start is requested of the event loop."""
+    """The task is asked to start: the event loop will run its first step."""
     STEP = "step"
-    """The first step of an attempt is taken."""
+    """An attempt takes its first step."""
     SUCCEED = "succeed"
     RAISE = "raise"
-    """The last attempt ended by an exception that a handler gets."""
+    """The last attempt ended by an exception, and there is a handler for it."""
     FAIL = "fail"
-    """The last attempt ended by an exception, and its handler has ended, if it has one."""
+    """The last attempt ended by an exception, and the handler has ended, if there is one."""
     RETRY = "retry"
     """An attempt ended by an exception, and another attempt follows."""
     CANCEL = "cancel"
-    """Somebody asks the task to stop."""
+    """The task is asked to stop."""
     UNWIND = "unwind"
     """The attempt ended by cancellation."""
     DROP = "drop"
-    """The scope or the host decides that it never runs."""
+    """The scope or the host decides that the task never runs."""
 
 
 _S, _E = TaskStatus, LifeEvent
@@ -117,3 +118,6 @@ LIFE = table(
 """The status that an event leads to, by the status before."""
 
 ENDS = frozenset(status for status, row in LIFE.items() if not row)
+
+IN_ATTEMPT = frozenset({_S.RUNNING, _S.CANCELLING, _S.HANDLING, _S.ABORTING})
+"""From the first step of an attempt to its end, the handler included."""

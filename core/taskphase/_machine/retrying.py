@@ -6,28 +6,28 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-# A float overflows at 2 ** 1024; long before that, any `max_delay` has been reached.
+# A float overflows at 2 ** 1024. Any `max_delay` is reached long before.
 _MOST_DOUBLINGS = 1000
 
 
 class Attempted(Protocol):
-    """What a policy asks of a task."""
+    """The part of a task that a policy reads."""
 
     @property
     def attempt(self) -> int:
-        """The number of the present attempt, from 1."""
+        """The number of the current attempt, from 1."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What `retry()` returns: pauses that grow exponentially, and a number of attempts.
+    """The policy that `retry()` returns: exponential pauses, and a limit of attempts.
 
     :ivar attempts: the most attempts, the first one included
-    :ivar on: the exceptions that are worth another attempt
+    :ivar on: the exceptions that lead to another attempt
     :ivar backoff: seconds before the second attempt; each further pause is twice as long
-    :ivar jitter: whether a pause is drawn evenly from 0 to its length
-    :ivar max_delay: seconds of the longest pause
+    :ivar jitter: whether a pause is random, evenly distributed from 0 to its full length
+    :ivar max_delay: the longest pause, in seconds
     """
 
     attempts: int
@@ -38,7 +38,7 @@ class RetryPolicy:
     _draw: Callable[[float, float], float] = field(repr=False, compare=False)
 
     def __call__(self, task: Attempted, exception: Exception, /) -> float | None:
-        """Return the seconds before the next attempt; None if there is none."""
+        """Return the seconds before the next attempt, or None for no further attempt."""
         if task.attempt >= self.attempts or not isinstance(exception, self.on):
             return None
         pause = min(self.max_delay, self.backoff * 2.0 ** min(task.attempt - 1, _MOST_DOUBLINGS))
@@ -46,17 +46,17 @@ class RetryPolicy:
 
 
 def seconds_of(answer: object) -> float | None:
-    """Return the pause that a retry policy has answered, in seconds; None if there is no other attempt.
+    """Return the pause, in seconds, from the answer of a retry policy; None for no further attempt.
 
     :raises TypeError: if the answer is not None, a number or a timedelta
-    :raises ValueError: if it is negative, infinite or not a number
+    :raises ValueError: if the answer is negative, infinite or not a number
     """
     if answer is None:
         return None
     if isinstance(answer, timedelta):
         answer = answer.total_seconds()
     if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"a retry policy returns None, seconds or a timedelta, not {type(answer).__name__}")
+        raise TypeError(f"a retry policy must return None, seconds or a timedelta, not {type(answer).__name__}")
     if not math.isfinite(answer) or answer < 0:
-        raise ValueError(f"a retry policy returned {answer!r}: a pause is finite, and 0 seconds or more")
+        raise ValueError(f"a retry policy returned {answer!r}: a pause must be finite and 0 seconds or more")
     return float(answer)

@@ -1,12 +1,14 @@
 """May a deferred task of this unit of work start?
 
-A scope is in its ROUTE until that has answered (RESPONDING) or failed (EXCUSING: an error response is on its way),
-and is then over. A task of a phase that the scope has reached starts at once; one whose phase is still to come is
-held; and a deferred task whose `when` does not fit the outcome of the route is dropped when its phase comes.
+A scope begins in ROUTE. Its route answers (RESPONDING) or fails (EXCUSING: an error response may follow). Then the
+scope ends (OVER, OVER_FAILED). The verdict for a task:
+
+- START, if its phase has come and its `when` fits the outcome of the route. An immediate task always starts.
+- DROP, if its phase has come and its `when` does not fit.
+- HOLD, if its phase has not come.
 
 A scope may end while its route still runs (a middleware has answered by itself). The scope is then LATE: deferred tasks
-stay held until the route has decided, or until the host gives the route up. An event that arrives when the scope is
-over already changes nothing.
+stay held until the route ends, or until the host gives the route up. When a scope is over, an event changes nothing.
 """
 
 from types import MappingProxyType
@@ -27,15 +29,15 @@ class ScopeState(Symbol):
     ROUTE = "route"
     """The route runs."""
     RESPONDING = "responding"
-    """The route has answered; its answer is being delivered."""
+    """The route has answered; the server delivers the answer."""
     EXCUSING = "excusing"
-    """The route has failed; an error may be being delivered."""
+    """The route has failed; the server may deliver an error."""
     LATE = "late"
-    """It is over, and the route still runs."""
+    """The scope is over, but the route still runs."""
     OVER = "over"
-    """It is over, and the route had answered."""
+    """The scope is over, and the route had answered."""
     OVER_FAILED = "over_failed"
-    """It is over, and the route had failed."""
+    """The scope is over, and the route had failed."""
 
 
 class ScopeEvent(Symbol):
@@ -43,11 +45,11 @@ class ScopeEvent(Symbol):
     ROUTE_FAILED = "route_failed"
     ENDED = "ended"
     GIVEN_UP = "given_up"
-    """The host closes, and does not wait for the route."""
+    """The host closes, and no longer waits for the route."""
 
 
 class Verdict(Symbol):
-    """What becomes of a task."""
+    """The decision about a task."""
 
     START = "start"
     HOLD = "hold"
@@ -97,6 +99,13 @@ _WHENS: tuple[When | None, ...] = ("success", "failure", "always", None)
 VERDICTS = MappingProxyType(
     {(state, phase, when): _judge(state, phase, when) for state in _S for phase in Phase for when in _WHENS}
 )
-"""What becomes of a task, by the state of its scope, its phase and its `when`, which counts for deferred ones only.
-None is a `when` that nobody has set.
+"""The decision about a task, by the state of its scope, its phase and its `when`. `when` counts only for deferred
+tasks; None is the default.
 """
+
+
+def mismatch(when: When | None) -> str:
+    """Return the reason why a task with this `when` is dropped, for the log."""
+    if when == "failure":
+        return "its route succeeded, and it was to run on failure only"
+    return "its route failed, and it was to run on success only"

@@ -1,4 +1,4 @@
-"""What the tables of states have in common: a look-up, and the refusal of what is not in them."""
+"""Immutable state tables that refuse unknown events."""
 
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -10,20 +10,18 @@ E = TypeVar("E", bound=Enum)
 
 
 class Symbol(StrEnum):
-    """What tables are made of.
+    """A member of a table: a string enum with a fast hash.
 
-    They are looked up several times a task, and the hash of an `Enum` is a call of Python. So is the look-up of a
-    member in its class, before Python 3.12: the driver has names of its own for those that every task passes.
+    The driver looks members up several times for each task, and the hash of an `Enum` is a Python call. Before Python
+    3.12 `Enum.MEMBER` is a Python call as well, so the driver keeps module constants for the members that every task
+    needs.
     """
 
     __hash__ = str.__hash__
 
 
 class IllegalEvent(RuntimeError):
-    """An event that a state's row does not have: a bug of the driver, never of its user.
-
-    The state is as it was before.
-    """
+    """The row of a state has no such event: a bug of the driver, never of its user. The state is unchanged."""
 
     def __init__(self, state: Enum, event: Enum) -> None:
         super().__init__(state, event)
@@ -35,7 +33,7 @@ class IllegalEvent(RuntimeError):
 
 
 class Row(dict[E, S]):
-    """Where each event leads from one state. To look up another one raises `IllegalEvent`."""
+    """The next state for each event of one state. Raises `IllegalEvent` for an event without an entry."""
 
     __slots__ = ("_state",)
 
@@ -48,5 +46,5 @@ class Row(dict[E, S]):
 
 
 def table(rows: Mapping[S, Mapping[E, S]]) -> Mapping[S, Mapping[E, S]]:
-    """Return the same rows, which nobody can change and which refuse what they do not have."""
+    """Return an immutable copy of `rows`, in which an unknown event raises `IllegalEvent`."""
     return MappingProxyType({state: MappingProxyType(Row(state, row)) for state, row in rows.items()})

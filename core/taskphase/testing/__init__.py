@@ -1,27 +1,25 @@
-"""What users' tests import.
+"""Tools for tests: a recorder of tasks, a clock to move by hand, and a simulation that controls every interleaving.
 
 with record_tasks(host) as tasks:
     ...
     await tasks.await_all()
     tasks.assert_scheduled(send_mail, "ada@example.org")
 
-`record_tasks()` has a test see which tasks were scheduled, wait for them without sleeping, and fail if one of them
-does; `JumpClock` moves the time of event loops on, over timeouts and the pauses between attempts. They change nothing
-else: loops, threads and sockets are real.
+`record_tasks()` shows a test the scheduled tasks, waits for them without sleeping, and fails the test if a task fails.
+`JumpClock` moves the time of event loops past timeouts and retry pauses. Loops, threads and sockets stay real.
 
 @explore(schedules=300)
 async def test_two_buyers_never_get_the_same_item() -> None:
     ...
 
-The rest is deterministic simulation of anyio programs: every interleaving on purpose, on asyncio and on trio.
-`simulate()` makes one run, a pure function of the program, the choices of a policy and the faults; `explore()` makes
-many, and shrinks the one that fails to a few choices, from which it can be replayed; `explore_shutdown()` has a
-shutdown begin at every step. No time passes for real: it is
-virtual, and moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets,
-files, subprocesses and threads of other origin do not.
+The other tools simulate anyio programs deterministically, on asyncio and on trio. `simulate()` makes one run: a pure
+function of the program, the choices of a policy and the faults. `explore()` makes many runs, and shrinks a failing one
+to a few choices that replay the failure. `explore_shutdown()` starts a shutdown at every step. Time is virtual, and
+moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets, files,
+subprocesses and other threads do not.
 
-Works with pytest and without. The simulation rests on private names of asyncio, anyio and trio, and says so, by an
-error that names it, when one of them has changed.
+The tools work with and without pytest. The simulation uses private names of asyncio, anyio and trio. If a name has
+changed, it raises an error with that name.
 """
 
 from ._clock.jumping import JumpClock
@@ -67,7 +65,7 @@ __all__ = [
     "simulate",
 ]
 
-# A traceback names what a user can import.
+# Tracebacks must show names that a user can import.
 for _name in __all__:
     if getattr(globals()[_name], "__module__", "").startswith("taskphase."):
         globals()[_name].__module__ = __name__

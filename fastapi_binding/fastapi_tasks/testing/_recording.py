@@ -1,12 +1,11 @@
-"""The tasks of an app, recorded, for `testing`. Nothing of this is imported in production."""
+"""The recorder for the tasks of an app."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial, wraps
-from threading import Lock
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from taskphase import TaskHost
 from taskphase.testing import RecordedTasks, RunMode, TaskRecorder
 
-from .._app import Installation, installation_of
+from .._app import installation_of
 from ..errors import FastAPITasksUninitializedAppError
 
 # The messages that end a response.
@@ -25,13 +24,12 @@ _ENDS = ("http.response.body", "http.response.pathsend")
 
 @dataclass(eq=False, slots=True)
 class RecordedRequest:
-    """A request or websocket session, with its tasks: what its code has scheduled, through `Tasks`, `current_host()`
-    or otherwise, and what these tasks have scheduled in turn. What a task schedules by way of a request that it makes
-    to the same app belongs to that request.
+    """A request or websocket session, with its tasks: all tasks that its code schedules, and all tasks that these tasks
+    schedule. But if a task sends a request to the same app, the tasks of that request belong to that request.
 
-    :ivar method: such as "GET"; "WEBSOCKET" for a session
-    :ivar path: without the query
-    :ivar tasks: with all that the recorder itself can do
+    :ivar method: for example "GET"; "WEBSOCKET" for a session
+    :ivar path: the path without the query
+    :ivar tasks: the tasks, with the same methods as the recorder
     """
 
     method: str
@@ -40,12 +38,12 @@ class RecordedRequest:
     _is_closing: bool = field(default=False, init=False, repr=False)
 
 
-# What runs here on whose account, the innermost last: one for each recorder, and each request within a request.
+# The accounts of the running code, each with its recorder, the innermost last: a request may be inside a request.
 _ACCOUNTS: ContextVar[tuple[tuple[TaskRecorder, object], ...]] = ContextVar("fastapi_tasks_accounts", default=())
 
 
 class AppTaskRecorder(TaskRecorder):
-    """Records the tasks of an app while its `with` block lasts: what `record_tasks()` returns."""
+    """Records the tasks of an app during its `with` block: the result of `record_tasks()`."""
 
     def __init__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
         super().__init__(run=run, timeout=timeout)
@@ -55,30 +53,23 @@ class AppTaskRecorder(TaskRecorder):
                 "record_tasks() takes an app on which add_tasks() was called; if it is mounted on one, that one"
             )
         self._installation = installation
-        # That which `add_tasks` has made for this app; instrumentation may have made another one of it.
-        self._app_class = next(cls for cls in type(app).__mro__ if "_fastapi_tasks" in vars(cls))
         self._requests: list[RecordedRequest] = []
 
     @property
     def requests(self) -> Sequence[RecordedRequest]:
-        """The requests and websocket sessions since the recorder was entered, in the order in which they began."""
+        """The requests and websocket sessions since the beginning of the block, in the order of their beginning."""
         return tuple(self._requests)
 
     def of_request(self, path: str) -> RecordedTasks[Any]:
-        """Return the tasks of the requests and websocket sessions with this path, what they schedule in turn included.
+        """Return the tasks of the requests and websocket sessions with this path, and all tasks that these schedule.
 
-        :param path: as the client asks for it, without the query
+        :param path: the path in the request of the client, without the query
         """
         return self.claimed_by(lambda account: getattr(account, "path", None) == path, f"recorded tasks of {path}")
 
     def __enter__(self) -> AppTaskRecorder:
         super().__enter__()
-        with _LOCK:
-            if not self._installation.recorders:
-                self._installation.unrecorded = self._app_class.__call__
-                call = _recorded(self._app_class.__call__, self._installation)
-                self._app_class.__call__ = call  # type: ignore[method-assign]
-            self._installation.recorders.append(self)
+        self._installation.around.append(self._put_around)
         return self
 
     def __exit__(
@@ -86,32 +77,32 @@ class AppTaskRecorder(TaskRecorder):
     ) -> None:
         """Stop recording. Waits for nothing.
 
-        :raises UnexpectedFailures: if a task has failed and nothing expects that
-        :raises AssertionError: if something expects a failure and there was none
+        :raises UnexpectedFailures: if a task has failed unexpectedly
+        :raises AssertionError: if an expected failure is missing
         """
-        with _LOCK:
-            self._installation.recorders.remove(self)
-            if not self._installation.recorders:
-                self._app_class.__call__ = self._installation.unrecorded  # type: ignore[method-assign]
+        self._installation.around.remove(self._put_around)
         super().__exit__(exc_type, exc, tb)
 
     def claim(self, host: TaskHost | None) -> object:
-        """Return the request that runs here, else the recorder itself for the app's own tasks."""
+        """Return the request that runs here; otherwise, for a host of the app, the recorder."""
         for recorder, account in reversed(_ACCOUNTS.get()):
             if recorder is self:
                 return account
         return self if host in self._installation.hosts else None
 
     def is_busy(self) -> bool:
-        """Return whether a request goes on whose client has the whole response already."""
+        """Return whether a request whose client has the whole response still runs."""
         return any(request._is_closing for request in self.requests)
 
-    async def around(self, call: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app, on account of the request if it is one. To be called by the app itself."""
+    def _put_around(self, call: ASGIApp) -> ASGIApp:
+        return partial(self._call, call)
+
+    async def _call(self, call: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app. The account is the request, or the recorder for a lifespan."""
         if scope["type"] not in ("http", "websocket"):
             await self._on_account(self, call(scope, receive, send))
             return
-        request = self._begun(scope)
+        request = self._begin(scope)
         try:
             await self._on_account(request, call(scope, receive, self._watched(request, send)))
         except Exception:
@@ -123,7 +114,7 @@ class AppTaskRecorder(TaskRecorder):
             request._is_closing = False
             self.changed()
 
-    def _begun(self, scope: Scope) -> RecordedRequest:
+    def _begin(self, scope: Scope) -> RecordedRequest:
         request = RecordedRequest(scope.get("method", "WEBSOCKET"), scope["path"])
         request.tasks = self.claimed_by(lambda account: account is request, f"recorded tasks of {request}")
         self._requests.append(request)
@@ -151,48 +142,39 @@ class AppTaskRecorder(TaskRecorder):
             _ACCOUNTS.reset(token)
 
 
-_LOCK = Lock()
-
-
-def _recorded(call: Callable[..., Awaitable[None]], installation: Installation) -> Callable[..., Awaitable[None]]:
-    @wraps(call)
-    async def recorded_call(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
-        around: ASGIApp = partial(call, app)
-        for recorder in tuple(installation.recorders):
-            around = partial(recorder.around, around)
-        await around(scope, receive, send)
-
-    return recorded_call
-
-
 def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> AppTaskRecorder:
-    """Return a context manager that records the tasks of `app` while its `with` block lasts, and is the sequence of
-    them.
+    """Return a context manager that records the tasks of `app` during its `with` block, and is the sequence of these
+    tasks.
 
         with record_tasks(app) as tasks, TestClient(app) as client:
             client.post("/users", params={"email": "ada@example.org"})
             tasks.wait_all()
             tasks.after_response.assert_scheduled(send_mail, "ada@example.org")
 
-    It works with every client that runs the app in this process: `TestClient`, httpx's `ASGITransport`, a server in a
-    thread; with a lifespan and without. It may be entered before the app is started or later, in any thread, and
-    there may be several. Those of the app are the tasks of its requests, of apps that are mounted on it, of its
-    startup, whatever else its host is asked to run, and what all these schedule.
+    It works with every client that runs the app in this process (`TestClient`, httpx's `ASGITransport`, a server in a
+    thread), with a lifespan and without. Enter it before or after the start of the app, in any thread. Several
+    recorders may record at once. The recorder has the tasks of all requests, of mounted apps, of the startup, of all
+    other code that uses the host of the app, and all tasks that these schedule.
 
-    Leaving the block raises `UnexpectedFailures` if one of the tasks has failed, unless `expect_failure()` was called
-    for it. It waits for nothing: where the client is left first, as above, the app has shut down, and all have ended.
+    The end of the block raises `UnexpectedFailures` if a task has failed, unless `expect_failure()` was called for it.
+    It does not wait. In the example the client ends first: then the app has shut down, and all tasks have ended.
 
-    :param app: the one on which `add_tasks()` was called
-    :param run: "normal" changes nothing. "never": tasks are scheduled, held for their phase and dropped as always,
-        but instead of being started they are taken out of the app: they take no place among `max_pending`, and the
-        shutdown does not wait for them. They can be run by hand, with `run_all()` or `await task()`. "inline": the real
-        thing, awaited earlier: the response begins when the immediate and after_route tasks have ended, and the ASGI
-        call returns when the after_response tasks have, those that they schedule included. A task that waits for what
-        comes later in its request cannot end then. Tasks of no request run as always
-    :param timeout: seconds of the event loop's time, jumps of a `JumpClock` included, that each wait for tasks may
-        take; None: for ever
+    `run` is one of:
+
+    - "normal": tasks run as always.
+    - "never": tasks are scheduled, held for their phase and dropped as always. A task whose phase has come does not
+      start. The app forgets the task: the task does not count for `max_pending`, and the shutdown does not wait for it.
+      Run the task by hand, with `run_all()` or `await task()`.
+    - "inline": tasks run as always, but the response begins only after the ends of the immediate and after_route tasks,
+      and the ASGI call returns only after the ends of the after_response tasks, and of all tasks that these schedule.
+      A task that waits for a later event of its own request cannot end. Tasks of no request run as always.
+
+    :param app: the app with `add_tasks()`
+    :param run: "normal", "never" or "inline"
+    :param timeout: the most seconds of each wait, in the event loop's time, with the jumps of a `JumpClock`; None: for
+        ever
     :raises FastAPITasksUninitializedAppError: if `add_tasks()` was not called on `app`
     :raises TypeError: if `timeout` is no number
-    :raises ValueError: if `run` is none of the three, or `timeout` is negative or not a number
+    :raises ValueError: if `run` is another word, or `timeout` is negative or not a number
     """
     return AppTaskRecorder(app, run=run, timeout=timeout)

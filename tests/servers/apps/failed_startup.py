@@ -1,4 +1,4 @@
-"""An app whose startup fails while a shielded task is under way, in the way that the environment names."""
+"""An app whose startup fails while a shielded task runs, in the way that the environment names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers.harness import record
 
 from fastapi_tasks import add_tasks, current_host
 
-WORK = 0.3  # seconds; long against what a server does between the message and its end
+WORK = 0.3  # seconds; far more than a server needs between the message and its end
 
 
 async def work() -> None:

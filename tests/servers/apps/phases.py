@@ -1,7 +1,8 @@
-"""An app with an endpoint for each way of answering, which schedules a task in each phase. All is journalled.
+"""An app with an endpoint for each kind of response. Each endpoint schedules a task in each phase. The app journals all
+events.
 
-The query string of a request is its case: the subject of every record about it. What the tests need beside
-their cases (`/ready`, `/release`, `/port`) is asked for without one.
+The query string of a request is its case: the subject of every record about the request. Requests that belong to no
+case (`/ready`, `/release`, `/port`) have no query string.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ async def session(case: Case) -> AsyncIterator[None]:
         record("request.exit", case)
 
 
-# The app's own dependencies are entered before those of an endpoint, so they are left last: after `Tasks`.
+# The app's own dependencies enter before an endpoint's dependencies, so they exit last: after `Tasks`.
 fastapi_app = FastAPI(
     lifespan=lifespan,
     dependencies=[Depends(session), Depends(transaction, scope="function")],
@@ -95,7 +96,7 @@ async def release(case: str) -> None:
 
 @fastapi_app.get("/port")
 async def port(request: Request) -> int | None:
-    """Tell the client's port: two requests with the same one came over the same connection."""
+    """Return the client's port: two requests with the same port used the same connection."""
     return request.client and request.client.port
 
 
@@ -200,7 +201,7 @@ def is_last(message: Message) -> bool:
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Journal the first message before the server has it, and the last one after: outside of everything."""
+    """Journal the first message before the server gets it, and the last one after; as the outermost layer."""
     if scope["type"] == "lifespan":
         return await fastapi_app(scope, receive, send)
     case = scope["query_string"].decode()
@@ -210,7 +211,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             record("wire.start", case)
         try:
             await send(message)
-        finally:  # hypercorn on trio raises Cancelled from the last send of a stream that it has delivered
+        finally:  # hypercorn on trio raises Cancelled from the last send of a stream, after the delivery
             if is_last(message):
                 record("wire.final", case)
 

@@ -1,6 +1,6 @@
-"""An app whose tasks are under way when the server is told to end, and which journals what becomes of them.
+"""An app whose tasks run when the server is told to end. The app journals the events of the tasks.
 
-The tasks wait until the server has asked the app to shut down: what they do next is done during the drain.
+The tasks wait until the server has requested the app's shutdown, so their next steps happen during the drain.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.servers.harness import record
 
 from fastapi_tasks import Task, Tasks, add_tasks
 
-WORK = 0.3  # seconds; long against the drain's first step, so that a task which does not last is seen
-QUEUED = 5  # tasks; with `max_running=1` all but one of them wait
+WORK = 0.3  # seconds; far more than the drain's first step, so that a task that ends too early is noticed
+QUEUED = 5  # tasks; with `max_running=1` all except one wait
 
 
 class Shutdown:
@@ -37,7 +37,7 @@ class Shutdown:
 
 
 class Resource:
-    """What a user opens in the lifespan and closes after its `yield`: a pool, a client."""
+    """A resource that a user opens in the lifespan and closes after its `yield`: a pool, a client."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -210,7 +210,7 @@ async def in_flight(tasks: Tasks) -> str:
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell the tasks of the shutdown, before anything inside has heard of it."""
+    """Tell the tasks about the shutdown before any inner code has received the message."""
 
     async def observed_receive() -> Message:
         message = await receive()

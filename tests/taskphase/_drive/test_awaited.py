@@ -30,7 +30,7 @@ def names_of(coro: object) -> list[str]:
 
 @contextmanager
 def suspended(coro: Coroutine[Any, Any, None]) -> Iterator[None]:
-    """Take the first step of a coroutine, which has two, and later the second one."""
+    """Take the first of the two steps of a coroutine, and later the second one."""
     coro.send(None)
     yield
     with pytest.raises(StopIteration):
@@ -106,7 +106,7 @@ def test_the_walk_calls_no_code_of_the_user_g3_g9() -> None:
 
 
 class Waiting:
-    """Awaits nothing, and refers to whatever it is given."""
+    """Awaits nothing, and refers to its arguments."""
 
     def __init__(self, *referents: object) -> None:
         for number, referent in enumerate(referents):

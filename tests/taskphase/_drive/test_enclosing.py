@@ -9,11 +9,9 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
-import anyio._backends._asyncio as anyio_on_asyncio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
@@ -26,21 +24,16 @@ from tests.ways import WAYS, Way, go
 from taskphase import TaskHost, TasksScheduler, TaskStatus, current_task
 from taskphase._drive import on_asyncio, on_trio
 
-look_at_anyio: Any = on_asyncio._states_of_tasks.__wrapped__
-look_at_trio: Any = on_trio._can_enclose
-
 
 @pytest.fixture(params=["late", "early"], autouse=True)
 def entered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """When the scope of a task is entered. Early is what is left where anyio or trio are not as they were."""
-    if request.param == "early":
-        monkeypatch.setattr(on_asyncio, "_states_of_tasks", lambda: None)
-        monkeypatch.setattr(on_trio, "_can_enclose", lambda _: False)
+    """When a task enters its scope. "Early" is the fallback if the private names of anyio or trio have changed."""
+    monkeypatch.setenv("TASKPHASE_SCOPES", request.param)
     return request.param  # type: ignore[no-any-return]
 
 
 class Log(list[str]):
-    """What a task has gone through."""
+    """The events of a task."""
 
     async def rest(self, where: str) -> None:
         try:
@@ -70,7 +63,7 @@ async def test_a_running_task_has_no_scope_before_it_is_cancelled_unless_it_has_
 
 
 class Around(asyncio.Future[None]):
-    """What a task factory may make: a future around a task, whose own cancellation cancels nothing."""
+    """A possible result of a task factory: a future around a task. Cancelling the future cancels nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> None:
         super().__init__(loop=loop)
@@ -309,7 +302,7 @@ async def test_a_task_that_returns_despite_its_cancellation_has_succeeded_g2() -
         task.cancel()
         await task.wait()
         assert (task.status, task.return_value) == (TaskStatus.SUCCEEDED, "done")
-        await turns()  # and nobody is cancelled that runs later
+        await turns()  # the cancellation hits no later code
 
 
 async def test_a_task_cancelled_in_its_thread_is_cancelled_when_the_thread_ends_g8_g9() -> None:
@@ -337,7 +330,7 @@ async def test_a_task_cancelled_in_its_thread_is_cancelled_when_the_thread_ends_
 
 
 class Asked:
-    """A call in a thread that looks whether it is cancelled, after somebody has cancelled its task."""
+    """A call in a thread that checks for the cancellation of its task, after the cancellation."""
 
     def __init__(self) -> None:
         self.log = Log()
@@ -359,7 +352,7 @@ class Asked:
         await anyio.to_thread.run_sync(look)
 
     async def cancelled_in(self, func: Callable[[], Awaitable[object]]) -> list[str]:
-        """Have a task await `func()`, which is to await `in_thread()`, and cancel it there."""
+        """Let a task await `func()`, which has to await `in_thread()`, and cancel the task there."""
 
         async def run() -> None:
             await func()
@@ -426,7 +419,7 @@ async def test_behind_an_opaque_awaitable_a_thread_can_see_it_if_a_scope_is_arou
 
     def opaque(coro: Coroutine[Any, Any, None]) -> Any:
         class Opaque:
-            """Refers to nothing, to the eyes of the garbage collector: `coro` is in the closures of its methods."""
+            """Shows no references to the garbage collector: `coro` is in the closures of its methods."""
 
             def __await__(self) -> Opaque:
                 return self
@@ -482,7 +475,7 @@ async def test_code_that_a_thread_runs_in_the_loop_is_cancelled_with_its_task_g9
     async def wait() -> None:
         begun.set()
         try:
-            await anyio.sleep(5)  # no longer, so that a failure does not hang
+            await anyio.sleep(5)  # bounded, so that a failure does not hang
             log.append("in the loop: went on")
         except get_cancelled_exc_class():
             log.append("in the loop: cancelled")
@@ -670,73 +663,3 @@ async def test_trio_s_scopes_that_were_left_crosswise_still_end_g2() -> None:
         task = host.schedule(run)
         await task.wait()
     assert task.status in (TaskStatus.CANCELLED, TaskStatus.FAILED)
-
-
-class TestPrivates:
-    """What nobody has promised is looked at first."""
-
-    @pytest.mark.parametrize("name", ["_task_states", "TaskState", "CancelScope", "AsyncIOBackend"])
-    def test_with_a_private_name_of_anyio_missing_tasks_enter_their_own_scopes(
-        self, monkeypatch: pytest.MonkeyPatch, name: str
-    ) -> None:
-        assert look_at_anyio() is anyio_on_asyncio._task_states
-        monkeypatch.delattr(anyio_on_asyncio, name)
-        assert look_at_anyio() is None
-
-    @pytest.mark.parametrize(
-        ("owner", "name"),
-        [
-            ("TaskState", "cancel_scope"),
-            ("CancelScope", "_tasks"),
-            ("CancelScope", "_child_scopes"),
-            ("CancelScope", "_parent_scope"),
-            ("CancelScope", "_shield"),
-        ],
-    )
-    def test_an_anyio_whose_objects_have_changed_does_so_too(
-        self, monkeypatch: pytest.MonkeyPatch, owner: str, name: str
-    ) -> None:
-        """Each with one attribute less than `enclose()` needs."""
-        known = {"cancel_scope": None, "_tasks": set(), "_child_scopes": set(), "_parent_scope": None, "_shield": False}
-        monkeypatch.setattr(anyio_on_asyncio, owner, lambda *_: SimpleNamespace(**known))
-        assert look_at_anyio() is anyio_on_asyncio._task_states
-        del known[name]
-        assert look_at_anyio() is None
-
-    def test_with_another_name_for_a_thread_s_scope_tasks_enter_their_own_scopes(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def run_sync_in_worker_thread() -> None: ...
-
-        monkeypatch.setattr(
-            anyio_on_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", staticmethod(run_sync_in_worker_thread)
-        )
-        assert look_at_anyio() is None
-
-    def test_with_wrapped_calls_in_threads_tasks_enter_their_own_scopes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def around() -> None:
-            scope = worker_scope = None  # noqa: F841
-
-        monkeypatch.setattr(anyio_on_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", staticmethod(around))
-        assert look_at_anyio() is None
-
-    @pytest.mark.parametrize(
-        ("owner", "name"),
-        [
-            (trio.lowlevel.Task, "_activate_cancel_status"),
-            (trio.lowlevel.Task, "_cancel_status"),
-            (trio.CancelScope, "_cancel_status"),
-        ],
-    )
-    def test_with_a_private_name_of_trio_missing_tasks_enter_their_own_scopes(
-        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
-    ) -> None:
-        async def look() -> tuple[bool, bool]:
-            async with trio.open_nursery() as nursery:
-                before = look_at_trio(nursery)
-                with monkeypatch.context() as patch:
-                    patch.delattr(owner, name)
-                    after = look_at_trio(nursery)
-            return before, after
-
-        assert trio.run(look) == (True, False)

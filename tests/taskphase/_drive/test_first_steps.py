@@ -21,7 +21,7 @@ from tests.backends import native_cancel_only, turns, until
 
 from taskphase import Task, TaskHost, TaskStatus, current_host, current_task
 
-# More than Python's stack takes, if one of them stood on the other.
+# More than Python's stack can hold, if the steps were nested.
 DEEP = 1000
 
 VAR: ContextVar[str] = ContextVar("VAR", default="unset")
@@ -34,7 +34,7 @@ class Log(list[object]):
 
 @pytest.fixture(params=["its own", "a factory's"], autouse=True)
 def makes_tasks(request: pytest.FixtureRequest) -> str:
-    """Who makes the tasks of an asyncio loop."""
+    """The maker of the tasks of an asyncio loop."""
     if request.param != "its own" and inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("task_factory")
     return request.param  # type: ignore[no-any-return]
@@ -260,7 +260,7 @@ async def test_first_steps_that_request_more_without_end_let_other_tasks_run_g3(
         for _ in range(5):
             before = len(log)
             await checkpoint()
-            assert len(log) <= before + 2  # (one, but for the order of a turn of trio)
+            assert len(log) <= before + 2  # one, except for trio's order of a turn
         await until(lambda: len(log) == DEEP + 1)
 
 
@@ -305,7 +305,7 @@ async def test_a_first_step_requested_by_a_thread_wakes_the_loop_g8() -> None:
 
 @native_cancel_only
 async def test_a_task_factory_set_later_makes_the_next_tasks_and_the_order_stays_g1() -> None:
-    """As instrumentation sets one in an app's startup."""
+    """Like instrumentation that sets a task factory in an app's startup."""
 
     def make(loop: asyncio.AbstractEventLoop, coro: object, **options: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]

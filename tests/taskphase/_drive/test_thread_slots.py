@@ -1,4 +1,4 @@
-"""G4, G8, G9, G16: who holds the slot of a thread, and which threads are abandoned."""
+"""G4, G8, G9, G16: the slots of threads, and the threads that are abandoned."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ async def test_a_handler_thread_that_begins_after_shield_timeout_is_abandoned_to
 async def test_a_task_whose_thread_has_ended_is_not_said_to_be_abandoned_g9(logged: Logged) -> None:
     def begin() -> Any:
         began.set()
-        return anyio.sleep_forever()  # what comes out of the thread is awaited
+        return anyio.sleep_forever()  # the result of the thread is awaited
 
     began = threading.Event()
     async with TaskHost(shield_timeout=SHORT) as host:
@@ -254,12 +254,11 @@ async def test_a_sync_handler_waiting_for_a_slot_does_not_outlast_shield_timeout
 
 
 class Line:
-    """A host with one thread, and sync tasks that want it. What threads tell the event loop waits in `told`.
+    """A host with one thread, and sync tasks that need the thread. The messages of threads to the event loop wait in
+    `told`. So a test decides when the next task in line gets the slot of an ended thread, and what happens in the same
+    turn of the event loop.
 
-    So a test decides when the slot of a thread that has ended is given to the next in line, and what happens in the
-    same turn of the event loop.
-
-    :ivar begun: the names of the functions that were called, in order
+    :ivar begun: the names of the called functions, in order
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
@@ -320,7 +319,7 @@ async def test_nobody_takes_a_slot_that_the_next_in_line_was_given_g8(monkeypatc
     async with Line(monkeypatch) as line:
         first, second = await line.queue("first", "second")
         await line.end("first")
-        third = line.want("third")  # wants it in the next turn, before the second goes on
+        third = line.want("third")  # joins the line in the next turn, before the second task continues
         line.give()
         assert await line.all_began("first", "second")
         await line.end("second")

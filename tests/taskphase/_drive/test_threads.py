@@ -16,7 +16,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from tests.backends import turns, until
 
-from taskphase import Task, TaskHost, TasksScheduler, TaskStatus, current_task
+from taskphase import Scope, Task, TaskHost, TasksScheduler, TaskStatus, current_task
 
 SHORT = 0.02
 
@@ -95,7 +95,7 @@ async def test_phases_work_from_a_thread_as_from_the_loop_g1_g8(kind: str) -> No
     async def add(entry: str) -> None:
         log.append(entry)
 
-    def route(tasks: TasksScheduler) -> None:
+    def route(tasks: Scope) -> None:
         tasks.after_response.schedule(add, "after_response")
         tasks.after_route.schedule(add, "after_route")
         tasks.schedule(add, "immediate")
@@ -105,8 +105,7 @@ async def test_phases_work_from_a_thread_as_from_the_loop_g1_g8(kind: str) -> No
     async with TaskHost() as host, anyio.create_task_group() as tg:
         for _ in range(10):
             log.clear()
-            tasks = host.scope() if kind == "host" else TasksScheduler(tg)
-            async with tasks:
+            async with host.scope() if kind == "host" else TasksScheduler(tg) as tasks:
                 async with tasks.route():
                     await anyio.to_thread.run_sync(route, tasks)
                 log.append("response")
@@ -143,7 +142,7 @@ async def test_a_thread_that_times_out_runs_on_and_keeps_its_slot_g16() -> None:
             while not began.is_set():  # on a busy machine the time may be up before the thread begins
                 task = host.task(timeout=SHORT).schedule(work)
                 await task.wait()
-            assert str(task.exception) == "timed out after 0.02 seconds; its thread runs on"
+            assert str(task.exception) == "timed out after 0.02 seconds; its thread still runs"
             assert host._runner.threads.in_use == 1
             assert not ended.is_set()
             waiting = host.schedule(lambda: "got the slot")
@@ -177,7 +176,7 @@ async def test_a_thread_may_call_back_into_the_loop_g8() -> None:
 
 
 class Own(BaseException):
-    """What is no `Exception`."""
+    """A `BaseException` that is no `Exception`."""
 
 
 RAISED = [
@@ -197,7 +196,7 @@ def raised(request: pytest.FixtureRequest) -> Any:
 
 
 def is_of(raised: Any, exception: BaseException | None) -> bool:
-    """Tell whether a task has failed with what its thread has raised: Python allows no coroutine a StopIteration."""
+    """Check that a task has failed with its thread's exception. Python allows no coroutine to raise StopIteration."""
     if raised is StopIteration:
         return isinstance(exception, RuntimeError) and isinstance(exception.__cause__, StopIteration)
     return exception is raised or type(exception) is raised
@@ -205,7 +204,7 @@ def is_of(raised: Any, exception: BaseException | None) -> bool:
 
 @asynccontextmanager
 async def among_others() -> AsyncGenerator[TaskHost]:
-    """Open a host with one thread and one task, to neither of which anything happens."""
+    """Open a host with one thread and one task, where nothing happens."""
     async with TaskHost(max_threads=1) as host:
         other = host.schedule(anyio.sleep_forever)
         yield host

@@ -20,7 +20,7 @@ async def fail_while_unwinding() -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_every_kind_of_handler_hears_of_an_exception_while_unwinding_g4(kind: str) -> None:
-    """An async one is cancelled at its first checkpoint; a thread that has begun cannot be."""
+    """An async task is cancelled at its first checkpoint. A thread that has begun cannot be cancelled."""
 
     def handler(task: Task[Any], error: Exception) -> None:
         heard.append(error)

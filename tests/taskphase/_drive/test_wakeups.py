@@ -13,13 +13,12 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
-from taskphase._drive.job import Held, Job
+from taskphase import Phase, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase._drive.loops import native_seam
 from taskphase._drive.runner import Runner
-from taskphase._drive.seam import native_seam
+from taskphase._drive.unit import Unit
 from taskphase._machine.config import UNSET
 from taskphase._machine.drain import DrainEvent, DrainStage
-from taskphase._machine.scope import Verdict
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -36,18 +35,10 @@ async def closing(host: TaskHost) -> AsyncGenerator[None]:
             yield
 
 
-class Holds:
-    """Who has every job wait for a phase that does not come."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._held = Held(None)
-
-    def _place(self, job: Job) -> None:
-        self._runner.defer(job, self._held)
-
-    def _verdict(self, job: Job) -> Verdict:
-        return Verdict.HOLD
+def submit_deferred(runner: Runner, task: Task[None]) -> None:
+    """Have `task` wait for a phase that does not come."""
+    task.phase = Phase.AFTER_ROUTE
+    runner.submit(task, Unit())
 
 
 def schedule_in_thread(schedule: Callable[..., Task[None]]) -> Task[None]:
@@ -89,7 +80,7 @@ async def test_the_drain_notices_that_a_task_ended_on_its_way_from_a_thread_g8_g
     async with TaskHost(drain_timeout=LONG) as host:
         held = host.scope().after_response.schedule(anyio.sleep, 0)
         async with closing(host):
-            held.cancel()  # the drain looks again now, and finds the one that follows
+            held.cancel()  # the drain checks again now, and finds the next task
             task = schedule_in_thread(host.schedule)
             task.cancel()
         assert task.status is TaskStatus.CANCELLED
@@ -186,12 +177,12 @@ async def test_a_runner_taken_down_cancels_tasks_not_begun_or_on_their_way_g2_g8
     jobs = [Task(anyio.sleep_forever) for _ in range(4)]
 
     def on_its_way() -> None:
-        runner.submit(jobs[3], runner)
+        runner.submit(jobs[3])
 
     async with runner.seam.open():
-        runner.submit(jobs[0], runner)
-        runner.submit(jobs[1], runner)
-        runner.submit(jobs[2], Holds(runner))
+        runner.submit(jobs[0])
+        runner.submit(jobs[1])
+        submit_deferred(runner, jobs[2])
         thread = threading.Thread(target=on_its_way)
         thread.start()
         thread.join()
@@ -204,18 +195,18 @@ async def test_a_runner_taken_down_cancels_tasks_not_begun_or_on_their_way_g2_g8
         runner.abort()
         assert {job.status for job in jobs} == {TaskStatus.CANCELLED}
         with pytest.raises(TasksClosedError, match="closed"):
-            runner.submit(Task(anyio.sleep_forever), runner)
+            runner.submit(Task(anyio.sleep_forever))
         await until(lambda: runner.idle)
 
 
 async def test_a_runner_does_not_close_while_a_task_is_on_its_way_g2_g8() -> None:
-    """It may have come in since the drain looked."""
+    """The task may have arrived since the drain last checked."""
     runner = Runner(native_seam(), config=UNSET)
     runner.follow(DrainEvent.CLOSE)
     task = Task(anyio.sleep, (0,))
 
     def on_its_way() -> None:
-        runner.submit(task, runner)
+        runner.submit(task)
 
     async with runner.seam.open():
         thread = threading.Thread(target=on_its_way)
@@ -230,11 +221,11 @@ async def test_a_runner_does_not_close_while_a_task_is_on_its_way_g2_g8() -> Non
 
 @pytest.mark.parametrize("decision", ["submit", "close", "abort", "read"])
 async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(decision: str) -> None:
-    """Each of them decides by what the others have written, so none may come between."""
+    """Each of them reads a state that the others write, so no two of them may run at the same time."""
     runner = Runner(native_seam(), config=UNSET)
     runner.follow(DrainEvent.CLOSE)
     decide: dict[str, Callable[[], object]] = {
-        "submit": lambda: runner.submit(Task(anyio.sleep, (0,)), Holds(runner)),
+        "submit": lambda: submit_deferred(runner, Task(anyio.sleep, (0,))),
         "close": runner.close,
         "abort": runner.abort,
         "read": runner._read_one,

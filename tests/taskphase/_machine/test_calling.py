@@ -56,7 +56,7 @@ class AsyncCallable:
 
 
 def injecting(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator whose result takes other arguments than what `wraps` makes it look like."""
+    """A decorator whose result takes other arguments than `wraps` makes it appear to take."""
 
     @wraps(func)
     def wrapper(*args: Any) -> Any:
@@ -114,7 +114,7 @@ def test_a_generator_function_that_returns_an_awaitable_is_async_g7(
 ) -> None:
     assert check_call(func, args, {}) is expected
     assert is_async(func) is expected
-    if func is not low_level_in_disguise:  # which takes whatever is passed to it
+    if func is not low_level_in_disguise:  # takes any arguments
         with pytest.raises(TypeError, match="cannot be called like this"):
             check_call(func, (*args, 2), {})
 
@@ -244,7 +244,7 @@ class Unreadable:
 
 
 class Nowhere:
-    """A descriptor whose owner cannot be called at all, and says so with an exception of its own."""
+    """A descriptor whose owner cannot be called, and which raises its own exception."""
 
     def __get__(self, instance: object, owner: object = None) -> Any:
         raise OSError
@@ -279,7 +279,7 @@ def test_a_class_may_say_what_it_takes_g7() -> None:
 
 
 def test_a_compiled_function_is_taken_for_what_it_is_g7() -> None:
-    """By Cython, whose functions are no functions of Python, and have its code objects."""
+    """A function from Cython: not a Python function, but with a Python code object."""
     assert is_async(uvloop.Loop.shutdown_asyncgens)
     assert not is_async(uvloop.Loop.run_forever)
     assert name_of(uvloop.Loop.run_forever) == "uvloop.loop.Loop.run_forever"
@@ -345,7 +345,7 @@ class Selfless:
 
 @pytest.mark.parametrize("func", [Selfless().method, Selfless(), partial(Selfless().method)])
 def test_a_method_that_does_not_take_its_object_is_refused_g7(func: Any) -> None:
-    with pytest.raises(TypeError, match=r"Selfless.* does not take what is bound to it"):
+    with pytest.raises(TypeError, match=r"Selfless.* does not accept its bound arguments"):
         check_call(func, (), {})
 
 
@@ -367,7 +367,7 @@ def test_what_is_not_callable_is_refused_g7(func: Any) -> None:
 
 
 def test_a_coroutine_object_is_refused_with_a_hint_and_closed_g7() -> None:
-    """Closed, so that Python does not warn that it was never awaited (which would be an error here)."""
+    """Closed, because Python warns about a coroutine that was never awaited, and warnings are errors here."""
     with pytest.raises(TypeError, match="pass the function and its arguments"):
         check_call(coro(1), (), {})  # type: ignore[arg-type]
 
@@ -387,7 +387,7 @@ def test_a_name_is_the_module_and_the_qualified_name(func: Any, name: str) -> No
 
 
 class HostileText(str):
-    """A string that decides for itself how it looks, and where it is found."""
+    """A string that overrides its `repr()` and its search methods."""
 
     __slots__ = ()
 
@@ -494,7 +494,7 @@ def test_a_function_s_name_is_escaped_in_a_refusal_g4_g7() -> None:
 
 
 class Handle:
-    """What runs by itself, and can be cancelled."""
+    """An object that runs by itself and can be cancelled."""
 
     def __await__(self) -> Iterator[Any]:
         yield

@@ -45,7 +45,7 @@ class Jobs(StrEnum):
 
 
 class Loud(str):
-    """A string that refuses to be shown or found."""
+    """A string whose `repr()` and search methods raise."""
 
     __slots__ = ()
 

@@ -20,7 +20,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="module", autouse=True)
 def only_what_a_test_makes_is_collected() -> Iterator[None]:
-    """So that each collection takes a moment, and not a tenth of a second."""
+    """Freeze all objects, so that each collection takes a moment instead of a tenth of a second."""
     gc.collect()
     gc.freeze()
     yield
@@ -29,12 +29,12 @@ def only_what_a_test_makes_is_collected() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[set[threading.Thread]]:
-    """Gives a set to which a test adds the threads that are its own."""
+    """Check that no thread and no patch is left. Yields a set to which a test adds its own threads."""
     patched = [anyio_on_asyncio.AsyncIOBackend, anyio_on_asyncio.CancelScope, anyio_on_trio.TrioBackend]
     before = [dict(vars(cls)) for cls in patched]
     known = {threading.main_thread(), *threading.enumerate()}
     yield known
-    gc.collect()  # what is only garbage by now may have something to say, which is an error here
+    gc.collect()  # collects garbage that may warn, which is an error here
     assert set(threading.enumerate()) <= known
     assert [dict(vars(cls)) for cls in patched] == before
     assert gc.isenabled()

@@ -1,4 +1,4 @@
-"""Programs that use much of anyio, for runs to be compared. As a script: print the traces of all of them."""
+"""Programs that use much of anyio, to compare runs. As a script: print the traces of all programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def nested_groups() -> list[str]:
 
 
 async def cancellation() -> list[str]:
-    """One cancellation reaches many tasks and scopes at once: they are in sets."""
+    """One cancellation reaches many tasks and scopes at once. These are in sets."""
 
     async def wait(number: int) -> None:
         with anyio.CancelScope() as scope:
@@ -148,7 +148,7 @@ PROGRAMS: list[Callable[[], Awaitable[Any]]] = [nested_groups, cancellation, syn
 
 
 def traces() -> list[object]:
-    """Return what all of them do on both backends, under a few schedules."""
+    """Return the traces of all programs on both backends, under a few schedules."""
     return [
         (run.value, run.decisions, run.trace)
         for backend in ("asyncio", "trio")

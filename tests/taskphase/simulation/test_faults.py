@@ -140,7 +140,7 @@ def test_what_a_call_raises_is_raised_outside(backend: Backend) -> None:
 
 
 def test_a_drain_can_begin_at_every_step(backend: Backend) -> None:
-    """G2, G9: whatever the moment, every task ends in exactly one way, and the host is closed."""
+    """G2, G9: a fault at any moment. Every task ends in exactly one way, and the host is closed."""
 
     async def main() -> set[TaskStatus]:
         async def work(seconds: float) -> None:

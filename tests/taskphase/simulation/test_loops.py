@@ -270,7 +270,7 @@ def test_context_variables_have_the_values_of_the_caller(backend: Backend) -> No
 
 def test_a_run_inside_an_event_loop_is_refused(backend: Backend) -> None:
     async def main() -> None:
-        with pytest.raises(RuntimeError, match="outside of any other"):
+        with pytest.raises(RuntimeError, match="outside of other event loops"):
             simulate(three_tasks, backend=backend)
 
     anyio.run(main, backend=backend)

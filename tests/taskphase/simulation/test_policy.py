@@ -49,7 +49,7 @@ def test_priorities_starve_tasks_as_a_random_walk_does_not(backend: Backend) -> 
     starved = 0
     for seed in range(50):
         marks = "".join(simulate(four_tasks, backend=backend, policy=PCT(seed, depth=1)).marks)
-        assert marks == "".join(name * 4 for name in dict.fromkeys(marks))  # one after the other
+        assert marks == "".join(name * 4 for name in dict.fromkeys(marks))  # one mark after the other
         starved += 1
     assert starved == 50
     orders = {"".join(simulate(four_tasks, backend=backend, policy=PCT(seed, 3, 16)).marks) for seed in range(50)}
@@ -72,7 +72,7 @@ def test_a_policy_may_ask_which_tasks_there_are(backend: Backend) -> None:
 
 
 class Stop(BaseException):
-    """As Hypothesis's StopTest comes out of a draw."""
+    """Like Hypothesis's StopTest, raised by a draw."""
 
 
 class Raising:

@@ -35,14 +35,14 @@ def test_a_private_name_that_is_gone_is_reported_with_the_version(private: Priva
         assert version(private.package) in str(caught.value)
 
 
-# Of the others only their own names matter, and those have checks.
+# The kind of the others is `object`, so only their names are checked.
 TYPED = [private for private in privates.ALL if private.kind is not object]
 
 
 @pytest.mark.parametrize("private", TYPED, ids=lambda p: f"{p.owner}.{p.name}".replace(" ", "-"))
 def test_a_private_name_that_has_changed_is_reported(private: Private) -> None:
     changed = SimpleNamespace(**{private.name: SomethingElse()})
-    with pytest.raises(PrivateChanged, match="is a SomethingElse"):
+    with pytest.raises(PrivateChanged, match="is now a SomethingElse"):
         private.of(changed)
 
 

@@ -1,4 +1,4 @@
-"""The simulation (no G number): worker threads run one at a time, and are chosen as tasks are."""
+"""The simulation (no G number): worker threads run one at a time, and the policy chooses among them as among tasks."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_executors_of_asyncio_take_part() -> None:
 
 
 def test_anyio_outside_of_a_run_is_untouched(backend: Backend, nothing_is_left_behind: set[threading.Thread]) -> None:
-    """While a run lasts, in another thread: its own threads are real ones."""
+    """During a run in another thread, this thread's own threads are real."""
 
     async def elsewhere() -> int:
         async def answer() -> int:
@@ -309,7 +309,7 @@ def test_a_timer_of_a_thread_that_was_unwound_runs_nothing(backend: Backend) -> 
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(5)  # so that the timer of the pause comes while all is being unwound
+                await anyio.sleep(5)  # so that the timer of the pause fires during the unwinding
 
     async def main() -> None:
         async with anyio.create_task_group() as tg:

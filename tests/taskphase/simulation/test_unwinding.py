@@ -164,7 +164,7 @@ def test_nothing_is_left_of_a_run_that_is_given_up(
     """Threads, warnings and patches are looked for by the fixture."""
     for seed in range(3):
         run = simulate(program, backend=backend, policy=RandomWalk(seed), max_steps=max_steps)
-        # Time goes on for as long as a thread pauses: that ends as well.
+        # Time moves while a thread pauses. The unwinding ends nevertheless.
         assert isinstance(run.exception, (Deadlock, Livelock))
     assert [record for record in caplog.records if record.name == "asyncio"] == []
     assert logging.getLogger("asyncio").level <= logging.WARNING

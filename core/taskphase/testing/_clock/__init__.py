@@ -1,5 +1,5 @@
-"""A clock that a test moves by hand. For `testing`.
+"""A clock that a test moves by hand.
 
 - `jumping`: the clock
-- `on_asyncio`, `on_trio`: event loops that go by it
+- `on_asyncio`, `on_trio`: event loops that use the clock
 """

@@ -1,4 +1,4 @@
-"""A clock that goes by itself, and is moved on by hand."""
+"""Real time with jumps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from ..._machine.config import check_seconds
 
-# Seconds for an event loop to come to the end of what it is doing at a jump; only one that is blocked needs any.
+# Seconds that a jump waits for the current step of each event loop. Only a blocked loop needs them.
 _PATIENCE = 10
 
 
 class LoopOfClock:
-    """An event loop that goes by a clock.
+    """An event loop that uses a clock.
 
-    :param call: has the loop call something soon, from any thread; raises RuntimeError when it has ended
+    :param call: makes the loop call a function soon, from any thread; raises RuntimeError after the end of the loop
     """
 
     def __init__(self, call: Callable[[Callable[[], object]], object]) -> None:
@@ -24,7 +24,7 @@ class LoopOfClock:
         self._pending: set[Event] = set()
 
     def reach(self) -> Event:
-        """Wake it up, and return an event that is set when it has come to the end of what it does now, or has ended."""
+        """Wake the loop. Return an event that is set when the loop has finished its current step, or has ended."""
         reached = Event()
         self._pending.add(reached)
 
@@ -39,21 +39,21 @@ class LoopOfClock:
         return reached
 
     def end(self) -> None:
-        """Note that it does nothing more."""
+        """Note that the loop has ended."""
         for reached in tuple(self._pending):
             reached.set()
 
 
 class JumpClock:
-    """The time of event loops, as it passes, with jumps: for retries, timeouts and whatever else sleeps.
+    """Real time with jumps: a test skips retry pauses, timeouts and other sleeps.
 
         clock = JumpClock()
         anyio.run(main, backend="asyncio", backend_options=clock.backend_options("asyncio"))
         TestClient(app, backend_options=clock.backend_options("asyncio"))
 
-    One clock may be that of several event loops, at once or one after the other. Only what goes by the loop's own time
-    is moved: sleeps, deadlines, `anyio.current_time()`; `time.time()` and blocking threads are not. Under uvloop there
-    is no way to move it: these are the loops of asyncio itself, and trio.
+    Several event loops may use one clock, at once or one after the other. A jump moves the time of the loop: sleeps,
+    deadlines, `anyio.current_time()`. `time.time()` and blocking threads keep real time. Works with the loops of
+    asyncio itself and with trio; uvloop's time cannot be moved.
     """
 
     def __init__(self) -> None:
@@ -65,13 +65,14 @@ class JumpClock:
         return f"<JumpClock, {self._offset:g} s ahead>"
 
     def backend_options(self, backend: str = "asyncio") -> dict[str, Any]:
-        """Return the `backend_options` with which `anyio.run()`, `TestClient`, a portal and the fixture
-        `anyio_backend` run an event loop that goes by this clock. Others can be put beside them, but for `use_uvloop`.
+        """Return `backend_options` for `anyio.run()`, `TestClient`, a portal or the fixture `anyio_backend`. The event
+        loop then uses this clock. You can add other options, except `use_uvloop`.
 
-        anyio 4.9 keeps those for trio to itself; `trio.run(main, **clock.backend_options("trio"))` works with any.
+        anyio 4.9 does not pass options on to trio. `trio.run(main, **clock.backend_options("trio"))` works with any
+        version.
 
         :param backend: "asyncio" or "trio"
-        :raises ValueError: if it is neither
+        :raises ValueError: if `backend` is neither
         """
         if backend == "asyncio":
             from .on_asyncio import loop_factory
@@ -84,16 +85,16 @@ class JumpClock:
         raise ValueError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
 
     def jump(self, seconds: float) -> None:
-        """Move the time on, as `trio.testing.MockClock.jump` does. From any thread; no checkpoint. What is due then is
-        woken, and has not run yet when this returns: wait for it, as with `tasks.wait_all()`.
+        """Move the time forward, like `trio.testing.MockClock.jump()`. From any thread; no checkpoint.
 
-        Event loops of other threads first come to the end of what they are doing at that moment. So a task whose status
-        is "retrying" does sleep already, and is woken by a jump over its pause.
+        The jump wakes due tasks, but they have not run yet when `jump()` returns. Wait for them, for example with
+        `tasks.wait_all()`. Event loops of other threads first finish their current step. So a task with the status
+        "retrying" is asleep already, and a jump over its pause wakes the task.
 
-        :param seconds: 0 or more
+        :param seconds: 0 or more, finite
         :raises TimeoutError: if the event loop of another thread is blocked; nothing has changed
-        :raises TypeError: if `seconds` is no number
-        :raises ValueError: if it is negative or not finite
+        :raises TypeError: if `seconds` is not a number
+        :raises ValueError: if `seconds` is negative or not finite
         """
         check_seconds("seconds", seconds, finite=True)
         with self._lock:
@@ -108,7 +109,7 @@ class JumpClock:
 
     @property
     def offset(self) -> float:
-        """By how many seconds all jumps together have moved the time."""
+        """The sum of all jumps, in seconds."""
         return self._offset
 
     def _add(self, loop: LoopOfClock) -> None:

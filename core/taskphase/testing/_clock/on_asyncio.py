@@ -1,4 +1,4 @@
-"""asyncio's own event loop, by a clock."""
+"""asyncio's own event loop with a `JumpClock`."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def loop_factory(clock: JumpClock) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes event loops that go by `clock`."""
+    """Return a function that makes event loops with this clock."""
     return lambda: _Loop(clock)

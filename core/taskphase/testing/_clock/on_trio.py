@@ -1,4 +1,4 @@
-"""trio, by a clock."""
+"""trio with a `JumpClock`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClockOfTrio(trio.abc.Clock):
         self._clock = clock
 
     def start_clock(self) -> None:
-        # Called by each run that has it, in its thread, before there can be tasks.
+        # trio calls this in the thread of each run, before any task exists.
         token = trio.lowlevel.current_trio_token()
         loop = LoopOfClock(token.run_sync_soon)
         self._clock._add(loop)

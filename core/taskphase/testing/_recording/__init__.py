@@ -1,10 +1,12 @@
-"""Tasks, as a test sees them: which were scheduled, what has become of them, and waiting for that. For `testing`.
+"""The recorder of `taskphase.testing`: records tasks, selects them, waits for their ends, runs them by hand.
 
-- `changes`: waiting for what other threads and other event loops do to tasks
+- `recorder`: all recorded tasks; an observer of every host
+- `selection`: some recorded tasks: select, assert, wait, run by hand
 - `entry`: one recorded task
-- `selection`: some of them: narrowing down, asserting, waiting, running by hand
-- `recorder`: all of them: what a recorder does with each as it is scheduled, and what it says at its end
-- `expecting`: failures, expected and not
-- `by_hand`: running what was only recorded
-- `showing`: tasks in messages, with their arguments: a test's are not secret
+- `book`: all entries, and the settings of the recorder
+- `matching`: find tasks by function, name or call
+- `changes`: wait for changes that other threads and event loops make
+- `expecting`: expected and unexpected failures
+- `by_hand`: run tasks that were held back
+- `showing`: tasks in messages, with their arguments: in a test they are not secret
 """

@@ -1,4 +1,4 @@
-"""What a recorder has written down."""
+"""All entries of a recorder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Default = TypeVar("Default")
 
 
 class Book:
-    """What a recorder has written down, and what its test has said about it.
+    """All entries of a recorder, and the expectations of its test.
 
-    :ivar entries: in the order of `schedule()`
-    :ivar expected: the failures that are
-    :ivar is_busy: tells whether tasks may still come from what is over for its client
-    :ivar timeout: seconds that each wait may take; None: for ever
+    :ivar entries: the recorded tasks, in the order of `schedule()`
+    :ivar expected: the expected failures
+    :ivar is_busy: returns True if a request whose client has the whole response may still schedule
+    :ivar timeout: the most seconds of each wait; None: for ever
     """
 
     def __init__(self, is_busy: Callable[[], bool], timeout: float | None) -> None:
@@ -29,29 +29,29 @@ class Book:
         self.is_busy = is_busy
         self.timeout = timeout
 
-    def those(self, keep: Callable[[Entry], bool]) -> list[Entry]:
-        """Return the entries that `keep` is true for."""
+    def entries_for(self, keep: Callable[[Entry], bool]) -> list[Entry]:
+        """Return the entries for which `keep` is true."""
         return [entry for entry in list(self.entries.values()) if keep(entry)]
 
     def wait(self, keep: Callable[[Entry], bool], condition: Callable[[list[Entry]], bool], what: str) -> None:
-        """Wait, in a thread, until `condition` is true for the entries that `keep` is true for.
+        """Wait, in a thread, until `condition` is true for the entries for which `keep` is true.
 
-        :raises RuntimeError: in the thread of an event loop, which this would block
-        :raises TimeoutError: if that takes too long
+        :raises RuntimeError: in the thread of an event loop: the wait would block the loop
+        :raises TimeoutError: after `timeout` seconds
         """
         if runs_a_loop():
             raise RuntimeError(
                 "this would block the event loop of its thread: await await_all(), await_until() or arun_all() there"
             )
-        CHANGES.wait(lambda: condition(self.those(keep)), self.timeout, lambda: self._describe(keep, what))
+        CHANGES.wait(lambda: condition(self.entries_for(keep)), self.timeout, lambda: self._describe(keep, what))
 
     async def until(self, keep: Callable[[Entry], bool], condition: Callable[[list[Entry]], bool], what: str) -> None:
-        """Wait, in an event loop, until `condition` is true for the entries that `keep` is true for.
+        """Wait, in an event loop, until `condition` is true for the entries for which `keep` is true.
 
-        :raises TimeoutError: if that takes too long
+        :raises TimeoutError: after `timeout` seconds
         """
-        await CHANGES.until(lambda: condition(self.those(keep)), self.timeout, lambda: self._describe(keep, what))
+        await CHANGES.until(lambda: condition(self.entries_for(keep)), self.timeout, lambda: self._describe(keep, what))
 
     def _describe(self, keep: Callable[[Entry], bool], what: str) -> str:
         goes_on = ", and what is over for its client goes on" if self.is_busy() else ""
-        return f"{what}{goes_on}; recorded:{lines(self.those(keep))}"
+        return f"{what}{goes_on}; recorded:{lines(self.entries_for(keep))}"

@@ -1,4 +1,4 @@
-"""Running what was only recorded: in its host if that is open, else in one of its own."""
+"""Run tasks that were held back: in their host if the host is open, otherwise in a new host."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .entry import Entry
 def start(entries: Iterable[Entry]) -> list[Entry]:
     """Ask the hosts of held tasks to start them. From any thread.
 
-    :return: those whose hosts take no more tasks
+    :return: the tasks whose hosts take no more tasks
     """
-    return [entry for entry in entries if not _asked(entry)]
+    return [entry for entry in entries if not _ask(entry)]
 
 
 def is_done(entry: Entry) -> bool:
-    """Tell whether a task that a host was asked to start has ended, or was not started because the host has closed."""
+    """Return whether a task that `start()` has passed to a host has ended, or its host has closed before the start."""
     return entry.task._has_ended or (entry.is_held and not _has_open_host(entry))
 
 
 async def run(entries: Iterable[Entry], timeout: float | None) -> None:
-    """Run held tasks here, and wait for them.
+    """Run held tasks in a new host here, and wait for their ends.
 
-    :raises TimeoutError: if that takes more than `timeout` seconds; they were cancelled
+    :raises TimeoutError: after `timeout` seconds; the tasks were cancelled
     """
     async with TaskHost(shield_timeout=0) as host:
         for entry in entries:
@@ -44,7 +44,7 @@ async def run(entries: Iterable[Entry], timeout: float | None) -> None:
 
 
 def run_in_thread(entries: list[Entry], timeout: float | None) -> None:
-    """Run held tasks in an event loop of this thread, of the kind for which they were scheduled; else as `run()`."""
+    """Run held tasks in new event loops in this thread, each on its backend. Otherwise the same as `run()`."""
     for backend in ("asyncio", "trio"):
         of_backend = [entry for entry in entries if _backend(entry) == backend]
         if of_backend:
@@ -59,7 +59,7 @@ def _has_open_host(entry: Entry) -> bool:
     return entry.runner.host is not None and entry.runner.stage is DrainStage.OPEN
 
 
-def _asked(entry: Entry) -> bool:
+def _ask(entry: Entry) -> bool:
     if not _has_open_host(entry):
         return False
     if get_ident() == entry.runner.seam.thread:
@@ -67,7 +67,7 @@ def _asked(entry: Entry) -> bool:
         return True
     try:
         entry.runner.seam.call_from_thread(lambda: _start(entry))
-    except RuntimeError:  # its loop has ended without having closed it
+    except RuntimeError:  # the loop has ended, and has not closed the host
         return False
     return True
 

@@ -1,76 +1,103 @@
-"""Waiting for what other threads and other event loops do to tasks."""
+"""Wait for changes of tasks that other threads and other event loops make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from threading import Condition, get_ident
+from typing import Any
 
 from anyio import Event, fail_after
 
-from ..._drive.seam import native_seam
+from ..._drive.loops import native_seam
+from ..._drive.watching import forget_everywhere, observe_everywhere
 
 
 class _Waiter:
-    """Who waits in an event loop."""
+    """One wait in an event loop."""
 
     def __init__(self) -> None:
         self._seam = native_seam()
         self._event = Event()
 
     def wake(self) -> None:
-        """Have it look again. From any thread."""
+        """Have the waiting code look at its condition again. From any thread."""
         if get_ident() == self._seam.thread:
             self._set()
             return
         try:
             self._seam.call_from_thread(self._set)
         except RuntimeError:
-            pass  # its loop has ended, and it with it
+            pass  # the loop has ended, and so has the wait
 
     def _set(self) -> None:
         self._event.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._event = Event()  # none is missed meanwhile: it is set in this thread only
+            self._event = Event()  # no change is missed: only this thread sets the event
             await self._event.wait()
 
 
+class _Tells:
+    """Observes all tasks of the process during a wait, and tells `Changes`."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
+        return dict.fromkeys(("scheduled", "due", "moved", "started", "attempt_ended", "ended"), self._note)
+
+    def _note(self, *_: object) -> None:
+        self._tell()
+
+
 class Changes:
-    """Where changes are told, from any thread, and waited for, in threads and in event loops."""
+    """All waits of recorders, in threads and in event loops. Any thread may tell of a change."""
 
     def __init__(self) -> None:
         self._condition = Condition()
         self._waiters: set[_Waiter] = set()
 
     def tell(self) -> None:
-        """Say that something has changed. From any thread; does not wait."""
+        """Have all waiting code look at its condition again. From any thread; does not wait."""
         with self._condition:
             self._condition.notify_all()
             waiters = tuple(self._waiters)
         for waiter in waiters:
             waiter.wake()
 
+    @contextmanager
+    def _observing(self) -> Generator[None]:
+        tells = _Tells(self.tell)
+        observe_everywhere(tells)
+        try:
+            yield
+        finally:
+            forget_everywhere(tells)
+
     def wait(self, condition: Callable[[], bool], timeout: float | None, describe: Callable[[], str]) -> None:
         """Wait, in a thread, until `condition()` is true.
 
-        :raises TimeoutError: with `describe()`, if that takes longer than `timeout` seconds
+        :raises TimeoutError: after `timeout` seconds, with `describe()`
         """
-        with self._condition:
+        with self._observing(), self._condition:
             if self._condition.wait_for(condition, timeout):
                 return
-        raise TimeoutError(f"after {timeout:g} s {describe()}")  # without the lock: a repr is the user's code
+        raise TimeoutError(f"after {timeout:g} s {describe()}")  # without the lock: a repr is user code
 
     async def until(self, condition: Callable[[], bool], timeout: float | None, describe: Callable[[], str]) -> None:
-        """Wait, in an event loop, until `condition()` is true. A checkpoint only if it is not yet.
+        """Wait, in an event loop, until `condition()` is true. A checkpoint, unless it is true already.
 
-        :raises TimeoutError: with `describe()`, if that takes longer than `timeout` seconds of the loop's time
+        :raises TimeoutError: after `timeout` seconds of the loop's time, with `describe()`
         """
+        if condition():
+            return
         waiter = _Waiter()
         with self._condition:
             self._waiters.add(waiter)
         try:
-            with fail_after(timeout):
+            with self._observing(), fail_after(timeout):
                 await waiter.until(condition)
         except TimeoutError:
             raise TimeoutError(f"after {timeout:g} s {describe()}") from None
@@ -80,13 +107,13 @@ class Changes:
 
 
 CHANGES = Changes()
-"""One for all recorders: who waits looks again at each change."""
+"""One object for all recorders."""
 
 
 def runs_a_loop() -> bool:
-    """Tell whether an event loop runs in this thread."""
+    """Return whether an event loop runs in this thread."""
     try:
-        native_seam()  # (anyio alone takes a thread for one that has copied its context from an event loop's)
+        native_seam()  # (anyio's own test is also true in a thread with a copy of the context of an event loop)
     except RuntimeError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Failures: those that a test expects, and the others."""
+"""Failures that a test expects, and all other failures."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from .showing import line, lines
 
 
 class UnexpectedFailures(ExceptionGroup[Exception], AssertionError):
-    """Tasks failed, and the test had not expected that. Their exceptions are in the group."""
+    """Tasks have failed, and the test did not expect that. The group has their exceptions."""
 
     def derive(self, excs: Iterable[Exception], /) -> UnexpectedFailures:  # type: ignore[override]
-        """Return a group of the same kind, as `split()` and `except*` need it."""
+        """Return a group of the same class, for `split()` and `except*`."""
         return UnexpectedFailures(self.message, list(excs))
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """That tasks fail.
+    """The expectation that a task fails.
 
-    :ivar whose: tells which tasks
-    :ivar text: what is searched for in the message; a regular expression
+    :ivar whose: returns True for the tasks that may fail
+    :ivar who: the name of these tasks in messages
+    :ivar error: the class of the exception
+    :ivar text: a regular expression to search for in the message of the exception; None: any message
     """
 
     whose: Callable[[Entry], bool]
@@ -35,7 +37,7 @@ class Expectation:
     text: str | None
 
     def covers(self, entry: Entry) -> bool:
-        """Tell whether the failure of `entry` is what is expected."""
+        """Return whether the failure of `entry` is expected."""
         error = entry.task._result
         return (
             entry.task.status is TaskStatus.FAILED
@@ -52,7 +54,7 @@ class Expectation:
 
 
 def unexpected(entries: Iterable[Entry], expected: Iterable[Expectation]) -> list[Entry]:
-    """Return those that failed though nobody expected it."""
+    """Return the tasks with an unexpected failure."""
     wanted = tuple(expected)
     failed = (entry for entry in entries if entry.task.status is TaskStatus.FAILED)
     return [entry for entry in failed if not any(expectation.covers(entry) for expectation in wanted)]
@@ -61,8 +63,8 @@ def unexpected(entries: Iterable[Entry], expected: Iterable[Expectation]) -> lis
 def check(entries: Iterable[Entry], expected: Iterable[Expectation]) -> None:
     """Compare failures with expectations.
 
-    :raises UnexpectedFailures: if a task failed though nobody expected it
-    :raises AssertionError: if none failed where one was expected to
+    :raises UnexpectedFailures: if a task has failed unexpectedly
+    :raises AssertionError: if an expected failure is missing
     """
     recorded, wanted = tuple(entries), tuple(expected)
     failures = unexpected(recorded, wanted)
@@ -75,7 +77,7 @@ def check(entries: Iterable[Entry], expected: Iterable[Expectation]) -> None:
 
 
 def note(error: BaseException, entries: Iterable[Entry], expected: Iterable[Expectation]) -> None:
-    """Note on the failure of a test which tasks have failed: they may be its cause."""
+    """Add the unexpected failures as notes to the exception of a test: they may be its cause."""
     for entry in unexpected(entries, expected):
         error.add_note(f"a recorded task had failed: {line(entry)}")
 
@@ -84,6 +86,6 @@ def _exception(entry: Entry) -> Exception:
     error = cast(BaseException, entry.task._result)
     if isinstance(error, Exception):
         return error
-    wrapped = TaskFailed(f"task {entry.task.name!r} failed")  # a SystemExit is for no group of Exceptions
+    wrapped = TaskFailed(f"task {entry.task.name!r} failed")  # a group of Exceptions cannot contain a SystemExit
     wrapped.__cause__ = error
     return wrapped

@@ -1,4 +1,4 @@
-"""Which tasks are meant: by function, name, or call."""
+"""Find tasks by function, name or call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..._task import Task
 
 
 def is_of(task: Task[Any], what: Callable[..., Any] | str) -> bool:
-    """Tell whether `task` has the name `what`, or calls that function, be it behind partials."""
+    """Return whether `task` has the name `what`, or calls the function `what`, also through partials."""
     if isinstance(what, str):
         return task.name == what or task.name.endswith(f".{what}")
     func: Callable[..., Any] = task.func
@@ -21,21 +21,18 @@ def is_of(task: Task[Any], what: Callable[..., Any] | str) -> bool:
 
 
 def calls(task: Task[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether `task` makes the call `func(*args, **kwargs)`, however it is written.
-
-    :raises TypeError: if `func` does not take the arguments
-    """
+    """Return whether `task` makes the call `func(*args, **kwargs)`, in any spelling. `func` accepts the arguments."""
     return is_of(task, func) and _written_out(task.func, task.args, task.kwargs) == _written_out(func, args, kwargs)
 
 
 def _written_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-    """Return the arguments of a call by name, default values included."""
+    """Return the arguments of a call by name, with default values."""
     while issubclass(type(func), partial):
         inner = cast("partial[object]", func)
         func, args, kwargs = inner.func, (*inner.args, *args), {**inner.keywords, **kwargs}
     signature = signature_of(func)
     if signature is None:
-        return args, dict(kwargs)  # some built-ins, and most proxies, tell nothing about their parameters
+        return args, dict(kwargs)  # some built-ins, and most proxies, do not reveal their parameters
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments

@@ -1,38 +1,38 @@
-"""All of the recorded tasks: what is done with each as it is scheduled, and what is said at the end."""
+"""`record_tasks()`: observe every host, record tasks, and judge their failures at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import get_ident
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, cast, get_args
 
 from ..._drive.current import running_job
 from ..._drive.job import Job
-from ..._drive.recording import RECORDERS, Admitted, Place
+from ..._drive.runner import Runner
+from ..._drive.watching import forget_everywhere, observe_everywhere
 from ..._host import TaskHost
 from ..._machine.config import check_seconds
 from ..._machine.life import TaskStatus
-from ...errors import TasksClosedError
+from ..._task import Task
 from .book import Book
 from .changes import CHANGES
-from .entry import Entry, observe
+from .entry import Entry
 from .expecting import check, note
 from .selection import RecordedTasks
 
 RunMode = Literal["normal", "never", "inline"]
-"""What becomes of recorded tasks: see `record_tasks`."""
+"""The way in which recorded tasks run: see `record_tasks`."""
 
 
 class TaskRecorder(RecordedTasks[Any]):
-    """Records tasks while its `with` block lasts: what `record_tasks()` returns.
+    """Records tasks during its `with` block: the result of `record_tasks()`.
 
-    Whoever binds a framework makes a subclass of it: `claim()` and `is_busy()` are to be overridden, `claimed_by()`,
-    `finish()` and `changed()` to be called.
+    A binding for a framework makes a subclass, overrides `claim()` and `is_busy()`, and calls `claimed_by()`,
+    `finish()` and `changed()`.
 
-    :param host: whose tasks; None: those of everybody
+    :param host: the host whose tasks are recorded; None: all hosts
     :param run: see `record_tasks()`
-    :param timeout: likewise
+    :param timeout: see `record_tasks()`
     """
 
     def __init__(self, host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
@@ -45,11 +45,13 @@ class TaskRecorder(RecordedTasks[Any]):
         super().__init__(Book(self.is_busy, timeout), lambda _: True, "recorded tasks")
         self._host = host
         self._run = run
+        self._observer = _Observer(self)
 
     def __enter__(self) -> Self:
-        if self in RECORDERS:
-            raise RuntimeError("this recorder records already")
-        RECORDERS.append(self)
+        try:
+            observe_everywhere(self._observer)
+        except RuntimeError:
+            raise RuntimeError("this recorder records already") from None
         return self
 
     def __exit__(
@@ -57,10 +59,10 @@ class TaskRecorder(RecordedTasks[Any]):
     ) -> None:
         """Stop recording. Waits for nothing.
 
-        :raises UnexpectedFailures: if a task has failed and nothing expects that
-        :raises AssertionError: if something expects a failure and there was none
+        :raises UnexpectedFailures: if a task has failed unexpectedly
+        :raises AssertionError: if an expected failure is missing
         """
-        RECORDERS.remove(self)
+        forget_everywhere(self._observer)
         book = self._book
         if exc is None:
             check(book.entries.values(), book.expected)
@@ -70,32 +72,34 @@ class TaskRecorder(RecordedTasks[Any]):
     # For bindings
 
     def claim(self, host: TaskHost | None) -> object:
-        """Return on whose account a task is recorded that is being scheduled here and now, or None if it is not to be.
-        What a recorded task schedules is recorded on its account, where this returns None. In any thread; it must not
-        schedule, because locks are held.
+        """Return the account of a task that is being scheduled in this context; None for a task to ignore.
 
-        :param host: None if it is scheduled in a plain task group
+        If this returns None for a task that a recorded task schedules, the task gets the account of its parent. Called
+        in any thread. Must not schedule.
+
+        :param host: None if the task is scheduled in a plain task group
         """
         return self if self._host is None or self._host is host else None
 
     def is_busy(self) -> bool:
-        """Return whether something that is over for its client may still schedule tasks: `wait_all()` waits for that,
-        too. `changed()` has it ask again.
+        """Return whether a request whose client has the whole response may still schedule: `wait_all()` waits for such
+        requests, too. Call `changed()` when the answer changes.
         """
         return False
 
     def changed(self) -> None:
-        """Have whoever waits look again. From any thread."""
+        """Have all waiting code look at the tasks again. From any thread."""
         CHANGES.tell()
 
     def claimed_by(self, is_meant: Callable[[object], bool], what: str) -> RecordedTasks[Any]:
-        """Return the tasks that are recorded on these accounts; `what` is what messages call them."""
+        """Return the tasks of the accounts for which `is_meant` is true. `what` is their name in messages."""
         return self._narrow(lambda entry: is_meant(entry.claim), what)
 
     async def finish(self, scope: object, /) -> None:
-        """With `run="inline"`, wait until what was asked to start has ended, among the tasks of a scope, or of an
-        account. Whoever calls this from a task does not wait for that task. Not a checkpoint if there is nothing to
-        wait for.
+        """With `run="inline"`, wait for the ends of all tasks of a scope or an account that were asked to start.
+
+        A task that calls this does not wait for itself, and not for the tasks that have scheduled it. Not a checkpoint
+        without such tasks.
 
         :raises TimeoutError: after the recorder's `timeout`
         """
@@ -107,36 +111,28 @@ class TaskRecorder(RecordedTasks[Any]):
                 "not all tasks that run inline have ended",
             )
 
-    def _take(self, admitted: Admitted, place: Place, /) -> Place:
-        job, runner = admitted.job, admitted.runner
+    def _note(self, task: Task[Any], scope: object) -> None:
         by = running_job()
         parent = None if by is None else self._book.entries.get(by)
+        runner = cast(Runner, task._runner)
         claim = self.claim(cast("TaskHost | None", runner.host))
         if claim is None and parent is not None:
             claim = parent.claim
-        if claim is None or job in self._book.entries:  # what was held may be scheduled again, by hand
-            return place
-        scopes: tuple[object, ...] = (admitted.placer, *(() if parent is None else parent.scopes))
-        entry = Entry(observe(job), runner, by, scopes, claim, admitted.placer)
-        self._book.entries[job] = entry
+        if claim is not None and task not in self._book.entries:  # a held task may be scheduled again
+            scopes = (*(() if scope is None else (scope,)), *(() if parent is None else parent.scopes))
+            self._book.entries[task] = Entry(task, runner, by, scopes, claim)
+            CHANGES.tell()
+
+    def _holds(self, task: Task[Any]) -> bool:
+        entry = self._book.entries.get(task)
+        if entry is None or self._run != "never" or entry.was_held:
+            return False
+        entry.was_held = True
         CHANGES.tell()
-        if self._run == "never":
-            place = entry.hold(place)
-        return self._unless_refused(place) if runner.host is None and get_ident() == runner.seam.thread else place
-
-    def _unless_refused(self, place: Place) -> Place:
-        def place_or_forget(job: Job) -> None:
-            try:
-                place(job)
-            except TasksClosedError:  # the task group is closed, and nothing was scheduled
-                del self._book.entries[job]
-                CHANGES.tell()
-                raise
-
-        return place_or_forget
+        return True
 
     def _lineage(self, job: Job | None) -> set[Job]:
-        """Return a task and those that have scheduled it, one through the other."""
+        """Return a task, its parent, the parent of its parent, and so on."""
         found: set[Job] = set()
         while job is not None:
             found.add(job)
@@ -145,34 +141,61 @@ class TaskRecorder(RecordedTasks[Any]):
         return found
 
 
+class _Observer:
+    """The observer of a recorder, for all hosts and task groups of the process."""
+
+    def __init__(self, recorder: TaskRecorder) -> None:
+        self._recorder = recorder
+
+    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
+        changes = ("due", "moved", "started", "attempt_ended", "ended")
+        recorder = self._recorder
+        hooks: dict[str, Callable[..., Any]] = {
+            "scheduled": recorder._note,
+            "holds": recorder._holds,
+            "settled": recorder.finish,
+        }
+        return {**hooks, **dict.fromkeys(changes, _note_change)}
+
+
+def _note_change(*_: object) -> None:
+    CHANGES.tell()
+
+
 def _is_inline(entry: Entry) -> bool:
     return entry.is_at_rest or entry.task.status is TaskStatus.DEFERRED
 
 
 def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> TaskRecorder:
-    """Return a context manager that records tasks while its `with` block lasts, and is the sequence of them.
+    """Return a context manager that records tasks during its `with` block, and is the sequence of these tasks.
 
         with record_tasks(host) as tasks:
             ...
             await tasks.await_all()
             assert tasks.of(send_mail).one().args == ("ada@example.org",)
 
-    Tasks are recorded as they are scheduled, whichever thread does that. There may be several recorders at once, for
-    the same tasks, too. What the recorder has seen can be asked and waited for after the block as well. Leaving the
-    block raises `UnexpectedFailures` if one of the tasks has failed, unless `expect_failure()` was called for it; it
-    waits for nothing, so what is to be looked at has to have ended.
+    `schedule()` calls in any thread are recorded. Several recorders may record the same tasks at once. After the block
+    the recorder still answers, and its methods still wait.
 
-    :param host: whose tasks, the host being open or not yet; default: those of all hosts, and of each `TasksScheduler`
-        that is made with a task group
-    :param run: "normal" changes nothing. "never": tasks are scheduled, held for their phase and dropped as always,
-        but instead of being started they are taken out of their host, which knows no more of them: they take no place
-        among `max_pending`, and no drain waits for them. They can be run by hand, with `run_all()` or `await task()`.
-        "inline": the real thing, awaited earlier: a route and a scope are left when what was asked to start in them,
-        and what that schedules, has ended; tasks that no scope and no recorded task schedules run as always. A task
-        that waits for what comes later in its scope cannot end then
-    :param timeout: seconds of the event loop's time, jumps of a `JumpClock` included, that each wait for tasks may
-        take; None: for ever
+    The end of the block raises `UnexpectedFailures` if a task has failed, unless `expect_failure()` was called for it.
+    It does not wait: wait for the tasks first, for example with `wait_all()`.
+
+    `run` is one of:
+
+    - "normal": tasks run as always.
+    - "never": tasks are scheduled, held for their phase and dropped as always. A task whose phase has come does not
+      start. Its host forgets the task: the task does not count for `max_pending`, and no drain waits for it. Run the
+      task by hand, with `run_all()` or `await task()`.
+    - "inline": tasks run as always, but a route and a scope end only after the ends of their tasks that were asked to
+      start, and of all tasks that these schedule. Tasks of no scope and no recorded task run as always. A task that
+      waits for a later event of its own scope cannot end.
+
+    :param host: the host whose tasks are recorded, open or not; default: all hosts, and each `TasksScheduler` with a
+        task group
+    :param run: "normal", "never" or "inline"
+    :param timeout: the most seconds of each wait, in the event loop's time, with the jumps of a `JumpClock`; None: for
+        ever
     :raises TypeError: if a parameter has the wrong type
-    :raises ValueError: if `run` is none of the three, or `timeout` is negative or not a number
+    :raises ValueError: if `run` is another word, or `timeout` is negative or not a number
     """
     return TaskRecorder(host, run=run, timeout=timeout)

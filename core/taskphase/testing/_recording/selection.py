@@ -1,11 +1,11 @@
-"""Some of the recorded tasks: narrowing down, asserting, waiting, running by hand."""
+"""Some of the recorded tasks: select, assert, wait, run by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from ..._machine.calling import Handle
+from ..._machine.calling import Handle, check_call
 from ..._machine.life import ENDS, TaskStatus
 from ..._machine.scope import Phase
 from ..._task import Task
@@ -23,13 +23,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
-    """Recorded tasks, as a sequence in the order of `schedule()`.
+    """Recorded tasks, as a sequence in the order of `schedule()`. Works in any thread; `print(tasks)` shows all tasks.
 
-    It is a view: tasks that are scheduled later, or whose status changes, come into it and leave it by themselves.
-    Narrowing it down (`.of(...)`, `.after_response`, `.failed`) returns another one, and can be gone on with. In any
-    thread; `print(tasks)` shows them all.
-
-    Each method that waits has a form for threads, and one for event loops, whose name has an `a` before it.
+    - It is a view: it changes when a task is scheduled, or when the status of a task changes.
+    - A selection (`.of(...)`, `.after_response`, `.failed`) returns another view. Selections can be combined.
+    - Each method that waits exists twice: for threads, and with an `a` before its name for event loops.
     """
 
     def __init__(self, book: Book, keep: Callable[[Entry], bool], what: str) -> None:
@@ -53,7 +51,7 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
     def __str__(self) -> str:
         return f"{self._what}:{lines(self._entries)}"
 
-    # Narrowing down
+    # Select
 
     @overload
     def of(self, what: str) -> RecordedTasks[Any]: ...
@@ -64,54 +62,54 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
     @overload
     def of(self, what: Callable[..., T]) -> RecordedTasks[T]: ...
     def of(self, what: Callable[..., Any] | str) -> RecordedTasks[Any]:
-        """Return those that call a function, be it through partials, or that have a name.
+        """Return the tasks that call a function, also through partials, or that have a name.
 
-        :param what: the function; or the `name` of a task, or the end of it after a dot
+        :param what: the function; or the `name` of a task, or the end of the name, after a dot
         """
         name = repr(what) if isinstance(what, str) else short_name(what)
         return self._narrow(lambda entry: is_of(entry.task, what), f"{self._what} of {name}")
 
     @property
     def immediate(self) -> RecordedTasks[T_co]:
-        """Those that were scheduled to start at once."""
+        """The immediate tasks."""
         return self._in_phase(Phase.IMMEDIATE)
 
     @property
     def after_route(self) -> RecordedTasks[T_co]:
-        """Those that were scheduled for when the route has returned."""
+        """The after_route tasks."""
         return self._in_phase(Phase.AFTER_ROUTE)
 
     @property
     def after_response(self) -> RecordedTasks[T_co]:
-        """Those that were scheduled for when the scope, or request, is over."""
+        """The after_response tasks."""
         return self._in_phase(Phase.AFTER_RESPONSE)
 
     @property
     def succeeded(self) -> RecordedTasks[T_co]:
-        """Those that have succeeded."""
+        """The tasks that have succeeded."""
         return self._with_status(TaskStatus.SUCCEEDED)
 
     @property
     def failed(self) -> RecordedTasks[T_co]:
-        """Those that have failed, further attempts included."""
+        """The tasks that have failed, with all attempts."""
         return self._with_status(TaskStatus.FAILED)
 
     @property
     def cancelled(self) -> RecordedTasks[T_co]:
-        """Those that were cancelled."""
+        """The tasks that were cancelled."""
         return self._with_status(TaskStatus.CANCELLED)
 
     @property
     def dropped(self) -> RecordedTasks[T_co]:
-        """Those that were dropped: the outcome of their route was not the one that they wanted."""
+        """The tasks that were dropped: the outcome of their route did not fit."""
         return self._with_status(TaskStatus.DROPPED)
 
-    # Asserting
+    # Assert
 
     def one(self) -> Task[T_co]:
-        """Return the only one.
+        """Return the only task.
 
-        :raises AssertionError: if there is none, or more than one
+        :raises AssertionError: if there is no task, or more than one
         """
         tasks = self[:]
         if len(tasks) != 1:
@@ -125,14 +123,15 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
     @overload
     def assert_scheduled(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]: ...
     def assert_scheduled(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[Any]:
-        """Assert that a task was scheduled for exactly this call, and return the first one that was.
+        """Assert that a task was scheduled for exactly this call. Return the first such task.
 
-        What is said in the call counts, not how: `f(1)` is `f(x=1)`, and default values may be left out.
+        The spelling of the call does not matter: `f(1)` is `f(x=1)`, and default values may be left out.
         `tasks.after_response.assert_scheduled(...)` asserts the phase, too.
 
-        :raises AssertionError: if none was
-        :raises TypeError: if `func` does not take the arguments
+        :raises AssertionError: if there is no such task
+        :raises TypeError: if `func` does not accept the arguments
         """
+        check_call(func, args, kwargs)
         for task in self:
             if calls(task, func, args, kwargs):
                 return task
@@ -141,69 +140,67 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
     def expect_failure(
         self, error: type[BaseException] | tuple[type[BaseException], ...] = Exception, *, match: str | None = None
     ) -> None:
-        """Say that at least one of these tasks fails, or has failed, with `error`: that fails the test no longer. If
-        none does before the recorder is left, that is a failure of the test.
+        """Expect that at least one of these tasks fails with `error`, before or after this call. Such a failure does
+        not fail the test. A missing failure does, at the end of the block of the recorder.
 
-        :param error: a class of exceptions, or a tuple of them
-        :param match: a regular expression that is found in the exception's message
+        :param error: an exception class, or a tuple of them
+        :param match: a regular expression to search for in the message of the exception
         """
         self._book.expected.append(Expectation(self._keep, self._what, error, match))
 
-    # Waiting
+    # Wait
 
     def wait_all(self) -> None:
-        """Wait until all of them have ended, what they schedule meanwhile included. In a thread that runs no event
-        loop: in a `def` test.
+        """Wait until all these tasks have ended, also tasks that come into the view meanwhile. In a thread without an
+        event loop: in a `def` test.
 
-        Tasks that are held (`run="never"`) are not waited for.
+        Does not wait for tasks that are held (`run="never"`).
 
         :raises RuntimeError: in the thread of an event loop
-        :raises TimeoutError: after the recorder's `timeout`; the message tells what each of them does
+        :raises TimeoutError: after the recorder's `timeout`; the message has the state of each task
         """
         self._book.wait(self._keep, self._all_at_rest, f"not all of {self._what} have ended")
 
     async def await_all(self) -> None:
-        """Wait until all of them have ended, what they schedule meanwhile included: `wait_all()` in an event loop,
-        which need not be that of the tasks.
+        """The same as `wait_all()`, in any event loop.
 
         :raises TimeoutError: after the recorder's `timeout`, of the loop's time
         """
         await self._book.until(self._keep, self._all_at_rest, f"not all of {self._what} have ended")
 
     def wait_until(self, status: TaskStatus | str, *, attempt: int | None = None) -> None:
-        """Wait until all of them that have not ended have this status, and there is one: for "retrying" before the
-        clock is moved by the pause, for "running" before it is moved by the timeout. In a thread that runs no event
-        loop.
+        """Wait until there is a task that has not ended, and all such tasks have this status. In a thread without an
+        event loop. Wait for "retrying" before a clock jumps over a pause, for "running" before it jumps over a timeout.
 
-        :param status: one that is no end
-        :param attempt: in which attempt, from 1; without it the pause that the clock has just jumped over, and whose
-            task is only being woken, is as good as the next one
-        :raises AssertionError: if all have ended, or one is in a later attempt, so that they will not have it
+        :param status: a status that is no end
+        :param attempt: the number of the attempt, from 1. Give it if the clock jumps several times: after a jump the
+            task stays in the old pause until the event loop wakes it
+        :raises AssertionError: if all tasks have ended, or a task is in a later attempt
         :raises RuntimeError: in the thread of an event loop
         :raises TimeoutError: after the recorder's `timeout`
-        :raises ValueError: if it is an end, or no status
+        :raises ValueError: if `status` is an end, or no status
         """
         self._book.wait(self._keep, self._reaches(status, attempt), f"{self._what} are not all {status}")
 
     async def await_until(self, status: TaskStatus | str, *, attempt: int | None = None) -> None:
-        """Wait until all of them that have not ended have this status, and there is one: `wait_until()` in an event
-        loop.
+        """The same as `wait_until()`, in any event loop.
 
-        :raises AssertionError: if all have ended, or one is in a later attempt, so that they will not have it
+        :raises AssertionError: if all tasks have ended, or a task is in a later attempt
         :raises TimeoutError: after the recorder's `timeout`, of the loop's time
-        :raises ValueError: if it is an end, or no status
+        :raises ValueError: if `status` is an end, or no status
         """
         await self._book.until(self._keep, self._reaches(status, attempt), f"{self._what} are not all {status}")
 
-    # Running by hand
+    # Run by hand
 
     def run_all(self) -> None:
-        """Run those that are held (`run="never"`) until none is left, and wait for them. In a thread that runs no event
-        loop.
+        """Run the held tasks of this view (`run="never"`) until no held task is left, and wait for their ends. In a
+        thread without an event loop.
 
-        They run in their host if that is open, else in a new event loop in this thread, in a host of its own. One whose
-        phase has not come is left out; what they schedule is run too, if it is one of these. What they return or raise
-        is in the tasks. A single one can also be run by `await task()`, in any event loop.
+        - Tasks whose phase has not come do not run.
+        - The tasks run in their host if it is open, otherwise in a new event loop in this thread.
+        - Their results and exceptions are in the tasks.
+        - To run one task in an event loop, write `await task()`.
 
         :raises RuntimeError: in the thread of an event loop
         :raises TimeoutError: after the recorder's `timeout`
@@ -214,8 +211,7 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
             by_hand.run_in_thread(alone, self._book.timeout)
 
     async def arun_all(self) -> None:
-        """Run those that are held (`run="never"`) until none is left, and wait for them: `run_all()` in an event loop.
-        What has no open host runs in this one.
+        """The same as `run_all()`, in any event loop. Tasks without an open host run in this loop.
 
         :raises TimeoutError: after the recorder's `timeout`, of the loop's time
         """
@@ -226,7 +222,7 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
 
     @property
     def _entries(self) -> list[Entry]:
-        return self._book.those(self._keep)
+        return self._book.entries_for(self._keep)
 
     def _narrow(self, keep: Callable[[Entry], bool], what: str) -> RecordedTasks[Any]:
         return RecordedTasks(self._book, lambda entry: self._keep(entry) and keep(entry), what)
@@ -238,13 +234,13 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
         return self._narrow(lambda entry: entry.task.status is status, f"{self._what} that have {status.value}")
 
     def _context(self) -> str:
-        return lines(self._book.those(lambda _: True))
+        return lines(self._book.entries_for(lambda _: True))
 
     def _all_at_rest(self, entries: list[Entry]) -> bool:
         return all(entry.is_at_rest for entry in entries) and not self._book.is_busy()
 
     def _due(self) -> list[Entry]:
-        return [entry for entry in self._entries if entry.is_held and entry.is_due]
+        return [entry for entry in self._entries if entry.is_held]
 
     def _not_run(self) -> str:
         return f"not all of {self._what} have ended that were run by hand"

@@ -1,4 +1,4 @@
-"""Tasks in messages, with their arguments: those of a test are not secret."""
+"""Tasks in messages, with their arguments: in a test they are not secret."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def short_name(func: Callable[..., Any]) -> str:
 
 
 def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
-    """Return a call as it is written."""
-    if issubclass(type(func), partial):  # and not what only says that it is one
+    """Return a call as Python code."""
+    if issubclass(type(func), partial):  # not `isinstance()`: a proxy may lie about its class
         inner = cast("partial[object]", func)
         return call(inner.func, (*inner.args, *args), {**inner.keywords, **kwargs})
     parts = [_short.repr(arg) for arg in args]
@@ -33,7 +33,7 @@ def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any
 
 
 def line(entry: Entry) -> str:
-    """Return all that a test may want to know of a task, in one line."""
+    """Return call, phase, status and result of a task, in one line."""
     task = entry.task
     status = "held" if entry.is_held else task.status.value
     name = "" if task.config.name is None else f"{task.config.name!r} "
@@ -42,7 +42,7 @@ def line(entry: Entry) -> str:
 
 
 def lines(entries: Iterable[Entry]) -> str:
-    """Return a line for each task, or that there is none."""
+    """Return a line for each task, or "nothing"."""
     return "".join(f"\n  {line(entry)}" for entry in entries) or " nothing"
 
 

@@ -1,4 +1,4 @@
-"""What the simulation itself finds: three things, and no others."""
+"""The three errors that the simulation itself raises."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from traceback import StackSummary
 from types import FrameType
 from typing import Any, NamedTuple
 
-# Frames, the innermost last: enough to reach from anyio's own into the user's code.
+# Frames of a stack in a message, counted from the innermost: enough to get from anyio's frames to the user's code.
 _FRAMES = 8
 
 
 class Blocked(NamedTuple):
-    """A task, or a thread, that waits for something that does not come."""
+    """A task or a thread that has not ended, and its stack."""
 
     label: str
     stack: StackSummary
@@ -21,7 +21,7 @@ class Blocked(NamedTuple):
 class Deadlock(Exception):
     """Nothing can run, no timer is set, and the main function has not ended.
 
-    :ivar blocked: who waits, the oldest first, each with its stack
+    :ivar blocked: the waiting tasks and threads with their stacks, the oldest first
     """
 
     def __init__(self, blocked: Sequence[Blocked], steps: int, time: float) -> None:
@@ -33,45 +33,44 @@ class Deadlock(Exception):
 
 
 class Livelock(Exception):
-    """The main function has not ended within the budget of steps, `max_steps`.
+    """The main function has not ended within `max_steps` steps.
 
-    A loop that polls with checkpoints is one: time moves only when nothing can run.
+    A loop that polls with checkpoints is a livelock, because time moves only when nothing can run.
 
-    :ivar alive: who had not ended, the oldest first, each with its stack
+    :ivar alive: the tasks and threads that had not ended, with their stacks, the oldest first
     """
 
     def __init__(self, alive: Sequence[Blocked], steps: int, time: float) -> None:
         self.alive: tuple[Blocked, ...] = tuple(alive)
         super().__init__(
-            f"not at an end after {steps} steps, at {time:g} s; raise `max_steps` if it only takes long. "
+            f"the main function has not ended after {steps} steps, at {time:g} s; raise `max_steps` if it needs more. "
             f"Alive:\n{_listed(alive)}"
         )
 
 
 class ForeignBlock(Exception):
-    """A worker thread is blocked by something that the simulation does not control.
+    """A worker thread waits for something outside of the simulation. Use `taskphase.testing.pause()` or
+    `anyio.from_thread` to wait.
 
-    Have it wait by `taskphase.testing.pause()` or by `anyio.from_thread`.
-
-    :ivar thread: the thread, with its stack
+    :ivar thread: the thread with its stack
     """
 
     def __init__(self, thread: Blocked, seconds: float) -> None:
         self.thread = thread
         super().__init__(
-            f"a worker thread did not come back within {seconds:g} real seconds: it waits for something that the "
-            f"simulation does not control; use taskphase.testing.pause() there:\n{_listed([thread])}"
+            f"a worker thread did not finish its step within {seconds:g} real seconds: it waits for something outside "
+            f"of the simulation; wait with taskphase.testing.pause() instead:\n{_listed([thread])}"
         )
 
 
 def stack_of(coro: Any) -> StackSummary:
-    """Return where a suspended coroutine waits, the innermost frame last."""
+    """Return the stack of a suspended coroutine, the innermost frame last."""
     return StackSummary.extract(_await_frames(coro))
 
 
 def _await_frames(awaitable: Any) -> Iterator[tuple[FrameType, int]]:
     while awaitable is not None:
-        # A coroutine, a generator, or an async generator.
+        # a coroutine, a generator or an async generator
         prefix = next((p for p in ("cr", "gi", "ag") if getattr(awaitable, f"{p}_frame", None) is not None), None)
         if prefix is None:
             return

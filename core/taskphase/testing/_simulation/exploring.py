@@ -1,4 +1,4 @@
-"""Many runs of one program, and the shrinking of one that fails."""
+"""Run a program many times, and shrink a failing run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .running import Backend, simulate
 
 P = ParamSpec("P")
 
-# Runs, of a failing one with other choices. A shrunk list is for the reader: what is left after these is short enough.
+# The most runs for shrinking. A human reads the result, and after so many runs it is short enough.
 _MOST_TRIES = 300
 
-# Lines of the timeline in the note of a failure.
+# The most lines of the timeline in a failure's note.
 _MOST_LINES = 120
 
-# They end the exploration; there is nothing to be shrunk.
+# These end the exploration without shrinking.
 _NOT_OURS = (KeyboardInterrupt, SystemExit)
 
 
@@ -33,19 +33,21 @@ def explore(
     max_steps: int = 20_000,
     patience: float = 5.0,
 ) -> Callable[[Callable[P, Awaitable[object]]], Callable[P, None]]:
-    """Run an async test function under many schedules; decorate it, and it becomes a sync one.
+    """Decorate an async test function: it becomes a sync one that runs under many schedules.
 
-    First in, first out comes first; then schedules that deviate from that at one decision, and at a few; then random
-    walks, and random priorities (`PCT`). The function is called anew for each, with the same arguments. What the
-    first failure raises is raised here, once its choices have been shrunk, with a note that says how to replay it.
+    The schedules, in this order: first in, first out; schedules that deviate from it at one decision or at a few;
+    random walks and random priorities (`PCT`). Each run calls the function again, with the same arguments. After the
+    first failure the choices are shrunk. Then the exception of the failure is raised, with a note that says how to
+    replay it.
 
-    :param schedules: how many on each backend, 1 or more
+    :param schedules: the number of runs on each backend, 1 or more
     :param backends: "asyncio", "trio", or both
     :param seed: the same seed makes the same schedules
-    :param replay: the choices of a failure: they are run instead of the schedules, on each backend
+    :param replay: the choices of a failure: run only these, on each backend
     :param turns: as for `simulate()`
-    :param max_steps: after how many steps a run is given up, as a `Livelock`
-    :param patience: how many real seconds a worker thread may take for a step
+    :param max_steps: the most steps of a run; then the run ends with a `Livelock`
+    :param patience: the most real seconds of a worker thread for one step
+    :raises ValueError: if `schedules` is less than 1
     """
     if schedules < 1:
         raise ValueError(f"schedules must be 1 or more, not {schedules!r}")
@@ -78,7 +80,7 @@ def _explore(run_with: Callable[[Policy], Run], schedules: int, seed: str) -> No
     first = run_with(Fifo())
     _fail_if(first)
     if not first.decisions:
-        return  # there is one schedule
+        return  # there is no other schedule
     for policy in _policies(first, schedules - 1, seed):
         run = run_with(policy)
         if run.exception is not None:
@@ -86,7 +88,7 @@ def _explore(run_with: Callable[[Policy], Run], schedules: int, seed: str) -> No
 
 
 def _policies(first: Run, schedules: int, seed: str) -> Iterator[Policy]:
-    """Yield what is tried after first in, first out: each deviation by itself, as far as a third goes; then others."""
+    """Yield the policies after first in, first out: single deviations for at most a third of the runs, then others."""
     random = Random(seed)  # noqa: S311
     singles = [
         (index, choice) for index, (_, count) in enumerate(first.decisions) for choice in range(1, min(count, 4))
@@ -97,7 +99,7 @@ def _policies(first: Run, schedules: int, seed: str) -> Iterator[Policy]:
     for number in range(schedules - len(singles)):
         name = f"{seed}/{number}"
         if number % 3 == 0:
-            # Most deviations change what comes after them; so the decisions may be more than there were at first.
+            # A deviation changes later decisions, so there may be more of them than in the first run.
             indices = (random.randrange(len(first.decisions) + 8) for _ in range(random.randint(2, 5)))
             yield Deviate({index: random.randint(1, 4) for index in indices})
         elif number % 3 == 1:
@@ -107,7 +109,7 @@ def _policies(first: Run, schedules: int, seed: str) -> Iterator[Policy]:
 
 
 def _shrunk(failure: Run, run_with: Callable[[Sequence[int]], Run]) -> Run:
-    """Return a run that fails in the same way, with fewer and smaller choices: shorter, then zeros, then smaller."""
+    """Return a run that fails in the same way with simpler choices: fewer, then more zeros, then smaller numbers."""
     best, tries = failure, 0
 
     def fails(choices: Sequence[int]) -> bool:
@@ -125,12 +127,12 @@ def _shrunk(failure: Run, run_with: Callable[[Sequence[int]], Run]) -> Run:
         if smaller is None:
             break
         kept = _without_tail(smaller)
-    # The last one that failed was run with exactly these choices, or none has failed but the first.
+    # `best` is the last failing run, which had exactly the choices `kept`; or the given failure.
     return best
 
 
 def _smaller(choices: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield simpler lists, the boldest first. The last choice is never 0."""
+    """Yield simpler lists, the shortest first. The last choice is never 0."""
     length = len(choices)
     for kept in sorted({length // 2, length - length // 4, length - 1} - {length}):
         yield _without_tail(choices[:kept])
@@ -147,7 +149,7 @@ def _smaller(choices: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _without_tail(choices: Sequence[int]) -> list[int]:
-    """Return the choices without the zeros at their end, which mean nothing."""
+    """Return the choices without trailing zeros, which have no effect."""
     length = len(choices)
     while length and not choices[length - 1]:
         length -= 1
@@ -155,7 +157,7 @@ def _without_tail(choices: Sequence[int]) -> list[int]:
 
 
 def _fail_if(run: Run) -> None:
-    """Raise what the run has raised, if it has, with a note that says how to have that again."""
+    """Raise the exception of `run`, if any, with a note that says how to repeat the run."""
     choices = _without_tail(run.choices)
     fail_if(
         run,
@@ -166,7 +168,7 @@ def _fail_if(run: Run) -> None:
 
 
 def fail_if(run: Run, how: str) -> None:
-    """Raise what the run has raised, if it has, with a note. `how`: what it ran with, and how to have that again."""
+    """Raise the exception of `run`, if any, with a note. `how`: the parameters of the run, and how to repeat it."""
     error = run.exception
     if error is None:
         return

@@ -1,7 +1,7 @@
-"""What goes wrong, and when: plain data, beside the choices.
+"""Faults: plain data that says what goes wrong at which step.
 
-A fault is due at a step, counted from 1 as in the trace. Whom it hits is decided by the choices: the task that makes
-that step. If that is a worker thread, or a task of another name than the fault asks for, the next one is hit.
+A fault is due at a step, counted from 1 as in the trace. The fault hits the task that makes this step. If a worker
+thread makes the step, or a task with another name than the fault requires, the fault hits the next task that fits.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Throw:
-    """The task's wait raises `error`. What it was about to receive is lost, as with `asyncio.Task.cancel()`.
+    """Make the wait of the task raise `error`. The result of the wait is lost, as with `asyncio.Task.cancel()`.
 
-    If this is the task's first step it does not wait yet, and the next task is hit.
+    A task does not wait yet in its first step; the fault then hits the next task.
 
     :param step: 1 or more
-    :param error: an exception, or its class, of which each run has an instance of its own
-    :param task: the beginning of the names of the tasks that may be hit, as in the trace; default: any
+    :param error: an exception, or an exception class, of which each run makes its own instance
+    :param task: a prefix of the names, as in the trace, that the fault may hit; default: any task
     """
 
     step: int
@@ -26,20 +26,20 @@ class Throw:
     task: str = ""
 
     def make(self) -> BaseException:
-        """Return what is to be raised."""
+        """Return the exception to raise."""
         return self.error() if isinstance(self.error, type) else self.error
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The innermost cancel scope that the task stands in is cancelled, right before it makes the step.
+    """Cancel the innermost cancel scope around the task, just before the task makes the step.
 
-    That is the scope of its task group if it has entered none of its own. On asyncio a task may stand in none: then it
-    is `Task.cancel()`.
+    Without its own scope, the task is cancelled by the scope of its task group. On asyncio a task may have no scope at
+    all; then `Task.cancel()` is called.
 
     :param step: 1 or more
-    :param native: on asyncio, `Task.cancel()` instead; on trio there is no such thing, and it is a scope as well
-    :param task: the beginning of the names of the tasks that may be hit, as in the trace; default: any
+    :param native: on asyncio, call `Task.cancel()` instead; trio has no such call, and cancels the scope
+    :param task: a prefix of the names, as in the trace, that the fault may hit; default: any task
     """
 
     step: int
@@ -49,10 +49,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`func()` is called between two steps, in the event loop's thread but in no task, as by a signal.
+    """Call `func()` between two steps, in the event loop's thread but outside of any task, like a signal handler.
 
     :param step: 1 or more
-    :param func: a sync function; if it raises, the run is given up, and `simulate()` raises that
+    :param func: a sync function; if `func` raises, the run ends, and `simulate()` raises the exception
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""asyncio: an event loop without selector, which runs one task at a time."""
+"""An asyncio event loop without a selector, which runs one task at a time."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .faults import Call, Cancel
 from .privates import AnyioOnAsyncio, Steps
 from .record import MAIL, Actor
 from .schedule import OutOfSteps, Schedule
-from .tasks_on_asyncio import SimulatedTask, Strings, coro_of, drop, ending_of, has_started, puppet, settle
+from .tasks_on_asyncio import Interceptor, SimulatedTask, coro_of, drop, ending_of, has_started, intercepted, settle
 from .threads import Crew, Worker
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# Callbacks between two steps. A callback that asks for itself again without end is a livelock.
+# The most callbacks between two steps. A callback that schedules itself for ever is a livelock.
 _MOST_PLUMBING = 100_000
 
-# Of the unwinding: rounds of cancelling all that is alive, and steps in each. Who survives that is dropped.
+# Limits of the unwinding: rounds that cancel all living tasks, steps in each round. Tasks that survive are dropped.
 _ROUNDS = 20
 _STEPS_OF_A_ROUND = 2_000
 
 
 class Ready(NamedTuple):
-    """A candidate: whose step, how to make it, and the task, if it is one."""
+    """A candidate: its actor, the function that makes the step, and the task, if any."""
 
     actor: Actor
     run: Callable[[], None]
@@ -41,9 +41,10 @@ class Ready(NamedTuple):
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """Steps of tasks are candidates; everything else is plumbing, and runs at once, in order.
-
-    Cancellation that anyio delivers again and again runs once between two steps: it can have no other effect.
+    """A loop whose turn runs all plumbing, then makes one step of the task that the policy chooses. Without a runnable
+    task the turn moves the time to the next timer. Plumbing is every callback that is not a step of a task.
+    anyio repeats the delivery of a cancellation in each turn. As plumbing, that would never end. So deliveries run once
+    between two steps, after the plumbing; more than one delivery could have no further effect.
     """
 
     def __init__(self, schedule: Schedule, steps: Steps, anyio: AnyioOnAsyncio, patience: float) -> None:
@@ -64,7 +65,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._is_over: Callable[[], bool] = bool
         self._context = Context()
 
-    # What asyncio asks of an event loop.
+    # Called by asyncio.
 
     def time(self) -> float:
         return self._schedule.now
@@ -118,16 +119,16 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Task[Any]:
         if self.get_task_factory() is not None:
             return super().create_task(coro, name=name, context=context, **options)
-        strings = None
+        interceptor = None
         if self._schedule.throws and asyncio.iscoroutine(coro):
-            strings = Strings(coro)
-            coro = puppet(strings)
-        inner: Any = coro if strings is None else strings.coro
+            interceptor = Interceptor(coro)
+            coro = intercepted(interceptor)
+        inner: Any = coro if interceptor is None else interceptor.coro
         actor = self._schedule.spawn(str(name or getattr(inner, "__qualname__", "task")))
-        # asyncio numbers the tasks of a process; that would be seen by the program.
+        # asyncio numbers the tasks of the whole process; a program could see these numbers, so each run uses its own.
         name = name or f"Task-{actor.number}"
         task = SimulatedTask(actor, coro, loop=self, name=name, context=context, **options)
-        task.strings = strings
+        task.interceptor = interceptor
         if not task.done():
             self._living[task] = actor
         return task
@@ -166,7 +167,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # One turn.
 
     def _adopt(self, task: asyncio.Task[Any]) -> Actor:
-        """Return the actor of a task that was made without the loop's `create_task()`."""
+        """Return the actor of a task that was made without the `create_task()` of the loop."""
         actor = self._living.get(task)
         if actor is None:
             actor = self._living[task] = self._schedule.spawn(task.get_name())
@@ -221,11 +222,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             assert task is not None
             scope = None if fault.native else self.anyio.scope_of(task)
             (task if scope is None else scope).cancel()
-        elif isinstance(task, SimulatedTask) and task.strings is not None:
-            task.strings.error = fault.make()
+        elif isinstance(task, SimulatedTask) and task.interceptor is not None:
+            task.interceptor.error = fault.make()
 
     def _let_time_pass(self) -> bool:
-        """Move time on to the next timer; return whether there was one."""
+        """Move the time to the next timer; return False if there is none."""
         while self._timers and self._timers[0][2].cancelled():
             heappop(self._timers)
         if not self._timers:
@@ -248,7 +249,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._runnable.append(self._mailbox)
         handle._run()
 
-    # What workers ask of it.
+    # Called by workers.
 
     def make_runnable(self, worker: Worker) -> None:
         self._runnable.append(Ready(worker.actor, worker.step, None))
@@ -261,7 +262,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run(self, main: Coroutine[Any, Any, Any], name: str, context: Context) -> asyncio.Task[Any]:
         """Run `main` to its end, and return its task.
 
-        :raises BaseException: what ended the run otherwise
+        :raises BaseException: the exception that ended the run, for example `Deadlock`
         """
         self._context = context.copy()
         task = self.create_task(main, name=name, context=context)
@@ -270,7 +271,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return task
 
     def unwind(self) -> None:
-        """Bring everything to its end that is still alive, and close the loop."""
+        """End all threads and tasks, and close the loop. A task that survives all rounds of cancelling is dropped."""
         self.crew.unwind()
         self._runnable = [ready for ready in self._runnable if ready.task is not None]
         self._plumbing.extend(self._mail)
@@ -280,7 +281,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if not self._living:
                 break
             for task in reversed(list(self._living)):
-                if has_started(task):  # what anyio has wrapped would never be awaited
+                if has_started(task):  # otherwise the coroutine inside anyio's wrapper would never be awaited
                     task.cancel()
             self._run_on(lambda: not self._living)
         self._run_on(self.create_task(self.shutdown_asyncgens()).done)
@@ -290,10 +291,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.close()
 
     def _run_on(self, is_over: Callable[[], bool]) -> None:
-        """Go on until that is so, until nothing can run and no timer is set, or until it takes too long."""
+        """Run until `is_over()`, until nothing can run and no timer is set, or until the round has no steps left."""
         left = count(_STEPS_OF_A_ROUND, -1)
         self._is_over = lambda: is_over() or next(left) <= 0
         try:
             self.run_forever()
         except (ForeignBlock, KeyboardInterrupt, SystemExit):
-            pass  # the run is over, and has no ear for a task's last word
+            pass  # the run is over, and its result is known

@@ -1,4 +1,4 @@
-"""trio: a guest run, whose host hands it one task at a time."""
+"""A guest run of trio, whose host gives trio one task at a time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,24 @@ from .schedule import OutOfSteps, Schedule
 from .tasks_on_trio import Members, Queue, Ready, VirtualClock, has_started
 from .threads import Crew, Worker
 
-# Ticks in which nothing steps, one after the other: trio needs two to wake by I/O.
+# The most consecutive ticks without a step. trio needs two to wake by I/O.
 _MOST_EMPTY_TICKS = 1_000
 
-# Of the unwinding: rounds of making each wait raise, and steps in each. Who survives that is dropped.
+# Limits of the unwinding: rounds that make each wait raise, and steps in each round. Tasks that survive are dropped.
 _ROUNDS = 20
 _STEPS_OF_A_ROUND = 2_000
 
 
 class Simulation:
-    """One run on trio, from its start."""
+    """One run on trio.
+
+    trio runs as a guest: each call of the function in `_host` is one *tick*, in which trio runs every task of its run
+    queue. The simulation puts its own `Queue` in place of that run queue, and so decides what a tick runs. One turn:
+
+    1. Sort new runnable tasks: tasks of the program are candidates; trio's own tasks, the plumbing, run at once.
+    2. If there are candidates, make one step: the policy chooses, the queue contains only this task, and trio ticks.
+    3. Otherwise move the time to the next deadline. Without a deadline, this is a deadlock.
+    """
 
     def __init__(self, schedule: Schedule, main: Callable[[], Any], name: str, patience: float) -> None:
         self._schedule = schedule
@@ -75,16 +83,16 @@ class Simulation:
         self.outcome = result
 
     def run(self) -> None:
-        """Run to the end of the main task, whose result is `outcome` then.
+        """Run until the main task has ended; `outcome` then has its result.
 
-        :raises BaseException: what ended the run otherwise
+        :raises BaseException: the exception that ended the run, for example `Deadlock`
         """
         while self.outcome is None:
             if not self._turn():
                 raise Deadlock(self._alive(), self._schedule.steps, self._schedule.now)
 
     def unwind(self) -> None:
-        """Bring everything to its end that is still alive."""
+        """End all that is alive: first the threads, then the tasks; drop the tasks that survive."""
         self.crew.unwind()
         self._queue.ready = [ready for ready in self._queue.ready if isinstance(ready.who, Task)]
         rounds = 0
@@ -102,7 +110,7 @@ class Simulation:
     # One turn.
 
     def _turn(self) -> bool:
-        """Do the next thing; return whether there was one."""
+        """Make one turn; return False if there was nothing to do."""
         self._queue.sort()
         self._drain_plumbing()
         if self.outcome is not None:
@@ -113,7 +121,9 @@ class Simulation:
         return self._let_time_pass()
 
     def _drain_plumbing(self) -> None:
-        """Let trio's own tasks run until none can, except for the one that calls what threads have asked for."""
+        """Run trio's own tasks until none is runnable. Exception: the task that makes the calls of threads is a
+        candidate.
+        """
         while self.outcome is None:
             if self._queue.plumbing:
                 task = self._queue.plumbing.pop(0)
@@ -127,7 +137,7 @@ class Simulation:
 
     def _is_mail(self, task: Task) -> bool:
         queue = self._runner.entry_queue
-        # Once the main task has ended it is trio itself that uses the queue.
+        # After the end of the main task trio itself uses the queue.
         return (
             task.coro.cr_code is queue.task.__code__
             and queue.size() > 0
@@ -135,7 +145,7 @@ class Simulation:
         )
 
     def _mail_is_on_its_way(self) -> bool:
-        """Tell whether trio has not noticed yet, by its own I/O, that a thread has asked for something."""
+        """Return whether a thread has requested a call, but trio's I/O has not noticed the request yet."""
         if not self._runner.entry_queue.size() or any(ready.actor is MAIL for ready in self._queue.ready):
             self._empty_ticks = 0
             return False
@@ -174,11 +184,13 @@ class Simulation:
             elif isinstance(fault, Cancel):
                 who._cancel_status._scope.cancel()
             else:
-                # As trio does with a task that waits for something which is not trio's.
+                # trio does the same to a task that waits for a foreign awaitable.
                 who._next_send_fn, who._next_send = who.coro.throw, fault.make()
 
     def _let_time_pass(self) -> bool:
-        """Wake who waits for everybody else to be blocked, else move time on to the next timer."""
+        """Wake the tasks in `wait_all_tasks_blocked()`, or move the time to the next timer; return False if there is
+        neither.
+        """
         runner = self._runner
         if runner.waiting_for_idle:
             cushion = runner.waiting_for_idle.keys()[0][0]
@@ -200,7 +212,7 @@ class Simulation:
         tasks = [Blocked(actor.label, stack_of(task.coro)) for task, actor in self._members.actors.items()]
         return [*tasks, *self.crew.blocked()]
 
-    # What workers ask of it.
+    # Called by workers.
 
     @property
     def is_unwinding(self) -> bool:
@@ -208,7 +220,7 @@ class Simulation:
         return self._schedule.unwinding
 
     def is_mine(self) -> bool:
-        """Tell whether the running task belongs to this run."""
+        """Return whether the running task belongs to this run."""
         return trio.lowlevel.current_root_task() is self._runner.init_task
 
     def make_runnable(self, worker: Worker) -> None:
@@ -220,9 +232,9 @@ class Simulation:
     # The unwinding.
 
     def _make_all_raise(self, *, drop: bool) -> None:
-        """Have each wait raise `trio.Cancelled`, shielded or not, the youngest task's first.
+        """Make each wait raise `trio.Cancelled`, even a shielded one; the youngest task's first.
 
-        :param drop: end the tasks as they are instead, because they would not
+        :param drop: close the tasks instead, because they caught the cancellation
         """
         with _inside_trio():
             main = self._runner.main_task
@@ -240,7 +252,7 @@ def _raise_cancelled() -> Any:
 
 
 def _drop(task: Any) -> None:
-    """Have trio take `task` for ended at its next step."""
+    """Make trio treat `task` as ended at its next step."""
     if task._next_send_fn is None:
         trio.lowlevel.reschedule(task)
     task._next_send_fn, task._next_send = _stop, task
@@ -250,13 +262,13 @@ def _stop(task: Task) -> None:
     try:
         task.coro.close()
     except BaseException:  # noqa: S110
-        pass  # it will not end, whatever happens to it
+        pass  # the coroutine refuses to end
     raise StopIteration
 
 
 @contextmanager
 def _inside_trio() -> Generator[None]:
-    """Have code of others, called between two ticks, find itself in trio."""
+    """Let user code that runs between two ticks see that it runs in trio."""
     before, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
     try:
         yield

@@ -1,4 +1,4 @@
-"""Who chooses which of several runnable tasks steps next."""
+"""Policies: the choice of the next task to step."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Protocol
 
 
 class Policy(Protocol):
-    """Chooses, once for every decision of a run. One object serves one run."""
+    """Makes the choices of a run. Use a new object for each run."""
 
     def choose(self, count: int) -> int:
-        """Return which of `count` runnable tasks steps next, from 0, the oldest, to `count - 1`.
+        """Return the index of the next task to step: from 0, the oldest, to `count - 1`.
 
-        :param count: 2 or more
-        :raises BaseException: whatever it likes; the run is given up, and `simulate()` raises it
+        :param count: the number of runnable tasks, 2 or more
+        :raises BaseException: ends the run; `simulate()` raises the same exception
         """
         ...
 
 
 class TaskPolicy(Policy, Protocol):
-    """A policy that wants to know which tasks there are."""
+    """A policy that knows the runnable tasks by their numbers."""
 
     def choose_task(self, numbers: Sequence[int]) -> int:
-        """Return what `choose()` returns, which is not called then.
+        """Return an index into `numbers`. Called instead of `choose()`.
 
-        :param numbers: of the runnable tasks, in the order of spawning from 0; the oldest in the queue first
+        :param numbers: the numbers of the runnable tasks, in the order of the queue; tasks are numbered from 0 as they
+            are spawned
         """
         ...
 
@@ -39,9 +40,9 @@ class Fifo:
 
 
 class Replay:
-    """The choices of an earlier run; after the last of them first in, first out.
+    """The choices of an earlier run, then first in, first out.
 
-    A choice that is too large for its decision means the youngest task, so a list may be changed freely.
+    A choice that is too large means the youngest task, so you can edit the list freely.
 
     :param choices: as in `Run.choices`; 0 or more each
     """
@@ -50,14 +51,15 @@ class Replay:
         self._choices = iter(list(choices))
 
     def choose(self, count: int) -> int:
-        """Return the next choice of the list."""
+        """Return the next choice of the list, or 0 at its end."""
         return min(next(self._choices, 0), count - 1)
 
 
 class Deviate:
-    """First in, first out, except at a few decisions.
+    """First in, first out, except at some decisions.
 
-    :param deviations: the choice, by the index of the decision, from 0; too large means the youngest task
+    :param deviations: the choices, by the index of the decision from 0; a choice that is too large means the youngest
+        task
     """
 
     def __init__(self, deviations: Mapping[int, int]) -> None:
@@ -65,13 +67,13 @@ class Deviate:
         self._index = -1
 
     def choose(self, count: int) -> int:
-        """Return what is to be chosen at this decision, else 0."""
+        """Return the deviation for this decision, or 0."""
         self._index += 1
         return min(self._deviations.get(self._index, 0), count - 1)
 
 
 class RandomWalk:
-    """Any of them, each as likely as the other.
+    """A random choice, with equal probability for each task.
 
     :param seed: the same seed makes the same choices
     """
@@ -85,15 +87,15 @@ class RandomWalk:
 
 
 class PCT:
-    """Random priorities, and a few moments at which the task in front falls behind all others.
+    """Random priorities; at a few random moments the first task falls behind all others.
 
-    Probabilistic concurrency testing (Burckhardt et al., 2010): it finds a bug that takes `depth` ordering
-    constraints with known probability, and, unlike a random walk, leaves tasks waiting for long.
+    Probabilistic concurrency testing (Burckhardt et al., 2010) finds a bug of `depth` ordering constraints with a known
+    probability. Unlike a random walk it lets tasks wait for long.
 
     :param seed: the same seed makes the same choices
-    :param depth: of the bug, 1 or more: there are `depth - 1` such moments
-    :param steps: about how many decisions a run has, 1 or more: the moments are spread over them
-    :raises ValueError: if one is less than that
+    :param depth: the depth of the bug, 1 or more: there are `depth - 1` such moments
+    :param steps: the approximate number of decisions in a run, 1 or more: the moments are spread over them
+    :raises ValueError: if `depth` or `steps` is less than 1
     """
 
     def __init__(self, seed: int | str, depth: int = 3, steps: int = 100) -> None:
@@ -105,13 +107,13 @@ class PCT:
         self._index = -1
 
     def choose(self, count: int) -> int:
-        """Return a choice by priorities of places, for those who do not know which tasks there are."""
+        """Return a choice by the priorities of the positions, if the tasks are unknown."""
         return self.choose_task(range(count))
 
     def choose_task(self, numbers: Sequence[int]) -> int:
-        """Return the place of the task of the highest priority.
+        """Return the index of the task with the highest priority.
 
-        :param numbers: of the runnable tasks, as in `Actor.number`, the oldest first
+        :param numbers: the numbers of the runnable tasks, as in `Actor.number`, the oldest first
         """
         self._index += 1
         for number in numbers:
@@ -119,6 +121,6 @@ class PCT:
                 self._priorities[number] = self._random.random()
         best = max(numbers, key=self._priorities.__getitem__)
         if self._index in self._moments:
-            self._priorities[best] = -self._index - 1.0  # behind all others, and those that fell before
+            self._priorities[best] = -self._index - 1.0  # behind all others, including earlier fallen ones
             best = max(numbers, key=self._priorities.__getitem__)
         return numbers.index(best)

@@ -1,7 +1,7 @@
-"""Every private name of asyncio, anyio and trio that the simulation rests on, each with a check.
+"""Every private name of asyncio, anyio and trio that the simulation uses, each with a check.
 
-A check raises `PrivateChanged`, which names the package, its version and the name, when that is gone or is no longer
-what it was. Measured with Python 3.11, anyio 4.9 and 4.16, and trio 0.35.
+A check raises `PrivateChanged`, with the package, its version and the name, if the name is gone or has another type.
+Tested with Python 3.11, anyio 4.9 and 4.16, and trio 0.35.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _OPTIONAL_FUNCTION = (*_FUNCTION, type(None))
 
 
 class PrivateChanged(RuntimeError):
-    """A private name that the simulation rests on is gone, or is no longer what it was."""
+    """A private name that the simulation uses is gone, or has another type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """A private name: in which package, of what, how it is called, and what it is."""
+    """A private name: its package, its owner, the name, and the expected type."""
 
     package: str
     owner: str
@@ -40,17 +40,17 @@ class Private:
     kind: type | tuple[type, ...]
 
     def of(self, owner: object) -> Any:
-        """Return what has this name in `owner`.
+        """Return the attribute of `owner` with this name.
 
-        :raises PrivateChanged: if nothing has, or if it is not what it was
+        :raises PrivateChanged: if the attribute is missing, or has another type
         """
         value = getattr(owner, self.name, _MISSING)
         if value is _MISSING or not isinstance(value, self.kind):
-            found = "is gone" if value is _MISSING else f"is a {type(value).__name__}"
+            found = "is gone" if value is _MISSING else f"is now a {type(value).__name__}"
             raise PrivateChanged(
-                f"taskphase.testing does not know {self.package} {_version_of(self.package)}: "
+                f"taskphase.testing does not support {self.package} {_version_of(self.package)}: "
                 f"its private {self.owner}.{self.name} {found}; "
-                "use a version that it knows, or report this one"
+                f"install another version of {self.package}, or report this one"
             )
         return value
 
@@ -66,7 +66,7 @@ TASK = (
     Private("asyncio", "Task", "_exception", (BaseException, type(None))),
 )
 CALLBACK = (
-    # What a task asks its loop to call is bound to it.
+    # A task passes bound methods of itself to its loop.
     Private("asyncio", "Task's step or wakeup", "__self__", asyncio.Task),
 )
 EVENTLOOP_MODULE = (
@@ -123,9 +123,9 @@ ALL = (
 
 
 def check(privates: tuple[Private, ...], owner: object) -> Any:
-    """Check all of them in `owner`, and return it.
+    """Check `privates` in `owner`, and return `owner`.
 
-    :raises PrivateChanged: at the first that is gone or changed
+    :raises PrivateChanged: at the first name that is missing or has another type
     """
     for private in privates:
         private.of(owner)
@@ -133,14 +133,14 @@ def check(privates: tuple[Private, ...], owner: object) -> Any:
 
 
 class _Own:
-    """What a class has itself, and has not inherited."""
+    """The attributes of a class itself, without the inherited ones."""
 
     def __init__(self, cls: type) -> None:
         self.__dict__.update(vars(cls))
 
 
 class OrderedSet(dict[Any, None]):
-    """A set that is iterated in the order of insertion, as far as anyio uses sets."""
+    """A set that iterates in the order of insertion, with the methods that anyio uses."""
 
     __slots__ = ()
 
@@ -155,7 +155,7 @@ class OrderedSet(dict[Any, None]):
 
 
 class AnyioOnAsyncio(NamedTuple):
-    """What is needed of anyio's asyncio backend."""
+    """The parts of anyio's asyncio backend that the simulation needs."""
 
     module: Any
     backend: Any
@@ -163,7 +163,7 @@ class AnyioOnAsyncio(NamedTuple):
     deliver: FunctionType
 
     def scope_of(self, task: asyncio.Task[Any]) -> Any:
-        """Return the innermost cancel scope that `task` stands in, or None."""
+        """Return the innermost cancel scope around `task`, or None."""
         state = self.module._task_states.get(task)
         return None if state is None else state.cancel_scope
 
@@ -185,13 +185,13 @@ def anyio_on_trio() -> Any:
 
 
 def anyio_eventloop() -> Any:
-    """Return the module that knows which event loop a thread belongs to."""
+    """Return anyio's module that stores the event loop of a thread."""
     return check(EVENTLOOP_MODULE, import_module("anyio._core._eventloop"))
 
 
 @contextmanager
 def ordered_cancellation(anyio: AnyioOnAsyncio) -> Generator[None]:
-    """Have anyio deliver cancellation in the order in which tasks and scopes have entered."""
+    """Make anyio deliver a cancellation in the order in which tasks and scopes were entered."""
     original: Any = anyio.cancel_scope.__init__
 
     def ordered(scope: Any, *args: Any, **kwargs: Any) -> None:
@@ -205,7 +205,7 @@ def ordered_cancellation(anyio: AnyioOnAsyncio) -> Generator[None]:
 
 @contextmanager
 def replaced(owner: object, name: str, value: object) -> Generator[None]:
-    """Set an attribute for as long as the context is open."""
+    """Replace an attribute while the context is open."""
     original = vars(owner)[name]
     setattr(owner, name, value)
     try:
@@ -215,13 +215,13 @@ def replaced(owner: object, name: str, value: object) -> Generator[None]:
 
 
 class Steps(NamedTuple):
-    """How asyncio has the steps of a task called: by an object of this type, or by a bound method of this name."""
+    """How asyncio calls the steps of a task: by an object of the type `step`, or by a bound method named `wakeup`."""
 
     step: type
     wakeup: str
 
     def task_of(self, callback: Any) -> asyncio.Task[Any] | None:
-        """Return the task whose step `callback` is, or None if it is none."""
+        """Return the task if `callback` is a step of a task, otherwise None."""
         if type(callback) is self.step or (type(callback) is BuiltinMethodType and callback.__name__ == self.wakeup):
             owner: Any = getattr(callback, "__self__", None)
             if isinstance(owner, asyncio.Task):
@@ -230,9 +230,9 @@ class Steps(NamedTuple):
 
 
 def asyncio_steps() -> Steps:
-    """Find out, by a task that is never run to its end, how asyncio has the steps of a task called.
+    """Find out how asyncio calls the steps of a task, with a task that never ends.
 
-    :raises PrivateChanged: if it does not ask its loop by callbacks that are bound to it
+    :raises PrivateChanged: if asyncio does not use callbacks that are bound to the task
     """
     check(LOOP, asyncio.BaseEventLoop)
     check(HANDLE, asyncio.Handle)
@@ -268,7 +268,7 @@ class _Probe(asyncio.BaseEventLoop):
 
 
 def trio_runner() -> Any:
-    """Return trio's runner of this thread, which has just been started."""
+    """Return the runner of trio's run in this thread, which has just started."""
     module: ModuleType = sys.modules["trio._core._run"]
     context = check(TRIO_MODULE, module).GLOBAL_RUN_CONTEXT
     runner = check(RUNNER, check(RUN_CONTEXT, context).runner)

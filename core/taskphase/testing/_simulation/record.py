@@ -1,4 +1,4 @@
-"""What a run leaves behind."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ _QUALIFIED = re.compile(r"(?:<\w+>|[^\W\d]\w*)(?:\.(?:<\w+>|[^\W\d]\w*))+")
 
 
 class Decision(NamedTuple):
-    """A choice, and among how many."""
+    """A choice, and the number of candidates."""
 
     choice: int
     among: int
 
 
 class Actor(NamedTuple):
-    """Whoever steps: a task, a worker thread, or what threads have asked the event loop to call.
+    """Something that steps: a task, a worker thread, or the calls that threads have requested from the event loop.
 
-    :ivar number: in the order of spawning, from 0, the main task
-    :ivar label: what it is called in the trace
+    :ivar number: the number in the order of spawning, from 0, the main task
+    :ivar label: the name in the trace
     """
 
     number: int
     label: str
 
 
-# Calls that threads have asked the event loop for. There may be several waiting; they are made in order.
+# The calls that threads have requested from the event loop. Several may wait; the loop makes them in order.
 MAIL = Actor(-1, "from threads")
 
 
 class Entry(NamedTuple):
     """One line of the trace.
 
-    :ivar step: how many steps had begun, this one included
+    :ivar step: the number of steps so far, this one included
     :ivar time: virtual seconds
-    :ivar task: name and number; empty for timers
+    :ivar task: name and number of the task; empty for timers
     :ivar what: "spawn", "step", "end", "timer", "fault" or "mark"
-    :ivar detail: of a step that was chosen: which, among how many; of an end: what was raised; of a mark: its text
+    :ivar detail: the choice and the number of candidates of a chosen step; the exception of an end; the text of a mark
     """
 
     step: int
@@ -53,11 +53,11 @@ class Run:
     """One simulated run.
 
     :ivar backend: "asyncio" or "trio"
-    :ivar value: what the main function returned; None if it did not
-    :ivar exception: what it raised, or what the simulation found: `Deadlock`, `Livelock`, `ForeignBlock`; else None
-    :ivar decisions: what was chosen, and among how many
-    :ivar trace: what happened, in order
-    :ivar steps: how many there were
+    :ivar value: the return value of the main function; None after an exception
+    :ivar exception: from the main function, or from the simulation (`Deadlock`, `Livelock`, `ForeignBlock`), or None
+    :ivar decisions: the choices, each with the number of candidates
+    :ivar trace: all events, in order
+    :ivar steps: the number of steps
     :ivar time: virtual seconds, from 0
     """
 
@@ -71,12 +71,12 @@ class Run:
 
     @property
     def choices(self) -> list[int]:
-        """What `Replay` takes to make the same run again."""
+        """The choices, for `Replay`."""
         return [choice for choice, _ in self.decisions]
 
     @property
     def marks(self) -> list[str]:
-        """The texts that the program has put into the trace by `mark()`."""
+        """The texts that the program has passed to `mark()`."""
         return [entry.detail for entry in self.trace if entry.what == "mark"]
 
     def result(self) -> Any:
@@ -86,9 +86,9 @@ class Run:
         return self.value
 
     def timeline(self, last: int | None = None) -> str:
-        """Return the trace as text, a line an entry.
+        """Return the trace as text, one line for each entry.
 
-        :param last: how many lines at most, the last ones; default: all
+        :param last: the number of lines, counted from the end; default: all
         """
         entries = self.trace if last is None else self.trace[max(0, len(self.trace) - last) :]
         width = max((len(entry.task) for entry in entries), default=0)
@@ -102,5 +102,5 @@ class Run:
 
 
 def short_name(name: str) -> str:
-    """Return the last part of the qualified name of a function; any other name as it is."""
+    """Return the last part of a qualified name; return any other name unchanged."""
     return name.rpartition(".")[2] if _QUALIFIED.fullmatch(name) else name

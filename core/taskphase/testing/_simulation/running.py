@@ -1,4 +1,4 @@
-"""One run."""
+"""Simulate one run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
+import anyio
+
+from ..._drive.enclosing import is_decided
+from ..._host import TaskHost
 from . import privates
 from .context import enter_library, running_library
 from .faults import Fault
@@ -20,8 +24,8 @@ from .schedule import Abandon, Schedule, here
 
 Backend = Literal["asyncio", "trio"]
 
-# anyio is patched while a run lasts, so that there is one at a time, from whichever thread.
-_turnstile = Lock()
+# A run patches anyio, so there is only one run at a time in the process.
+_one_run = Lock()
 
 
 def simulate(
@@ -34,32 +38,34 @@ def simulate(
     max_steps: int = 100_000,
     patience: float = 5.0,
 ) -> Run:
-    """Run `main()` to its end, under virtual time, one task at a time.
+    """Run `main()` to its end in virtual time, one task at a time.
 
-    The same program, choices and faults make the same run; the global `random` gives the same numbers in each. Whatever
-    is left alive at its end is cancelled, and gone when this returns. To be called where no event loop runs; one run at
-    a time, others wait.
+    The same program, choices and faults make the same run; the global `random` starts from the same seed. At the end
+    the remaining tasks are cancelled, and have ended when this returns. Call this where no event loop runs. Only one
+    run takes place at a time; other threads wait.
 
     :param main: an async function without parameters
     :param backend: "asyncio" or "trio"
-    :param policy: chooses who steps; default: `Fifo()`. One object serves one run
-    :param faults: what goes wrong, and at which steps
-    :param turns: whether every task that is runnable when a turn begins steps before any that becomes so in it. That
-        is all that trio promises of its order; asyncio is first in, first out, which only `Fifo` keeps
-    :param max_steps: after how many steps to give up, 1 or more
-    :param patience: how many real seconds a worker thread may take for a step, more than 0
-    :return: what happened. What `main()` raises is in it, and so is what the simulation finds: `Deadlock`,
-        `Livelock`, `ForeignBlock`
-    :raises BaseException: what the policy, or the function of a `Call`, raised
+    :param policy: chooses the next task to step; default: `Fifo()`. Use a new object for each run
+    :param faults: the faults, each with its step
+    :param turns: whether every task that is runnable at the begin of a turn steps before tasks that become runnable
+        later. trio promises only this order; asyncio is first in, first out, which only `Fifo` keeps
+    :param max_steps: the most steps, 1 or more
+    :param patience: the most real seconds of a worker thread for one step, more than 0
+    :return: the run, with the exception of `main()` or of the simulation: `Deadlock`, `Livelock`, `ForeignBlock`
+    :raises BaseException: an exception of the policy, or of the function of a `Call`
     :raises RuntimeError: if an event loop runs in this thread
     """
     if backend not in ("asyncio", "trio"):
         raise ValueError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     if running_library() is not None or getattr(here, "schedule", None) is not None:
-        raise RuntimeError("simulate() runs an event loop of its own: call it from sync code, outside of any other")
+        raise RuntimeError("simulate() runs its own event loop: call it from sync code, outside of other event loops")
+    if not is_decided(backend):
+        # The first host of a process tests late scopes, in tasks and a thread. No simulated run must contain that test.
+        anyio.run(_open_a_host, backend=backend)
     schedule = Schedule(Fifo() if policy is None else policy, faults, max_steps, turns=turns)
     run = _on_asyncio if backend == "asyncio" else _on_trio
-    with _turnstile, _alike(), _current(schedule):
+    with _one_run, _same_start(), _current(schedule):
         value, exception = run(main, schedule, patience)
     if schedule.parked is not None:
         raise schedule.parked
@@ -128,10 +134,15 @@ def _name_of(main: Callable[..., object]) -> str:
     return short_name(getattr(main, "__qualname__", "main"))
 
 
+async def _open_a_host() -> None:
+    async with TaskHost():
+        pass
+
+
 @contextmanager
-def _alike() -> Generator[None]:
-    """Have each run find the same: nothing is collected, as that depends on what ran before, and finalizers are seen
-    by the program; and the global random numbers are always the same.
+def _same_start() -> Generator[None]:
+    """Give each run the same start: no garbage collection, which depends on earlier runs and calls finalizers that the
+    program may notice; and the same seed of the global `random`.
     """
     was_enabled = gc.isenabled()
     state = random.getstate()

@@ -1,4 +1,4 @@
-"""One run, as both event loops see it: what is chosen, what is noted, what is injected."""
+"""The choices, notes and faults of one run, for both event loops."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from .policy import Policy
 from .record import Actor, Decision, Entry, short_name
 
 here = local()
-"""Of each thread: `schedule`, the run that it belongs to, and `worker`, if it is one of its worker threads."""
+"""Thread-local: `schedule`, the run of the thread; and `worker`, if the thread is a worker thread of that run."""
 
 
 class Abandon(Exception):
-    """The run is to be given up: `Schedule.parked` is to be raised outside. No user code ever sees this."""
+    """Ends the run: the caller has to raise `Schedule.parked`. User code never sees this exception."""
 
 
 class OutOfSteps(Exception):
-    """The budget is spent. The event loop makes a `Livelock` of it."""
+    """There are no steps left. The event loop turns this into a `Livelock`."""
 
 
 class Candidate(Protocol):
-    """What can step."""
+    """Something that can step."""
 
     @property
     def actor(self) -> Actor: ...
 
 
 class Schedule:
-    """What one run has decided and noted so far.
+    """The state of one run.
 
-    :ivar now: virtual seconds; only the event loop moves it
-    :ivar parked: what the policy or a fault's function raised; it must not travel through an event loop
+    :ivar now: virtual seconds; only the event loop changes this
+    :ivar parked: the exception of the policy or of a fault's function; an event loop must not catch it
     :ivar ended: the virtual time at the end
-    :ivar unwinding: whether the run is over: nothing is noted, chosen or injected any more
+    :ivar unwinding: whether the run is over and the remaining tasks are being ended, without notes, choices and faults
     """
 
     def __init__(self, policy: Policy, faults: Iterable[Fault], max_steps: int, *, turns: bool) -> None:
@@ -47,19 +47,20 @@ class Schedule:
         self.unwinding = False
         self.current: Actor | None = None
         self._policy = policy
-        # A policy that wants to know which tasks there are has this.
+        # Only policies that know the tasks have this method.
         self._choose_task: Callable[[Sequence[int]], int] | None = getattr(policy, "choose_task", None)
         self._faults = sorted(faults, key=lambda fault: fault.step)
         self.throws = any(isinstance(fault, Throw) for fault in self._faults)
         self._max_steps = max_steps
         self._turns = turns
-        self._left = 0  # of those that were runnable when the turn began; they are the first candidates
+        self._left = 0  # of the tasks that were runnable at the begin of the turn, which are the first candidates
         self._spawned = 0
 
     def choose(self, candidates: Sequence[Candidate]) -> int:
-        """Return which of the candidates, one or more, steps next.
+        """Return the index of the candidate that steps next.
 
-        :raises Abandon: if the policy raised; `parked` has it
+        :param candidates: one or more
+        :raises Abandon: if the policy raised; `parked` has the exception
         """
         count = len(candidates)
         if self._turns:
@@ -80,7 +81,7 @@ class Schedule:
         return choice
 
     def park(self, error: BaseException) -> NoReturn:
-        """Keep `error`, to be raised outside of the event loop.
+        """Keep `error`, to raise it outside of the event loop.
 
         :raises Abandon: always
         """
@@ -88,16 +89,16 @@ class Schedule:
         raise Abandon
 
     def spawn(self, name: str) -> Actor:
-        """Return the next actor."""
+        """Return a new actor."""
         actor = Actor(self._spawned, f"{short_name(name)}#{self._spawned}")
         self._spawned += 1
         self.note("spawn", actor)
         return actor
 
     def begin_step(self, actor: Actor, choice: int, count: int) -> None:
-        """Count and note a step that is about to be made.
+        """Count and note the step that begins.
 
-        :raises OutOfSteps: if there are too many
+        :raises OutOfSteps: if there are no steps left
         """
         if self.unwinding:
             return
@@ -109,14 +110,14 @@ class Schedule:
 
     @property
     def faults_are_due(self) -> bool:
-        """Whether a fault waits for somebody whom it can hit."""
+        """Whether a fault is due, and waits for a step that it can hit."""
         return bool(self._faults) and self._faults[0].step <= self.steps and not self.unwinding
 
     def due(self, *, is_task: bool, has_started: bool) -> Sequence[Fault]:
-        """Return, once, the faults that belong to the step that has begun.
+        """Return the faults that hit the step that has begun. Each fault is returned once.
 
-        :param is_task: whether a task makes it
-        :param has_started: whether it is not that task's first
+        :param is_task: whether a task makes the step
+        :param has_started: whether the task has already made its first step
         """
         due = [fault for fault in self._faults if fault.step <= self.steps and self._hits(fault, is_task, has_started)]
         self._faults = [fault for fault in self._faults if fault not in due]
@@ -133,12 +134,12 @@ class Schedule:
         return self.current is not None and self.current.label.startswith(fault.task)
 
     def end(self) -> None:
-        """Note nothing more: from here on the run is only unwound."""
+        """Stop taking notes: the run is over."""
         self.ended = self.now
         self.unwinding = True
 
     def move_time(self, to: float) -> None:
-        """Let time pass until `to`."""
+        """Move the virtual time to `to`."""
         self.now = max(self.now, to)
         self.note("timer", None)
 
@@ -149,9 +150,9 @@ class Schedule:
 
 
 def mark(text: object) -> None:
-    """Put a mark into the trace of the simulated run that this is called in; elsewhere nothing happens.
+    """Add `text` to the trace of the current simulated run; outside of a simulation, do nothing.
 
-    From the event loop's thread or from a worker thread. Not a checkpoint.
+    From the event loop's thread or from a worker thread; no checkpoint.
     """
     schedule: Schedule | None = getattr(here, "schedule", None)
     if schedule is not None:

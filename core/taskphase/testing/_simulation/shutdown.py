@@ -1,4 +1,4 @@
-"""One program many times, with a shutdown that begins at each of its steps."""
+"""Run a program many times, with a shutdown at each of its steps."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def explore_shutdown(
     max_steps: int = 20_000,
     patience: float = 5.0,
 ) -> Callable[[Callable[Concatenate[CancelScope, P], Awaitable[object]]], Callable[P, None]]:
-    """Run an async test function once for each of its steps, and have its shutdown begin there; decorate it, and it
-    becomes a sync one.
+    """Decorate an async test function: it becomes a sync one that runs once for each of its steps, with a shutdown
+    there.
 
-    Its first argument is a cancel scope, which it has to enter, around whatever is to be shut down: a `TaskHost` whose
-    body is cancelled is drained. The steps are those of a run without a shutdown, which comes first, so it has to pass
-    too. The first failure is raised with a note that says at which step it was.
+    The first argument of the function is a cancel scope. Enter the scope around the code to shut down: a `TaskHost`
+    drains when its body is cancelled. The steps are those of a first run without a shutdown, which has to pass as well.
+    The first failure is raised with a note that says at which step the shutdown began.
 
     :param backends: "asyncio", "trio", or both
-    :param replay: the step of a failure: it is run alone
-    :param max_steps: after how many steps a run is given up, as a `Livelock`
-    :param patience: how many real seconds a worker thread may take for a step
+    :param replay: the step of a failure: run only this one
+    :param max_steps: the most steps of a run; then the run ends with a `Livelock`
+    :param patience: the most real seconds of a worker thread for one step
     """
 
     def run(main: Callable[[CancelScope], Awaitable[object]], backend: Backend, step: int | None) -> Run:
@@ -56,14 +56,14 @@ def explore_shutdown(
                 for step in steps:
                     run(main, backend, step)
 
-        _take_the_place_of(test, run_all)
+        _disguise_as(test, run_all)
         return run_all
 
     return decorate
 
 
 class _Begun:
-    """One run of a program, which can be shut down as soon as it has begun."""
+    """One run of a program. `shut_down()` works before and after the run has begun."""
 
     def __init__(self, main: Callable[[CancelScope], Awaitable[object]]) -> None:
         self._main = main
@@ -83,8 +83,8 @@ class _Begun:
             self._scope.cancel()
 
 
-def _take_the_place_of(test: Callable[..., Any], function: Any) -> None:
-    """Let `function` look like `test`, without its first parameter: pytest would take that for a fixture."""
+def _disguise_as(test: Callable[..., Any], function: Any) -> None:
+    """Let `function` look like `test` without its first parameter, which pytest would take for a fixture."""
     wraps(test)(function)
     del function.__wrapped__
     parameters = list(signature(test).parameters.values())[1:]

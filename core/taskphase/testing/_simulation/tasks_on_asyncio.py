@@ -1,4 +1,4 @@
-"""Tasks of asyncio: told apart by number, ended, and thrown into."""
+"""asyncio tasks: with a number, with an exception thrown into them, and dropped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .record import Actor
 
 
 class SimulatedTask(asyncio.Task[Any]):
-    """A task that is hashed by its number, so that no set of tasks is in the order of their addresses."""
+    """A task whose hash is its number. Otherwise the order of a set of tasks would depend on addresses."""
 
     def __init__(self, actor: Actor, coro: Any, **options: Any) -> None:
         self.actor = actor
-        self.strings: Strings | None = None
+        self.interceptor: Interceptor | None = None
         super().__init__(coro, **options)
 
     def __hash__(self) -> int:
@@ -23,27 +23,27 @@ class SimulatedTask(asyncio.Task[Any]):
 
 
 def coro_of(task: asyncio.Task[Any]) -> Any:
-    """Return the coroutine that `task` was made of."""
-    strings = getattr(task, "strings", None)
-    return task.get_coro() if strings is None else strings.coro
+    """Return the coroutine of `task`."""
+    interceptor = getattr(task, "interceptor", None)
+    return task.get_coro() if interceptor is None else interceptor.coro
 
 
 def has_started(task: asyncio.Task[Any]) -> bool:
-    """Tell whether `task` has taken its first step."""
+    """Return whether `task` has taken its first step."""
     return getcoroutinestate(coro_of(task)) != CORO_CREATED
 
 
 def ending_of(task: asyncio.Task[Any]) -> str:
-    """Return what ended a task that has ended: nothing, "cancelled", or the name of an exception."""
+    """Return how a task has ended: "" for a result, "cancelled", or the name of the exception."""
     if task.cancelled():
         return "cancelled"
-    # Not `exception()`, which would count as having asked for it.
+    # `exception()` would mark the exception as retrieved.
     error = getattr(task, "_exception", None)
     return "" if error is None else type(error).__name__
 
 
 def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    """Give `future` its result, unless nobody waits for it any more."""
+    """Set the result or the exception of `future`, unless the future is done."""
     if not future.done():
         if error is None:
             future.set_result(value)
@@ -52,20 +52,20 @@ def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None)
 
 
 def drop(task: asyncio.Task[Any]) -> None:
-    """Have asyncio say nothing when `task` goes as it is."""
+    """Close the coroutine of `task`, or retrieve its exception, so that asyncio logs nothing about the task."""
     if task.done():
         if not task.cancelled():
-            task.exception()  # so that asyncio does not log that nobody has asked
+            task.exception()  # mark the exception as retrieved
         return
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     try:
         coro_of(task).close()
     except BaseException:  # noqa: S110
-        pass  # it will not end, whatever happens to it
+        pass  # the coroutine refuses to end
 
 
-class Strings:
-    """Runs a coroutine as it would run by itself, and can throw into it at its next resumption."""
+class Interceptor:
+    """Runs a coroutine unchanged, but can throw an exception into it at its next resumption."""
 
     def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
         self.coro = coro
@@ -88,8 +88,8 @@ class Strings:
                 error = exc
 
     def __del__(self) -> None:
-        self.coro.close()  # it may never have been started
+        self.coro.close()  # perhaps the coroutine has never started
 
 
-async def puppet(strings: Strings) -> Any:
-    return await strings
+async def intercepted(interceptor: Interceptor) -> Any:
+    return await interceptor

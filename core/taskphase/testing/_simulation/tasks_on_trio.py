@@ -1,4 +1,4 @@
-"""Tasks of trio: told apart by number, and handed out one by one; and the clock that they see."""
+"""trio tasks: with a number, and passed to trio one by one; and the virtual clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .threads import Worker
 
 
 class VirtualClock(trio.abc.Clock):
-    """Reads the schedule's time. There is never anything to sleep for: the host decides when trio goes on."""
+    """The schedule's time. trio never sleeps: the host decides when trio continues."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -32,17 +32,17 @@ class VirtualClock(trio.abc.Clock):
 
 
 class Ready(NamedTuple):
-    """A candidate: whose step, and the task or the worker that makes it."""
+    """A candidate: its actor, and the task or worker that makes the step."""
 
     actor: Actor
     who: Task | Worker
 
 
 class Queue:
-    """What trio takes for the queue of what is runnable. It finds there the picked task and no other.
+    """Replaces trio's run queue. trio finds only the picked task in it.
 
-    Tasks that became runnable in the same step are in the order of spawning, because trio wakes them in the order of
-    a set.
+    Tasks that become runnable in the same step are sorted in the order of spawning: trio wakes them in the order of a
+    set, which is random.
     """
 
     def __init__(self, members: Members) -> None:
@@ -52,7 +52,7 @@ class Queue:
         self._fresh: list[Task] = []
         self._picked: list[Task] = []
 
-    # trio's side.
+    # Called by trio.
 
     def append(self, task: Task) -> None:
         self._fresh.append(task)
@@ -66,10 +66,10 @@ class Queue:
     def clear(self) -> None:
         self._picked.clear()
 
-    # The host's side.
+    # Called by the host.
 
     def sort(self) -> None:
-        """Put what has become runnable where it belongs."""
+        """Sort new runnable tasks into `ready` and `plumbing`."""
         if len(self._fresh) > 1:
             self._fresh.sort(key=self._members.order_of)
         for task in self._fresh:
@@ -81,12 +81,12 @@ class Queue:
         self._fresh.clear()
 
     def pick(self, task: Task) -> None:
-        """Have trio run this task at its next tick."""
+        """Let trio run `task` at its next tick."""
         self._picked.append(task)
 
 
 class Members(trio.abc.Instrument):
-    """The tasks that are alive. Those of trio itself have no actor: they are plumbing."""
+    """The living tasks. trio's own tasks have no actor: they are plumbing."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.actors: dict[Task, Actor] = {}
@@ -103,7 +103,7 @@ class Members(trio.abc.Instrument):
         nursery = task.parent_nursery
         if nursery is None:
             self._init = task
-        elif nursery.parent_task is not self._init or len(self._order) == 2:  # the main task comes right after init
+        elif nursery.parent_task is not self._init or len(self._order) == 2:  # trio spawns the main task after init
             self.actors[task] = self._schedule.spawn(task.name)
 
     def task_exited(self, task: Task) -> None:
@@ -114,5 +114,5 @@ class Members(trio.abc.Instrument):
 
 
 def has_started(task: Any) -> bool:
-    """Tell whether `task` has taken its first step."""
+    """Return whether `task` has taken its first step."""
     return getcoroutinestate(task.coro) != CORO_CREATED

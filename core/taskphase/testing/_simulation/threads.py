@@ -1,7 +1,7 @@
-"""Worker threads, one at a time: at any moment either the event loop runs, or exactly one worker.
+"""Worker threads, one at a time: at any moment either the event loop or exactly one worker runs.
 
-A worker has a real thread of its own. It parks at its start, at each `pause()`, at each call into the event loop, and
-at its end; from there it goes on when the event loop has chosen it, as it chooses tasks.
+A worker has a real thread. The thread parks at its start, at each `pause()`, at each call into the event loop, and at
+its end. It continues when the event loop chooses the worker, as it chooses tasks.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Reply = Callable[[Any, BaseException | None], None]
 
 
 class Unwound(BaseException):
-    """The run is over: raised where a worker is parked, so that its thread ends."""
+    """The run is over. Raised where a worker is parked, so that its thread ends."""
 
 
 class Loop(Protocol):
-    """The event loop, as workers need it. Called while nothing else runs, from any thread."""
+    """The part of the event loop that workers use. Called while nothing else runs, from any thread."""
 
     def make_runnable(self, worker: Worker) -> None:
-        """Let `worker` step when it is chosen."""
+        """Make `worker` a candidate for the next step."""
         ...
 
     def at(self, when: float, callback: Callable[[], object]) -> None:
-        """Call `callback` when the virtual time is `when`."""
+        """Call `callback` at the virtual time `when`."""
         ...
 
 
 class Crew:
-    """The workers of one run that have not ended.
+    """The living workers of one run.
 
-    :param patience: how many real seconds a worker may take for a step
+    :param patience: the most real seconds of a worker for one step
     """
 
     def __init__(self, schedule: Schedule, loop: Loop, patience: float) -> None:
@@ -50,7 +50,7 @@ class Crew:
         self.workers: dict[Worker, None] = {}
 
     def hire(self, func: Callable[..., object], call: Callable[[], None]) -> Worker:
-        """Return a new worker, which does `call` when it is chosen, and is named after `func`."""
+        """Return a new worker, which runs `call` when it is chosen. Its name comes from `func`."""
         name = getattr(func, "__qualname__", None) or type(func).__name__
         worker = Worker(self, self.schedule.spawn(f"{name}"), call)
         self.workers[worker] = None
@@ -58,18 +58,28 @@ class Crew:
         return worker
 
     def blocked(self) -> list[Blocked]:
-        """Return who has not ended."""
+        """Return the living workers with their stacks."""
         return [worker.blocked() for worker in self.workers]
 
     def unwind(self) -> None:
-        """End all threads: each wait of theirs raises. A thread that waits for something foreign is left to itself."""
+        """End all threads: each parked worker raises. A thread that waits for something outside of the simulation is
+        left alone.
+        """
         for worker in list(self.workers):
             worker.unwind()
         self.workers.clear()
 
 
 class Worker:
-    """One call in a thread of its own."""
+    """One call in its own thread.
+
+    Two locks pass control between the loop and the thread. Both are locked at first, and at most one side runs:
+
+    1. `step()` releases `_go`, or starts the thread, and waits for `_back`.
+    2. The thread runs until `park()` or its end, releases `_back`, and waits for `_go`.
+
+    If both ran at the same time, the run would no longer depend only on its choices.
+    """
 
     def __init__(self, crew: Crew, actor: Actor, call: Callable[[], None]) -> None:
         self.actor = actor
@@ -83,15 +93,15 @@ class Worker:
         self._go.acquire()
         self._back.acquire()
 
-    # The event loop's side.
+    # Called by the event loop.
 
     def step(self) -> None:
         """Run the worker until it parks or ends.
 
-        :raises ForeignBlock: if it takes longer than the crew's patience
+        :raises ForeignBlock: if that takes longer than the crew's `patience`
         """
         if self.over:
-            return  # a timer of one that has been unwound
+            return  # a timer fired after the unwinding
         if self._thread is None:
             self._thread = Thread(target=self._run, name=self.actor.label, daemon=True)
             self._thread.start()
@@ -106,7 +116,7 @@ class Worker:
             self.crew.schedule.note("end", self.actor)
 
     def unwind(self) -> None:
-        """End the thread, unless it waits for something foreign: then it ends when that does."""
+        """End the thread, unless it waits for something outside of the simulation."""
         self.over = True
         if self._thread is not None and not self.ended:
             self._go.release()
@@ -121,7 +131,7 @@ class Worker:
         stack = [entry for entry in extract_stack(frame) if entry.filename != __file__] if frame is not None else []
         return Blocked(f"{self.actor.label} (thread)", StackSummary.from_list(stack))
 
-    # The worker's side.
+    # Called in the worker's thread.
 
     def _run(self) -> None:
         here.worker = self
@@ -135,7 +145,8 @@ class Worker:
             self._back.release()
 
     def park(self) -> None:
-        """Hand over, and return when chosen again, for which somebody has to make the worker runnable.
+        """Let the event loop run, and return when the worker is chosen again. Other code has to make the worker
+        runnable.
 
         :raises Unwound: if the run is over
         """
@@ -146,7 +157,7 @@ class Worker:
             raise Unwound
 
     def pause(self, seconds: float) -> None:
-        """Park for some virtual time."""
+        """Park for `seconds` of virtual time."""
         crew = self.crew
         if seconds > 0 and not self.over:
             crew.loop.at(crew.schedule.now + seconds, lambda: crew.loop.make_runnable(self))
@@ -155,7 +166,7 @@ class Worker:
         self.park()
 
     def ask(self, start: Callable[[Reply], None]) -> Any:
-        """Call `start(reply)`, park until somebody calls `reply(value, error)`, and return or raise that."""
+        """Call `start(reply)`, and park until a call of `reply(value, error)`. Return `value`, or raise `error`."""
         answer: list[tuple[Any, BaseException | None]] = []
 
         def reply(value: Any, error: BaseException | None) -> None:
@@ -176,14 +187,14 @@ class Worker:
 
 
 def current_worker() -> Worker | None:
-    """Return the worker whose thread this is, if any."""
+    """Return the worker of this thread, or None."""
     return getattr(here, "worker", None)
 
 
 def pause(seconds: float = 0) -> None:
-    """Let others run, from a worker thread: what a sync function calls where it would block, or might be overtaken.
+    """Let other tasks run, from a worker thread. Call this where a sync function would block or could be overtaken.
 
-    In a simulated run `seconds` are virtual, and none of them passes for real. Elsewhere this is `time.sleep()`.
+    In a simulated run `seconds` are virtual, and take no real time. Elsewhere this is `time.sleep()`.
 
     :param seconds: 0 or more
     """

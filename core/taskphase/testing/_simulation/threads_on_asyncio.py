@@ -1,4 +1,4 @@
-"""How anyio's calls into threads, and out of them, reach the workers on asyncio."""
+"""Connect anyio's calls into threads, and back, to the workers on asyncio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .threads import Reply, Unwound, current_worker
 
 @contextmanager
 def workers_for_anyio(anyio: AnyioOnAsyncio) -> Generator[None]:
-    """Have anyio use the workers wherever a simulated loop runs, for as long as the context is open."""
+    """Make anyio use workers in every simulated loop while the context is open."""
     bridge = _Bridge(anyio)
     methods: tuple[Any, ...] = (
         bridge.run_sync_in_worker_thread,
@@ -32,7 +32,7 @@ def workers_for_anyio(anyio: AnyioOnAsyncio) -> Generator[None]:
 
 
 class _Bridge:
-    """What takes the place of methods of anyio's backend; theirs are called where nothing is simulated."""
+    """Replaces methods of anyio's backend. Calls anyio's own methods outside of a simulation."""
 
     def __init__(self, anyio: AnyioOnAsyncio) -> None:
         self._anyio = anyio
@@ -51,7 +51,7 @@ class _Bridge:
         async with limiter or backend.current_default_thread_limiter():
             with self._anyio.cancel_scope(shield=not abandon_on_cancel) as scope:
                 future = loop.create_future()
-                # (The name is anyio's, too: taskphase looks for it.)
+                # taskphase looks for this variable by its name, which is anyio's.
                 worker_scope = scope if abandon_on_cancel or scope._parent_scope is None else scope._parent_scope
                 loop.crew.hire(func, _work(loop, backend, func, args, future, worker_scope))
                 return await future
@@ -77,7 +77,7 @@ class _Bridge:
 def _work(
     loop: SimulatedLoop, backend: Any, func: Any, args: Any, future: asyncio.Future[Any], scope: Any
 ) -> Callable[[], None]:
-    """Return what a worker does: call `func`, and have the loop told what came of it."""
+    """Return the worker's function: it calls `func`, and reports the result to the loop."""
     context = copy_context()
     context.run(enter_library, None)
     module = anyio_eventloop()
@@ -126,7 +126,7 @@ def _call_async(loop: SimulatedLoop, scope: Any, func: Any, args: Any, reply: Re
     states, new_state = loop.anyio.module._task_states, loop.anyio.module.TaskState
 
     async def answer() -> None:
-        # As anyio does it: the task stands in the cancel scope of who called the thread.
+        # anyio does the same: the task is inside the cancel scope of the caller of the thread.
         task = asyncio.current_task()
         if scope is not None:
             states[task] = new_state(None, scope)

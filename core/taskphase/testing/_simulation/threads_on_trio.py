@@ -1,4 +1,4 @@
-"""How anyio's calls into threads, and out of them, reach the workers on trio."""
+"""Connect anyio's calls into threads, and back, to the workers on trio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .threads import Reply, Unwound, current_worker
 
 
 class Message(NamedTuple):
-    """What a thread asks the task to do that waits for it."""
+    """A thread's request to the task that waits for the thread."""
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
@@ -28,7 +28,7 @@ class Message(NamedTuple):
     is_async: bool
 
     async def serve(self) -> None:
-        """Do it in the current task, in the thread's context."""
+        """Make the call in the current task, in the thread's context."""
         task = trio.lowlevel.current_task()
         before, task.context = task.context, self.context
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -38,11 +38,11 @@ class Message(NamedTuple):
         self._answer(result)
 
     async def serve_apart(self) -> None:
-        """Do it in a task of its own, which has been started in the thread's context."""
+        """Make the call in a new task, which was started in the thread's context."""
         self._answer(await outcome.acapture(self._call))
 
     def serve_now(self) -> None:
-        """Do it at once; for sync functions."""
+        """Make the call at once; for sync functions."""
         self._answer(outcome.capture(self.context.run, self.func, *self.args))
 
     async def _call(self) -> Any:
@@ -67,7 +67,7 @@ class Call:
         self.raise_cancel: Callable[[], Any] | None = None
 
     def work(self, backend: Any, func: Any, args: Any) -> Callable[[], None]:
-        """Return what a worker does: call `func`, and have the task told what came of it."""
+        """Return the worker's function: it calls `func`, and reports the result to the task."""
         context = copy_context()
         context.run(enter_library, None)
         module = anyio_eventloop()
@@ -81,12 +81,12 @@ class Call:
             try:
                 self._token.run_sync_soon(self._report, result)
             except trio.RunFinishedError:
-                pass  # the task has gone with its run
+                pass  # the run has ended, and so has the task
 
         return work
 
     async def wait(self) -> Any:
-        """Return or raise what the function did, and serve what it asks for meanwhile."""
+        """Return the result of the function, or raise its exception. Serve the thread's requests meanwhile."""
         while True:
             message = await trio.lowlevel.wait_task_rescheduled(self._abort)
             if not isinstance(message, Message):
@@ -94,7 +94,7 @@ class Call:
             await message.serve()
 
     def ask(self, message: Message) -> None:
-        """Have a message served. To be called from the thread."""
+        """Request the service of a message. Called in the thread."""
         self._token.run_sync_soon(self._serve, message)
 
     def _serve(self, message: Message) -> None:
@@ -121,7 +121,7 @@ class Call:
 
 @contextmanager
 def workers_for_anyio(backend: Any, simulation: Simulation) -> Generator[None]:
-    """Have anyio use the workers in `simulation`, for as long as the context is open."""
+    """Make anyio use workers in `simulation` while the context is open."""
     bridge = _Bridge(backend, simulation)
     methods: tuple[Any, ...] = (
         bridge.run_sync_in_worker_thread,
@@ -136,7 +136,7 @@ def workers_for_anyio(backend: Any, simulation: Simulation) -> Generator[None]:
 
 
 class _Bridge:
-    """What takes the place of methods of anyio's backend; theirs are called where nothing is simulated."""
+    """Replaces methods of anyio's backend. Calls anyio's own methods outside of a simulation."""
 
     def __init__(self, backend: Any, simulation: Simulation) -> None:
         self._backend = backend

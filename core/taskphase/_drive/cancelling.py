@@ -1,0 +1,37 @@
+"""The part of cancel scopes that the driver needs."""
+
+from __future__ import annotations
+
+from math import inf
+from types import TracebackType
+from typing import Protocol
+
+from anyio import current_effective_deadline
+
+
+class CancelScope(Protocol):
+    """A cancel scope of anyio's asyncio backend, or of trio itself."""
+
+    @property
+    def cancel_called(self) -> bool: ...
+    @property
+    def cancelled_caught(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+def is_cancelled_around() -> bool:
+    """Return True if a cancel scope around this code is cancelled, without a shield in between."""
+    return current_effective_deadline() == -inf
+
+
+def loop_has_gone() -> bool:
+    """Return whether no event loop runs here: it has ended, and left this code to the garbage collector."""
+    try:
+        current_effective_deadline()
+    except RuntimeError:  # from 4.12 on anyio raises NoEventLoopError, a subclass
+        return True
+    return False

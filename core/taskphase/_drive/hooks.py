@@ -1,0 +1,68 @@
+"""The names of the hooks of observers, and the methods to call for each hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+HOOKS = ("scheduled", "refused", "due", "started", "attempt_ended", "ended", "scope_changed", "drained")
+"""The methods of a `TaskObserver`."""
+
+TEST_HOOKS = ("moved", "holds", "settled")
+"""Further hooks, for the test tools only.
+
+- `moved`: the status of a task has changed, and no other hook tells of the change.
+- `holds`: returns True to hold back a task that is due.
+- `settled`: a barrier; async.
+"""
+
+Hook = Callable[..., Any]
+
+
+class Entry(NamedTuple):
+    """One method of an observer.
+
+    :ivar name: of the hook
+    :ivar owner: the object that has the method. Not the observer itself, if that passes its calls on to another object
+    """
+
+    name: str
+    owner: object
+    call: Hook
+
+
+class Hooks(tuple[Hook, ...]):  # noqa: SLOT001 - a subclass of tuple cannot have a slot
+    """The methods that are called for one hook, and the entries that they come from."""
+
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Hooks:
+        """Return the methods of `entries`."""
+        entries = tuple(entries)
+        hooks = cls(entry.call for entry in entries)
+        hooks.entries = entries
+        return hooks
+
+
+class Watching:
+    """The hooks of all observers of one runner. Immutable: each change makes a new object."""
+
+    __slots__ = (*HOOKS, *TEST_HOOKS)
+
+    scheduled: Hooks
+    refused: Hooks
+    due: Hooks
+    started: Hooks
+    attempt_ended: Hooks
+    ended: Hooks
+    scope_changed: Hooks
+    drained: Hooks
+    moved: Hooks
+    holds: Hooks
+    settled: Hooks
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        entries = tuple(entries)
+        for name in self.__slots__:
+            setattr(self, name, Hooks.of(entry for entry in entries if entry.name == name))

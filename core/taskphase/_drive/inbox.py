@@ -1,0 +1,83 @@
+"""The inbox of an event loop: jobs and calls from threads, signal handlers and finalizers, in their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .unit import Unit
+
+
+@dataclass(eq=False, slots=True)
+class Mail:
+    """A job on its way to the event loop, or a function for the loop to call.
+
+    :ivar scope: the scope of the job, or None
+    :ivar maker: see `Unit._held`
+    :ivar pending: True if the job counts for `max_pending`: it will not start on arrival
+    :ivar is_ready: False while the thread of `schedule()` tells the observers. The loop must not read the mail before:
+        for each task, `scheduled()` is the first call
+    :ivar is_told: False if an observer has called `schedule()`. Then the loop tells the observers, on arrival
+    :ivar is_cancelled: True if the loop must cancel the job as soon as the observers know the job
+    :ivar call: the function for the loop to call; None for a job
+    """
+
+    job: Job | None
+    scope: Unit | None = None
+    maker: object = None
+    pending: bool = False
+    is_ready: bool = True
+    is_told: bool = True
+    is_cancelled: bool = False
+    call: Callable[[], None] | None = None
+
+
+class Inbox:
+    """The mails, first in first out. Any thread may call the methods, and so may code that interrupts a method.
+
+    :ivar mails: for other classes a truth value, and a place to append to
+    """
+
+    __slots__ = ("mails",)
+
+    def __init__(self) -> None:
+        self.mails: deque[Mail] = deque()
+
+    def __iter__(self) -> Iterator[Mail]:
+        while True:
+            try:
+                return iter(tuple(self.mails))
+            except RuntimeError:  # a finalizer has added a mail during the copy
+                pass
+
+    def add(self, mail: Mail) -> None:
+        """Add a mail at the end."""
+        self.mails.append(mail)
+
+    def first_ready(self) -> Mail | None:
+        """Return the first mail that is ready, or None."""
+        if self.mails and self.mails[0].is_ready:
+            return self.mails[0]
+        return next((mail for mail in self if mail.is_ready), None)
+
+    def remove(self, mail: Mail) -> None:
+        """Remove a mail."""
+        self.mails.remove(mail)
+
+    def remove_job(self, job: Job) -> None:
+        """Remove the mail of `job`, if there is one."""
+        for mail in self:
+            if mail.job is job:
+                self.remove(mail)
+
+    def cancel_on_arrival(self, job: Job) -> bool:
+        """Have the loop cancel `job` on arrival, if the observers do not know `job` yet; return False if they do."""
+        for mail in self:
+            if mail.job is job and not (mail.is_ready and mail.is_told):
+                mail.is_cancelled = True
+                return True
+        return False

@@ -1,0 +1,140 @@
+"""The only place that calls observers: in which order, and with which effect if a method raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import RLock, get_ident
+from types import MethodType
+from typing import Protocol
+from weakref import WeakSet, ref
+
+from . import report
+from .hooks import Entry, Hook, Hooks, Watching
+
+
+class Observer(Protocol):
+    """An object that a runner tells of its tasks."""
+
+    def _hooks(self) -> Mapping[str, Hook]:
+        """Return the methods to call, by the name of the hook."""
+        ...
+
+
+class Watched(Protocol):
+    """The part of a runner that this module needs.
+
+    :ivar hooks: the methods of the host's own observers
+    :ivar watching: None if there has never been a hook: then each task only looks at this attribute
+    """
+
+    hooks: tuple[Entry, ...]
+    watching: Watching | None
+
+
+TELLING: set[int] = set()
+"""The threads in which an observer runs now. There `schedule()` and `cancel()` go by mail: no observer is called inside
+itself.
+"""
+
+_lock = RLock()  # a finalizer may open a host in the thread that has the lock
+_watched: WeakSet[Watched] = WeakSet()
+_everywhere: list[tuple[Observer, tuple[Entry, ...]]] = []
+_broken: list[tuple[str, Callable[[], object]]] = []
+
+
+def watch(runner: Watched, observers: Iterable[Observer]) -> None:
+    """Have `observers`, and those of all runners, told of the tasks of `runner` from now on."""
+    runner.hooks = tuple(entry for observer in observers for entry in _entries_of(observer))
+    with _lock:
+        _watched.add(runner)
+        _refresh(runner)
+
+
+def observe_everywhere(observer: Observer) -> None:
+    """From now on tell `observer` of the tasks of every runner in the process. From any thread.
+
+    :raises RuntimeError: if `observer` is there already
+    """
+    with _lock:
+        if any(each is observer for each, _ in _everywhere):
+            raise RuntimeError("this observer observes already")
+        _everywhere.append((observer, _entries_of(observer)))
+        _refresh_all()
+
+
+def forget_everywhere(observer: Observer) -> None:
+    """Undo `observe_everywhere()`."""
+    with _lock:
+        _everywhere[:] = [each for each in _everywhere if each[0] is not observer]
+        _refresh_all()
+
+
+def tell(hooks: Hooks, *args: object) -> None:
+    """Call all `hooks`. If a method raises, log the exception, and never call this method again, in any runner.
+
+    :raises KeyboardInterrupt: if a signal arrives while an observer runs; all hooks have been called then
+    """
+    if not hooks:
+        return
+    here = get_ident()
+    is_nested = here in TELLING
+    TELLING.add(here)
+    interrupt: KeyboardInterrupt | None = None
+    try:
+        for hook in hooks:
+            try:
+                hook(*args)
+            except KeyboardInterrupt as exc:
+                interrupt = exc
+            except BaseException as exc:
+                _break_off(hooks, hook, exc)
+    finally:
+        if not is_nested:
+            TELLING.discard(here)
+    if interrupt is not None:
+        try:
+            raise interrupt
+        finally:
+            del interrupt  # its traceback has this frame: a cycle
+
+
+def _break_off(hooks: Hooks, hook: Hook, error: BaseException) -> None:
+    entry = next(each for each in hooks.entries if each.call is hook)
+    with _lock:
+        if _is_broken(entry):
+            return  # another thread was in it, too
+        _broken[:] = [each for each in _broken if each[1]() is not None]
+        _broken.append((entry.name, _reference(entry.owner)))
+        _refresh_all()
+    report.observer_failed(entry.owner, entry.name, error)
+
+
+def _is_broken(entry: Entry) -> bool:
+    return any(name == entry.name and owner() is entry.owner for name, owner in _broken)
+
+
+def _reference(owner: object) -> Callable[[], object]:
+    try:
+        return ref(owner)
+    except TypeError:  # its class has slots
+        return lambda: owner
+
+
+def _refresh_all() -> None:
+    for runner in list(_watched):
+        _refresh(runner)
+
+
+def _refresh(runner: Watched) -> None:
+    everywhere = [entry for _, entries in _everywhere for entry in entries]
+    entries = [entry for entry in (*runner.hooks, *everywhere) if not _is_broken(entry)]
+    # Never back to None: another thread, or an observer that has just raised, may be between two looks at it.
+    if entries or runner.watching is not None:
+        runner.watching = Watching(entries)
+
+
+def _entries_of(observer: Observer) -> tuple[Entry, ...]:
+    return tuple(
+        Entry(name, getattr(hook, "__self__", observer) if type(hook) is MethodType else observer, hook)
+        for name, hook in observer._hooks().items()
+    )

@@ -1,0 +1,300 @@
+"""`Scope`: one unit of work, for programs without a framework, and for code that binds a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import Token
+from functools import partial
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Literal
+
+from anyio.abc import TaskGroup
+
+from ._batch import SchedulesPhases
+from ._drive.current import BODY, body_here
+from ._drive.job import JOB, Job
+from ._drive.runner import Runner
+from ._drive.unit import Unit
+from ._drive.watching import tell
+from ._machine.config import UNSET, TaskConfig
+from ._machine.drain import DrainStage
+from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
+from ._task import Task
+from .errors import TasksClosedError
+
+# Each task and each scope needs these members (see `Symbol`).
+_IMMEDIATE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_RESPONSE
+_ROUTE, _LATE = ScopeState.ROUTE, ScopeState.LATE
+_ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent.ROUTE_FAILED, ScopeEvent.ENDED
+_START, _HOLD = Verdict.START, Verdict.HOLD
+
+_OVER = dict.fromkeys((ScopeState.OVER, ScopeState.OVER_FAILED), "ended")
+_CHANGES = {ScopeState.RESPONDING: "route_succeeded", ScopeState.EXCUSING: "route_failed", **_OVER}
+
+# A barrier waits for so many generations of tasks that schedule tasks, so that an endless chain delays no response.
+_GENERATIONS = 10
+
+
+class Scope(Unit, SchedulesPhases):
+    """One unit of work that schedules tasks: a request, a session, a message.
+
+    `async with host.scope() as tasks` gives you a scope, and so does `async with TasksScheduler(tg) as tasks`. In a
+    FastAPI app each request has a scope; the endpoint gets a `TasksScheduler` of the scope. `schedule()` works in any
+    thread. All other methods are for the event loop's thread.
+
+    :ivar tg: the task group; for a scope of a host, `host.tg`
+    :ivar in_route: True while the route runs, if the route was entered
+    :ivar info: facts about the unit of work, for observers. fastapi_tasks sets `method`, `path` and `route` (the path
+        template). The scopes of one request share one dict
+    """
+
+    __slots__ = ("__weakref__", "_config", "_runner", "_token", "in_route", "info", "tg")
+
+    def __init__(
+        self,
+        runner: Runner,
+        tg: TaskGroup,
+        config: TaskConfig,
+        *,
+        in_route: bool = False,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        # (What `Unit.__init__()` does, without a call: each request makes a scope.)
+        self._state = _ROUTE
+        self._held = None
+        self._owner = None
+        self.unsettled: bool = False
+        self.tg: TaskGroup = tg
+        self.in_route: bool = in_route
+        self.info: dict[str, Any] = {} if info is None else info
+        self._runner = runner
+        self._config = config
+        self._token: Token[Any] | None = None
+        if in_route:
+            self._owner = runner.seam.running()
+            BODY.set((runner.host, JOB.get(), self._itself))
+
+    def _itself(self) -> Scope:
+        return self
+
+    def route(self) -> Route:
+        """Return an async context manager around the route: the part of the scope that produces its answer.
+
+        The end of the block starts the after_route tasks, and is a barrier (see `settle()`). If an exception leaves the
+        block, the route has failed. Without such a block the route ends with the scope.
+        """
+        return Route(self)
+
+    def end_route(self, *, failed: bool = False) -> None:
+        """Note that the route has returned, or has `failed`. Start or drop the after_route tasks.
+
+        Later calls change nothing. Not a checkpoint. Prefer `route()`: after this call, on trio, an after_route task
+        may take its first step before an immediate task. `await settle()` before this call prevents that.
+        """
+        if self._end_route(failed=failed):
+            self.end()
+
+    def _end_route(self, *, failed: bool) -> bool:
+        """Note how the route has ended, once. Return whether the scope was over before."""
+        was_late = self._state is _LATE
+        if was_late:
+            del self._runner.late[self]
+        elif self._state is not _ROUTE:
+            return False
+        self.in_route = False
+        self._follow(_ROUTE_FAILED if failed else _ROUTE_SUCCEEDED)
+        return was_late
+
+    def end(self, *, failed: bool = False) -> None:
+        """Note that the scope is over, and its route too. Start or drop the deferred tasks.
+
+        If the route still runs (`route()` was entered and not left), its tasks wait for the end of the route. Later
+        calls change nothing. Not a checkpoint. Prefer `async with`, for the reason in `end_route()`.
+
+        :param failed: whether the route has failed, if `end_route()` was not called
+        """
+        if self._state is _ROUTE and not self.in_route:
+            self._end_route(failed=failed)
+        self._follow(_ENDED)
+        if self._state is _LATE:
+            self._runner.late[self] = None
+            if self._runner.stage in (DrainStage.SHIELDED, DrainStage.FORCED):
+                self._runner.give_up(self)
+
+    @property
+    def outcome(self) -> Literal["success", "failure"] | None:
+        """The outcome of the route; None while the route runs."""
+        if self._state in (_ROUTE, _LATE):
+            return None
+        return "success" if self._state in (ScopeState.RESPONDING, ScopeState.OVER) else "failure"
+
+    @property
+    def route_runs_here(self) -> bool:
+        """True if the route has not ended, and this code runs in it."""
+        body = body_here() if self.in_route else None
+        return body is not None and getattr(body[2], "__self__", None) is self
+
+    @property
+    def in_order(self) -> bool:
+        """True on asyncio: tasks take their first steps in the order in which they were asked to start. On trio, tasks
+        that were asked in one turn take them in random order.
+        """
+        return self._runner.seam.in_order
+
+    async def settle(self) -> None:
+        """Wait until each task that was asked to start has taken its first step: the *barrier*.
+
+        - Without such a task this returns at once. Otherwise it takes one turn of the event loop on asyncio, two on
+          trio.
+        - On asyncio from Python 3.12 on it mostly takes no turn. Exceptions: a foreign task group; a task factory; an
+          exception is being handled here; the caller itself takes its first step.
+        - The barrier includes tasks that these first steps schedule in this scope, down to ten generations. It excludes
+          tasks that wait for a slot.
+        - A cancel scope does not shorten the wait. A native `Task.cancel()` of asyncio is raised here.
+        - In a test with `run="inline"` this waits for the ends of the tasks. A cancel scope shortens that wait.
+        """
+        if self.unsettled:
+            await self._let_step()
+        watching = self._runner.watching
+        if watching is not None:
+            for settled in watching.settled:
+                await settled(self)
+
+    async def _let_step(self) -> None:
+        for _ in range(_GENERATIONS):
+            self.unsettled = False
+            await self._runner.seam.first_steps()
+            if not self.unsettled:
+                break
+
+    @property
+    def _needs_steps(self) -> bool:
+        """True if the tasks of earlier phases must take their first steps before the next phase starts."""
+        return self.unsettled and not self._runner.seam.in_order
+
+    async def _leave_route(self, *, failed: bool) -> None:
+        """End the route. If the scope was over before, end the scope, too."""
+        if self._needs_steps:
+            await self._let_step()
+        if self._end_route(failed=failed):
+            if self._needs_steps:
+                await self._let_step()
+            self.end()
+
+    def note_first_message(self) -> None:
+        """Note that the server has the first message of the response: tell the observers."""
+        if self._runner.watching is not None:
+            self._tell("first_message")
+
+    async def __aenter__(self) -> Scope:
+        self._owner = self._runner.seam.running()
+        if self._runner.host is not None:
+            self._token = BODY.set((self._runner.host, JOB.get(), self._itself))
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            self._runner.host.reset_current(self._token)
+        if self._state is _ROUTE and not self.in_route:
+            await self._leave_route(failed=exc is not None)
+        if self._needs_steps:
+            await self._let_step()
+        self.end()
+        if self._owner is self._runner.seam.running():
+            self._owner = None  # from now on this native task may wait for deferred tasks: another one runs the route
+        if self._runner.watching is not None and _may_wait(exc):
+            await self.settle()
+
+    def _schedule(
+        self,
+        config: TaskConfig,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        phase: Phase = _IMMEDIATE,
+    ) -> Task[Any]:
+        task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+        task.phase = phase
+        self._runner.submit(task, self)
+        return task
+
+    def _start(self, task: Task[Any]) -> None:
+        task._inherit(self._config)
+        self._runner.submit(task, self)
+
+    def _start_phase(self, phase: Phase) -> None:
+        if phase is _AFTER_RESPONSE:
+            self.end()
+        else:
+            self.end_route()
+
+    def _start_held(self, maker: object, phase: Phase) -> None:
+        """Start the tasks that `maker` has scheduled for `phase`, and for the phase before. The route goes on."""
+        held = [job for job, by in list((self._held or {}).items()) if by is maker]
+        self._decide([job for job in held if job.phase is not _AFTER_RESPONSE], ScopeState.OVER)
+        if phase is _AFTER_RESPONSE:
+            self._decide([job for job in held if job.phase is _AFTER_RESPONSE], ScopeState.OVER)
+
+    def _follow(self, event: ScopeEvent) -> None:
+        before = self._state
+        self._state = SCOPE[before][event]
+        if self._runner.watching is not None and self._state is not before and self._state in _CHANGES:
+            self._tell(_CHANGES[self._state])
+        if self._held:
+            self._decide(self._held, self._state)
+
+    def _tell(self, change: str) -> None:
+        runner = self._runner
+        if runner.watching is None:
+            return
+        if get_ident() != runner.seam.thread:
+            with suppress(TasksClosedError):  # the event loop has ended
+                runner.call(partial(self._tell, change))
+            return
+        with runner.busy():
+            tell(runner.watching.scope_changed, self, change)
+
+    def _decide(self, jobs: Iterable[Job], state: ScopeState) -> None:
+        """Start or drop the `jobs` whose phase has come in `state`."""
+        runner = self._runner
+        was_busy, runner.is_busy = runner.is_busy, True
+        try:
+            for job in list(jobs):
+                verdict = VERDICTS[state, job.phase, job.config.when]
+                if verdict is _START:
+                    runner.release(job)
+                    self.unsettled = True
+                elif verdict is not _HOLD:
+                    runner.drop(job, mismatch(job.config.when))
+        finally:
+            runner.is_busy = was_busy
+
+
+class Route:
+    """The part of a scope that produces its answer. See `Scope.route()`."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def __aenter__(self) -> None:
+        if self._scope._state is not _ROUTE:
+            raise RuntimeError("the route of this scope has ended already")
+        self._scope.in_route = True
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._scope._leave_route(failed=exc is not None)
+        if _may_wait(exc):
+            await self._scope.settle()
+
+
+def _may_wait(exc: BaseException | None) -> bool:
+    """Return whether a block that ends with `exc` may wait at its end: not if it is being cancelled."""
+    return exc is None or isinstance(exc, Exception)

@@ -1,0 +1,200 @@
+"""The hosts of an app: one host for each lifespan that runs. Without a lifespan: one host for each request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+from anyio import CancelScope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taskphase import TaskHost
+
+from ._request import SCOPE_KEY, RequestTasks
+from .errors import FastAPITasksAlreadyAddedError
+
+_HOST_KEY = "fastapi_tasks_host"
+"""The key of the host in the state of a lifespan, and so in the state of its requests."""
+
+_LOGGER = logging.getLogger("fastapi_tasks")
+
+
+class Installation:
+    """The tasks of one app: the result of `add_tasks(app)`.
+
+    :ivar open: the hosts of the lifespans that run now, in the order of their opening. The value is the state of the
+        lifespan (granian clears it before shutdown; httpx has none)
+    :ivar host: the only host of `open`, if requests share it: the fast path of nearly all requests. Otherwise None
+    :ivar hosts: every host of the app, also the hosts of single requests
+    :ivar around: wrappers around each call of the app, the last one outermost; for test tools
+    """
+
+    _has_warned = False
+
+    def __init__(
+        self,
+        app_host: Callable[[], TaskHost],
+        request_host: Callable[[], TaskHost],
+        *,
+        hold: bool,
+        has_settings: bool,
+    ) -> None:
+        self.open: dict[TaskHost, MutableMapping[str, Any]] = {}
+        self.host: TaskHost | None = None
+        self.hosts: WeakSet[TaskHost] = WeakSet()
+        self.around: list[Callable[[ASGIApp], ASGIApp]] = []
+        self._app_host = app_host
+        self._request_host = request_host
+        self._hold = hold
+        self._has_settings = has_settings
+
+    def surrounded(self, app: ASGIApp) -> ASGIApp:
+        """Return the call of the app, in all wrappers of `around`."""
+        call: ASGIApp = partial(self.run, app)
+        for put_around in tuple(self.around):
+            call = put_around(call)
+        return call
+
+    def _note_opened(self) -> None:
+        hosts = tuple(self.open.items())  # another thread may change `open` meanwhile
+        self.host = hosts[0][0] if len(hosts) == 1 and not self._hold else None
+        if len(hosts) > 1:  # not before: the state belongs to the app, and the app may look at its content
+            for host, state in hosts:
+                state[_HOST_KEY] = host
+
+    def host_of(self, scope: Scope) -> TaskHost | None:
+        """Return the host of the lifespan of a request, if it runs in this event loop; otherwise None.
+
+        Of several hosts in one loop: the host in the state; otherwise the last opened host that takes tasks.
+        """
+        host = self.host
+        if (SCOPE_KEY in scope and self._is_within(scope)) or scope["type"] == "lifespan" or self._hold:
+            return None
+        if host is not None and host.runs_here():
+            return host
+        here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
+        told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
+        if told in here:
+            return told
+        here.sort(key=lambda host: not host.closing.is_set())
+        return here[-1] if here else None
+
+    def _is_within(self, scope: Scope) -> bool:
+        """Return whether an ASGI scope with tasks belongs to a call of a parent app, or of this app, that still runs.
+
+        Otherwise an earlier call of this app has returned, and code outside calls the app again with the same scope,
+        for example to retry. Each such call is a request of its own.
+        """
+        tasks: RequestTasks = scope[SCOPE_KEY]
+        return not (tasks.is_over and tasks.host in self.hosts)
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, own: TaskHost | None = None) -> None:
+        """Run one lifespan, request or session.
+
+        :param own: the host of this request, if the request has a host of its own
+        """
+        host = own or self.host_of(scope)
+        if host is None:
+            await self._run_apart(app, scope, receive, send)
+            return
+        # Every request of the app pays for the code from here on, with tasks or without.
+        request = RequestTasks(host, scope, send)
+        token = host.set_current(request.scope)
+        try:
+            await app(scope, receive, request.send)
+        except BaseException as exc:
+            if request.has_tasks:
+                await request.leave(exc)
+            raise
+        else:
+            if request.has_tasks:
+                await request.leave(None)
+        finally:
+            request.end()
+            host.reset_current(token)
+
+    async def _run_apart(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a lifespan, a request of a mounted app, or a request with a host of its own."""
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(app, scope, receive, send)
+        elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
+            if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
+                raise FastAPITasksAlreadyAddedError(
+                    "this app is mounted on one that has tasks, and uses those: the config, the limits and the "
+                    "observers of its own add_tasks() mean nothing. Give them to the add_tasks() of the parent"
+                )
+            await app(scope, receive, send)
+        else:
+            await self._run_alone(app, scope, receive, send)
+
+    async def _run_lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the lifespan of the app in the body of a host.
+
+        The host is drained before the app receives `lifespan.shutdown`, and before the server receives
+        `lifespan.startup.failed`.
+        """
+        async with self._own(self._app_host()) as host:
+
+            async def receive_when_drained() -> Message:
+                try:
+                    message = await receive()
+                except BaseException:  # a server that cancels the lifespan shuts down, too
+                    await _drain(host)
+                    raise
+                if message["type"] == "lifespan.shutdown":
+                    await _drain(host)
+                return message
+
+            async def send_when_drained(message: Message) -> None:
+                if message["type"] == "lifespan.startup.failed":
+                    # After this message there is nothing to wait for: hypercorn checks if this call is done.
+                    await _drain(host)
+                await send(message)
+
+            self.open[host] = scope.get("state", {})
+            self._note_opened()
+            try:
+                await app(scope, receive_when_drained, send_when_drained)
+            finally:
+                del self.open[host]
+                self._note_opened()
+
+    def _own(self, host: TaskHost) -> TaskHost:
+        self.hosts.add(host)
+        return host
+
+    async def _run_alone(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request or session with a host of its own."""
+        async with self._own(self._request_host()) as host:
+            try:
+                await self.run(app, scope, receive, send, host)
+            finally:
+                with CancelScope(shield=True):
+                    await scope[SCOPE_KEY].routes_ended()
+                if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
+                    self._warn()
+
+    def _warn(self) -> None:
+        if not Installation._has_warned:
+            Installation._has_warned = True
+            _LOGGER.warning(
+                "tasks were used while no lifespan of the app was running, so each request waits for its own: "
+                "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: "
+                "add_tasks() on its parent), or say add_tasks(app, hold=True) if that is what you want"
+            )
+
+
+async def _drain(host: TaskHost) -> None:
+    report = await host.aclose()
+    cancelled, abandoned = sum(report.cancelled.values()), sum(report.abandoned.values())
+    if report.completed or cancelled or abandoned:
+        _LOGGER.info(
+            "tasks drained in %.3g s: %d completed, %d cancelled, %d abandoned",
+            report.seconds,
+            report.completed,
+            cancelled,
+            abandoned,
+        )
