@@ -32,7 +32,7 @@ class TrioSeam:
         self.clock: Callable[[], float] = current_clock().current_time
         self._token = current_trio_token()
         self._nursery: Any = None
-        self.begins, self.early = False, True
+        self.begins, self.early = True, True
         self._may_enclose = may_enclose
 
     def is_here(self) -> bool:
@@ -55,8 +55,7 @@ class TrioSeam:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         async with trio.open_nursery() as self._nursery:
-            self.begins = self._may_enclose and await can_enclose_here(self._nursery)
-            self.early = not self.begins
+            self.early = not (self._may_enclose and await can_enclose_here(self._nursery))
             yield
 
     def start(self, job: Job) -> object:
@@ -77,7 +76,7 @@ class TrioSeam:
     def begin(self, job: Job) -> None:
         # KeyboardInterrupt in any task cancels the nursery. The shield protects this task.
         job._runner.alive[job] = current_task()
-        if job.config.shield:
+        if job.config.shield and not self.early:
             job._set_scope(trio.CancelScope(shield=job.config.shielded)).__enter__()
 
     def enclose(self, native: Any) -> CancelScope:
