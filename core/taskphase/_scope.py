@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from ._batch import SchedulesPhases
 from ._drive.current import BODY, body_here
+from ._drive.hooks import Watching
 from ._drive.job import JOB, Job
 from ._drive.runner import Runner
 from ._drive.unit import Unit
@@ -61,8 +62,7 @@ class Scope(Unit, SchedulesPhases):
         in_route: bool = False,
         info: dict[str, Any] | None = None,
     ) -> None:
-        # (What `Unit.__init__()` does, without a call: each request makes a scope.)
-        self._state = _ROUTE
+        self._state = _ROUTE  # this and the next three as `Unit.__init__()`, without a call in each request
         self._held = None
         self._owner = None
         self.unsettled: bool = False
@@ -110,10 +110,9 @@ class Scope(Unit, SchedulesPhases):
     def end(self, *, failed: bool = False) -> None:
         """Note that the scope is over, and its route too. Start or drop the deferred tasks.
 
-        If the route still runs (`route()` was entered and not left), its tasks wait for the end of the route. Later
-        calls change nothing. Not a checkpoint. Prefer `async with`, for the reason in `end_route()`.
-
-        :param failed: whether the route has failed, if `end_route()` was not called
+        If the route still runs (`route()` was entered and not left), its tasks wait for the end of the route. `failed`
+        counts if `end_route()` was not called. Later calls change nothing. Not a checkpoint. Prefer `async with`, for
+        the reason in `end_route()`.
         """
         if self._state is _ROUTE and not self.in_route:
             self._end_route(failed=failed)
@@ -138,9 +137,7 @@ class Scope(Unit, SchedulesPhases):
 
     @property
     def in_order(self) -> bool:
-        """True on asyncio: tasks take their first steps in the order in which they were asked to start. On trio, tasks
-        that were asked in one turn take them in random order.
-        """
+        """True on asyncio: first steps are in the order of the requests. On trio the order within a turn is random."""
         return self._runner.seam.in_order
 
     async def settle(self) -> None:
@@ -157,10 +154,8 @@ class Scope(Unit, SchedulesPhases):
         """
         if self.unsettled:
             await self._let_step()
-        watching = self._runner.watching
-        if watching is not None:
-            for settled in watching.settled:
-                await settled(self)
+        if (watching := self._runner.watching) is not None:
+            await _wait_for_ends(self, watching)
 
     async def _let_step(self) -> None:
         for _ in range(_GENERATIONS):
@@ -206,8 +201,8 @@ class Scope(Unit, SchedulesPhases):
         self.end()
         if self._owner is self._runner.seam.running():
             self._owner = None  # from now on this native task may wait for deferred tasks: another one runs the route
-        if self._runner.watching is not None and _may_wait(exc):
-            await self.settle()
+        if (watching := self._runner.watching) is not None and _may_wait(exc):
+            await _wait_for_ends(self, watching)
 
     def _schedule(
         self,
@@ -298,3 +293,8 @@ class Route:
 def _may_wait(exc: BaseException | None) -> bool:
     """Return whether a block that ends with `exc` may wait at its end: not if it is being cancelled."""
     return exc is None or isinstance(exc, Exception)
+
+
+async def _wait_for_ends(scope: Scope, watching: Watching) -> None:
+    for settled in watching.settled:
+        await settled(scope)

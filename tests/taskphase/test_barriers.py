@@ -11,7 +11,7 @@ import trio
 from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns, turns_of_a_barrier
 
-from taskphase import TaskHost, TasksScheduler
+from taskphase import Task, TaskHost, TaskObserver, TasksScheduler
 from taskphase._drive.on_asyncio import AsyncioSeam
 from taskphase._drive.on_trio import TrioSeam
 
@@ -50,6 +50,20 @@ async def test_a_failing_route_has_started_its_tasks_before_the_error_response_g
                         tasks.schedule(log.add, "immediate")
                         raise LookupError
                 assert log == ["immediate", "after_route"]
+
+
+async def test_an_observer_adds_no_barrier_to_the_end_of_a_scope_g1_g20(waited: list[None]) -> None:
+    class Ends(TaskObserver):
+        def ended(self, task: Task[Any], /) -> None: ...
+
+    counts: list[int] = []
+    for observers in ([], [Ends()]):
+        waited.clear()
+        async with TaskHost(observers=observers) as host:
+            async with host.scope() as tasks:
+                tasks.after_response.schedule(anyio.sleep, 0)
+            counts.append(len(waited))
+    assert counts[0] == counts[1]
 
 
 async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(waited: list[None]) -> None:

@@ -225,7 +225,7 @@ class Job:
     def _follow_in(self, scope: CancelScope, event: LifeEvent) -> None:
         """Follow `event`, which is not an end. From here on a cancellation goes to `scope`."""
         status = LIFE[self._status][event]
-        self._scope = scope  # first: in the new status somebody may cancel the job at once
+        self._scope = scope  # first: in the new status a signal handler may cancel the job at once
         self._status = status
 
     def _forget_scope(self) -> None:
