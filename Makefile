@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: demo test test-early test-oldest test-newer property property-deep property-mutants lint format bench bench-guard soak docs clean help
+.PHONY: demo test test-browser test-early test-oldest test-newer property property-deep property-mutants lint format bench bench-guard soak docs clean help
 
 help:
 	@echo 'make demo         run the quickstart app under uvicorn: print what runs when, and a SIGTERM during shielded work'
 	@echo 'make test         lint, then run all tests on asyncio, uvloop and trio'
+	@echo 'make test-browser test the inspector in a Chromium that the machine has (a part of make test)'
 	@echo 'make test-early   test the packages with early scopes: each task enters its cancel scope at its first step'
 	@echo 'make test-oldest  test the packages with the oldest supported FastAPI'
 	@echo 'make test-newer   test the packages on each installed Python newer than 3.11'
@@ -28,6 +29,9 @@ demo: $(VENV)-demo/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/ready
+	$(BIN)/python -m pytest tests/browser
 
 test-early: $(VENV)/ready
 	TASKPHASE_SCOPES=early $(BIN)/python -m pytest tests/taskphase tests/fastapi_tasks
@@ -64,7 +68,7 @@ test-newer: $(NEWER:%=.venv-%/tested)
 .venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYENV) python$* -m venv .venv-python$*
 	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
-	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test --group docs -e ./core -e .
+	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test --group docs --group observing -e ./core -e .
 	touch $@
 
 property: $(VENV)/ready
@@ -107,7 +111,7 @@ $(VENV)-demo/ready: pyproject.toml constraints.txt
 .venv-oldest/ready: pyproject.toml core/pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
-	.venv-oldest/bin/python $(PIP) install --quiet -c constraints-oldest.txt --group test -e ./core -e .
+	.venv-oldest/bin/python $(PIP) install --quiet -c constraints-oldest.txt --group test --group observing -e ./core -e .
 	touch $@
 
 # A separate environment: the `fastapi-tasks` on PyPI has the same import name as this project.

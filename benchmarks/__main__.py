@@ -28,6 +28,9 @@ def measure(section: str, libraries: Sequence[str], rounds: int, *, quick: bool)
 
 def main() -> None:
     options = parse()
+    if options.draw:
+        report.draw(report.read())
+        return
     libraries = [library for library, python in PYTHONS.items() if python.exists()]
     if len(libraries) < len(PYTHONS):
         say("without the fastapi-tasks of PyPI: `make bench` makes the environment for it")
@@ -53,6 +56,9 @@ def parse() -> argparse.Namespace:
         help=f"some of {','.join(ROUNDS)}, separated by commas; writes nothing",
     )
     parser.add_argument("--quick", action="store_true", help="a quick check that takes seconds; writes nothing")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing: draw the charts again, from results.json (Python 3.11)"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="a factor for the number of rounds")
     return parser.parse_args()
 

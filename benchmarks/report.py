@@ -23,6 +23,7 @@ if sys.version_info >= (3, 12):  # every newer Python has its own page
 # The charts for readers; the other tables are text only.
 PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")
 
+RESULTS = "results.json"
 SUMMARY = "request-short.svg"  # narrow enough for a phone
 TASK, REQUEST = "one task, asyncio", "one request, uvloop"
 IMMEDIATE, EACH_PHASE, NO_TASKS = "taskphase, immediate", "Tasks: one in each phase", "no tasks"
@@ -59,7 +60,7 @@ def head(facts: Mapping[str, str], tables: Sequence[Table]) -> str:
 def summary(table: Table) -> str:
     """Return the chart at the beginning of the page."""
     figures = [figure for figure in table.figures if figure.name in SUMMARIZED]
-    return chart(replace(table, title="one request", figures=figures), width=490, labels=238)
+    return chart(replace(table, title="one request", figures=figures), width=490)
 
 
 def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
@@ -73,27 +74,44 @@ def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
 def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> None:
     """Write the page, its charts and, on the oldest Python, the JSON file."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    plots = {table.title: f"{slug(table.title)}.svg" for table in tables if PLOTTED.match(table.title)}
-    for table in tables:
-        if table.title in plots:
-            (FOLDER / plots[table.title]).write_text(chart(table))
-        if table.title == REQUEST:
-            (FOLDER / SUMMARY).write_text(summary(table))
-    (FOLDER / "results.md").write_text(page(facts, tables, verdicts, plots))
+    draw(tables)
+    (FOLDER / "results.md").write_text(page(facts, tables, verdicts))
     if not WITH_JSON:
         return
     data = {"run": dict(facts), "tables": [asdict(table) for table in tables], "wanted": [asdict(v) for v in verdicts]}
-    (FOLDER / "results.json").write_text(json.dumps(data, indent=1, default=str) + "\n")
+    (FOLDER / RESULTS).write_text(json.dumps(data, indent=1, default=str) + "\n")
 
 
-def page(
-    facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict], plots: Mapping[str, str]
-) -> str:
+def read() -> list[Table]:
+    """Return the tables of the last run on the oldest Python."""
+    tables = json.loads((FOLDER / RESULTS).read_text())["tables"]
+    return [Table(**{**table, "figures": [Figure(**figure) for figure in table["figures"]]}) for table in tables]
+
+
+def draw(tables: Sequence[Table]) -> None:
+    """Write the charts."""
+    for name, content in charts(tables).items():
+        (FOLDER / name).write_text(content)
+
+
+def charts(tables: Sequence[Table]) -> dict[str, str]:
+    """Return the charts, by the names of their files."""
+    found = {plot(table): chart(table) for table in tables if PLOTTED.match(table.title)}
+    requests = [table for table in tables if table.title == REQUEST]
+    return {**found, SUMMARY: summary(requests[0])} if requests else found
+
+
+def plot(table: Table) -> str:
+    """Return the name of the file with the chart of a table."""
+    return f"{slug(table.title)}.svg"
+
+
+def page(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
     parts = [head(facts, tables), INTRODUCTION]
     for table in tables:
         parts.append(f"## {heading(table)}\n")
-        if table.title in plots:
-            parts.append(f"![{table.title}]({plots[table.title]})\n")
+        if PLOTTED.match(table.title):
+            parts.append(f"![{table.title}]({plot(table)})\n")
         parts.append(markdown(rows(table)))
     parts += ["## Goals\n", markdown([HEAD_WANTED, *map(row_of, verdicts)])]
     parts += ["## The run\n", markdown([("run", ""), *facts.items()])]

@@ -29,6 +29,8 @@ _THREAD_TASK = "create_task of to_thread"
 THREAD_FLOOR = {"asyncio": _THREAD_TASK, "uvloop": _THREAD_TASK, "trio": "start_soon of to_thread"}
 KEPT = "create_task, in a set until it is done"  # as asyncio's documentation recommends
 SCOPED = "the floor, in a CancelScope and a try"
+UNOBSERVED = "nobody observes"
+OBSERVED_FLOOR = dict.fromkeys(BACKENDS, UNOBSERVED)
 
 _runs = count()
 
@@ -153,7 +155,10 @@ def groups(library: str, *, quick: bool) -> dict[str, Group]:
         for title, base, cases, size in (
             ("one task", FLOOR, floors(backend) | others.cases(backend), BATCH),
             ("one sync task", THREAD_FLOOR, thread_floors(backend) | others.thread_cases(backend), THREAD_BATCH),
+            ("one observed task", OBSERVED_FLOOR, others.observed_cases(backend), BATCH),
         ):
+            if not cases:
+                continue
             few = size // 10 if quick else size
             samples = {name: in_a_loop(backend, sample, case, few) for name, case in cases.items()}
             found[f"{title}, {backend}"] = Group(base[backend], samples)

@@ -1,16 +1,25 @@
-"""One task of taskphase, and of common alternatives."""
+"""One task of taskphase, also while others observe it, and of common alternatives."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import aiojobs
 import anyio
 from anyio.lowlevel import checkpoint
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry
 from starlette.background import BackgroundTasks
 
-from taskphase import TaskHost
+from fastapi_tasks.inspector import History
+from taskphase import LogTasks, TaskHost, TaskObserver
+from taskphase.opentelemetry import TraceTasks
+from taskphase.prometheus import PrometheusTasks
 
 from .measure import Stopwatch
-from .tasks import THREADS, Case, nothing, nothing_sync
+from .tasks import THREADS, UNOBSERVED, Case, nothing, nothing_sync
 
 
 async def until_idle(host: TaskHost) -> None:
@@ -20,6 +29,22 @@ async def until_idle(host: TaskHost) -> None:
 
 async def immediate(watch: Stopwatch, size: int) -> None:
     async with TaskHost() as host:
+        with watch:
+            for _ in range(size):
+                host.schedule(nothing)
+            await until_idle(host)
+
+
+class Five(TaskObserver):
+    """An observer with five empty methods."""
+
+    def _ignore(self, *_: Any) -> None: ...
+
+    scheduled = due = started = attempt_ended = ended = _ignore
+
+
+async def observed(make: Callable[[], TaskObserver], watch: Stopwatch, size: int) -> None:
+    async with TaskHost(observers=[make()]) as host:
         with watch:
             for _ in range(size):
                 host.schedule(nothing)
@@ -120,4 +145,15 @@ def thread_cases(backend: str) -> dict[str, Case]:  # noqa: ARG001 - the same on
         "taskphase, immediate": immediate_sync,
         "anyio's task group": anyio_group_sync,
         "BackgroundTasks, one after another": background_sync,
+    }
+
+
+def observed_cases(backend: str) -> dict[str, Case]:  # noqa: ARG001 - the same on all
+    return {
+        UNOBSERVED: immediate,
+        "five empty methods": partial(observed, Five),
+        "LogTasks, of a level that is off": partial(observed, LogTasks),
+        "History of the inspector": partial(observed, History),
+        "PrometheusTasks": partial(observed, lambda: PrometheusTasks(CollectorRegistry())),
+        "TraceTasks, spans of the SDK": partial(observed, lambda: TraceTasks(tracer_provider=TracerProvider())),
     }

@@ -40,3 +40,7 @@ def cases(backend: str) -> dict[str, Case]:  # noqa: ARG001 - the same on all
 
 def thread_cases(backend: str) -> dict[str, Case]:  # noqa: ARG001 - the same on all
     return {"fastapi-tasks of PyPI, immediate": immediate_sync}
+
+
+def observed_cases(backend: str) -> dict[str, Case]:  # noqa: ARG001 - it has no observers
+    return {}

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import get_args
 
 from docs import runs, svg
-from docs.svg import Bend, Machine, Place
+from docs.svg import Machine, Place, Way
 
 from taskphase._machine.config import When
 from taskphase._machine.dispatch import DISPATCH
 from taskphase._machine.drain import DRAIN, SWEEPS, DrainStage, accepts
-from taskphase._machine.life import LIFE, TaskStatus
+from taskphase._machine.life import LIFE
 from taskphase._machine.scope import SCOPE, VERDICTS, Phase, ScopeState
 
 PAGE = Path(__file__).with_name("states.md")
@@ -29,7 +29,8 @@ INTRODUCTION = """\
 Every change of state is a row of a table in `core/taskphase/_machine/`. An event without a row raises `IllegalEvent`,
 and changes nothing. `python -m docs.diagrams` draws this page from the tables.
 
-An arrow is an event. Events that end a task are inside the box of its state.
+An arrow is an event. Events that end a task are inside the box of its state. In the first picture some states share a
+line, which leads from each of these states to each one further down.
 """
 
 Table = Mapping[Enum, Mapping[Enum, Enum]]
@@ -47,67 +48,71 @@ def by_next(table: Table) -> svg.Rows:
     return rows
 
 
-# Columns and rows of boxes, in pixels.
-_C = [96, 326, 556, 786]
-_R = [84, 250, 400]
+LEFT, RIGHT = 96.0, 408.0  # the columns of boxes: their middles, in pixels
+
+
+def life_machine(table: Table) -> Machine:
+    """Return the picture of the life of a task.
+
+    The states up to STARTING are one column, in the order of the table, beside a line that leads from each of them to
+    each later one. A new state among them needs no other change.
+    """
+    rows = by_next(table)
+    before = list(rows)[: list(rows).index("STARTING") + 1]
+    heights = Machine("", rows, "", dict.fromkeys(before, Place(0, 0))).height
+    places, y = {}, 8.0
+    for state in before:
+        places[state] = Place(LEFT, y)
+        y += heights(state) + 28
+    y += 30
+    again = next(number for number, state in enumerate(before) if state in rows["RETRYING"])
+    places |= {
+        "RETRYING": Place(RIGHT, places[before[again - 1]].y),
+        "RUNNING": Place(LEFT, y),
+        "HANDLING": Place(RIGHT, y + 36),
+        "CANCELLING": Place(LEFT, y + 150),
+        "ABORTING": Place(RIGHT, y + 150),
+    }
+    ways = {("RUNNING", "RETRYING"): Way("right", svg.ENTRY, "bottom", svg.WIDTH / 2)}
+    line = (LEFT + RIGHT) / 2 + 16
+    return Machine("The states of one task", rows, "NEW", places, ways, before[1:], line)
+
+
+def scope_machine(table: Table) -> Machine:
+    """Return the picture of a unit of work: on the left the route has answered, on the right it has failed."""
+    middle = (LEFT + RIGHT) / 2
+    places = {
+        "ROUTE": Place(middle, 8),
+        "RESPONDING": Place(LEFT, 104),
+        "EXCUSING": Place(RIGHT, 104),
+        "LATE": Place(middle, 204),
+        "OVER": Place(LEFT, 296),
+        "OVER_FAILED": Place(RIGHT, 296),
+    }
+    half, near, far = svg.WIDTH / 2, svg.WIDTH / 8, svg.WIDTH * 7 / 8
+    ways = {
+        ("ROUTE", "RESPONDING"): Way("left", svg.ENTRY, "top", half),
+        ("ROUTE", "EXCUSING"): Way("right", svg.ENTRY, "top", half),
+        ("LATE", "RESPONDING"): Way("left", svg.ENTRY, "bottom", half),
+        ("LATE", "EXCUSING"): Way("right", svg.ENTRY, "bottom", half),
+        ("LATE", "OVER_FAILED"): Way("bottom", half, "left", 88),
+        ("RESPONDING", "OVER"): Way("bottom", near, "top", near),
+        ("EXCUSING", "OVER_FAILED"): Way("bottom", far, "top", far),
+    }
+    return Machine("The states of one unit of work", by_next(table), "ROUTE", places, ways)
+
+
+def drain_machine(table: Table) -> Machine:
+    """Return the picture of the closing of a host."""
+    states = [state.name for state, row in table.items() if row]
+    places = {state: Place(LEFT, 8 + number * 112) for number, state in enumerate(states)}
+    return Machine("The stages of the closing of a host", by_next(table), states[0], places)
+
 
 MACHINES = {
-    "life.svg": Machine(
-        "The states of one task",
-        by_next(LIFE),  # type: ignore[arg-type]
-        TaskStatus.NEW.name,
-        {
-            "NEW": Place(_C[0], _R[0]),
-            "DEFERRED": Place(_C[1], _R[0]),
-            "WAITING": Place(_C[2], _R[0]),
-            "STARTING": Place(_C[3], _R[0]),
-            "RETRYING": Place(_C[1], _R[1]),
-            "HANDLING": Place(_C[2], _R[1]),
-            "RUNNING": Place(_C[3], _R[1]),
-            "ABORTING": Place(_C[2], _R[2]),
-            "CANCELLING": Place(_C[3], _R[2]),
-        },
-        {
-            ("NEW", "WAITING"): Bend(0.75, 0.25, above=True, lift=52),
-            ("NEW", "STARTING"): Bend(0.4, 0.75, above=True, lift=96),
-            ("DEFERRED", "STARTING"): Bend(0.75, 0.3, above=True, lift=52),
-            ("RETRYING", "WAITING"): Bend(0.3, 0.3, label=0.28),
-            ("RETRYING", "STARTING"): Bend(0.75, 0.25, label=0.6),
-            ("STARTING", "RUNNING"): Bend(0.7, 0.7),
-        },
-    ),
-    "scope.svg": Machine(
-        "The states of one unit of work",
-        by_next(SCOPE),  # type: ignore[arg-type]
-        ScopeState.ROUTE.name,
-        {
-            "ROUTE": Place(_C[0], 68),
-            "RESPONDING": Place(_C[1] + 80, 8),
-            "EXCUSING": Place(_C[1] + 80, 130),
-            "LATE": Place(_C[0], 280),
-            "OVER": Place(_C[2] + 160, 8),
-            "OVER_FAILED": Place(_C[2] + 160, 130),
-        },
-        {
-            ("ROUTE", "RESPONDING"): Bend(side=True),
-            ("ROUTE", "EXCUSING"): Bend(side=True),
-            ("LATE", "RESPONDING"): Bend(0.25, 0.1, label=0.85),
-            ("LATE", "EXCUSING"): Bend(side=True),
-            ("LATE", "OVER_FAILED"): Bend(side=True),
-        },
-    ),
-    "drain.svg": Machine(
-        "The stages of the closing of a host",
-        by_next(DRAIN),  # type: ignore[arg-type]
-        DrainStage.OPEN.name,
-        {
-            "OPEN": Place(96, 8),
-            "GRACE": Place(356, 8),
-            "SHIELDED": Place(626, 8),
-            "FORCED": Place(896, 8),
-        },
-        {},
-    ),
+    "life.svg": life_machine(LIFE),  # type: ignore[arg-type]
+    "scope.svg": scope_machine(SCOPE),  # type: ignore[arg-type]
+    "drain.svg": drain_machine(DRAIN),  # type: ignore[arg-type]
 }
 
 PHASES = ["immediate", "after_route", "after_response"]
@@ -166,10 +171,19 @@ def rows(*header: str) -> Iterator[str]:
     yield f"|{'---|' * len(header)}"
 
 
+LIFE_IN_WORDS = """
+A new task waits for its phase (DEFERRED), for its delay (DELAYED), for a place of its limit (LIMITED) and for a slot
+(WAITING), in this order. Each of these may be left out. A task that waits has no thread, and no slot.
+
+The delay comes once, before the first attempt. Each attempt takes a place of the limit and then a slot, so RETRYING
+leads to LIMITED or WAITING.
+"""
+
+
 def life() -> Iterator[str]:
     yield "## One task\n\n`_machine/life.py`: the states of one task. The last four are ends.\n"
     yield picture("life.svg")
-    yield ""
+    yield LIFE_IN_WORDS
     yield from transitions(LIFE)  # type: ignore[arg-type]
 
 
@@ -178,13 +192,18 @@ def scope() -> Iterator[str]:
     yield picture("scope.svg")
     yield ""
     yield from transitions(SCOPE)  # type: ignore[arg-type]
-    yield "\nThe deferred tasks, by their phase and their `when`:\n"
-    whens = get_args(When)
-    yield from rows("state", *(f"{phase}, {when!r}" for phase in list(Phase)[1:] for when in whens))
+    deferred = list(Phase)[1:]
+    yield f"\nThe deferred tasks, by their phase. Three verdicts are for a `when` of {', '.join(get_args(When))}:\n"
+    yield from rows("state", *map(str, deferred))
     for state in ScopeState:
-        verdicts = [VERDICTS[state, phase, when].value for phase in list(Phase)[1:] for when in whens]
-        yield f"| {state.name} | {' | '.join(verdicts)} |"
+        yield f"| {state.name} | {' | '.join(verdicts(state, phase) for phase in deferred)} |"
     yield "\nAn immediate task always starts."
+
+
+def verdicts(state: ScopeState, phase: Phase) -> str:
+    """Return the verdict for each task of a phase, or the verdicts by `when`."""
+    found = [VERDICTS[state, phase, when].value for when in get_args(When)]
+    return found[0] if len(set(found)) == 1 else ", ".join(found)
 
 
 def drain() -> Iterator[str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
+from typing import Literal
 
 # Pixels.
 LINE = 19
 HEAD = 26
 WIDTH = 176
 LONGEST = 20  # letters of a line in a box, without the arrow
+ENTRY = 16  # from the upper edge of a box to an arrow at its side
+ROUND = 12  # the radius of a corner
+ABOVE = -6  # from an arrow to the base line of its label
 
 STYLE = """\
 <style>
@@ -66,24 +71,61 @@ class Place:
     y: float
 
 
-@dataclass(frozen=True)
-class Bend:
-    """An arrow that is not a straight line between two neighbours.
+Edge = Literal["left", "right", "top", "bottom"]
 
-    :ivar start: the point at which the arrow leaves its state, as a part of the width from the left; at the lower edge,
-        or with `above` at the upper one
-    :ivar end: the point at which the arrow enters the other state
-    :ivar label: the point of the label, as a part of the arrow's length
-    :ivar above: whether the arrow uses the upper edges, `lift` pixels high; otherwise the edges that face each other
-    :ivar side: whether the arrow leaves at the right edge and enters at the left one
+
+@dataclass(frozen=True)
+class Way:
+    """The way of an arrow: straight, or with one corner.
+
+    :ivar start: the edge at which the arrow leaves its state
+    :ivar at: the point of this edge, in pixels from its left or upper end
+    :ivar end: the edge at which the arrow enters the other state
+    :ivar to: the point of that edge, likewise
     """
 
-    start: float = 0.5
-    end: float = 0.5
-    label: float = 0.5
-    above: bool = False
-    lift: float = 40
-    side: bool = False
+    start: Edge
+    at: float
+    end: Edge
+    to: float
+
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An arrow, or a part of one.
+
+    :ivar points: the begin, the corners, the end
+    :ivar words: the label
+    :ivar spot: the middle of the label's base line
+    """
+
+    points: tuple[Point, ...]
+    words: str = ""
+    spot: Point = (0, 0)
+
+    def draw(self) -> Iterator[str]:
+        """Yield the shapes. An arrow without a label is a part of a line, and has no head."""
+        path = [f"M{pair(self.points[0])}"]
+        for before, corner, after in zip(self.points, self.points[1:], self.points[2:], strict=False):
+            path.append(f"L{pair(toward(corner, before))}Q{pair(corner)} {pair(toward(corner, after))}")
+        head = ' marker-end="url(#head)"' if self.words else ""
+        yield f'<path class="arrow" d="{"".join(path)}L{pair(self.points[-1])}"{head}/>'
+        if self.words:
+            yield text(*self.spot, self.words, "event label")
+
+
+def pair(point: Point) -> str:
+    return f"{point[0]:g} {point[1]:g}"
+
+
+def toward(corner: Point, other: Point) -> Point:
+    """Return the point at which a round corner ends."""
+    length = abs(other[0] - corner[0]) + abs(other[1] - corner[1])
+    part = min(ROUND / length, 1)
+    return corner[0] + (other[0] - corner[0]) * part, corner[1] + (other[1] - corner[1]) * part
 
 
 Rows = Mapping[str, Mapping[str, Sequence[str]]]
@@ -95,14 +137,22 @@ class Machine:
     """A table, and the places of its states. Events that lead to an end, or back to the same state, are in the state's
     box.
 
-    :ivar bends: by state and next state
+    An arrow between two boxes side by side, or one above the other, is straight. Other arrows need a way.
+
+    States may share a line, which leads down: from each state on the line an arrow leads to each stop further down.
+
+    :ivar ways: by state and next state
+    :ivar stops: the states to which the line leads, from the top
+    :ivar line: the line's distance from the left, in pixels
     """
 
     title: str
     rows: Rows
     first: str
     places: Mapping[str, Place]
-    bends: Mapping[tuple[str, str], Bend]
+    ways: Mapping[tuple[str, str], Way] = field(default_factory=dict)
+    stops: Sequence[str] = ()
+    line: float = 0
 
     def inside(self, state: str) -> list[tuple[str, str]]:
         """Return the events in the box of `state`, and their next states."""
@@ -119,6 +169,20 @@ class Machine:
         lines = self.inside(state)
         return HEAD + (len(lines) * LINE + 6 if lines else 6)
 
+    def left(self, state: str) -> float:
+        """Return the left edge of the box of `state`."""
+        return self.places[state].x - WIDTH / 2
+
+    def joins(self) -> dict[str, float]:
+        """Return the states from which the line leads, and the points where they join it, from the top."""
+        found = [state for state, row in self.rows.items() if any(stop in row for stop in self.stops)]
+        return {state: self.places[state].y + self.height(state) - 12 for state in found}
+
+    def on_line(self) -> set[tuple[str, str]]:
+        """Return the states between which the line leads, as drawn."""
+        enters = {stop: self.places[stop].y + ENTRY for stop in self.stops}
+        return {(state, stop) for state, leaves in self.joins().items() for stop in self.stops if leaves < enters[stop]}
+
     def draw(self) -> str:
         """Return the SVG file."""
         assert set(self.rows) - set(self.places) == {state for state, row in self.rows.items() if not row}, self.title
@@ -127,57 +191,75 @@ class Machine:
         return picture(width, height, self.title, self._shapes())
 
     def _shapes(self) -> Iterator[str]:
-        for state, row in self.rows.items():
-            for to, events in row.items():
-                if to in self.places and to != state:
-                    yield from self._arrow(state, to, events)
+        for arrow in self.arrows():
+            yield from arrow.draw()
         for state in self.places:
             yield from self._box(state)
 
     def _box(self, state: str) -> Iterator[str]:
-        place = self.places[state]
-        left = place.x - WIDTH / 2
+        place, left = self.places[state], self.left(state)
         style = "box first" if state == self.first else "box"
         yield rectangle(left, place.y, WIDTH, self.height(state), 6, style)
         yield text(place.x, place.y + 19, state, "name")
         for number, (events, to) in enumerate(self.inside(state)):
             yield text(left + 10, place.y + HEAD + 14 + number * LINE, f"{events} \N{RIGHTWARDS ARROW} {to}", "event")
 
-    def _arrow(self, state: str, to: str, events: Sequence[str]) -> Iterator[str]:
-        a, b, bend = self.places[state], self.places[to], self.bends.get((state, to))
-        if bend is None and a.y == b.y:
-            side = WIDTH / 2 if b.x > a.x else -WIDTH / 2
-            y = a.y + HEAD - 6
-            points = [(a.x + side, y), (a.x + side, y), (b.x - side, y), (b.x - side, y)]
-            bend, above = Bend(), -7.0
-        else:
-            bend, above = bend or Bend(), 4.0
-            points = self._curve(state, to, bend)
-        start, *others = [f"{x:g} {y:g}" for x, y in points]
-        yield f'<path class="arrow" d="M{start}C{", ".join(others)}" marker-end="url(#head)"/>'
-        x, y = on_curve(points, bend.label)
-        yield text(x, y + above, ", ".join(events), "event label")
+    def arrows(self) -> Iterator[Arrow]:
+        """Yield the arrows between the boxes, and the parts of the line."""
+        if self.stops:
+            yield from self._line()
+        for state, row in self.rows.items():
+            for to, events in row.items():
+                if to in self.places and to not in (state, *self.stops):
+                    points = self._points(state, to)
+                    yield Arrow(points, ", ".join(events), spot(points))
 
-    def _curve(self, state: str, to: str, bend: Bend) -> list[tuple[float, float]]:
+    def _line(self) -> Iterator[Arrow]:
+        wanted = {(state, stop) for state in self.joins() for stop in self.stops if stop in self.rows[state]}
+        assert self.on_line() == wanted, f"a line of {self.title!r} differs from the table: {self.on_line() ^ wanted}"
+        joins = self.joins()
+        enters = {stop: self.places[stop].y + ENTRY for stop in self.stops}
+        yield Arrow(((self.line, min(joins.values()) + ROUND), (self.line, max(enters.values()) - ROUND)))
+        for state, y in joins.items():
+            yield Arrow(((self._beside_line(state), y), (self.line, y), (self.line, y + ROUND)))
+        for stop, y in enters.items():
+            [events] = {", ".join(row[stop]) for row in self.rows.values() if stop in row}
+            edge = self._beside_line(stop)
+            points = ((self.line, y - ROUND), (self.line, y), (edge, y))
+            yield Arrow(points, events, ((self.line + edge) / 2, y + ABOVE))
+
+    def _beside_line(self, state: str) -> float:
+        """Return the edge of a box that faces the line."""
+        return self.left(state) + (WIDTH if self.places[state].x < self.line else 0)
+
+    def _points(self, state: str, to: str) -> tuple[Point, ...]:
+        way = self.ways.get((state, to)) or self._straight(state, to)
+        a, b = self._point(state, way.start, way.at), self._point(to, way.end, way.to)
+        if a[0] == b[0] or a[1] == b[1]:
+            return a, b
+        return a, (b[0], a[1]) if way.start in {"left", "right"} else (a[0], b[1]), b
+
+    def _point(self, state: str, edge: Edge, at: float) -> Point:
+        left, top = self.left(state), self.places[state].y
+        if edge in {"left", "right"}:
+            return left + (WIDTH if edge == "right" else 0), top + at
+        return left + at, top + (self.height(state) if edge == "bottom" else 0)
+
+    def _straight(self, state: str, to: str) -> Way:
         a, b = self.places[state], self.places[to]
-        x1, x2 = a.x + (bend.start - 0.5) * WIDTH, b.x + (bend.end - 0.5) * WIDTH
-        if bend.above:
-            return [(x1, a.y), (x1, a.y - bend.lift), (x2, b.y - bend.lift), (x2, b.y)]
-        if bend.side:
-            x1, x2, y = a.x + WIDTH / 2, b.x - WIDTH / 2, HEAD - 6
-            return [(x1, a.y + y), ((x1 + x2) / 2, a.y + y), ((x1 + x2) / 2, b.y + y), (x2, b.y + y)]
-        down = b.y > a.y
-        y1 = a.y + self.height(state) if down else a.y
-        y2 = b.y if down else b.y + self.height(to)
-        middle = (y1 + y2) / 2
-        return [(x1, y1), (x1, middle), (x2, middle), (x2, y2)]
+        if a.x == b.x:
+            down = b.y > a.y
+            return Way("bottom" if down else "top", WIDTH / 2, "top" if down else "bottom", WIDTH / 2)
+        y, right = max(a.y, b.y) + ENTRY, b.x > a.x
+        assert y <= min(a.y + self.height(state), b.y + self.height(to)), f"{state} to {to} needs a way"
+        return Way("right" if right else "left", y - a.y, "left" if right else "right", y - b.y)
 
 
-def on_curve(points: Sequence[tuple[float, float]], t: float) -> tuple[float, float]:
-    """Return a point of a cubic Bezier curve."""
-    weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
-    x, y = (sum(weight * point[axis] for weight, point in zip(weights, points, strict=True)) for axis in (0, 1))
-    return x, y
+def spot(points: Sequence[Point]) -> Point:
+    """Return the place of a label: at the middle of the longest part of an arrow."""
+    parts = pairwise(points)
+    (x1, y1), (x2, y2) = max(parts, key=lambda part: abs(part[0][0] - part[1][0]) + abs(part[0][1] - part[1][1]))
+    return (x1 + x2) / 2, (y1 + y2) / 2 + (ABOVE if y1 == y2 else 4)
 
 
 # Sequences

@@ -28,7 +28,8 @@ class Journal:
     def write(self, text: str) -> None:
         """Print a line, and keep it."""
         self.lines.append(text)
-        print(f"{(time.monotonic() - self.began) * 1000:6.0f} ms  {text}", flush=True)
+        # In one write: a thread may print at the same moment.
+        print(f"{(time.monotonic() - self.began) * 1000:6.0f} ms  {text}\n", end="", flush=True)
 
     @contextmanager
     def told(self, what: str) -> Generator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any, cast
@@ -11,8 +12,9 @@ from anyio.abc import TaskGroup
 from property_tests import model
 from property_tests.agreement import agree
 from property_tests.program_model import Event, Fate, Kind, What, World
-from taskphase import Scope, Task, TaskConfig, TasksClosedError, TasksSaturatedError
-from taskphase._drive.job import JOB, Job
+from taskphase import Limit, Scope, Task, TaskConfig, TasksClosedError, TasksSaturatedError
+from taskphase._drive.gates import Line
+from taskphase._drive.job import JOB
 from taskphase._drive.runner import Runner
 from taskphase._machine import dispatch, drain
 from taskphase._machine.config import UNSET
@@ -21,6 +23,8 @@ from taskphase._machine.drain import DrainEvent, Sweep
 from taskphase._machine.life import LifeEvent, TaskStatus
 from taskphase._machine.scope import ScopeEvent
 from taskphase._machine.table import IllegalEvent
+
+S = TaskStatus
 
 
 class _Scope:
@@ -60,6 +64,9 @@ class FakeLoop:
     def enclose(self, _native: object) -> object:
         return _Scope()
 
+    def call_at(self, _when: float, _callback: object, _cancelled: object) -> Callable[[], object]:
+        return lambda: None
+
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self.calls.append(callback)
 
@@ -68,6 +75,9 @@ async def _function() -> None: ...
 
 
 async def _handler(_task: object, _exc: Exception) -> None: ...
+
+
+def _policy(_task: object, _exc: Exception) -> None: ...
 
 
 class System:
@@ -81,9 +91,9 @@ class System:
         self.loop = FakeLoop()
         seam, limits = cast(Any, self.loop), (world.max_running, world.max_pending)
         self.runner = Runner(seam, config=UNSET, max_running=limits[0], max_pending=limits[1])
+        self.limit = Limit(world.most, max_pending=world.limit_pending)
         self.scope = Scope(self.runner, cast(TaskGroup, None), UNSET)
         self.tasks: list[Task[Any]] = []
-        self.paused: set[Job] = set()
         for event in path:
             self.do(event)
 
@@ -112,7 +122,15 @@ class System:
         self._let_natives_leave()
 
     def _schedule(self, kind: Kind, by: Task[Any] | None, *, from_thread: bool) -> None:
-        config = TaskConfig(when=kind.when, shield=kind.shielded, on_error=_handler if kind.has_handler else None)
+        config = TaskConfig(
+            when=kind.when,
+            shield=kind.shielded,
+            on_error=_handler if kind.has_handler else None,
+            delay=1 if kind.delayed else None,
+            limit=self.limit if kind.limited else None,
+            key="key" if kind.keyed else None,
+            retry=_policy,
+        )
         token = JOB.set(by)
         self.loop.thread = -1 if from_thread else get_ident()
         try:
@@ -134,8 +152,7 @@ class System:
                     raise IllegalEvent(task.status, LifeEvent.FAIL)
                 self._follow(task, LifeEvent.FAIL)
             case What.PAUSE_ENDS, _:
-                self.paused.remove(task)
-                self.runner.note_resumed(task)
+                self._resume(task)
             case _:
                 task.cancel()
 
@@ -143,12 +160,16 @@ class System:
         if event is LifeEvent.RAISE:
             task._move(event)
         elif event is LifeEvent.RETRY:
-            task._move(event)
-            self.paused.add(task)
-            self.runner.note_paused()
+            with self.runner.busy():
+                self.runner.note_paused(task, 1)
         else:
             self.runner.end(task, event)
             self.runner.note_left(task)
+
+    def _resume(self, task: Task[Any]) -> None:
+        with self.runner.busy():
+            self.runner.resume(task)
+            self.runner.gates.pauses.remove(task)
 
     def _drain(self, event: DrainEvent) -> None:
         if event is DrainEvent.IDLE:
@@ -164,21 +185,20 @@ class System:
 
     def _let_natives_leave(self) -> None:
         for job in [job for job in self.runner.alive if job._has_ended]:
-            if job in self.paused:
-                self.paused.remove(job)
-                self.runner.note_resumed(job)
-            else:
-                self.runner.note_left(job)
+            self.runner.note_left(job)
 
 
 def seen(system: System) -> tuple[object, ...]:
     """Return the visible state of a running program."""
     runner, tasks = system.runner, system.tasks
     counts = (runner.running, runner.waiting, len(runner.deferred), runner.idle)
+    gates, line = runner.gates, runner.gates.lines.get(system.limit, Line())
+    pauses = (runner.delayed, runner.retrying, len(gates.pauses.ends))
+    places = (len(line.held), runner.limited, len(line.waiting), len(gates._keys))
     starts = [tasks.index(cast("Task[Any]", job)) for job in system.loop.starts]
     # A task keeps its context for the next attempt, and releases it at its end.
     per_task = [(task.status, task.attempt, task._context is None) for task in tasks]
-    return (per_task, starts, counts, system.scope._state, runner.stage)
+    return (per_task, starts, counts, pauses, places, system.scope._state, runner.stage)
 
 
 def foreseen(world: World) -> tuple[object, ...]:
@@ -186,9 +206,11 @@ def foreseen(world: World) -> tuple[object, ...]:
     ended = [model.end_of(past) is not None for past in world.pasts]
     steps = [past.count(LifeEvent.STEP) for past in world.pasts]
     per_task = list(zip(map(model.status_of, world.pasts), steps, ended, strict=True))
-    latest = [past[-1:] for past in world.pasts]
-    counts = (world.running(), latest.count((LifeEvent.QUEUE,)), latest.count((LifeEvent.DEFER,)), world.idle())
-    return (per_task, world.starts, counts, model.state_of(world.signals), model.stage_of(world.drain))
+    latest = Counter(model.status_of(past) for past in world.pasts)
+    counts = (world.running(), latest[S.WAITING], latest[S.DEFERRED], world.idle())
+    pauses = (latest[S.DELAYED], latest[S.RETRYING], latest[S.DELAYED] + latest[S.RETRYING])
+    places = (world.held(), latest[S.LIMITED], world.waiting_for_limit(), int(world.key_is_taken()))
+    return (per_task, world.starts, counts, pauses, places, model.state_of(world.signals), model.stage_of(world.drain))
 
 
 _REFUSED: dict[type[Exception], Fate] = {

@@ -173,7 +173,7 @@ def events(world: World, kinds: Sequence[Kind], most_tasks: int, *, threads: boo
 def situation(world: World) -> tuple[object, ...]:
     """Return the part of `world` that can affect later events."""
     statuses = tuple(model.status_of(past) for past in world.pasts)
-    order = tuple(map(tuple, (world.on_their_way, world.arrived, world.line)))
+    order = tuple(map(tuple, (world.on_their_way, world.arrived, world.limited, world.line)))
     return (tuple(world.kinds), statuses, order, model.state_of(world.signals), model.stage_of(world.drain))
 
 

@@ -1,6 +1,6 @@
 """A naive model of each table: lists of past events, and ifs.
 
-The model is written from the guarantees (G1 to G17), not from the tables. It shares only the names with the machine.
+The model is written from the guarantees (G1 to G19), not from the tables. It shares only the names with the machine.
 The lists are its only state. So the model is slow, but each line can be compared with a sentence of the contract.
 """
 
@@ -66,8 +66,10 @@ def may_live(past: Past, event: LifeEvent) -> bool:
     after: dict[LifeEvent, tuple[LifeEvent | None, ...]] = {
         L.DEFER: (None,),  # no task returns to wait for its phase (G1)
         L.DROP: (None, L.DEFER),  # only a task that was never released (G5)
-        L.QUEUE: (None, L.DEFER, L.RETRY),  # a pause holds no slot (G16), so the task needs a new one
-        L.START: (None, L.DEFER, L.RETRY, L.QUEUE),  # once (G1), and once for each further attempt (G16)
+        L.DELAY: (None, L.DEFER),  # once, when the phase has come (G18)
+        L.LIMIT: (None, L.DEFER, L.DELAY, L.RETRY),  # after the delay (G18); a pause holds no place (G19)
+        L.QUEUE: (None, L.DEFER, L.DELAY, L.LIMIT, L.RETRY),  # after the place (G19); a pause holds no slot (G16)
+        L.START: (None, L.DEFER, L.DELAY, L.LIMIT, L.RETRY, L.QUEUE),  # once (G1), and for each retry (G16)
         L.STEP: (L.START,),
     }
     return latest in after[event]
@@ -83,8 +85,17 @@ def status_of(past: Past) -> TaskStatus:
         return S.ABORTING if L.CANCEL in past else S.HANDLING
     if runs_code(past):
         return S.CANCELLING if L.CANCEL in past else S.RUNNING
-    words = {L.DEFER: S.DEFERRED, L.QUEUE: S.WAITING, L.START: S.STARTING, L.RETRY: S.RETRYING}
-    return words[past[-1]] if past else S.NEW
+    return _WAITS[past[-1]] if past else S.NEW
+
+
+_WAITS = {
+    L.DEFER: S.DEFERRED,
+    L.DELAY: S.DELAYED,
+    L.LIMIT: S.LIMITED,
+    L.QUEUE: S.WAITING,
+    L.START: S.STARTING,
+    L.RETRY: S.RETRYING,
+}
 
 
 # One scope: the list of its signals.

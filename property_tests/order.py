@@ -10,7 +10,7 @@ import math
 
 from property_tests.programs import specs_in
 from property_tests.promises import Promise
-from property_tests.reading import by_scope, from_thread, place_of
+from property_tests.reading import by_scope, from_thread, is_gated, place_of
 from property_tests.story import Story
 from taskphase import Phase, TaskStatus
 
@@ -24,7 +24,7 @@ def g1_all_that_came_before_has_started_when_the_route_is_left(story: Story) -> 
         for number, call, task in story.tasks():
             if call.scope != event.number or call.by is not None or call.phase is Phase.AFTER_RESPONSE:
                 continue
-            if number >= len(event.tasks) or task.attempt == 0:
+            if number >= len(event.tasks) or task.attempt == 0 or is_gated(call.spec):
                 continue
             status = event.tasks[number]
             early = place_of(story, "taken", number) < place
@@ -61,8 +61,10 @@ def g1_g15_starts_are_in_the_order_of_schedule(story: Story) -> None:
 
 
 def g15_slots_are_given_first_in_first_out(story: Story) -> None:
-    """On asyncio, without retries."""
-    if story.program.max_running is None or any(spec.handler or spec.retry for spec in specs_in(story.program)):
+    """On asyncio, without retries and other waits."""
+    if story.program.max_running is None:
+        return
+    if any(spec.handler or spec.retry or is_gated(spec) for spec in specs_in(story.program)):
         return
     immediate = [n for n, call, task in story.tasks() if call.phase is Phase.IMMEDIATE and task.attempt]
     immediate = [n for n in immediate if not from_thread(story, n) and not story.calls[n].spec.sync]

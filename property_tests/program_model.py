@@ -1,10 +1,12 @@
-"""A model of a whole program: one scope and its tasks, in a host with limits that drains.
+"""A model of a whole program: one scope and its tasks, in a host with limits that drains. All tasks with a `Limit` have
+the same one, and all tasks with a key have the same key.
 
 Like the model of the tables, which it uses, its only state is lists of past events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -31,12 +33,15 @@ L, D = LifeEvent, DrainEvent
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The settings of a task that affect the model."""
+    """The settings of a task that affect the model. The delay has no length: PAUSE_ENDS ends the delay."""
 
     phase: Phase
     when: When = "always"
     shielded: bool = False
     has_handler: bool = True
+    delayed: bool = False
+    limited: bool = False
+    keyed: bool = False
 
 
 What = Enum("What", "SCHEDULE ARRIVE SIGNAL STEP FINISH HANDLER_ENDS PAUSE_ENDS CANCEL DRAIN")
@@ -60,27 +65,66 @@ class Event:
 class World:
     """All past events."""
 
-    def __init__(self, max_running: int | None = None, max_pending: int | None = None) -> None:
+    def __init__(
+        self,
+        max_running: int | None = None,
+        max_pending: int | None = None,
+        most: int = 1,
+        limit_pending: int | None = None,
+    ) -> None:
+        """`most` and `limit_pending`: the parameters of the `Limit`."""
         self.max_running, self.max_pending = max_running, max_pending
+        self.most, self.limit_pending = most, limit_pending
         self.kinds: list[Kind] = []
         self.pasts: list[Past] = []
         self.signals: list[ScopeEvent] = []
         self.drain: list[DrainEvent] = []
         self.on_their_way: list[int] = []
         self.arrived: list[int] = []
+        self.limited: list[int] = []
         self.line: list[int] = []
         self.starts: list[int] = []
 
     def copy(self) -> World:
         """Return a copy, to try another continuation."""
-        other = World(self.max_running, self.max_pending)
-        for name in ("kinds", "pasts", "signals", "drain", "on_their_way", "arrived", "line", "starts"):
+        other = World(self.max_running, self.max_pending, self.most, self.limit_pending)
+        for name in ("kinds", "pasts", "signals", "drain", "on_their_way", "arrived", "limited", "line", "starts"):
             setattr(other, name, getattr(self, name)[:])
         return other
 
     def running(self) -> int:
         """Return the number of tasks with a slot: from the request to start until the end, but not in a pause (G16)."""
-        return sum(runs_code(past) or past[-1:] == (L.START,) for past in self.pasts if end_of(past) is None)
+        return sum(runs_code(past) or past[-1:] == (L.START,) for past in self._alive())
+
+    def held(self) -> int:
+        """Return the number of tasks with a place of the limit: from before the slot until the end of an attempt and
+        its handler, but not in a pause (G19).
+        """
+        alive = self._alive(lambda kind: kind.limited)
+        return sum(runs_code(past) or past[-1:] in ((L.QUEUE,), (L.START,)) for past in alive)
+
+    def has_no_place(self) -> bool:
+        """Return whether a task with the limit has to wait for a place: first in, first out (G19)."""
+        return bool(self.limited) or self.held() >= self.most
+
+    def waiting_for_limit(self) -> int:
+        """Return the number of tasks that count for the limit's own `max_pending` (G19)."""
+        alive = self._alive(lambda kind: kind.limited)
+        waits = ((L.DEFER,), (L.DELAY,), (L.LIMIT,), (L.RETRY,))
+        return sum(past[-1:] in waits for past in alive)
+
+    def pending(self) -> int:
+        """Return the number of tasks that count for the host's `max_pending` (G15)."""
+        waits = ((L.DEFER,), (L.DELAY,), (L.LIMIT,), (L.QUEUE,))
+        return sum(past[-1:] in waits for past in self._alive())
+
+    def key_is_taken(self) -> bool:
+        """Return whether a task with the key waits or runs: its phase has come, and it has not ended (G24)."""
+        return any(past not in ((), (L.DEFER,)) for past in self._alive(lambda kind: kind.keyed))
+
+    def _alive(self, of: Callable[[Kind], bool] = lambda _: True) -> list[Past]:
+        both = zip(self.kinds, self.pasts, strict=True)
+        return [past for kind, past in both if of(kind) and end_of(past) is None]
 
     def full(self) -> bool:
         return self.max_running is not None and self.running() >= self.max_running
@@ -100,7 +144,7 @@ class World:
             case What.ARRIVE, _:
                 return Fate.HAPPENS if self.on_their_way else Fate.IMPOSSIBLE
             case What.PAUSE_ENDS, _:
-                return Fate.HAPPENS if past[-1:] == (L.RETRY,) else Fate.IMPOSSIBLE
+                return Fate.HAPPENS if past[-1:] in ((L.RETRY,), (L.DELAY,)) else Fate.IMPOSSIBLE
             case What.SIGNAL, signal:
                 happens = ScopeEvent.ENDED not in self.signals if signal is ScopeEvent.ENDED else not self.signals
                 return Fate.HAPPENS if happens else Fate.CHANGES_NOTHING
@@ -125,9 +169,14 @@ class World:
         if not takes(self.drain, by_shielded=by_shielded):
             return Fate.CLOSED
         verdict = verdict_of(self.signals, kind.phase, kind.when)
-        would_wait = verdict is Verdict.HOLD or (verdict is Verdict.START and self.full())
-        waiting = sum(past[-1:] in ((L.QUEUE,), (L.DEFER,)) for past in self.pasts)
-        saturated = self.max_pending is not None and would_wait and waiting >= self.max_pending
+        if verdict is Verdict.DROP or (verdict is Verdict.START and kind.keyed and self.key_is_taken()):
+            return Fate.HAPPENS
+        would_wait = verdict is Verdict.HOLD or kind.delayed or (kind.limited and self.has_no_place())
+        counts = kind.limited and would_wait and self.limit_pending is not None
+        if counts and self.waiting_for_limit() >= (self.limit_pending or 0):
+            return Fate.SATURATED
+        would_wait = would_wait or self.full()
+        saturated = self.max_pending is not None and would_wait and self.pending() >= self.max_pending
         return Fate.SATURATED if saturated else Fate.HAPPENS
 
     def _meaning(self, event: Event) -> LifeEvent:
@@ -159,6 +208,7 @@ class World:
                 self.drain.append(drained)
                 self._sweep()
             case What.PAUSE_ENDS, _:
+                self.arrive()
                 self._let_go(event.task)
             case _:
                 self._add(event.task, self._meaning(event))
@@ -179,6 +229,7 @@ class World:
 
     def _settle(self) -> None:
         self.line = [task for task in self.line if self.pasts[task][-1] is L.QUEUE]
+        self.limited = [task for task in self.limited if self.pasts[task][-1] is L.LIMIT]
         for phase in Phase:  # an earlier phase first; in a phase in order (G1)
             for task in self.arrived:
                 past = self.pasts[task]
@@ -190,14 +241,35 @@ class World:
                         self._add(task, L.DROP)
                     elif not past:
                         self._add(task, L.DEFER)
+        while self.limited and self.held() < self.most:  # first in, first out; a place before a slot (G19)
+            self._ask_for_slot(self.limited.pop(0))
         while self.line and not self.full():  # first in, first out (G15)
-            self._let_go(self.line.pop(0), first=True)
+            self._start(self.line.pop(0))
 
-    def _let_go(self, task: int | None, *, first: bool = False) -> None:
+    def _let_go(self, task: int | None) -> None:
+        """Let a task go on that is due, or whose pause is over: key (G24), delay (G18), limit (G19), slot (G15)."""
         assert task is not None
-        queues = not first and (self.full() or self.line)
-        self._add(task, L.QUEUE if queues else L.START)
-        (self.line if queues else self.starts).append(task)
+        kind, is_due = self.kinds[task], self.pasts[task] in ((), (L.DEFER,))
+        if is_due and kind.keyed and self.key_is_taken():
+            self._add(task, L.DROP)
+        elif is_due and kind.delayed:
+            self._add(task, L.DELAY)
+        elif kind.limited and self.has_no_place():
+            self._add(task, L.LIMIT)
+            self.limited.append(task)
+        else:
+            self._ask_for_slot(task)
+
+    def _ask_for_slot(self, task: int) -> None:
+        if self.full() or self.line:
+            self._add(task, L.QUEUE)
+            self.line.append(task)
+        else:
+            self._start(task)
+
+    def _start(self, task: int) -> None:
+        self._add(task, L.START)
+        self.starts.append(task)
 
     def _add(self, task: int | None, event: LifeEvent) -> None:
         assert task is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
@@ -94,6 +94,10 @@ class Spec(Compact):
     handler: Handler | None = None
     sync: bool = False
     retry: Policy | None = None
+    delay: float | None = None
+    limited: bool = False
+    """Whether the task has the `Limit` of the program."""
+    key: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,6 +125,9 @@ class Program(Compact):
     max_running: int | None = None
     max_pending: int | None = None
     max_threads: int = 40
+    most: int = 1
+    limit_pending: int | None = None
+    """`most` and `limit_pending` are the parameters of the program's `Limit`."""
 
 
 SECONDS = st.sampled_from([0, 0.5, 1, 2.5])
@@ -144,9 +151,19 @@ handlers = st.builds(
 policies = st.builds(Policy, retries=st.integers(1, 2), after=st.sampled_from([0, 0.5, 2]))
 
 
-def specs(depth: int) -> st.SearchStrategy[Spec]:
-    """Return tasks that schedule other tasks, up to `depth` levels below them."""
-    actions = _plain if depth == 0 else st.one_of(_plain, _plain, schedules(depth - 1))
+_GATES: dict[str, st.SearchStrategy[Any]] = {
+    "delay": st.sampled_from([None, None, 0, 0.5, 2]),
+    "limited": st.booleans(),
+    "key": st.sampled_from([None, None, "key"]),
+}
+
+
+def specs(depth: int, *, gated: bool = False) -> st.SearchStrategy[Spec]:
+    """Return tasks that schedule other tasks, up to `depth` levels below them.
+
+    :param gated: whether tasks may have delays, limits and keys
+    """
+    actions = _plain if depth == 0 else st.one_of(_plain, _plain, schedules(depth - 1, gated=gated))
     return st.builds(
         Spec,
         actions=st.lists(actions, max_size=3).map(tuple),
@@ -156,38 +173,50 @@ def specs(depth: int) -> st.SearchStrategy[Spec]:
         handler=st.none() | handlers,
         retry=st.none() | policies,
         sync=st.sampled_from([False, False, False, True]),
+        **(_GATES if gated else {}),
     )
 
 
-def schedules(depth: int) -> st.SearchStrategy[Schedule]:
-    return st.builds(Schedule, specs(depth), st.sampled_from(Phase))
+def schedules(depth: int, *, gated: bool = False) -> st.SearchStrategy[Schedule]:
+    return st.builds(Schedule, specs(depth, gated=gated), st.sampled_from(Phase))
 
 
-_in_scopes = st.one_of(schedules(1), schedules(1), st.builds(Sleep, SECONDS), st.builds(Cancel, BACK))
-_route = st.tuples(st.lists(_in_scopes, max_size=3), st.sampled_from([(), (), (), (Fail(),)])).map(
-    lambda parts: (*parts[0], *parts[1])
+def _scopes(*, gated: bool) -> st.SearchStrategy[Scope]:
+    some = schedules(1, gated=gated)
+    in_scopes = st.one_of(some, some, st.builds(Sleep, SECONDS), st.builds(Cancel, BACK))
+    route = st.tuples(st.lists(in_scopes, max_size=3), st.sampled_from([(), (), (), (Fail(),)])).map(
+        lambda parts: (*parts[0], *parts[1])
+    )
+    return st.builds(
+        Scope,
+        at=st.sampled_from([0, 0, 0.5, 2]),
+        route=st.none() | route,
+        rest=st.lists(in_scopes, max_size=2).map(tuple),
+        ending=st.sampled_from(["return", "return", "raise", "cancel"]),
+    )
+
+
+def _programs(*, gated: bool, tasks: int, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Program]:
+    return st.builds(
+        Program,
+        tasks=st.lists(specs(1, gated=gated), max_size=tasks).map(tuple),
+        scopes=st.lists(_scopes(gated=gated), max_size=2).map(tuple),
+        ending=st.sampled_from(["return", "raise", "cancel", "close"]),
+        at=st.sampled_from([0, 0.75, 3]),
+        drain_timeout=st.sampled_from([0, 0, 0.6, 5]),
+        shield_timeout=st.sampled_from([None, None, 0, 0.4, 3]),
+        max_running=st.sampled_from([None, None, 1, 2]),
+        max_pending=st.sampled_from([None, None, None, 1]),
+        max_threads=st.sampled_from([40, 1]),
+        **more,
+    )
+
+
+programs = _programs(gated=False, tasks=2)
+gated_programs = _programs(
+    gated=True, tasks=3, most=st.sampled_from([1, 2]), limit_pending=st.sampled_from([None, None, 0, 1])
 )
-
-scopes = st.builds(
-    Scope,
-    at=st.sampled_from([0, 0, 0.5, 2]),
-    route=st.none() | _route,
-    rest=st.lists(_in_scopes, max_size=2).map(tuple),
-    ending=st.sampled_from(["return", "return", "raise", "cancel"]),
-)
-
-programs = st.builds(
-    Program,
-    tasks=st.lists(specs(1), max_size=2).map(tuple),
-    scopes=st.lists(scopes, max_size=2).map(tuple),
-    ending=st.sampled_from(["return", "raise", "cancel", "close"]),
-    at=st.sampled_from([0, 0.75, 3]),
-    drain_timeout=st.sampled_from([0, 0, 0.6, 5]),
-    shield_timeout=st.sampled_from([None, None, 0, 0.4, 3]),
-    max_running=st.sampled_from([None, None, 1, 2]),
-    max_pending=st.sampled_from([None, None, None, 1]),
-    max_threads=st.sampled_from([40, 1]),
-)
+"""Programs whose tasks may have delays, limits and keys."""
 
 
 def specs_in(program: Program) -> Iterator[Spec]:

@@ -22,11 +22,14 @@ from property_tests.reading import (
     closing_time,
     deadlines,
     disturbed,
+    due_at,
     from_thread,
     in_thread,
+    pauses_of,
     place_of,
     signal_of,
     signals_of,
+    spared_even_in_pauses_until,
     spared_until,
     the,
 )
@@ -38,7 +41,10 @@ from taskphase._machine.scope import Verdict
 Promise = Callable[[Story], None]
 
 S = TaskStatus
+_WAITS_FOR_LIMIT = {S.DEFERRED, S.DELAYED, S.LIMITED, S.RETRYING}
+_RUNS_NO_CODE = {S.DEFERRED, S.DELAYED, S.LIMITED, S.WAITING, S.STARTING, S.RETRYING}
 _HOLDS_SLOT = {S.STARTING, S.RUNNING, S.CANCELLING, S.HANDLING, S.ABORTING}
+_HOLDS_PLACE = {S.WAITING, *_HOLDS_SLOT}
 
 
 def g1_no_task_starts_inside_schedule_or_more_often_than_it_was_asked_to(story: Story) -> None:
@@ -94,7 +100,9 @@ def g2_the_counts_are_true(story: Story) -> None:
         if event.counts is None or event.what == "call":
             continue
         statuses = Counter(event.tasks)
-        running, waiting, deferred = event.counts
+        running, waiting, deferred, delayed, limited = event.counts
+        assert delayed == statuses[S.DELAYED], f"{delayed} are said to be delayed: {event}"
+        assert limited == statuses[S.LIMITED], f"{limited} are said to be limited: {event}"
         assert waiting == statuses[S.WAITING], f"{waiting} are said to wait: {event}"
         assert deferred == statuses[S.DEFERRED], f"{deferred} are said to be deferred: {event}"
         least = sum(statuses[status] for status in _HOLDS_SLOT)
@@ -102,7 +110,15 @@ def g2_the_counts_are_true(story: Story) -> None:
     told, ends = story.host.statistics(), Counter(task.status for _, _, task in story.tasks())
     for status in ENDS:
         assert getattr(told, status.value) == ends[status], f"{told}, and in truth {ends}"
-    assert told.running == told.waiting == told.deferred == told.retrying == 0
+    assert told.running == told.waiting == told.deferred == told.delayed == told.limited == told.retrying == 0
+
+
+def g2_no_gate_keeps_a_task_after_the_close(story: Story) -> None:
+    gates = story.host._runner.gates
+    assert not (gates.pauses.ends or gates.pauses._heap or gates.pauses.retrying)
+    assert not gates._keys
+    # The place of a thread that was abandoned has no next holder.
+    assert not gates.lines or any(abandoned(story, number) for number, _, _ in story.tasks()), gates.lines
 
 
 def g3_g16_what_nobody_disturbs_ends_as_if_it_were_alone(story: Story) -> None:
@@ -125,7 +141,7 @@ def g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once
             assert type(exc).__name__ in ("Boom", "TimeoutError"), f"the handler got {exc!r}"
         if call.spec.handler is None:
             assert not handled
-        else:
+        elif handled or not _ended_without_a_thread_for_its_handler(story, number):
             assert len(handled) == (task.status is S.FAILED), f"{len(handled)} handlers, and the task is {task.status}"
         questions = [event.detail for _, event in story.when("asked", number)]
         assert all(about == number for about, _ in questions), f"the policy of {number} was asked of {questions}"
@@ -147,11 +163,20 @@ def g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once
     assert not [log for log in story.logs if SECRET in log.text], "an argument is in a log"
 
 
+def _ended_without_a_thread_for_its_handler(story: Story, number: int) -> bool:
+    """Return whether the host may have stopped waiting while the handler waited for a thread."""
+    handler, ended = story.calls[number].spec.handler, story.first("ended", number)
+    is_late = ended is None or ended[1].time >= deadlines(story)[1] - A_MOMENT
+    return is_late and handler is not None and handler.sync
+
+
 def g5_a_task_is_dropped_exactly_by_policy(story: Story) -> None:
     for number, call, task in story.tasks():
         dropped = task.status is S.DROPPED
         logs = [log for log in story.logs if f"task 'task-{number}' was dropped" in log.text]
         assert len(logs) == dropped, f"a drop of task {number} is logged {len(logs)} times"
+        if _was_dropped_for_its_key(story, number):
+            continue
         level = logging.WARNING if call.spec.when is None else logging.DEBUG
         assert all((log.level, log.tag) == (level, number) for log in logs), f"logged as {logs}"
         signals = signals_of(story, call.scope)
@@ -196,17 +221,34 @@ def g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task(story: 
             assert begin is not None
             assert begin[1].time >= first - A_MOMENT, f"task {number} was swept at {deadline}, and ended at {time}"
         if task.status is S.CANCELLED and not asked(story, number):
-            assert time >= deadline - A_MOMENT, f"task {number} was cancelled at {time}, before {deadline}"
+            spared = spared_even_in_pauses_until(story, call.spec)
+            assert time >= spared - A_MOMENT, f"task {number} was cancelled at {time}, before {spared}"
     if not any(abandoned(story, number) for number, _, _ in story.tasks()):
         assert closed <= last + A_MOMENT, f"closed at {closed}, and the last task ended at {last}"
+
+
+def g9_a_pause_that_ends_after_stage_1_is_cancelled_when_stage_1_or_the_pause_begins(story: Story) -> None:
+    (first, _), closing = deadlines(story), closing_time(story)
+    for number, call, task in story.tasks():
+        ended = story.first("ended", number)
+        if call.spec.shield or ended is None or asked(story, number):
+            continue
+        is_cut = False
+        for begin, end in pauses_of(story, number):
+            if end > first + A_MOMENT and begin < first - A_MOMENT:
+                is_cut = True
+                time = max(begin, closing)
+                assert task.status is S.CANCELLED, f"task {number} is {task.status}, and was in a pause until {end}"
+                assert abs(ended[1].time - time) <= A_MOMENT, f"task {number} ended at {ended[1].time}, not at {time}"
+        if task.status is S.CANCELLED and not is_cut:
+            assert ended[1].time >= first - A_MOMENT, f"task {number} was cancelled at {ended[1].time}, before {first}"
 
 
 def g9_what_was_cut_short_is_logged_by_name(story: Story) -> None:
     logs = [log.text for log in story.logs if "closing the task host" in log.text and log.level == logging.WARNING]
     assert len(logs) <= 2, f"more than one log for each kind: {logs}"
     cut = {name.split(" ")[0] for text in logs for name in text.rsplit(": ", 1)[1].split(", ")}
-    first, _ = deadlines(story)
-    for number, _, task in story.tasks():
+    for number, call, task in story.tasks():
         ended = story.first("ended", number)
         if task.status is S.CANCELLED and not asked(story, number) and ended is not None:
             assert f"task-{number}" in cut, f"task {number} was cancelled by the drain, and that is not in {cut}"
@@ -214,7 +256,8 @@ def g9_what_was_cut_short_is_logged_by_name(story: Story) -> None:
             assert task.status is S.CANCELLED or abandoned(story, number), (
                 f"task {number} is {task.status}, and in {cut}"
             )
-            assert not asked(story, number) or ended is None or ended[1].time >= first - A_MOMENT
+            spared = spared_even_in_pauses_until(story, call.spec)
+            assert not asked(story, number) or ended is None or ended[1].time >= spared - A_MOMENT
 
 
 def g15_the_limits_hold(story: Story) -> None:
@@ -226,15 +269,18 @@ def g15_the_limits_hold(story: Story) -> None:
         assert most is None or holding <= most, f"{holding} run: {event}"
         if most is not None and event.counts is not None and event.counts[1]:
             assert event.counts[0] >= most, f"a task waits although a slot is free: {event}"
-        pending = statuses[S.WAITING] + statuses[S.DEFERRED]
+        pending = sum(statuses[status] for status in (S.WAITING, S.DEFERRED, S.DELAYED, S.LIMITED))
         # A retry is never refused.
         assert pending_most is None or retried or pending <= pending_most, f"{pending} are pending: {event}"
     for number, call in enumerate(story.calls):
         if isinstance(call.refusal, TasksSaturatedError):
             refusal = call.refusal
             assert not story.when("begin", number), f"task {number} was refused, and has begun"
+            if refusal.limit is not None:
+                continue
             assert pending_most is not None
-            assert refusal.waiting + refusal.deferred <= pending_most or retried
+            pending = refusal.waiting + refusal.deferred + refusal.delayed + refusal.limited
+            assert pending <= pending_most or retried
     used: set[int] = set()
     for event in story.events:
         if event.number >= 0 and event.what in ("begin", "finish") and story.calls[event.number].spec.sync:
@@ -255,7 +301,7 @@ def g16_an_attempt_has_its_time_and_a_retry_its_pause(story: Story) -> None:
             assert call.spec.retry is not None
             waited = begin.time - answered.time
             assert waited >= call.spec.retry.after - A_MOMENT, f"task {number} waited {waited} s before a retry"
-            if story.program.max_running is None and not call.spec.sync:
+            if story.program.max_running is None and not call.spec.sync and not call.spec.limited:
                 assert waited <= call.spec.retry.after + A_MOMENT, f"task {number} waited {waited} s before a retry"
 
 
@@ -270,10 +316,102 @@ def g17_the_handle_tells_what_has_become_of_its_task(story: Story) -> None:
         elif task.status is S.FAILED:
             assert task.exception is not None
     for place, event in story.when("cancel"):
-        if event.detail is None and event.tasks[event.number] in (S.DEFERRED, S.WAITING, S.STARTING, S.RETRYING):
+        if event.detail is None and event.tasks[event.number] in _RUNS_NO_CODE:
             after = story.events[place + 1 :]
             begun = [e for e in after if e.what == "begin" and e.number == event.number]
             assert not begun, f"task {event.number} has begun after it was cancelled"
+
+
+def g18_a_task_begins_exactly_when_its_phase_and_delay_are_over(story: Story) -> None:
+    for number, call, _ in story.tasks():
+        due, begin = due_at(story, number), story.first("begin", number)
+        if begin is None:
+            continue
+        assert due is not None
+        earliest = due[1] + (call.spec.delay or 0)
+        time = begin[1].time
+        assert time >= earliest - A_MOMENT, f"task {number} has begun at {time}, before {earliest}"
+        if story.program.max_running is None and not call.spec.sync and not call.spec.limited:
+            assert time <= earliest + A_MOMENT, f"task {number} has begun at {time}, and could at {earliest}"
+
+
+def g18_no_barrier_waits_for_a_delay_or_a_limit(story: Story) -> None:
+    for _, event in story.when("settled"):
+        answered = the(story, "answered", event.number)[1].time
+        assert event.time <= answered + A_MOMENT, f"the route was left at {event.time}, and could be at {answered}"
+
+
+def g19_no_more_than_most_have_a_place_first_in_first_out(story: Story) -> None:
+    most = story.program.most
+    limited = [number for number, call in enumerate(story.calls) if call.spec.limited]
+    is_exact = not any(abandoned(story, number) for number in limited)
+    code: Counter[int] = Counter()
+    line: list[set[int]] = []
+    for event, following in zip(story.events, [*story.events[1:], None], strict=True):
+        statuses = {number: event.tasks[number] for number in limited if number < len(event.tasks)}
+        holding = {number for number, status in statuses.items() if status in _HOLDS_PLACE}
+        assert len(holding) <= most, f"{holding} have places: {event}"
+        if event.number in statuses and event.what in ("begin", "finish", "handler", "handled"):
+            code[event.number] += 1 if event.what in ("begin", "handler") else -1
+            assert code.total() <= most, f"the code of {code} runs: {event}"
+        waiting = {number for number, status in statuses.items() if status is S.LIMITED}
+        for place, earlier in enumerate(line):
+            ahead = {number for each in line[place + 1 :] for number in each} & holding
+            assert not (earlier & waiting and ahead), f"{ahead} got places before {earlier & waiting}: {event}"
+        line = [rest for each in (*line, waiting.difference(*line)) if (rest := each & waiting)]
+        is_at_rest = following is None or following.time > event.time + A_MOMENT
+        if is_exact and is_at_rest and waiting:
+            assert len(holding) >= most, f"{waiting} wait although a place is free: {event}"
+
+
+def g19_a_limit_refuses_a_task_in_schedule_exactly_when_it_is_full(story: Story) -> None:
+    most = story.program.limit_pending
+    limited = {number for number, call in enumerate(story.calls) if call.spec.limited}
+    retried = any(story.calls[number].spec.retry is not None for number in limited)
+    for event in story.events:
+        waiting = [n for n in limited if n < len(event.tasks) and event.tasks[n] in _WAITS_FOR_LIMIT]
+        assert most is None or retried or len(waiting) <= most, f"{waiting} wait: {event}"
+        if event.what == "refused":
+            refusal = story.calls[event.number].refusal
+            if isinstance(refusal, TasksSaturatedError) and refusal.limit is not None:
+                assert event.number in limited, f"task {event.number} has no limit"
+                on_their_way = [n for n in limited if n < event.number and event.tasks[n] is S.NEW]
+                assert most is not None
+                assert len(waiting) + len(on_their_way) >= most, f"task {event.number} was refused: {event}"
+
+
+def g24_of_tasks_with_one_key_one_waits_or_runs_and_the_later_is_dropped_silently(story: Story) -> None:
+    # Sync and async tasks have different functions.
+    same = [
+        [n for n, call in enumerate(story.calls) if call.spec.key and call.spec.sync is sync] for sync in (False, True)
+    ]
+    for numbers in same:
+        for event in story.events:
+            alive = _alive_in(event.tasks, numbers)
+            assert len(alive) <= 1, f"{alive} have the same key: {event}"
+    for number, call, task in story.tasks():
+        if _was_dropped_for_its_key(story, number):
+            assert call.spec.key is not None, f"task {number} has no key"
+            assert task.status is S.DROPPED
+            assert not story.when("begin", number)
+            logs = [log for log in story.logs if f"task 'task-{number}' was dropped" in log.text]
+            assert [log.level for log in logs] == [logging.DEBUG], f"logged as {logs}"
+            after = next((i for i, e in enumerate(story.events) if S.DROPPED in e.tasks[number : number + 1]), None)
+            if after is not None:
+                others = _alive_in(story.events[after - 1].tasks, same[call.spec.sync])
+                others += _alive_in(story.events[after].tasks, same[call.spec.sync])
+                assert others, f"task {number} was dropped although its key is free"
+
+
+def _alive_in(statuses: tuple[TaskStatus, ...], numbers: Iterable[int]) -> list[int]:
+    """Return the tasks whose phase has come and that have not ended."""
+    others = {S.NEW, S.DEFERRED, *ENDS}
+    return [number for number in numbers if number < len(statuses) and statuses[number] not in others]
+
+
+def _was_dropped_for_its_key(story: Story, number: int) -> bool:
+    logs = [log for log in story.logs if f"task 'task-{number}' was dropped" in log.text]
+    return any("the same key" in log.text for log in logs)
 
 
 def g20_observers_are_told_of_each_task_in_order_and_of_one_end(story: Story) -> None:
@@ -333,7 +471,7 @@ def g20_observers_are_told_of_each_refusal_each_scope_and_the_drain(story: Story
 
 _STATUSES_OF = {
     "scheduled": {S.NEW},
-    "due": {S.WAITING, S.STARTING},
+    "due": {S.DELAYED, S.LIMITED, S.WAITING, S.STARTING},
     "started": {S.RUNNING},
     "attempt_ended": {S.RETRYING, *ENDS},
     "ended": ENDS,
@@ -346,15 +484,22 @@ ALWAYS: tuple[Promise, ...] = (
     g2_each_task_has_one_end_and_nothing_is_alive_after_the_close,
     g2_each_change_of_a_status_is_in_the_table,
     g2_the_counts_are_true,
+    g2_no_gate_keeps_a_task_after_the_close,
     g3_g16_what_nobody_disturbs_ends_as_if_it_were_alone,
     g4_handlers_get_their_task_and_its_exception_and_each_failure_is_logged_once,
     g5_a_task_is_dropped_exactly_by_policy,
     g9_before_its_time_the_drain_cancels_nothing_and_refuses_nothing,
     g9_what_is_swept_ends_at_once_and_the_host_closes_with_its_last_task,
+    g9_a_pause_that_ends_after_stage_1_is_cancelled_when_stage_1_or_the_pause_begins,
     g9_what_was_cut_short_is_logged_by_name,
     g15_the_limits_hold,
     g16_an_attempt_has_its_time_and_a_retry_its_pause,
     g17_the_handle_tells_what_has_become_of_its_task,
+    g18_a_task_begins_exactly_when_its_phase_and_delay_are_over,
+    g18_no_barrier_waits_for_a_delay_or_a_limit,
+    g19_no_more_than_most_have_a_place_first_in_first_out,
+    g19_a_limit_refuses_a_task_in_schedule_exactly_when_it_is_full,
+    g24_of_tasks_with_one_key_one_waits_or_runs_and_the_later_is_dropped_silently,
     g20_observers_are_told_of_each_task_in_order_and_of_one_end,
     g20_an_attempt_has_ended_when_its_function_and_handler_have,
     g20_observers_are_told_of_each_refusal_each_scope_and_the_drain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from property_tests.programs import Spec
 from property_tests.story import Event, Scheduled, Story
@@ -25,6 +26,12 @@ def spared_until(story: Story, spec: Spec) -> float:
     if spec.shield is True:
         return second
     return min(first + spec.shield, second) if spec.shield else first
+
+
+def spared_even_in_pauses_until(story: Story, spec: Spec) -> float:
+    """Return the time until which the drain spares such a task, even if the task is in a pause that ends later."""
+    has_pauses = spec.delay or spec.retry is not None
+    return closing_time(story) if has_pauses and not spec.shield else spared_until(story, spec)
 
 
 def deadlines(story: Story) -> tuple[float, float]:
@@ -61,6 +68,34 @@ def signal_of(story: Story, call: Scheduled) -> tuple[int, Event] | None:
     return story.first("answered", call.scope) or over
 
 
+def due_at(story: Story, number: int) -> tuple[int, float] | None:
+    """Return the event after which the phase of a task has come, and the time; None if the phase has not come."""
+    call, taken = story.calls[number], the(story, "taken", number)
+    if call.phase is Phase.IMMEDIATE:
+        return taken[0], taken[1].time
+    signal = signal_of(story, call)
+    if signal is None:
+        return None
+    return max(taken[0], signal[0]), max(taken[1].time, signal[1].time)
+
+
+def pauses_of(story: Story, number: int) -> Iterator[tuple[float, float]]:
+    """Yield the begin and the end of each pause that the task has entered, unless something has cut the pause short."""
+    spec, task = story.calls[number].spec, story.calls[number].task
+    due = due_at(story, number)
+    is_dropped = task is not None and task.status is TaskStatus.DROPPED
+    if spec.delay and due is not None and not is_dropped:
+        yield due[1], due[1] + spec.delay
+    for _, event in story.when("asked", number)[: 0 if spec.retry is None else spec.retry.retries]:
+        assert spec.retry is not None
+        yield event.time, event.time + spec.retry.after
+
+
+def is_gated(spec: Spec) -> bool:
+    """Return whether the task may have to wait between its phase and its slot, or be dropped there."""
+    return bool(spec.delay) or spec.limited or spec.key is not None
+
+
 def signals_of(story: Story, scope: int | None) -> list[ScopeEvent]:
     if scope is None:
         return []
@@ -73,10 +108,10 @@ def signals_of(story: Story, scope: int | None) -> list[ScopeEvent]:
 
 
 def by_scope(story: Story) -> dict[int, list[tuple[int, Scheduled]]]:
-    """Return the tasks of each scope that have begun directly: not in a thread, and without a wait for a slot."""
+    """Return the tasks of each scope that have begun directly: not in a thread, with no wait after their phase."""
     scopes: dict[int, list[tuple[int, Scheduled]]] = {}
     for number, call, task in story.tasks():
-        simple = not call.spec.sync and not from_thread(story, number)
+        simple = not call.spec.sync and not from_thread(story, number) and not is_gated(call.spec)
         if call.scope is not None and task.attempt and simple and story.program.max_running is None:
             scopes.setdefault(call.scope, []).append((number, call))
     return scopes
@@ -94,7 +129,7 @@ def asked(story: Story, number: int) -> bool:
 
 def disturbed(story: Story, number: int) -> bool:
     """Return whether the task was cancelled for any reason."""
-    deadline = spared_until(story, story.calls[number].spec)
+    deadline = spared_even_in_pauses_until(story, story.calls[number].spec)
     ended = story.first("ended", number)
     time = ended[1].time if ended is not None else max((e.time for _, e in story.when("finish", number)), default=0)
     return asked(story, number) or time >= deadline - A_MOMENT

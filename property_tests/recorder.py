@@ -17,6 +17,7 @@ from property_tests.programs import Action, Cancel, Cling, Fail, Handler, Hold, 
 from property_tests.story import LEFT, SECRET, TAG, Event, Scheduled, Story, Told
 from taskphase import (
     DrainReport,
+    Limit,
     Phase,
     Task,
     TaskCancelled,
@@ -108,6 +109,7 @@ class Recorder:
             observers=[*observers, Witness(lambda: len(self.story.events), told)],
         )
         self.story = Story(program, self.host, told=told)
+        self._limit = Limit(program.most, max_pending=program.limit_pending)
         self.sinks: dict[int, TasksScheduler] = {}
         self.is_open = False
         self.watchers: TaskGroup
@@ -117,7 +119,8 @@ class Recorder:
 
     def note(self, what: str, number: int = -1, detail: Any = None) -> None:
         statuses = tuple(TaskStatus.NEW if call.task is None else call.task.status for call in self.story.calls)
-        counts = (self.host.running, self.host.waiting, self.host.deferred) if self.is_open else None
+        host = self.host
+        counts = (host.running, host.waiting, host.deferred, host.delayed, host.limited) if self.is_open else None
         mark(f"{what} {number} {'' if detail is None else detail}")
         self.story.events.append(Event(here.schedule.now, what, number, detail, statuses, counts))
 
@@ -163,6 +166,9 @@ class Recorder:
             when=spec.when,
             timeout=timeout,
             retry=policy,
+            delay=None if spec.delay is None else spec.delay + self.jitter(number, 85),
+            limit=self._limit if spec.limited else None,
+            key=spec.key,
         )
         self.note("call", number, by)
         token = TAG.set(number)

@@ -27,7 +27,8 @@ class Event(NamedTuple):
     :ivar what: the kind of event; `Recorder` lists the kinds
     :ivar number: the number of the task, or of the scope
     :ivar tasks: the status of each task at this moment
-    :ivar counts: the host's counts of running, waiting and deferred tasks; None if the host is not open
+    :ivar counts: the host's counts of running, waiting, deferred, delayed and limited tasks; None if the host is not
+        open
     """
 
     time: float
@@ -35,7 +36,7 @@ class Event(NamedTuple):
     number: int
     detail: Any
     tasks: tuple[TaskStatus, ...]
-    counts: tuple[int, int, int] | None
+    counts: tuple[int, int, int, int, int] | None
 
 
 @dataclass

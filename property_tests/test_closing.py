@@ -13,11 +13,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio import create_task_group, current_time
+from anyio.abc import TaskGroup
 from hypothesis import given
 from hypothesis import strategies as st
 
 from property_tests.closing import BEGIN, Closing, Work, works
-from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
 from taskphase.testing import Call, RandomWalk, pause, simulate
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -80,6 +81,50 @@ def test_a_shield_of_some_seconds_ends_in_time_for_tasks_of_the_drain_too_g9(
 
     assert simulate(main, backend=backend).result() == max(protection, scheduled)
     assert latest[0].status is S.CANCELLED
+
+
+@BACKENDS
+@given(
+    waits=st.lists(st.tuples(st.sampled_from(["delay", "retry"]), st.sampled_from([0.5, 1.5, 9]), st.booleans())),
+    grace=st.sampled_from([0, 1, 5]),
+    begins=st.sampled_from([0, 0.25]),
+)
+def test_a_pause_that_would_outlast_stage_1_is_cancelled_g9_g16_g18(
+    backend: Any, waits: list[tuple[str, float, bool]], grace: float, begins: float
+) -> None:
+    """The host closes at the time 0.125. Some of the pauses begin later."""
+    ends: dict[int, tuple[float, TaskStatus]] = {}
+
+    async def fail_once() -> None:
+        if current_task().attempt == 1:
+            raise OSError
+
+    async def watch(number: int, task: Task[Any]) -> None:
+        await task.wait()
+        ends[number] = current_time(), task.status
+
+    async def schedule(host: TaskHost, watchers: TaskGroup) -> None:
+        await anyio.sleep(begins)
+        for number, (kind, seconds, shield) in enumerate(waits):
+            if kind == "delay":
+                task = host.task(shield=shield, delay=seconds).schedule(nothing)
+            else:
+                task = host.task(shield=shield, retry=lambda *_, seconds=seconds: seconds).schedule(fail_once)
+            watchers.start_soon(watch, number, task)
+
+    async def main() -> float:
+        async with create_task_group() as watchers:
+            async with TaskHost(drain_timeout=grace) as host:
+                await host.task(shield=True).schedule(schedule, host, watchers).started.wait()
+                await anyio.sleep(0.125)
+            return current_time()
+
+    closed = simulate(main, backend=backend).result()
+    at = max(begins, 0.125)
+    for number, (_, seconds, shield) in enumerate(waits):
+        is_cut = not shield and 0.125 + grace < begins + seconds
+        assert ends[number] == ((at, S.CANCELLED) if is_cut else (begins + seconds, S.SUCCEEDED)), waits[number]
+    assert closed == max([at, *(time for time, _ in ends.values())])
 
 
 def cancel(task: Task[Any], tasks: TasksScheduler) -> None:

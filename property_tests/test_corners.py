@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from property_tests.compact import Compact
 from property_tests.simulated import nothing, place_of, run
 from taskphase import (
+    Limit,
     NoCurrentError,
     Phase,
     Task,
@@ -137,6 +138,46 @@ def test_a_thread_faster_than_the_loop_meets_the_same_limits_g8_g15(
         starts = phase is Phase.IMMEDIATE and slots > 0
         expected.append(starts or room > 0)
         slots -= starts
+        room -= not starts and room > 0
+    assert taken == expected
+
+
+@BACKENDS
+@given(
+    most=st.integers(1, 3),
+    pending=st.integers(0, 2),
+    waits=st.lists(st.sampled_from([Phase.IMMEDIATE, Phase.IMMEDIATE, Phase.AFTER_ROUTE, "delay"]), max_size=7),
+    seed=st.integers(0, 1000),
+)
+def test_a_thread_faster_than_the_loop_meets_the_same_limit_of_a_kind_g8_g19(
+    backend: str, most: int, pending: int, waits: list[Phase | str], seed: int
+) -> None:
+    taken: list[bool] = []
+    limit = Limit(most, max_pending=pending)
+
+    def burst(tasks: TasksScheduler) -> None:
+        for wait in waits:
+            try:
+                if isinstance(wait, Phase):
+                    place_of(tasks, wait).task(limit=limit).schedule(anyio.sleep, 1)
+                else:
+                    tasks.task(limit=limit, delay=1).schedule(anyio.sleep, 1)
+                taken.append(True)
+            except TasksSaturatedError:
+                taken.append(False)
+
+    async def main() -> None:
+        host = TaskHost(drain_timeout=math.inf)
+        async with host, host.scope() as tasks:
+            await host.schedule(burst, tasks).wait()
+
+    run(main, backend, policy=RandomWalk(seed))
+    places, room = most, pending
+    expected = []
+    for wait in waits:
+        starts = wait is Phase.IMMEDIATE and places > 0
+        expected.append(starts or room > 0)
+        places -= starts
         room -= not starts and room > 0
     assert taken == expected
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from property_tests.compact import Compact
 from property_tests.simulated import nothing, place_of, run
-from taskphase import Phase, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
+from taskphase import Limit, Phase, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
 from taskphase.testing import pause
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -25,7 +25,7 @@ S = TaskStatus
 class Member(Compact):
     """A task that is at `at` from the start on, for two seconds unless it is interrupted."""
 
-    at: Literal["function", "thread", "handler", "handler in a thread", "pause"] = "function"
+    at: Literal["function", "thread", "handler", "handler in a thread", "pause", "delay"] = "function"
     shield: bool = False
 
     @property
@@ -35,7 +35,8 @@ class Member(Compact):
         if self.at.startswith("handler"):
             return (1 if cut else 2), S.FAILED, 1
         status = S.CANCELLED if cut else S.SUCCEEDED
-        return (1 if cut else 2), status, (2 if self.at == "pause" and not cut else 1)
+        attempts = {"pause": 1 if cut else 2, "delay": 0 if cut else 1}
+        return (1 if cut else 2), status, attempts.get(self.at, 1)
 
 
 async def fail_once() -> None:
@@ -59,6 +60,8 @@ def schedule_member(tasks: TasksScheduler, member: Member) -> Task[Any]:
     handlers = {"handler": handle, "handler in a thread": handle_in_thread}
     policy = ask_for_another if member.at == "pause" else None
     define = tasks.task(shield=member.shield, on_error=handlers.get(member.at), retry=policy)
+    if member.at == "delay":
+        return tasks.task(shield=member.shield, delay=2).schedule(nothing)
     if member.at == "function":
         return define.schedule(anyio.sleep, 2)
     return define.schedule(pause, 2) if member.at == "thread" else define.schedule(fail_once)
@@ -69,7 +72,7 @@ def schedule_member(tasks: TasksScheduler, member: Member) -> Task[Any]:
     members=st.lists(
         st.builds(
             Member,
-            at=st.sampled_from(["function", "thread", "handler", "handler in a thread", "pause"]),
+            at=st.sampled_from(["function", "thread", "handler", "handler in a thread", "pause", "delay"]),
             shield=st.booleans(),
         ),
         min_size=1,
@@ -107,6 +110,29 @@ def test_a_cancelled_task_group_cancels_all_but_shielded_tasks_g4_g8_g9_g16(
     closed = run(main, backend)
     assert ends == {number: member.end for number, member in enumerate(members)}
     assert closed == max(time for time, _, _ in ends.values())
+
+
+@BACKENDS
+@given(delays=st.lists(st.sampled_from([0.5, 1, 3]), min_size=1, max_size=4), most=st.sampled_from([None, 1, 2]))
+def test_delayed_limited_and_paused_tasks_keep_a_task_group_open_g2_g16_g18_g19(
+    backend: str, delays: list[float], most: int | None
+) -> None:
+    began: list[float] = []
+
+    async def fail_in_the_first_attempt() -> None:
+        if current_task().attempt == 1:
+            began.append(current_time())
+        await fail_once()
+
+    async def main() -> float:
+        async with create_task_group() as tg:
+            tasks = TasksScheduler(tg).task(limit=most and Limit(most), retry=ask_for_another)
+            held = [tasks.task(delay=seconds).schedule(fail_in_the_first_attempt) for seconds in delays]
+        assert {task.status for task in held} == {S.SUCCEEDED}
+        return current_time()
+
+    assert run(main, backend) == max(delays) + 2
+    assert began == sorted(delays)
 
 
 @BACKENDS

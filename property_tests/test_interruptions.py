@@ -1,4 +1,6 @@
-"""Exhaustively: a signal handler or a finalizer may schedule and cancel in the middle of any code (G2, G3, G8, G15).
+"""Exhaustively: a signal handler or a finalizer may schedule and cancel in the middle of any code.
+
+G2, G3, G8, G9, G15, G18, G19, G24.
 
 A tracer takes the place of the handler. One small program runs again and again, each time with the interruption one
 step later: at each place of this library where Python runs signal handlers or the garbage collector. These places are
@@ -22,11 +24,12 @@ from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO
 
 import taskphase
-from taskphase import Task, TaskHost, TasksClosedError, TasksSaturatedError, TasksScheduler, TaskStatus
+from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksSaturatedError, TasksScheduler, TaskStatus
 
 HOME = Path(taskphase.__file__).parent
 FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.py"))}
 ENDS = {TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DROPPED}
+DRAIN_TIMEOUT = 10
 PENDING = {TaskStatus.WAITING, TaskStatus.DEFERRED}
 
 PLACES = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP"}
@@ -70,7 +73,7 @@ class Program:
     def __init__(self, action: str, max_running: int, max_pending: int) -> None:
         self.action = action
         self.max_running, self.max_pending = max_running, max_pending
-        self.host = TaskHost(max_running=max_running, max_pending=max_pending, drain_timeout=10)
+        self.host = TaskHost(max_running=max_running, max_pending=max_pending, drain_timeout=DRAIN_TIMEOUT)
         self.scope: Any = None
         self.tasks: list[Task[Any]] = []
         self.began: list[str] = []
@@ -131,25 +134,29 @@ class Program:
         async with self.host as host:
             sys.settrace(tracer)
             try:
-                async with host.scope() as self.scope:
-                    async with self.scope.route():
-                        self.schedule(self.scope, self.work, "immediate")
-                        self.schedule(self.scope.after_response, self.work, "after_response")
-                        self.schedule(self.scope.after_route, self.work, "after_route")
-                        with host._runner.busy():  # as if this were an interruption, too
-                            self.schedule(host, self.work, "by the inbox")
-                        self.schedule(self.scope.task(retry=self.again), self.fail, "failing")
-                    self.look()
-                    await checkpoint()
-                    self.tasks[1].cancel()
-                self.look()
-                for _ in range(4):
-                    await checkpoint()
+                await self.run_body()
                 self.is_open = False
                 await host.aclose()
             finally:
                 sys.settrace(before)
         return tracer
+
+    async def run_body(self) -> None:
+        host = self.host
+        async with host.scope() as self.scope:
+            async with self.scope.route():
+                self.schedule(self.scope, self.work, "immediate")
+                self.schedule(self.scope.after_response, self.work, "after_response")
+                self.schedule(self.scope.after_route, self.work, "after_route")
+                with host._runner.busy():  # as if this were an interruption, too
+                    self.schedule(host, self.work, "by the inbox")
+                self.schedule(self.scope.task(retry=self.again), self.fail, "failing")
+            self.look()
+            await checkpoint()
+            self.tasks[1].cancel()
+        self.look()
+        for _ in range(4):
+            await checkpoint()
 
     def check(self, where: str) -> None:
         assert {task.status for task in self.tasks} <= ENDS, where
@@ -161,6 +168,8 @@ class Program:
         assert ended == len(self.tasks), where
         host = self.host
         assert (host.running, host.waiting, host.deferred, self.functions) == (0, 0, 0, 0), where
+        assert host.drain_report is not None, where
+        assert host.drain_report.seconds < DRAIN_TIMEOUT / 2, where  # it has ended early, with its last task
         for task in self.tasks:
             assert self.began.count(task.args[0]) in ((0, 1) if task.attempt < 2 else (1, 2)), where
             assert (task.args[0] in self.began) <= (task.attempt > 0), where
@@ -170,8 +179,76 @@ class Program:
             assert self.began.index("interruption, first") < self.began.index("interruption, second"), where
 
 
-def run(backend: tuple[str, dict[str, Any]], at: int, *setting: Any) -> tuple[Program, Tracer]:
-    program = Program(*setting)
+class GatedProgram(Program):
+    """Some tasks with one limit, one key, a delay, a retry. `max_pending` is the limit's."""
+
+    def __init__(self, action: str, most: int, max_pending: int) -> None:
+        super().__init__(action, max_running=2, max_pending=20)
+        self.limit = Limit(most, max_pending=max_pending)
+        self.within = {"limited": 0, "keyed": 0}
+        self.most_within = dict(self.within)
+
+    async def work(self, name: str) -> None:
+        kind = name.partition(",")[0]
+        if kind in self.within:
+            self.within[kind] += 1
+            self.most_within[kind] = max(self.most_within[kind], self.within[kind])
+        try:
+            await super().work(name)
+        finally:
+            if kind in self.within:
+                self.within[kind] -= 1
+
+    def look(self) -> None:
+        waits = PENDING | {TaskStatus.DELAYED, TaskStatus.LIMITED}
+        pending = sum(task.config.limit is not None and task.status in waits for task in self.tasks)
+        waits_for_slot = sum(task.status is TaskStatus.WAITING for task in self.tasks if task.config.limit is not None)
+        self.most_pending = max(self.most_pending, pending - waits_for_slot)
+
+    def interrupt(self) -> None:
+        host = self.host
+        if self.action in ("schedule", "both"):
+            self.schedule(host.task(limit=self.limit), self.work, "limited, interruption")
+            self.schedule(host.task(key="key"), self.work, "keyed, interruption")
+        if self.action in ("cancel", "both"):
+            for task in list(self.tasks):
+                task.cancel()
+        if self.action == "cancel one" and self.tasks:
+            self.tasks[-1].cancel()
+        if self.action == "both":
+            self.schedule(host.task(limit=self.limit, delay=1e-6), self.work, "limited, delayed")
+
+    async def run_body(self) -> None:
+        host, limit = self.host, self.limit
+        self.schedule(host.task(limit=limit), self.work, "limited, first")
+        with host._runner.busy():  # as if this were an interruption, too
+            self.schedule(host.task(limit=limit), self.work, "limited, by the inbox")
+        self.schedule(host.task(key="key"), self.work, "keyed, first")
+        self.schedule(host.task(key="key"), self.work, "keyed, second")
+        self.look()
+        async with host.scope() as self.scope:
+            self.schedule(self.scope.task(limit=limit).after_response, self.work, "limited, after_response")
+            self.schedule(host.task(limit=limit, delay=1e-6, retry=self.again), self.fail, "limited, delayed, failing")
+            self.look()
+            await checkpoint()
+        for _ in range(4):
+            self.look()
+            await checkpoint()
+
+    def check(self, where: str) -> None:
+        assert self.most_within["limited"] <= self.limit.most, where
+        assert self.most_within["keyed"] <= 1, where
+        assert self.limit.max_pending is not None
+        self.max_pending = self.limit.max_pending
+        gates = self.host._runner.gates
+        assert not (gates.pauses.ends or gates.pauses._heap or gates.pauses.retrying or gates.lines or gates._keys)
+        super().check(where)
+
+
+def run(
+    backend: tuple[str, dict[str, Any]], at: int, *setting: Any, kind: type[Program] = Program
+) -> tuple[Program, Tracer]:
+    program = kind(*setting)
     tracer = anyio.run(program.run, at, backend=backend[0], backend_options=backend[1])
     return program, tracer
 
@@ -192,6 +269,25 @@ def test_at_any_interruption_each_task_ends_once_and_limits_hold_g2_g3_g8_g15(
     every = 5 if anyio_backend[1].get("use_uvloop") else 1  # uvloop runs the same code of this library as asyncio
     for at in range(0, tracer.count, every):
         program, tracer = run(anyio_backend, at, *setting)
+        program.check(f"{action} at {tracer.where}")
+
+
+@pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
+@pytest.mark.parametrize(
+    ("action", "most", "max_pending"),
+    [("schedule", 1, 0), ("schedule", 1, 2), ("schedule", 2, 1), ("cancel", 1, 4), ("both", 1, 2)],
+)
+def test_at_any_interruption_limits_and_keys_hold_g2_g8_g18_g19_g24(
+    action: str, most: int, max_pending: int, anyio_backend: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="taskphase")
+    setting = (action, most, max_pending)
+    for _ in range(2):  # as above
+        _, tracer = run(anyio_backend, -1, *setting, kind=GatedProgram)
+    assert tracer.count > 300
+    first = 2 if anyio_backend[1].get("use_uvloop") else int(anyio_backend[0] == "trio")
+    for at in range(first, tracer.count, 3):  # each place on one of the loops
+        program, tracer = run(anyio_backend, at, *setting, kind=GatedProgram)
         program.check(f"{action} at {tracer.where}")
 
 

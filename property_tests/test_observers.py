@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.backends import ASYNCIO, TRIO
 
-from property_tests.programs import Program, programs
+from property_tests.programs import Program, gated_programs, programs
 from property_tests.promises import (
     ALWAYS,
     check,
@@ -26,8 +26,8 @@ from property_tests.promises import (
 )
 from property_tests.runtime import tell
 from property_tests.simulated import nothing
+from property_tests.test_interruptions import DRAIN_TIMEOUT, GatedProgram, Tracer
 from property_tests.test_interruptions import Program as SmallProgram
-from property_tests.test_interruptions import Tracer
 from property_tests.test_runtime import outcome
 from taskphase import Scope, Task, TaskHost, TaskObserver, TasksError, TaskStatus, current_host, retry
 from taskphase._drive.hooks import HOOKS
@@ -118,6 +118,16 @@ def test_an_observer_that_raises_changes_no_outcome_g3_g20(
 
 
 @BACKENDS
+@given(program=gated_programs, hook=hooks, error=errors)
+def test_an_observer_that_raises_opens_and_closes_no_gate_g3_g18_g19_g20_g24(
+    backend: str, program: Program, hook: str, error: type[BaseException]
+) -> None:
+    story = tell(program, backend=backend, observers=[meddler(hook, raising(error))])
+    check(story, ALWAYS)
+    assert outcome(story) == outcome(tell(program, backend=backend))
+
+
+@BACKENDS
 @given(program=programs, hook=hooks, act=acts)
 def test_an_observer_that_schedules_and_cancels_its_own_changes_no_other_outcome_g20(
     backend: str, program: Program, hook: str, act: Callable[[Meddler], object]
@@ -176,24 +186,25 @@ class Diary(TaskObserver):
             assert calls in [*late, *early], f"{task}: {calls}, {where}"
 
 
-class Observed(SmallProgram):
-    """The small program of the interruptions, observed."""
-
-    def __init__(self, action: str, max_running: int, max_pending: int) -> None:
-        super().__init__(action, max_running, max_pending)
-        self.diary = Diary()
-        self.host = TaskHost(max_running=max_running, max_pending=max_pending, drain_timeout=10, observers=[self.diary])
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        self.diary.check(where)
-        assert set(self.diary.calls) == set(self.tasks), where
-
-
-def run(backend: tuple[str, dict[str, Any]], at: int, *setting: Any) -> tuple[Observed, Tracer]:
-    program = Observed(*setting)
+def run(
+    backend: tuple[str, dict[str, Any]], at: int, *setting: Any, kind: type[SmallProgram] = SmallProgram
+) -> tuple[SmallProgram, Tracer, Diary]:
+    """Run a program of the interruptions, observed."""
+    program, diary = kind(*setting), Diary()
+    program.host = TaskHost(
+        max_running=program.max_running,
+        max_pending=program.max_pending,
+        drain_timeout=DRAIN_TIMEOUT,
+        observers=[diary],
+    )
     tracer = anyio.run(program.run, at, backend=backend[0], backend_options=backend[1])
-    return program, tracer
+    return program, tracer, diary
+
+
+def check_observed(program: SmallProgram, diary: Diary, where: str) -> None:
+    program.check(where)
+    diary.check(where)
+    assert set(diary.calls) == set(program.tasks), where
 
 
 @pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
@@ -206,11 +217,25 @@ def test_at_any_interruption_observers_are_told_of_each_task_in_order_g8_g20(
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = (action, max_running, max_pending)
     for _ in range(2):  # (Python 3.12 traces no opcodes in the first run)
-        _, tracer = run(anyio_backend, -1, *setting)
+        _, tracer, _ = run(anyio_backend, -1, *setting)
     every = 7 if anyio_backend[1].get("use_uvloop") else 1  # the code is that of asyncio
     for at in range(0, tracer.count, every):
-        program, tracer = run(anyio_backend, at, *setting)
-        program.check(f"{action} at {tracer.where}")
+        program, tracer, diary = run(anyio_backend, at, *setting)
+        check_observed(program, diary, f"{action} at {tracer.where}")
+
+
+@pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
+def test_interrupted_observers_hear_of_delayed_tasks_in_order_g18_g19_g20(
+    anyio_backend: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="taskphase")
+    setting = ("both", 1, 2)
+    for _ in range(2):  # as above
+        _, tracer, _ = run(anyio_backend, -1, *setting, kind=GatedProgram)
+    first = 2 if anyio_backend[1].get("use_uvloop") else int(anyio_backend[0] == "trio")
+    for at in range(first, tracer.count, 3):  # each place on one of the loops
+        program, tracer, diary = run(anyio_backend, at, *setting, kind=GatedProgram)
+        check_observed(program, diary, f"at {tracer.where}")
 
 
 @explore(schedules=200)

@@ -1,4 +1,4 @@
-"""Whole programs on the real runtime, in virtual time, against all promises: G1 to G17, on asyncio and on trio."""
+"""Whole programs on the real runtime, in virtual time, against all promises: G1 to G19, G24, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from property_tests.order import FIRST_IN_FIRST_OUT, IN_ORDER
@@ -23,10 +23,12 @@ from property_tests.programs import (
     Sleep,
     Spec,
     Wait,
+    gated_programs,
     programs,
     specs_in,
 )
 from property_tests.promises import ALWAYS, check
+from property_tests.reading import spared_until, the
 from property_tests.recorder import Boom
 from property_tests.runtime import Meddle, tell
 from property_tests.story import Story
@@ -66,6 +68,16 @@ def test_under_any_first_steps_all_but_the_order_is_as_promised_g2_to_g17(
     backend: str, program: Program, other: dict[int, int]
 ) -> None:
     check(tell(program, backend=backend, policy=Deviate(other)), ALWAYS)
+
+
+@given(gated_programs)
+def test_delays_limits_and_keys_do_on_asyncio_as_was_promised_g18_g19_g24(program: Program) -> None:
+    check(tell(program, backend="asyncio"), (*ALWAYS, *FIRST_IN_FIRST_OUT))
+
+
+@given(gated_programs, deviations)
+def test_delays_limits_and_keys_do_on_trio_as_was_promised_g18_g19_g24(program: Program, other: dict[int, int]) -> None:
+    check(tell(program, backend="trio", policy=Deviate(other), turns=True), (*ALWAYS, *IN_ORDER))
 
 
 class Drawn:
@@ -113,6 +125,15 @@ def test_whatever_goes_wrong_in_a_task_touches_no_other_g2_g3_g9(
 
 
 @BACKENDS
+@given(program=gated_programs.filter(_without_threads), data=st.data())
+def test_whatever_goes_wrong_no_gate_loses_or_keeps_a_task_g2_g18_g19_g24(
+    backend: str, program: Program, data: st.DataObject
+) -> None:
+    plan = data.draw(st.lists(faults(backend), max_size=2))
+    check(tell(program, backend=backend, faults=plan, policy=Deviate(data.draw(deviations))), ALWAYS)
+
+
+@BACKENDS
 @given(program=programs)
 def test_a_log_that_cannot_be_written_decides_nothing_g3_g4(backend: str, program: Program) -> None:
     check(tell(program, backend=backend, closed_log=True), ALWAYS)
@@ -137,8 +158,17 @@ def test_asyncio_and_trio_agree_on_what_becomes_of_each_task_and_when_g1_to_g16(
     assert outcome(on_asyncio) == outcome(on_trio), f"{on_asyncio.run.timeline()}\n\n{on_trio.run.timeline()}"
 
 
+@given(gated_programs)
+def test_asyncio_and_trio_agree_on_delays_limits_and_keys_g18_g19_g24(program: Program) -> None:
+    on_asyncio, on_trio = (tell(program, backend=backend, jitter=True) for backend in ("asyncio", "trio"))
+    # A task whose shield was over before `schedule()` may take its first step, or not: both happen at the same time.
+    taken = {number: the(on_trio, "taken", number)[1].time for number, _, _ in on_trio.tasks()}
+    assume(all(time < spared_until(on_trio, on_trio.calls[number].spec) for number, time in taken.items()))
+    assert outcome(on_asyncio) == outcome(on_trio), f"{on_asyncio.run.timeline()}\n\n{on_trio.run.timeline()}"
+
+
 @BACKENDS
-@given(program=programs)
+@given(program=st.one_of(programs, gated_programs))
 def test_a_host_that_has_closed_keeps_nothing_g2(backend: str, program: Program) -> None:
     story = tell(program, backend=backend)
     runner = story.host._runner

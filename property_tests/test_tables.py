@@ -1,9 +1,9 @@
-"""The four tables, and the runner that uses them, against the model: G1, G2, G4, G5, G9, G15, G16."""
+"""The four tables, and the runner that uses them, against the model: G1, G2, G4, G5, G9, G15, G16, G18, G19, G24."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
 from typing import Any, get_args
@@ -109,6 +109,17 @@ class DispatchAgainstModel(LifeAgainstModel):
 
 WHENS: tuple[When, ...] = get_args(When)
 KINDS = [Kind(*settings) for settings in product(Phase, WHENS, (False, True), (True, False))]
+IMMEDIATE, LATER = Phase.IMMEDIATE, Phase.AFTER_ROUTE
+LIMITED = [Kind(IMMEDIATE, limited=True), Kind(IMMEDIATE, limited=True, shielded=True)]
+GATED = [
+    *LIMITED,
+    Kind(LATER, limited=True),
+    Kind(LATER, "success", delayed=True),
+    Kind(IMMEDIATE, delayed=True, limited=True),
+    Kind(IMMEDIATE, keyed=True),
+    Kind(LATER, "failure", keyed=True),
+    Kind(IMMEDIATE, delayed=True, limited=True, keyed=True, shielded=True),
+]
 
 
 class ProgramAgainstModel(RuleBasedStateMachine):
@@ -117,16 +128,18 @@ class ProgramAgainstModel(RuleBasedStateMachine):
     # No limit here: the model does not predict how many tasks from threads will wait.
     max_pending: st.SearchStrategy[int | None] = st.none()
 
+    kinds: Sequence[Kind] = KINDS
+
     @initialize(max_running=st.sampled_from([None, 1, 2]), open_for=st.integers(0, 35), data=st.data())
     def begin(self, max_running: int | None, open_for: int, data: st.DataObject) -> None:
-        self.world = World(max_running, data.draw(self.max_pending))
+        self.world = World(max_running, data.draw(self.max_pending), data.draw(st.sampled_from([1, 2])))
         self.system = System(self.world)
         self.open_for = open_for  # the number of steps; otherwise most programs would be closed before they do anything
 
     def try_one(self, data: st.DataObject, fates: set[Fate]) -> None:
         self.open_for -= 1
         choices: dict[str, list[Event]] = defaultdict(list)
-        for event in exhaustive.events(self.world, KINDS, most_tasks=8, threads=True):
+        for event in exhaustive.events(self.world, self.kinds, most_tasks=8, threads=True):
             if self.world.fate(event) in fates and (self.open_for < 0 or event.what is not What.DRAIN):
                 choices[event.what.name].append(event)
         if choices:
@@ -161,11 +174,18 @@ class ProgramAgainstModel(RuleBasedStateMachine):
         assert self.system.runner.stage is DrainStage.CLOSED
 
 
+class GatedProgramAgainstModel(ProgramAgainstModel):
+    """Tasks with delays, keys and one limit (G18, G19, G24)."""
+
+    kinds = (Kind(IMMEDIATE), Kind(LATER), *GATED)
+
+
 TestLifeAgainstModel = LifeAgainstModel.TestCase
 TestScopeAgainstModel = ScopeAgainstModel.TestCase
 TestDrainAgainstModel = DrainAgainstModel.TestCase
 TestDispatchAgainstModel = DispatchAgainstModel.TestCase
 TestProgramAgainstModel = ProgramAgainstModel.TestCase
+TestGatedProgramAgainstModel = GatedProgramAgainstModel.TestCase
 
 
 @pytest.mark.parametrize(("table", "depth"), [(LIFE, 20), (SCOPE, 8), (DRAIN, 99)], ids=lambda value: str(value)[:5])
@@ -205,6 +225,37 @@ def test_a_task_on_its_way_from_a_thread_is_swept_like_any_other_task_g8_g9() ->
 def test_a_task_that_would_be_dropped_is_not_refused_for_want_of_room_g15() -> None:
     kinds = [Kind(Phase.IMMEDIATE), Kind(Phase.AFTER_ROUTE, "success")]
     explore(World(max_running=1, max_pending=0), kinds=kinds, most_tasks=2, depth=4)
+
+
+@pytest.mark.parametrize("max_running", [None, 1])
+@pytest.mark.parametrize("kind", GATED, ids=str)
+def test_a_program_of_a_task_with_a_gate_does_as_the_model_says_g18_g19_g24(
+    kind: Kind, max_running: int | None
+) -> None:
+    assert explore(World(max_running), kinds=[kind], most_tasks=1).complete
+
+
+@pytest.mark.parametrize("max_running", [None, 1])
+def test_a_program_of_two_tasks_with_a_limit_does_so_in_any_drain_g9_g19(max_running: int | None) -> None:
+    assert explore(World(max_running), kinds=LIMITED, most_tasks=2).complete
+
+
+def test_a_program_of_two_tasks_of_any_gate_does_so_g18_g19_g24() -> None:
+    assert explore(World(max_running=1), kinds=GATED, most_tasks=2, depth=5).depth == 5
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_program_of_tasks_that_wait_for_places_and_slots_does_so_g15_g19(most: int) -> None:
+    kinds = [Kind(IMMEDIATE), LIMITED[0]]
+    assert explore(World(max_running=1, most=most), kinds=kinds, most_tasks=4, depth=6).depth == 6
+
+
+@pytest.mark.parametrize(("max_pending", "limit_pending"), [(None, 0), (None, 1), (1, None), (1, 1)])
+def test_a_limit_refuses_a_task_in_schedule_exactly_when_it_is_full_g15_g19(
+    max_pending: int | None, limit_pending: int | None
+) -> None:
+    kinds = [LIMITED[0], Kind(LATER, limited=True), Kind(IMMEDIATE, delayed=True, limited=True)]
+    explore(World(1, max_pending, 1, limit_pending), kinds=kinds, most_tasks=3, depth=5)
 
 
 Row = tuple[Any, ...]

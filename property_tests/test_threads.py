@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from property_tests.compact import Compact
-from taskphase import Task, TaskHost, TaskStatus
+from taskphase import Limit, Task, TaskHost, TaskStatus, current_task
 from taskphase.testing import Cancel, RandomWalk, pause, simulate
+from taskphase.testing._simulation.schedule import here
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 S = TaskStatus
@@ -61,6 +62,47 @@ def test_sync_tasks_and_def_endpoints_never_wait_for_each_others_threads_g8(
 
     # One second each, `threads` at a time.
     assert simulate(main, backend=backend).result() == math.ceil(len(in_handlers) / threads)
+
+
+@BACKENDS
+@given(
+    calls=st.lists(st.tuples(st.booleans(), st.sampled_from([0.31, 1.72])), min_size=1, max_size=5),
+    most=st.integers(1, 2),
+    retries=st.booleans(),
+)
+def test_a_thread_that_outlives_its_timeout_keeps_the_place_of_its_limit_g19(
+    backend: Any, calls: list[tuple[bool, float]], most: int, retries: bool
+) -> None:
+    """Each call takes some seconds in its thread; some time out after one second, and the retry does not."""
+    begun: list[tuple[float, int]] = []
+    running = most_running = 0
+
+    def work(number: int, seconds: float) -> None:
+        nonlocal running, most_running
+        begun.append((here.schedule.now, number))
+        running += 1
+        most_running = max(most_running, running)
+        pause(seconds if current_task().attempt == 1 else 0)
+        running -= 1
+
+    def again(task: Task[Any], error: Exception) -> float | None:
+        return 9 if retries and task.attempt == 1 else None
+
+    async def main() -> None:
+        async with TaskHost(drain_timeout=math.inf) as host:
+            limited = host.task(limit=Limit(most), retry=again)
+            for number, (times_out, seconds) in enumerate(calls):
+                limited.task(timeout=1 if times_out else None).schedule(work, number, seconds)
+
+    simulate(main, backend=backend).result()
+    assert most_running <= most
+    free = [0.0] * most  # for each place, when it is free
+    expected = []
+    for number, (_, seconds) in enumerate(calls):
+        begin = min(free)
+        expected.append((begin, number))
+        free[free.index(begin)] = begin + seconds
+    assert [(pytest.approx(time), number) for time, number in expected] == begun[: len(calls)]
 
 
 # Virtual seconds.

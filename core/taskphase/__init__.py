@@ -10,12 +10,16 @@ async with TaskHost() as host:
         await send(reply)
 """
 
+from types import FunctionType as _FunctionType
+
 from ._batch import TasksBatch
 from ._current import current_host, current_task
 from ._drain import DrainReport
 from ._host import TaskHost
+from ._lines import LogTasks
 from ._machine.config import TaskConfig
 from ._machine.life import TaskStatus
+from ._machine.limit import Limit
 from ._machine.retrying import RetryPolicy
 from ._machine.scope import Phase
 from ._observer import TaskObserver
@@ -34,11 +38,14 @@ from .errors import (
     TasksClosedError,
     TasksError,
     TasksSaturatedError,
+    TasksUnportableError,
 )
 
 __all__ = [
     "DrainReport",
     "HostStatistics",
+    "Limit",
+    "LogTasks",
     "NoCurrentError",
     "Phase",
     "RetryPolicy",
@@ -60,12 +67,17 @@ __all__ = [
     "TasksError",
     "TasksSaturatedError",
     "TasksScheduler",
+    "TasksUnportableError",
     "current_host",
     "current_task",
     "retry",
 ]
 
-# A traceback names what a user can import.
+# Tracebacks and `help()` show no private module: neither for the names here, nor for their base classes and methods.
 for _name in __all__:
-    if getattr(globals()[_name], "__module__", "").startswith("taskphase."):
-        globals()[_name].__module__ = __name__
+    _value: object = globals()[_name]
+    for _part in (_value, *getattr(_value, "__mro__", ()), type(_value)):
+        _methods = [each for each in getattr(_part, "__dict__", {}).values() if type(each) is _FunctionType]
+        for _each in (_part, *_methods):
+            if getattr(_each, "__module__", "").startswith("taskphase."):
+                _each.__module__ = __name__

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._definition import Schedules, TaskDefinition
+from ._drive.portable import refuse_async
 from ._machine.config import TaskConfig
+from ._machine.hints import Elsewhere
 from ._machine.scope import Phase
 from ._task import Starts, Task
+from .errors import TasksError
 
 _AFTER_ROUTE, _AFTER_RESPONSE = Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
 
@@ -74,20 +77,40 @@ class _PhaseBatch(TasksBatch):
     ) -> Task[Any]:
         return self._scheduler._schedule(config, func, args, kwargs, self._phase)
 
+    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._scheduler._note_refused(func, error)
+
 
 class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
     """An object with `.schedule()` and `.task()` for immediate tasks, and the same for each later phase."""
 
     __slots__ = ()
 
+    if not TYPE_CHECKING:
+        add_task = Elsewhere("tasks.after_response.schedule(f, ...)")
+
     @property
     def after_route(self) -> TasksBatch:
-        """The phase after the endpoint, or the route, has returned, and before the response begins."""
+        """For tasks that start when the endpoint has returned, before the response is sent.
+
+        `tasks.after_route.schedule(f, x)`: by then the response is built, and the dependencies with `yield` and
+        `scope="function"` have exited. The response waits until the task has reached its first `await`.
+
+        If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
+        `tasks.after_route.task(when="failure")` runs it only then, `when="always"` in both cases.
+        """
         return _PhaseBatch(self, _AFTER_ROUTE)
 
     @property
     def after_response(self) -> TasksBatch:
-        """The phase after the end of the request, or of the scope."""
+        """For tasks that start when the request is over, and the response is sent.
+
+        `tasks.after_response.schedule(f, x)`: by then all dependencies with `yield` have exited, so database sessions
+        are closed and their commits are visible. If the client has left, the task starts too.
+
+        If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
+        `tasks.after_response.task(when="failure")` runs it only then, `when="always"` in both cases.
+        """
         return _PhaseBatch(self, _AFTER_RESPONSE)
 
     def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
@@ -112,18 +135,27 @@ class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
 
     __slots__ = ("_config", "_target")
 
+    if not TYPE_CHECKING:
+        add_task = Elsewhere("tasks.task(...).after_response.schedule(f, ...)")
+
     def __init__(self, target: SchedulesPhases, config: TaskConfig) -> None:
         self._target = target
         self._config = config
 
     @property
     def after_route(self) -> TaskDefinition:
-        """The same settings, for the phase after the endpoint, or the route."""
+        """The same settings, for tasks that start when the endpoint has returned, before the response is sent.
+
+        If the endpoint raises, the task is dropped, unless `when` says otherwise. See `tasks.after_route`.
+        """
         return TaskDefinition(self._target.after_route, self._config)
 
     @property
     def after_response(self) -> TaskDefinition:
-        """The same settings, for the phase after the request, or the scope."""
+        """The same settings, for tasks that start when the request is over, and the response is sent.
+
+        If the endpoint raises, the task is dropped, unless `when` says otherwise. See `tasks.after_response`.
+        """
         return TaskDefinition(self._target.after_response, self._config)
 
     def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
@@ -132,4 +164,9 @@ class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
-        return self._target._schedule(self._config.merge(config), func, args, kwargs)
+        config = self._config.merge(config)
+        refuse_async(config, func)
+        return self._target._schedule(config, func, args, kwargs)
+
+    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._target._note_refused(func, error)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from threading import current_thread, main_thread
 from typing import Any, cast
+
+from anyio import get_cancelled_exc_class
 
 from ._drive.current import running_host, running_job
 from ._host import TaskHost
 from ._task import Task
 from .errors import NoCurrentError
+
+# A thread of the user's own has neither a current task nor a current host: Python gives it an empty context.
+_IN_A_THREAD = (
+    "this code runs in a thread of your own (for a function in a thread use anyio.to_thread.run_sync or "
+    "asyncio.to_thread, which keep the task and the host)"
+)
 
 
 def current_task() -> Task[Any]:
@@ -18,24 +27,46 @@ def current_task() -> Task[Any]:
     """
     job = running_job()
     if job is None:
+        if _in_bare_thread():
+            raise NoCurrentError(
+                f"{_IN_A_THREAD}: call current_task() before you start the thread, and pass the task to the thread"
+            )
         raise NoCurrentError(
-            "this code does not run in a task. If it runs in a thread of your own, that a task has started: call "
-            "current_task() before you start the thread, and hand the task over"
+            "this code does not run in a task: call current_task() in the function of a task, in its handler, or in "
+            "code that these call"
         )
     return cast("Task[Any]", job)
 
 
 def current_host() -> TaskHost:
-    """Return the innermost host around this code: of the running task, of a `TaskHost` block, or of the FastAPI app.
+    """Return the host of the running task, of the FastAPI app, or of the innermost `TaskHost` block around this code.
+
+    In endpoints prefer the parameter `tasks: Tasks`. This function is for services, startup code and tasks.
 
     :raises NoCurrentError: without such a host
     """
     host = running_host()
     if host is None:
+        if _in_bare_thread():
+            raise NoCurrentError(
+                f"{_IN_A_THREAD}: take `tasks: Tasks` in the endpoint, or call current_host() before you start the "
+                "thread, and pass that to the thread: its schedule() works in any thread"
+            )
         raise NoCurrentError(
-            "this code runs neither in a task nor in the body of a TaskHost. In a FastAPI app there are two reasons: "
-            "nobody has run the lifespan by calling the app itself (a server, `with TestClient(app)` and asgi-lifespan "
-            "do that; `app.router.lifespan_context(app)` does not); or the code runs in a thread of your own: call "
-            "current_host() before you start the thread, and hand the host over"
+            "no task host is open around this code. In a FastAPI app with add_tasks(app), call current_host() in an "
+            "endpoint, a task or the lifespan. The host opens when the app itself is called: a server, "
+            "`with TestClient(app)` and asgi-lifespan do that, `app.router.lifespan_context(app)` does not. Without "
+            "FastAPI, call current_host() inside `async with TaskHost()`"
         )
     return cast(TaskHost, host)
+
+
+def _in_bare_thread() -> bool:
+    """Return whether this code runs in a thread other than the main thread, and without an event loop."""
+    if current_thread() is main_thread():
+        return False
+    try:
+        get_cancelled_exc_class()
+    except RuntimeError:  # (anyio.NoEventLoopError from 4.12 on)
+        return True
+    return False

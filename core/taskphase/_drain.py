@@ -65,10 +65,12 @@ class Drain:
         """Close the host, which has left the stage OPEN. A cancellation does not shorten this."""
         runner = self._runner
         runner.on_change, runner.on_admit = self.wake, self._note_admitted
-        runner.threads.on_change = self.wake
         began = current_time()
         before = _completed(runner)
         self._enter(began)
+        runner.on_pause = self._note_paused
+        for job in list(runner.gates.pauses.ends):
+            self._note_paused(job)
         while True:
             await outlast(runner.seam, self._idle)
             now = current_time()
@@ -122,7 +124,16 @@ class Drain:
     def _cancel(self, jobs: Iterable[Job]) -> None:
         for job in list(jobs):
             self._swept[job] = None
-            self._runner.cancel(job)
+            with self._runner.busy():
+                self._runner.cancel(job)
+
+    def _note_paused(self, job: Job) -> None:
+        """Cancel a job without a shield whose pause ends only after stage 1."""
+        end = self._runner.gates.pauses.ends.get(job)
+        if end is None or job.config.shielded:
+            return
+        if end > self._ends or self._runner.stage is not DrainStage.GRACE:
+            self._cancel([job])
 
     def _note_admitted(self, job: Job) -> None:
         # A shielded task may schedule a task without a shield. The host takes this task, and does not cancel it here.
@@ -144,8 +155,10 @@ class Drain:
         """Wait until the next deadline, or until the host is idle."""
         self._runner.bury()
         # Look at the clock here: anyio does not cancel an asyncio task that is woken in every turn.
-        while not self._is_idle and current_time() < (deadline := self._next_deadline()):
-            self._changed = Event()
+        while True:
+            self._changed = Event()  # before the look: a signal handler may cancel the last task right after it
+            if self._is_idle or current_time() >= (deadline := self._next_deadline()):
+                return
             with CancelScope(deadline=deadline):
                 await self._changed.wait()
 

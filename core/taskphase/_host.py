@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import Token
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
@@ -21,17 +22,19 @@ from ._drive.raised import unwrapped
 from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
-from ._drive.watching import tell
-from ._machine.config import UNSET, TaskConfig, check_count, check_seconds
+from ._drive.watching import tell, watch
+from ._machine.calling import name_of, shown
+from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
+from ._machine.limit import check_count
 from ._observer import TaskObserver, check_observers
 from ._scope import Scope
-from ._statistics import Closing, HostStatistics
+from ._statistics import Closing, Counts, HostStatistics
 from ._task import Task
-from .errors import TasksClosedError
+from .errors import TasksClosedError, TasksError
 
 
-class TaskHost(Schedules[TaskDefinition]):
+class TaskHost(Schedules[TaskDefinition], Counts):
     """Owns tasks, and outlives them. An async context manager; enter it once.
 
     A failing task changes neither the body nor another task. The end of the body, or its cancellation, drains the host:
@@ -46,8 +49,8 @@ class TaskHost(Schedules[TaskDefinition]):
     :param max_running: the most tasks that run at a time, 1 or more; others wait, first in first out; default: no limit
     :param max_pending: the most tasks that wait for a slot or for their phase, 0 or more; default: no limit
     :param max_threads: the most threads of sync tasks and handlers, 1 or more
-    :param drain_timeout: seconds, 0 or more
-    :param shield_timeout: seconds, 0 or more; default: for ever
+    :param drain_timeout: seconds or a `timedelta`, 0 or more
+    :param shield_timeout: seconds or a `timedelta`, 0 or more; default: for ever
     :param observers: objects that the host tells of each task and scope
     :raises TypeError: if a parameter has the wrong type
     :raises ValueError: if a parameter is out of its range
@@ -60,18 +63,20 @@ class TaskHost(Schedules[TaskDefinition]):
         max_running: int | None = None,
         max_pending: int | None = None,
         max_threads: int = 40,
-        drain_timeout: float = 0,
-        shield_timeout: float | None = None,
+        drain_timeout: float | timedelta = 0,
+        shield_timeout: float | timedelta | None = None,
         observers: Iterable[TaskObserver] = (),
     ) -> None:
         if config is not None and not isinstance(config, TaskConfig):
             raise TypeError(f"config must be a TaskConfig, not {config!r}")
+        if config is not None and config.key is not None:
+            raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
         check_count("max_running", max_running, least=1, optional=True)
         check_count("max_pending", max_pending, least=0, optional=True)
         check_count("max_threads", max_threads, least=1)
-        check_seconds("drain_timeout", drain_timeout)
+        drain_timeout = check_seconds("drain_timeout", drain_timeout)
         if shield_timeout is not None:
-            check_seconds("shield_timeout", shield_timeout)
+            shield_timeout = check_seconds("shield_timeout", shield_timeout)
         self._observers = check_observers(observers)
         self._config = UNSET if config is None else config
         self._limits: Any = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
@@ -184,6 +189,10 @@ class TaskHost(Schedules[TaskDefinition]):
         """The tasks that the drain has cut short; None until the drain is over."""
         return self._report if self._maybe_runner is not None and self._closed.is_set() else None
 
+    def add_observer(self, observer: TaskObserver) -> None:
+        """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`."""
+        watch(self._runner, check_observers([observer]))
+
     def statistics(self) -> HostStatistics:
         """Return the counts of the tasks. For the event loop's thread.
 
@@ -249,34 +258,23 @@ class TaskHost(Schedules[TaskDefinition]):
         return self._group
 
     @property
-    def running(self) -> int:
-        """The number of tasks with a slot. From any thread."""
-        return self._runner.running
-
-    @property
-    def waiting(self) -> int:
-        """The number of tasks that wait for a slot. From any thread."""
-        return self._runner.waiting
-
-    @property
-    def deferred(self) -> int:
-        """The number of tasks that wait for their phase. From any thread."""
-        return len(self._runner.deferred)
-
-    @property
     def _runner(self) -> Runner:
         return self._maybe_runner or self._refuse()
 
-    def _refuse(self) -> NoReturn:
-        raise TasksClosedError("the task host is not open: enter it with `async with` first")
+    def _refuse(self, func: Callable[..., Any] | None = None) -> NoReturn:
+        lost = "" if func is None else f", so {shown(name_of(func))} was not scheduled"
+        raise TasksClosedError(f"the task host is not open yet{lost}: enter it with `async with` first")
 
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
-        runner = self._open_runner or self._refuse()
+        runner = self._open_runner or self._refuse(func)
         task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
         runner.submit(task)
         return task
+
+    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._runner.note_refused(func, error)
 
     async def _supervise(self) -> None:
         """Keep the host open until `aclose()`, or until this native task is cancelled. Then drain the host."""

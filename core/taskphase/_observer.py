@@ -50,6 +50,12 @@ class TaskObserver:
         particular context.
         """
 
+    def moved(self, task: Task[Any], /) -> None:
+        """The status of `task` has changed, and no other method tells of the change. The task waits for its phase; it
+        waits for its limit or its slot, after another wait; it is asked to start after such a wait; its error handler
+        begins; or it was asked to stop. See `task.status`. In the loop's thread, in no particular context.
+        """
+
     def started(self, task: Task[Any], /) -> None:
         """An attempt takes its first step. In the context of the attempt: its code sees context variables that this
         method sets.

@@ -19,13 +19,19 @@ from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase
 from ._scope import Scope
 from ._task import Task
-from .errors import TasksClosedError
+from .errors import TasksClosedError, TasksError
 
 _IMMEDIATE = Phase.IMMEDIATE
 
 
 class TasksScheduler(SchedulesPhases):
     """Schedules the tasks of one request, session or message. A FastAPI endpoint gets one by `tasks: Tasks`.
+
+    - `tasks.schedule(f, x)`: the task starts at once, beside the endpoint.
+    - `tasks.after_route.schedule(f, x)`: when the endpoint has returned, before the response is sent.
+    - `tasks.after_response.schedule(f, x)`: when the request is over: the response is sent, and all dependencies with
+      `yield` have exited.
+    - `tasks.task(timeout=5, ...).schedule(f, x)`: with settings, also for the later phases.
 
     You can also make one:
 
@@ -92,6 +98,9 @@ class TasksScheduler(SchedulesPhases):
     def _submit(self, task: Task[Any]) -> None:
         # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be garbage.
         self._scope._runner.submit(task, self._scope, None if self._is_alone else self)
+
+    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._scope._note_refused(func, error)
 
     def _start_phase(self, phase: Phase) -> None:
         if self._is_alone:

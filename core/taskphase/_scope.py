@@ -23,7 +23,7 @@ from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
 from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
 from ._task import Task
-from .errors import TasksClosedError
+from .errors import TasksClosedError, TasksError
 
 # Each task and each scope needs these members (see `Symbol`).
 _IMMEDIATE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_RESPONSE
@@ -62,8 +62,9 @@ class Scope(Unit, SchedulesPhases):
         in_route: bool = False,
         info: dict[str, Any] | None = None,
     ) -> None:
-        self._state = _ROUTE  # this and the next three as `Unit.__init__()`, without a call in each request
+        self._state = _ROUTE  # this and the next four as `Unit.__init__()`, without a call
         self._held = None
+        self._holds_for_route = False
         self._owner = None
         self.unsettled: bool = False
         self.tg: TaskGroup = tg
@@ -164,18 +165,18 @@ class Scope(Unit, SchedulesPhases):
             if not self.unsettled:
                 break
 
-    @property
-    def _needs_steps(self) -> bool:
-        """True if the tasks of earlier phases must take their first steps before the next phase starts."""
-        return self.unsettled and not self._runner.seam.in_order
+    async def _keep_order(self) -> None:
+        """Have the tasks of earlier phases take their first steps before the next phase starts."""
+        if not self._runner.seam.in_order:
+            await self._let_step()
 
     async def _leave_route(self, *, failed: bool) -> None:
         """End the route. If the scope was over before, end the scope, too."""
-        if self._needs_steps:
-            await self._let_step()
+        if self.unsettled:
+            await self._keep_order()
         if self._end_route(failed=failed):
-            if self._needs_steps:
-                await self._let_step()
+            if self.unsettled:
+                await self._keep_order()
             self.end()
 
     def note_first_message(self) -> None:
@@ -196,8 +197,8 @@ class Scope(Unit, SchedulesPhases):
             self._runner.host.reset_current(self._token)
         if self._state is _ROUTE and not self.in_route:
             await self._leave_route(failed=exc is not None)
-        if self._needs_steps:
-            await self._let_step()
+        if self.unsettled:
+            await self._keep_order()
         self.end()
         if self._owner is self._runner.seam.running():
             self._owner = None  # from now on this native task may wait for deferred tasks: another one runs the route
@@ -222,10 +223,10 @@ class Scope(Unit, SchedulesPhases):
         self._runner.submit(task, self)
 
     def _start_phase(self, phase: Phase) -> None:
-        if phase is _AFTER_RESPONSE:
-            self.end()
-        else:
-            self.end_route()
+        (self.end if phase is _AFTER_RESPONSE else self.end_route)()
+
+    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        self._runner.note_refused(func, error)
 
     def _start_held(self, maker: object, phase: Phase) -> None:
         """Start the tasks that `maker` has scheduled for `phase`, and for the phase before. The route goes on."""
@@ -239,29 +240,28 @@ class Scope(Unit, SchedulesPhases):
         self._state = SCOPE[before][event]
         if self._runner.watching is not None and self._state is not before and self._state in _CHANGES:
             self._tell(_CHANGES[self._state])
-        if self._held:
+        if self._held and (self._holds_for_route or self._state in _OVER):
             self._decide(self._held, self._state)
 
     def _tell(self, change: str) -> None:
         runner = self._runner
-        if runner.watching is None:
-            return
-        if get_ident() != runner.seam.thread:
+        if runner.watching is not None and get_ident() != runner.seam.thread:
             with suppress(TasksClosedError):  # the event loop has ended
                 runner.call(partial(self._tell, change))
-            return
-        with runner.busy():
-            tell(runner.watching.scope_changed, self, change)
+        elif runner.watching is not None:
+            with runner.busy():
+                tell(runner.watching.scope_changed, self, change)
 
     def _decide(self, jobs: Iterable[Job], state: ScopeState) -> None:
         """Start or drop the `jobs` whose phase has come in `state`."""
         runner = self._runner
+        release = runner.release
         was_busy, runner.is_busy = runner.is_busy, True
         try:
             for job in list(jobs):
                 verdict = VERDICTS[state, job.phase, job.config.when]
                 if verdict is _START:
-                    runner.release(job)
+                    release(job)
                     self.unsettled = True
                 elif verdict is not _HOLD:
                     runner.drop(job, mismatch(job.config.when))

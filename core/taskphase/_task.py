@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from ._drive.awaited import code_frames
 from ._drive.inline import run_inline
 from ._drive.job import Job
+from ._drive.portable import refuse_async
 from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
 from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
@@ -35,8 +36,14 @@ H = TypeVar("H", bound=Handle)
 class Task(Job, Generic[T_co]):
     """One task: its call, its state and its result. `schedule()` returns it.
 
-    Names and behaviour follow `anyio.TaskHandle` (4.14). `cancel()` and plain attributes work in any thread; the rest
-    is for the event loop's thread.
+    - `await task` waits for the end of the task and returns the result of its function; raises `TaskFailed` if the task
+      failed, `TaskCancelled` or `TaskDropped` if there is no result. In the endpoint only for tasks of
+      `tasks.schedule()`: the later phases begin after the endpoint.
+    - `await task.wait()` only waits. `task.cancel()` stops the task. `task.status` is `"running"`, `"succeeded"`, ...
+    - You need not keep the task: it runs without a reference, and an error is logged.
+
+    `cancel()` and plain attributes work in any thread; the rest is for the event loop's thread. Names and behaviour
+    follow `anyio.TaskHandle` (4.14).
 
     :ivar id: an integer that is unique in the process and grows with each task
     :ivar func: the function
@@ -46,6 +53,7 @@ class Task(Job, Generic[T_co]):
     :ivar parent: the id of the task that scheduled this task, or None
     :ivar attempt: the number of the present or last attempt, from 1; 0 before the first attempt
     :raises TypeError: if `func` is not callable, or does not accept these arguments
+    :raises TasksUnportableError: if `config` has `run_in="process"`, and a process cannot make the call
     """
 
     __slots__ = ()
@@ -140,8 +148,8 @@ class Task(Job, Generic[T_co]):
 
         Do not keep the frames: they hold the local variables of the task.
 
-        :return: None if no code of the task runs in the event loop: the function runs in a thread, or the task has not
-            started, is between attempts or has ended
+        :return: None if no code of the task runs in the event loop: the function runs in a thread or in a process, or
+            the task has not started, is between attempts or has ended
         """
         native = self._runner.alive.get(self) if self._status in IN_ATTEMPT else None
         return None if native is None else code_frames(native)
@@ -171,7 +179,8 @@ class Task(Job, Generic[T_co]):
         - A task that has not started, or is between attempts, has ended when this returns (from another thread, from an
           observer and from a log handler: soon after).
         - A running task is cancelled at its next checkpoint, and at each checkpoint after that.
-        - A sync function that has begun runs to its end, and its result counts.
+        - A sync function that has begun in a thread runs to its end, and its result counts.
+        - With `run_in="process"` the function is killed.
         """
         if self._is_new:
             self._end(LifeEvent.CANCEL)
@@ -179,12 +188,17 @@ class Task(Job, Generic[T_co]):
             self._runner.call(partial(self._runner.cancel, self))
 
     async def __call__(self) -> T_co:
-        """Run the task here and now, for tests. Otherwise the same as in a host, and as `await task`.
+        """Run a task that you have made, here and now, for tests. For a scheduled task write `await task`.
+
+        Otherwise the task runs as in a host, and the call returns or raises the same as `await task`.
 
         :raises RuntimeError: if the task was scheduled before, or has ended
+        :raises TypeError: if the function is async, and you have made the task with `run_in="process"`
         """
         if not self._is_new:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; only a new one can be run inline")
+        if not hasattr(self, "_runner"):  # otherwise it was scheduled, and a test has held it back
+            refuse_async(self.config, self.func)
         await run_inline(self)
         return self.return_value
 
@@ -192,6 +206,8 @@ class Task(Job, Generic[T_co]):
         """Schedule a task that you have made, with a scheduler or a scope.
 
         :raises RuntimeError: if the task was scheduled before, or has ended
+        :raises TypeError: if the function is async, and you have made the task with `run_in="process"`
+        :raises TasksUnportableError: if the task is for a process, which cannot make the call
         :raises TasksClosedError: if the host takes no more tasks
         :raises TasksSaturatedError: if `max_pending` tasks are pending already
         """
@@ -223,7 +239,14 @@ class Task(Job, Generic[T_co]):
             case TaskStatus.DROPPED:
                 return TaskDropped(f"task {self.name!r} was dropped and never ran")
             case _:
-                return TaskNotFinished(f"task {self.name!r} is {self._status.value}")
+                wait = "schedule the task first" if self._is_new else "first write `await task`, or `await task.wait()`"
+                return TaskNotFinished(f"task {self.name!r} is {self._status.value} and has no result yet: {wait}")
+
+
+# `help(Task)` lists these members of `Job` as members of `Task`: users cannot import `Job`.
+for _name, _member in tuple(vars(Job).items()):
+    if not _name.startswith("_") or _name in ("__init__", "__weakref__"):
+        setattr(Task, _name, _member)
 
 
 class Starts(Protocol):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import applications
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from taskphase import TaskConfig, TaskHost, TaskObserver
 
 from ._installation import Installation
+from ._telemetry import TelemetrySettings, explicit_observer, global_observer
 from .errors import FastAPITasksAlreadyAddedError
 
 if TYPE_CHECKING:
@@ -46,12 +48,16 @@ def add_tasks(
     max_running: int | None = None,
     max_pending: int | None = None,
     max_threads: int = 40,
-    drain_timeout: float = 0,
-    shield_timeout: float | None = None,
+    drain_timeout: float | timedelta = 0,
+    shield_timeout: float | timedelta | None = None,
     hold: bool = False,
     observers: Iterable[TaskObserver] = (),
+    telemetry: TelemetrySettings | Literal[False] | None = None,
 ) -> None:
     """Give `app` tasks: endpoints of the app, and of apps mounted on it, can take a parameter `tasks: Tasks`.
+
+    `app = FastAPI()`, then `add_tasks(app)`. A failing task is logged, and touches no request. At shutdown tasks are
+    cancelled, unless they have a shield or end within `drain_timeout`.
 
     Call this once, before the app starts, before or after `add_middleware()` and `include_router()`. Tasks can run from
     before the startup code of the app. At shutdown they are drained before any shutdown code of the app runs.
@@ -60,15 +66,21 @@ def add_tasks(
     :param max_running: the most tasks that run at a time, 1 or more; others wait, first in first out; default: no limit
     :param max_pending: the most tasks that wait for a slot or for their phase, 0 or more; default: no limit
     :param max_threads: the most threads of sync tasks, 1 or more; `def` endpoints have other threads
-    :param drain_timeout: seconds at shutdown in which tasks may end by themselves, 0 or more
-    :param shield_timeout: seconds after that for shielded tasks and threads, 0 or more; default: for ever
+    :param drain_timeout: seconds or a `timedelta` at shutdown in which tasks may end by themselves, 0 or more
+    :param shield_timeout: seconds or a `timedelta` after that for shielded tasks and threads; default: for
+        ever
     :param hold: True if each request owns its tasks, and its ASGI call lasts until they have ended: for platforms that
         freeze the process after the call. Without a lifespan this is always so, with a warning
     :param observers: objects to tell of each task and scope; instances of subclasses of `TaskObserver`
+    :param telemetry: spans and metrics for OpenTelemetry. Default: on if the program has set a global provider when the
+        startup is complete (without a lifespan: at the first request). False: off. A dict with some of
+        `tracer_provider`, `meter_provider` and `trace`: on, with the parameters of
+        `taskphase.opentelemetry.TraceTasks`, also for tasks of the startup
     :raises FastAPITasksAlreadyAddedError: if the app has tasks
     :raises RuntimeError: if the app has started
     :raises TypeError: if `app` is no FastAPI, or a setting has the wrong type
     :raises ValueError: if a setting is out of its range
+    :raises ImportError: if `telemetry` is a dict, and OpenTelemetry is not installed
     """
     if not isinstance(app, _FASTAPI):
         raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}")
@@ -82,8 +94,10 @@ def add_tasks(
         raise TypeError(f"hold must be a bool, not {hold!r}")
 
     watchers = tuple(observers)
+    if (tracing := explicit_observer(telemetry)) is not None:
+        watchers = (*watchers, tracing)
 
-    def make_host(watchers: Iterable[TaskObserver], **patience: float | None) -> TaskHost:
+    def make_host(watchers: Iterable[TaskObserver], **patience: float | timedelta | None) -> TaskHost:
         limits: dict[str, Any] = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
         return TaskHost(config=config, observers=watchers, **limits, **patience)  # type: ignore[arg-type]
 
@@ -93,10 +107,19 @@ def add_tasks(
     app_host()  # raises for bad settings now, not at startup
     of_requests = tuple(map(_deaf_to_drains, watchers))
     has_settings = bool(
-        config is not None or max_running is not None or max_pending is not None or max_threads != 40 or watchers
+        config is not None
+        or max_running is not None
+        or max_pending is not None
+        or max_threads != 40
+        or watchers
+        or telemetry is not None
     )
     installation = Installation(
-        app_host, lambda: make_host(of_requests, drain_timeout=math.inf), hold=hold, has_settings=has_settings
+        app_host,
+        lambda: make_host(of_requests, drain_timeout=math.inf),
+        hold=hold,
+        has_settings=has_settings,
+        find_telemetry=lambda: global_observer(watchers) if telemetry is None else None,
     )
     cls = _with_tasks(type(app))
     app.__class__ = cls

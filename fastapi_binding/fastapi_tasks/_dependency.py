@@ -28,4 +28,7 @@ async def get_tasks(connection: HTTPConnection) -> TasksScheduler:
 
 # `scope` changes nothing for a dependency without an exit. But FastAPI then skips two checks for each request.
 Tasks = Annotated[TasksScheduler, Depends(get_tasks, scope="request")]
-"""The parameter type by which an endpoint, a dependency or a websocket handler receives its scheduler."""
+"""The type of the parameter `tasks: Tasks`, for a path operation function (endpoint), a dependency or a websocket.
+
+The parameter needs no default, and is never None. The app needs `add_tasks(app)`.
+"""

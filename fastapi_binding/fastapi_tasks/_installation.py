@@ -11,7 +11,7 @@ from weakref import WeakSet
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskphase import TaskHost
+from taskphase import TaskHost, TaskObserver
 
 from ._request import SCOPE_KEY, RequestTasks
 from .errors import FastAPITasksAlreadyAddedError
@@ -30,6 +30,7 @@ class Installation:
     :ivar host: the only host of `open`, if requests share it: the fast path of nearly all requests. Otherwise None
     :ivar hosts: every host of the app, also the hosts of single requests
     :ivar around: wrappers around each call of the app, the last one outermost; for test tools
+    :param find_telemetry: returns the observer for the telemetry that the program has set up; None if there is none
     """
 
     _has_warned = False
@@ -41,6 +42,7 @@ class Installation:
         *,
         hold: bool,
         has_settings: bool,
+        find_telemetry: Callable[[], TaskObserver | None],
     ) -> None:
         self.open: dict[TaskHost, MutableMapping[str, Any]] = {}
         self.host: TaskHost | None = None
@@ -50,6 +52,9 @@ class Installation:
         self._request_host = request_host
         self._hold = hold
         self._has_settings = has_settings
+        self._find_telemetry = find_telemetry
+        self._telemetry: TaskObserver | None = None
+        self._has_looked = False  # for telemetry
 
     def surrounded(self, app: ASGIApp) -> ASGIApp:
         """Return the call of the app, in all wrappers of `around`."""
@@ -123,8 +128,9 @@ class Installation:
         elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
             if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
                 raise FastAPITasksAlreadyAddedError(
-                    "this app is mounted on one that has tasks, and uses those: the config, the limits and the "
-                    "observers of its own add_tasks() mean nothing. Give them to the add_tasks() of the parent"
+                    "this app is mounted on one that has tasks, and uses those: the config, the limits, the "
+                    "observers and the telemetry of its own add_tasks() mean nothing. "
+                    "Give them to the add_tasks() of the parent"
                 )
             await app(scope, receive, send)
         else:
@@ -152,6 +158,9 @@ class Installation:
                 if message["type"] == "lifespan.startup.failed":
                     # After this message there is nothing to wait for: hypercorn checks if this call is done.
                     await _drain(host)
+                elif message["type"] == "lifespan.startup.complete":
+                    self._look_for_telemetry()  # the startup may have set it up
+                    self._add_telemetry(host)
                 await send(message)
 
             self.open[host] = scope.get("state", {})
@@ -162,13 +171,25 @@ class Installation:
                 del self.open[host]
                 self._note_opened()
 
+    def _look_for_telemetry(self) -> None:
+        self._has_looked = True
+        if self._telemetry is None:
+            self._telemetry = self._find_telemetry()
+
+    def _add_telemetry(self, host: TaskHost) -> None:
+        if self._telemetry is not None:
+            host.add_observer(self._telemetry)
+
     def _own(self, host: TaskHost) -> TaskHost:
         self.hosts.add(host)
         return host
 
     async def _run_alone(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request or session with a host of its own."""
+        if not self._has_looked:
+            self._look_for_telemetry()
         async with self._own(self._request_host()) as host:
+            self._add_telemetry(host)
             try:
                 await self.run(app, scope, receive, send, host)
             finally:

@@ -128,13 +128,13 @@ class RequestTasks:
 
         :param scope: an ASGI scope of the request, which has the route as soon as there is one; None: it is over
         """
-        scope = scope or {}
-        if self._info is None:
-            method = "WEBSOCKET" if scope.get("type") == "websocket" else scope.get("method")
-            self._info = {"method": method, "path": scope.get("path"), "route": None}
-        if "route" in scope:
-            self._info["route"] = getattr(scope["route"], "path", None)
-        return self._info
+        info = self._info
+        if info is None:
+            scope = scope or {}
+            self._info = info = {"method": scope.get("method", "WEBSOCKET"), "path": scope.get("path"), "route": None}
+        if scope is not None and "route" in scope:
+            info["route"] = getattr(scope["route"], "path", None)
+        return info
 
     def _leave_route(self, tasks: TaskScope, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
         # As the end of a `route()` block on asyncio. But the barrier comes later, before the first message.

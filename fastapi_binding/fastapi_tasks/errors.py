@@ -16,6 +16,7 @@ from taskphase.errors import (
     TasksClosedError,
     TasksError,
     TasksSaturatedError,
+    TasksUnportableError,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TasksClosedError",
     "TasksError",
     "TasksSaturatedError",
+    "TasksUnportableError",
 ]
 
 

@@ -33,17 +33,17 @@ class Program:
                 return self.lines[-1]
         raise AssertionError(f"{text!r} is not in the output:\n" + "\n".join(self.lines))
 
-    def interrupt(self) -> None:
-        """Send SIGINT like Ctrl-C, once: most programs react differently to a second one."""
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Send SIGINT like Ctrl-C, or another signal, once: most programs react differently to a second one."""
         if not self._is_interrupted:
             self._is_interrupted = True
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(number)
 
-    def end(self) -> list[str]:
-        """Wait for the end with exit code 0, and return all lines."""
+    def end(self, code: int = 0) -> list[str]:
+        """Wait for the end with this exit code, and return all lines."""
         assert self._process.stdout is not None
         self.lines += self._process.stdout.read().splitlines()
-        assert self._process.wait(ENDS_WITHIN) == 0, "\n".join(self.lines)
+        assert self._process.wait(ENDS_WITHIN) == code, "\n".join(self.lines)
         return self.lines
 
 
@@ -69,15 +69,17 @@ def example(name: str, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def served(app: str, *options: str, folder: Path | None = None) -> Generator[tuple[Program, str]]:
+def served(
+    app: str, *options: str, folder: Path | None = None, stop: signal.Signals = signal.SIGINT
+) -> Generator[tuple[Program, str]]:
     """Serve the app of an example as its docstring says, on a free port; yield the server and its URL.
 
-    Left, the server has been interrupted, and has ended properly.
+    Left, the server has got the signal `stop`, and has ended properly.
     """
     command = ["-m", "uvicorn", f"{app}:app", "--app-dir", str(EXAMPLES), "--port", "0", *options]
     with started(*command, folder=folder) as server:
         found = re.search(r"http://\S+", server.until("Uvicorn running on"))
         assert found is not None
         yield server, found[0]
-        server.interrupt()
-        server.end()
+        server.interrupt(stop)
+        server.end(0 if stop is signal.SIGINT else -stop)  # uvicorn ends by the signal itself

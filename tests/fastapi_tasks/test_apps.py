@@ -213,7 +213,15 @@ class TestMounted:
         assert warned() == []
 
     @pytest.mark.parametrize(
-        "settings", [{"config": TaskConfig(name="x")}, {"max_running": 1}, {"max_pending": 1}, {"max_threads": 1}]
+        "settings",
+        [
+            {"config": TaskConfig(name="x")},
+            {"max_running": 1},
+            {"max_pending": 1},
+            {"max_threads": 1},
+            {"telemetry": {}},
+            {"telemetry": False},
+        ],
     )
     async def test_a_mounted_app_with_settings_that_its_parent_overrules_says_so_g13(
         self, settings: dict[str, Any]

@@ -417,7 +417,7 @@ class TestOfTheRouter:
         with pytest.raises(NoCurrentError) as raised:
             async with app.router.lifespan_context(app):
                 raise AssertionError("it has not started")
-        assert "by calling the app itself" in str(raised.value)
+        assert "The host opens when the app itself is called" in str(raised.value)
         assert "`app.router.lifespan_context(app)` does not" in str(raised.value)
 
     async def test_a_request_beside_a_lifespan_of_the_router_has_no_lifespan_g13(

@@ -1,4 +1,4 @@
-"""The recipes of docs/how-to/observability.md, for async and sync functions: spans, metrics, a task that hangs.
+"""The recipe of docs/how-to/observability.md for a task that hangs, for async and sync functions.
 
 Also the data that reaches an error tracker: no argument in a log line, but the local variables of the functions.
 """
@@ -14,11 +14,9 @@ from typing import Any
 import anyio
 import pytest
 from fastapi.testclient import TestClient
-from opentelemetry import trace
 from tests.repo.test_docs import ROOT, executed, programs
 
 from fastapi_tasks import TaskHost, Tasks
-from fastapi_tasks.testing import record_tasks
 
 WITHIN = 10.0  # seconds
 each_backend = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -30,41 +28,6 @@ def recipe(heading: str) -> Generator[ModuleType]:
     [program] = [program for program in programs(page) if program.id.endswith(f"#{heading}")]
     with executed(program) as module:
         yield module
-
-
-class RecordingTracer:
-    """Replaces a tracer of OpenTelemetry's SDK: notes the begin, the end and the thread of each span."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, int]] = []
-
-    @contextmanager
-    def start_as_current_span(self, name: str, *_: Any, links: list[trace.Link]) -> Generator[trace.Span]:
-        assert len(links) == 1
-        self.events.append(("begins", name, threading.get_ident()))
-        try:
-            with trace.use_span(trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)) as span:
-                yield span
-        finally:
-            self.events.append(("ends", name, threading.get_ident()))
-
-
-@each_backend
-@pytest.mark.parametrize(("path", "name", "kind"), [("/orders/7", "mail", "async"), ("/invoices/7", "invoice", "sync")])
-def test_a_span_lasts_as_long_as_an_async_and_a_sync_function_g7_g8(
-    backend: str, path: str, name: str, kind: str
-) -> None:
-    with recipe("a-span-for-each-task") as module:
-        module.tracer = tracer = RecordingTracer()
-        module.print = lambda text: tracer.events.append(("works", text.split()[0], threading.get_ident()))
-        with record_tasks(module.app) as tasks, TestClient(module.app, backend=backend) as client:
-            assert client.portal is not None
-            loop_thread = client.portal.call(threading.get_ident)
-            client.post(path)
-            tasks.wait_all()
-    assert [event[:2] for event in tracer.events] == [("begins", name), ("works", name), ("ends", name)]
-    [thread] = {event[2] for event in tracer.events}
-    assert (thread == loop_thread) is (kind == "async")
 
 
 @each_backend
@@ -93,11 +56,10 @@ def test_each_hanging_task_is_told(backend: str, kind: str, capsys: pytest.Captu
 
 
 @each_backend
-@pytest.mark.parametrize("heading", ["metrics", "a-task-that-hangs"])
 def test_a_watcher_in_another_host_ends_when_the_app_shuts_down_g9(
-    backend: str, heading: str, caplog: pytest.LogCaptureFixture
+    backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with recipe(heading) as module, TestClient(module.app, backend=backend):
+    with recipe("a-task-that-hangs") as module, TestClient(module.app, backend=backend):
         pass
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -119,6 +120,7 @@ def test_a_page_and_its_plots_are_made_of_tables(tmp_path: Path) -> None:
     program = f"""
 import xml.dom.minidom
 from pathlib import Path
+from xml.etree import ElementTree as ET
 from benchmarks import report
 from benchmarks.figures import Table, figure_of
 from benchmarks.tasks import KEPT
@@ -146,3 +148,29 @@ xml.dom.minidom.parse(str(report.FOLDER / "one-task-asyncio.svg"))
     assert "(one-task-asyncio.svg)" in page
     assert [verdict["reached"] for verdict in data["wanted"]] == [False, True, True, True]
     assert data["tables"][0]["figures"][2]["ratio"] == 2
+
+
+def test_the_charts_in_the_docs_are_drawn_from_the_last_run() -> None:
+    program = """
+import json
+from benchmarks import report
+report.FOLDER = report.ROOT / "docs" / "benchmarks"
+print(json.dumps(report.charts(report.read())))
+"""
+    charts = {path.name: path.read_text() for path in (ROOT / "docs" / "benchmarks").glob("*.svg")}
+
+    assert charts == json.loads(run(program)), "run: make bench OPTIONS=--draw"
+
+
+CHARTS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs" / "benchmarks").rglob("*.svg"))]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_no_name_and_no_figure_of_a_chart_is_cut_off(name: str) -> None:
+    picture = ET.parse(ROOT / name).getroot()
+    width = float(picture.attrib["viewBox"].split()[2])
+
+    for text in picture.iter("{http://www.w3.org/2000/svg}text"):
+        kind, x = text.get("class"), float(text.attrib["x"])
+        long = len(text.text or "") * (9 if kind == "title" else 7)  # pixels, in a wide font
+        assert long <= (x if kind == "label" else width - x), text.text

@@ -2,7 +2,7 @@
 
 Blocks that belong together share a namespace: `<!-- continues -->` on the line above a block continues the block
 before. TestClient requests the apps, as tests/repo/uses.py says; no block starts a server. An `output` block below
-shows all output of the program, in order.
+shows all output of the program, in order. A `py` block is only compiled.
 """
 
 from __future__ import annotations
@@ -127,6 +127,17 @@ def test_each_documented_program_does_what_it_says(program: Program, capsys: pyt
     assert capsys.readouterr().out.splitlines() == (program.shown or list(use.printed))
 
 
+COMPILED = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_a_block_that_is_not_run_is_python() -> None:
+    blocks = [(path, block) for path in RUNNABLE for block in COMPILED.findall(path.read_text())]
+
+    assert blocks
+    for path, block in blocks:
+        compile(block, path, "exec")
+
+
 def test_each_documented_app_is_used() -> None:
     assert {program.id for program in PROGRAMS if "add_tasks(app" in program.source} <= set(USES)
     assert set(USES) <= {program.id for program in PROGRAMS}
@@ -157,7 +168,7 @@ def test_each_guarantee_has_a_row_and_is_named_by_a_test() -> None:
     numbers = [int(number) for number in GUARANTEE.findall((ROOT / "docs" / "guarantees.md").read_text())]
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
-    assert numbers == [*range(1, 18), 20]
+    assert numbers == [*range(1, 21), 23, 24]
     assert {int(number) for number in re.findall(r"_g(\d+)(?=_g\d|\()", tests)} == set(numbers)
 
 
@@ -209,6 +220,10 @@ SEARCHED = [
     "cancel",
     "status",
     "process",
+    "limit",
+    "cpu",
+    "list the running tasks",
+    "cancel a task",
 ]
 SEARCHED += [
     "metrics",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import logging
 import pickle
 import traceback
 from dataclasses import FrozenInstanceError
@@ -16,12 +18,14 @@ import pytest
 
 import fastapi_tasks
 import fastapi_tasks.errors
+import fastapi_tasks.inspector
 import fastapi_tasks.testing
 import taskphase
 import taskphase.errors
 import taskphase.testing
 from taskphase._batch import ScopedTaskDefinition
 from taskphase._definition import TaskDefinition
+from taskphase.opentelemetry import TraceTasks
 
 CORE_ERRORS = [
     "NoCurrentError",
@@ -33,6 +37,7 @@ CORE_ERRORS = [
     "TasksClosedError",
     "TasksError",
     "TasksSaturatedError",
+    "TasksUnportableError",
 ]
 
 BINDING_ERRORS = [
@@ -47,6 +52,8 @@ SHARED = [
     *CORE_ERRORS,
     "DrainReport",
     "HostStatistics",
+    "Limit",
+    "LogTasks",
     "Phase",
     "RetryPolicy",
     "Scope",
@@ -87,25 +94,32 @@ FACES: dict[ModuleType, list[str]] = {
     taskphase: SHARED,
     taskphase.errors: [*CORE_ERRORS, "IllegalEvent"],
     fastapi_tasks: [*SHARED, *BINDING_ERRORS, "Tasks", "add_tasks", "get_tasks"],
+    fastapi_tasks.inspector: ["History", "router"],
     fastapi_tasks.errors: sorted([*BINDING_ERRORS, *CORE_ERRORS]),
     taskphase.testing: [*RECORDING, *SIMULATION, "TaskRecorder"],
     fastapi_tasks.testing: [*RECORDING, "AppTaskRecorder", "RecordedRequest"],
 }
 
-PUBLIC_MODULES = {"errors", "testing"}
+# Each has one observer, and imports a package that users install as an extra.
+OBSERVERS = {"sentry": "SentryTasks", "prometheus": "PrometheusTasks", "opentelemetry": "TraceTasks"}
+
+PUBLIC_MODULES = {"errors", "inspector", "testing", *OBSERVERS}
 
 # The public module of each class or function. If both packages export the name, the shorter path.
 HOMES = {
     getattr(module, name): module.__name__
     for module in (
-        *(fastapi_tasks.testing, fastapi_tasks.errors, fastapi_tasks),
+        *(fastapi_tasks.testing, fastapi_tasks.inspector, fastapi_tasks.errors, fastapi_tasks),
         *(taskphase.testing, taskphase.errors, taskphase),
     )
     for name in FACES[module]
     if isinstance(getattr(module, name), type | FunctionType)
 }
 
-SETTINGS = "name=None, shield=None, on_error=None, when=None, timeout=None, retry=None"
+SETTINGS = (
+    "name=None, shield=None, on_error=None, when=None, timeout=None, retry=None, delay=None, limit=None, run_in=None, "
+    "key=None"
+)
 LIMITS = "config=None, max_running=None, max_pending=None, max_threads=40, drain_timeout=0, shield_timeout=None"
 
 each_face = pytest.mark.parametrize("module", FACES, ids=lambda module: module.__name__)
@@ -162,6 +176,21 @@ def test_a_package_has_no_public_modules_but_these(package: ModuleType) -> None:
     assert {stem for stem in stems if not stem.startswith("_")} <= PUBLIC_MODULES
 
 
+@pytest.mark.parametrize("package", [taskphase, fastapi_tasks], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(("module", "name"), OBSERVERS.items())
+def test_a_module_of_an_extra_has_one_observer_with_documented_methods(
+    package: ModuleType, module: str, name: str
+) -> None:
+    face = importlib.import_module(f"{package.__name__}.{module}")
+    observer = getattr(face, name)
+    own = {name: value for name, value in vars(observer).items() if not name.startswith("_")}
+
+    assert (face.__all__, bool(face.__doc__)) == ([name], True)
+    assert observer.__doc__
+    assert f"{observer.__module__}.{observer.__qualname__}" == f"taskphase.{module}.{name}"
+    assert [name for name, value in own.items() if not value.__doc__] == []
+
+
 @each_face
 def test_every_public_name_is_documented_where_it_is_defined(module: ModuleType) -> None:
     documented = documented_assignments(taskphase) | documented_assignments(fastapi_tasks)
@@ -207,9 +236,15 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
-        (fastapi_tasks.add_tasks, f"(app, *, {LIMITS}, hold=False, observers=())"),
+        (fastapi_tasks.add_tasks, f"(app, *, {LIMITS}, hold=False, observers=(), telemetry=None)"),
+        (TraceTasks, "(*, tracer_provider=None, meter_provider=None, trace='child')"),
         (taskphase.TaskHost, f"(*, {LIMITS}, observers=())"),
         (taskphase.TaskHost.__init__, f"(*, {LIMITS}, observers=())"),
+        (fastapi_tasks.inspector.History, "(keep=1000, failures=200, *, arguments=False)"),
+        (
+            fastapi_tasks.inspector.router,
+            "(history, *, prefix='', dependencies=(), allow_unauthenticated=False)",
+        ),
         (taskphase.TaskConfig, f"({SETTINGS})"),
         (taskphase.TasksScheduler, f"(tg, config={taskphase.TaskConfig()})"),
         (taskphase.TasksBatch, "()"),
@@ -217,6 +252,7 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
         (taskphase.testing.record_tasks, "(host=None, *, run='normal', timeout=10)"),
         (fastapi_tasks.testing.record_tasks, "(app, *, run='normal', timeout=10)"),
         (taskphase.testing.JumpClock, "()"),
+        (taskphase.LogTasks, f"(level={logging.DEBUG})"),
         (taskphase.retry, f"(*, attempts=3, on={Exception}, backoff=1.0, jitter=True, max_delay=60.0)"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.__qualname__,

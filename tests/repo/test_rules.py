@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.repo.test_face import PUBLIC_MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,7 +111,7 @@ def test_the_binding_imports_only_public_names_of_the_core() -> None:
         if isinstance(node, ast.ImportFrom)
         and (node.module or "").partition(".")[0] == "taskphase"
         and (
-            node.module not in {"taskphase", "taskphase.errors", "taskphase.testing"}
+            node.module not in {"taskphase", *(f"taskphase.{name}" for name in PUBLIC_MODULES)}
             or any(name.name.startswith("_") for name in node.names)
         )
     ]

@@ -48,6 +48,38 @@ def test_a_program_without_the_guard_is_started_once_more_by_its_process(
     assert (tmp_path / "starts").read_text() == "x" * starts
 
 
+SERVE = "uvicorn.run(app)"
+ASK = """
+    from fastapi.testclient import TestClient
+
+    with TestClient(app) as client:
+        print(client.post("/reports/7").json())
+"""
+
+
+@pytest.mark.parametrize("guard", [GUARD, "if True:\n"], ids=["guarded", "unguarded"])
+def test_an_app_in_a_main_module_needs_the_guard_for_processes(guard: str, tmp_path: Path) -> None:
+    page = "docs/tutorial/settings.md"
+    source = source_of(f"{page}#a-program-that-starts-its-own-server")
+    assert GUARD in source
+    assert SERVE in source
+    (tmp_path / "main.py").write_text(source.replace(GUARD, guard).replace(SERVE, ASK.strip()))
+    done = run_python(tmp_path, "main.py")
+    if guard == GUARD:
+        assert (done.stdout, done.stderr, done.returncode) == ("report 7\n", "", 0)
+    else:
+        shown = " ".join((ROOT / page).read_text().split())
+        said = "no worker process can start for __main__.render: "
+        explained = (
+            "A worker process imports the main module of the program again, under another name. So the line that "
+            'starts the program must be below `if __name__ == "__main__":`, and the functions and classes above that '
+            "line."
+        )
+        for text in (said, explained):
+            assert text in done.stderr
+            assert text in shown
+
+
 def test_pytest_runs_the_file_with_async_fixtures_g9_g13(tmp_path: Path) -> None:
     (tmp_path / "test_app.py").write_text(source_of("docs/testing.md#async-fixtures"))
     options = ["-p", "no:cacheprovider", "-W", "error", "-q", "--rootdir", str(tmp_path)]

@@ -114,17 +114,6 @@ def use_reports(module: ModuleType) -> None:
         assert client.get("/reports/0").status_code == 404
 
 
-def use_list(module: ModuleType) -> None:
-    with serving(module) as client:
-        assert client.post("/orders/7").status_code == 200
-        (task,) = client.get("/tasks").json()
-        assert (task["function"], task["status"], task["parent"]) == ("main.recommend", "running", None)
-        assert task["age"] >= task["running_for"] >= 0
-        assert task["waits_in"][:2] == ["recommend", "sleep"]
-        assert client.delete(f"/tasks/{task['id']}").status_code == 200
-        assert client.delete("/tasks/0").status_code == 404
-
-
 def use_ten_lines(module: ModuleType) -> None:
     """Do what the page does with curl, and run the test of the page, if any."""
     email = "ada@example.org"
@@ -179,6 +168,5 @@ USES = {
     "docs/testing.md#without-fastapi": Use(None, ("stored hello",)),
     "docs/index.md#ten-lines": Use(use_ten_lines),
     "docs/faq.md#can-the-client-ask-for-the-status-and-the-result-later": Use(use_reports),
-    "docs/faq.md#how-do-i-list-the-running-tasks": Use(use_list),
     "docs/what-you-get.md#request-ids-in-tasks": Use(use_request_id),
 }

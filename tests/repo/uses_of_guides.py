@@ -5,15 +5,17 @@ The expected output is in the pages. The rows of the migration guides are in use
 
 from __future__ import annotations
 
+import gc
 import logging
+import re
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import chdir, contextmanager, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
 
 import anyio
 import pytest
@@ -26,6 +28,29 @@ from fastapi_tasks import Task
 from fastapi_tasks.testing import JumpClock, record_tasks
 
 TOLD_WITHIN = 10.0  # seconds
+
+
+def reports_from_a_process(module: ModuleType) -> None:
+    expect_from_a_process(module, "docs/tutorial/settings.md#cpu-work-in-a-process", "report of 1000 lines")
+
+
+def reports_from_a_main_module(module: ModuleType) -> None:
+    """The tests of scripts run the same program as a main module."""
+    expect_from_a_process(module, "docs/tutorial/settings.md#a-program-that-starts-its-own-server", "report 1000")
+
+
+def expect_from_a_process(module: ModuleType, program: str, report: str) -> None:
+    """Let a worker process import the program, so from a file."""
+    from tests.repo.test_scripts import source_of
+
+    with TemporaryDirectory() as folder:
+        Path(folder, "main.py").write_text(source_of(program))
+        sys.path.insert(0, folder)
+        try:
+            with serving(module) as client:
+                assert client.post("/reports/1000").json() == report
+        finally:
+            sys.path.remove(folder)
 
 
 def one_by_one(*expected: tuple[str, str, int]) -> Callable[[ModuleType], None]:
@@ -100,25 +125,40 @@ def use_request_ids(module: ModuleType) -> None:
     logging.getLogger("fastapi_tasks").setLevel(logging.NOTSET)
 
 
-def use_counts(module: ModuleType) -> None:
-    async def until_one_has_ended() -> None:
-        with anyio.fail_after(TOLD_WITHIN):
-            while not values(module.ended)["succeeded"]:
-                await anyio.sleep(0.01)
-
-    def values(callback: Callable[[None], Iterable[Any]]) -> dict[str, int]:
-        return {observation.attributes["state"]: observation.value for observation in callback(None)}
-
-    with TestClient(module.app) as client:
-        assert client.post("/orders").status_code == 200
-        client.portal.call(until_one_has_ended)
-        assert values(module.alive) == {"running": 1, "waiting": 0, "deferred": 0, "retrying": 0}
-        assert values(module.ended) == {"succeeded": 1, "failed": 0, "cancelled": 0, "dropped": 0}
+def use_lines(module: ModuleType) -> None:
+    """All seconds are 0.001 in the page."""
+    [handler] = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    lines = StringIO()
+    handler.setStream(lines)
+    logging.getLogger("fastapi_tasks").setLevel(logging.WARNING)  # how long the drain took is not in the page
+    requests(("POST", "/orders/7", 200))(module)
+    logging.getLogger("fastapi_tasks").setLevel(logging.NOTSET)
+    sys.stdout.write(re.sub(r"\b0\.\d{3} s\b", "0.001 s", lines.getvalue()))
 
 
-def use_spans(module: ModuleType) -> None:
-    with record_tasks(module.app):  # which fails if a task does
-        one_by_one(("POST", "/orders/7", 200), ("POST", "/invoices/7", 200))(module)
+def use_structlog(module: ModuleType) -> None:
+    import structlog
+
+    [handler] = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    lines = StringIO()
+    handler.setStream(lines)
+    try:
+        use_request_ids(module)
+    finally:
+        structlog.reset_defaults()
+    shown = [line for line in lines.getvalue().splitlines() if line.startswith("level=")]
+    sys.stdout.write("".join(f"{line.partition(' exception=')[0]}\n" for line in shown))
+
+
+def use_metrics(module: ModuleType) -> None:
+    part = re.compile(r"taskphase_(tasks\{|\w+_count|\w+_ended_total)")
+    with record_tasks(module.app) as tasks, serving(module) as client:
+        assert client.post("/orders/7").status_code == 200
+        tasks.wait_all()
+        lines = client.get("/metrics").text.splitlines()
+    sys.stdout.write("".join(f"{line}\n" for line in lines if part.match(line)))
 
 
 def use_watch(module: ModuleType) -> None:
@@ -146,6 +186,105 @@ def use_database(module: ModuleType) -> None:
         assert client.post("/orders/1").status_code == 200
         assert client.post("/quick-orders/2").status_code == 200
         assert client.post("/refused-orders/3").status_code == 409
+
+
+def use_delay(module: ModuleType) -> None:
+    clock = JumpClock()
+    with serving(module, clock) as client, record_tasks(module.app) as tasks:
+        assert [client.post(f"/orders/{order}").status_code for order in (7, 8)] == [200, 200]
+        tasks.wait_until("delayed")
+        clock.jump(599)
+        tasks.wait_until("delayed")
+        clock.jump(1)
+        tasks.wait_all()
+
+
+def use_key(module: ModuleType) -> None:
+    clock = JumpClock()
+    with serving(module, clock) as client, record_tasks(module.app) as tasks:
+        shops = ("rome", "rome", "oslo")
+        assert [client.get(f"/prices/{shop}").json() for shop in shops] == ["starting", "dropped", "starting"]
+        clock.jump(1)
+        tasks.wait_all()
+
+
+def use_customers(module: ModuleType) -> None:
+    requests(*(("POST", f"/orders/{order}", 200) for order in ("1?customer=ada", "2?customer=ada", "3?customer=bob")))(
+        module
+    )
+    gc.collect()
+    assert not module.limits
+
+
+def expect_guard(client: TestClient, path: str) -> None:
+    """Expect that a browser would ask for the password, and ask again after a wrong one."""
+    for auth in (None, ("admin", "guess"), ("secret", "")):
+        refused = client.get(path, auth=auth)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Basic")
+
+
+def use_inspector(module: ModuleType) -> None:
+    with pytest.MonkeyPatch.context() as patch, serving(module) as client:
+        patch.setenv("ADMIN_PASSWORD", "secret")
+        assert client.post("/users?email=ada").status_code == 200
+        for path in ("/_tasks/", "/_tasks/json"):
+            expect_guard(client, path)
+        client.auth = ("admin", "secret")
+        assert "<html" in client.get("/_tasks/").text
+        assert {task["function"] for task in all_told(client)} == {"main.send_mail"}
+
+
+def all_told(client: TestClient) -> list[dict[str, object]]:
+    """Return the tasks that the inspector knows."""
+    known = client.get("/_tasks/json").json()
+    return [*known["alive"], *known["tasks"]]
+
+
+def use_all_together(module: ModuleType) -> None:
+    from prometheus_client import REGISTRY
+
+    lines = StringIO()
+    [handler] = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(lines)
+    try:
+        with pytest.MonkeyPatch.context() as patch, record_tasks(module.app) as tasks, serving(module) as client:
+            patch.setenv("ADMIN_PASSWORD", "secret")
+            assert client.post("/orders/7").status_code == 200
+            tasks.wait_all()
+            module.provider.shutdown()  # the page does not name the spans of the next requests
+            for path in ("/_tasks/", "/metrics"):
+                expect_guard(client, path)
+            client.auth = ("admin", "secret")
+            assert [task["status"] for task in all_told(client)] == ["succeeded"]
+            ended = (
+                'taskphase_tasks_ended_total{function="main.send_mail",outcome="succeeded",phase="after_response"} 1.0'
+            )
+            assert ended in client.get("/metrics").text.splitlines()
+    finally:
+        REGISTRY.unregister(REGISTRY._names_to_collectors["taskphase_tasks"])  # another program may use the default
+    assert re.findall(r"task 'main.send_mail' (started|ended as succeeded)", lines.getvalue()) == [
+        "started",
+        "ended as succeeded",
+    ]
+
+
+def use_admin(module: ModuleType) -> None:
+    with pytest.MonkeyPatch.context() as patch, serving(module) as client:
+        patch.setenv("ADMIN_PASSWORD", "secret")
+        assert client.post("/orders/7").status_code == 200
+        client.portal.call(anyio.wait_all_tasks_blocked)
+        expect_guard(client, "/admin/tasks")
+        client.auth = ("admin", "secret")
+        found = client.get("/admin/tasks").json()
+        assert all(task.pop("age") >= 0 and task.pop("id") for task in found)
+        assert [list(task.values()) for task in found] == [
+            ["recommend for 7", "immediate", "running", 1],
+            ["main.recommend", "after_response", "delayed", 0],
+        ]
+        id = client.get("/admin/tasks").json()[1]["id"]  # noqa: A001
+        assert [client.delete(f"/admin/tasks/{id}").status_code for _ in range(2)] == [200, 404]
+        assert len(client.get("/admin/tasks").json()) == 1
 
 
 def use_files(module: ModuleType) -> None:
@@ -220,7 +359,11 @@ USES = {
     "docs/tutorial/phases.md#if-the-route-fails": Use(
         logged(requests(("POST", "/uploads?size=1", 200), ("POST", "/uploads?size=900", 413)), logging.DEBUG)
     ),
+    "docs/tutorial/settings.md#cpu-work-in-a-process": Use(reports_from_a_process),
+    "docs/tutorial/settings.md#a-program-that-starts-its-own-server": Use(reports_from_a_main_module),
     "docs/tutorial/settings.md#for-the-app-a-group-one-task": Use(requests(("POST", "/orders/7", 200))),
+    "docs/tutorial/settings.md#delay-a-task": Use(use_delay),
+    "docs/tutorial/settings.md#run-once-a-key": Use(use_key),
     "docs/tutorial/errors.md#what-is-logged": Use(
         logged(requests(("POST", "/mails?address=ada", 200), ("POST", "/alarms?address=ada", 200)))
     ),
@@ -248,6 +391,15 @@ USES = {
             ("POST", "/uploads/4", 503, {"running": 1, "waiting": 2}),
         )
     ),
+    "docs/limits.md#limit-one-kind-of-task": Use(
+        answers(
+            ("POST", "/pictures/1", 202, {"running": 1, "limited": 0}),
+            ("POST", "/pictures/2", 202, {"running": 2, "limited": 0}),
+            ("POST", "/pictures/3", 202, {"running": 2, "limited": 1}),
+            ("POST", "/pictures/4", 429, {"waiting": 1}),
+        )
+    ),
+    "docs/limits.md#one-at-a-time-for-each-customer": Use(use_customers),
     "docs/shutdown.md#example": Use(logged(use_watched_shutdown, logging.INFO)),
     "docs/tutorial/scopes.md#dependencies": Use(use_router),
     "docs/tutorial/scopes.md#no-request-at-hand": Use(requests(("GET", "/shares?total=7&people=0", 422))),
@@ -262,11 +414,25 @@ USES = {
     "docs/how-to/websockets-and-streams.md#a-websocket-session": Use(logged(use_websockets)),
     "docs/how-to/websockets-and-streams.md#a-stream": Use(use_broken_stream),
     "docs/how-to/websockets-and-streams.md#when-the-client-leaves": Use(use_leaving_clients),
-    "docs/how-to/periodic.md#periodic-tasks": Use(use_two_workers),
+    "docs/how-to/periodic.md#in-one-process-of-several-with-a-lock-file": Use(use_two_workers),
     "docs/how-to/move-to-a-queue.md#how-to-be-ready": Use(logged(use_queue, logging.INFO)),
+    "docs/how-to/observability.md#a-line-for-each-start-and-each-end": Use(use_lines),
+    "docs/how-to/observability.md#structlog": Use(use_structlog),
+    "docs/how-to/observability.md#prometheus": Use(use_metrics),
     "docs/how-to/observability.md#request-ids-and-traces": Use(use_request_ids),
-    "docs/how-to/observability.md#a-span-for-each-task": Use(use_spans),
+    "docs/how-to/observability.md#traces-and-metrics-opentelemetry": Use(requests(("POST", "/orders/7", 200))),
     "docs/how-to/observability.md#observers": Use(requests(("POST", "/orders/7", 200))),
-    "docs/how-to/observability.md#metrics": Use(use_counts),
+    "docs/how-to/observability.md#an-admin-page-list-the-running-tasks-and-cancel-one": Use(use_admin),
+    "docs/how-to/observability.md#inspector": Use(use_inspector),
+    "docs/how-to/observability.md#all-together": Use(
+        use_all_together,
+        printed=(
+            "fastapi.dependencies",
+            "fastapi.endpoint",
+            "fastapi.serialization",
+            "POST /orders/{order}",
+            "task main.send_mail",
+        ),
+    ),
     "docs/how-to/observability.md#a-task-that-hangs": Use(use_watch),
 }

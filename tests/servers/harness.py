@@ -177,6 +177,11 @@ class Server:
         else:
             os.killpg(self.pid, signal.SIGINT)
 
+    def start_again(self) -> None:
+        """Start the server again after its end: another process on the same port."""
+        self._process = self._start()
+        self._poll(self._answers, READY_WITHIN, "an answer to GET /ready")
+
     def wait(self, timeout: float = ANSWER_WITHIN) -> int:
         """Wait for the end of the first process and return its exit code, negative for a signal."""
         try:

@@ -398,7 +398,7 @@ def test_the_page_has_all_figures(outcomes: dict[int, chaos.Outcome]) -> None:
 
     assert f"**{len(ROUNDS)} servers ended" in page
     for kind in SERVERS:
-        assert f"| {kind.name} | SIGTERM | 1 |" in page
+        assert f"| {kind.name}, SIGTERM | 1 |" in page
     assert "| 50.0 · 51.0 · 54.0 |" in page  # memory at rest
     assert "| 1,000 · 1,001 · 1,004 |" in page
     assert "| 3 · 3 · 3 |" in page

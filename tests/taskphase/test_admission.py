@@ -31,7 +31,7 @@ async def in_stage_three() -> AsyncGenerator[TaskHost]:
 
 async def test_a_shielded_task_of_another_host_is_refused_as_everybody_else_is_g9() -> None:
     async def schedule() -> None:
-        with pytest.raises(TasksClosedError, match="the task host is shielded"):
+        with pytest.raises(TasksClosedError, match="now only shielded tasks may schedule"):
             closing.schedule(anyio.sleep, 0)
 
     async with in_stage_three() as closing, TaskHost() as other:

@@ -13,6 +13,7 @@ from tests.backends import until
 from taskphase import (
     DrainReport,
     HostStatistics,
+    Limit,
     Task,
     TaskConfig,
     TaskHost,
@@ -174,19 +175,27 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
                 host.schedule(pause, 5)
                 host.schedule(anyio.sleep_forever).cancel()
                 host.schedule(anyio.sleep_forever)
+                host.task(delay=60).schedule(fail)
+                one = Limit(1)
+                for _ in range(2):
+                    host.task(limit=one).schedule(anyio.sleep_forever)
                 await anyio.sleep(1)
                 seen.append(host.statistics())
+                counts = (host.running, host.waiting, host.deferred, host.delayed, host.limited)
+                assert counts == (2, 2, 1, 1, 1)
                 assert seen[1].oldest_running is oldest
                 assert retrying.status is TaskStatus.RETRYING
         seen.append(host.statistics())
         return seen
 
     first, busy, last = run(main, backend)
-    assert first == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, None)
+    assert first == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
     assert busy == HostStatistics(
         running=2,
-        waiting=1,
+        waiting=2,
         deferred=1,
+        delayed=1,
+        limited=1,
         retrying=1,
         threads=1,
         succeeded=1,
@@ -196,7 +205,8 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
         oldest_running=busy.oldest_running,
     )
     # The drain waited for the thread; the other tasks were cancelled, and one was dropped.
-    assert last == HostStatistics(0, 0, 0, 0, 0, succeeded=2, failed=1, cancelled=4, dropped=1, oldest_running=None)
+    ends = {"succeeded": 2, "failed": 1, "cancelled": 7, "dropped": 1}
+    assert last == HostStatistics(0, 0, 0, 0, 0, 0, 0, **ends, oldest_running=None)
 
 
 @BACKENDS

@@ -9,10 +9,13 @@ import faulthandler
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -20,7 +23,8 @@ import anyio.to_thread
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Task, TaskHost, TasksSaturatedError, TaskStatus
+from taskphase import Task, TaskCancelled, TaskHost, TasksSaturatedError, TaskStatus
+from taskphase._drive.job import _Events
 
 S = TaskStatus
 
@@ -301,3 +305,26 @@ async def test_a_signal_handler_may_schedule_while_a_thread_does_g8(
         await anyio.to_thread.run_sync(work)
     assert len(tasks) > 300
     assert {task.status for task in tasks} == {S.SUCCEEDED}
+
+
+@pytest.mark.parametrize("wait", [lambda task: task.wait(), lambda task: task.started.wait()], ids=["end", "start"])
+async def test_a_wait_ends_if_a_signal_cancels_the_task_as_the_wait_begins_g2_g8_g17(
+    wait: Callable[[Task[Any]], Awaitable[None]],
+) -> None:
+    """A tracer takes the place of the signal handler: it comes as the events of the task are made."""
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code is _Events.__init__.__code__:
+            sys.settrace(before)
+            task.cancel()
+
+    before = sys.gettrace()
+    async with TaskHost() as host:
+        task = host.task(delay=60).schedule(anyio.sleep, 0)
+        sys.settrace(interrupt)
+        try:
+            with suppress(TaskCancelled):
+                await wait(task)
+        finally:
+            sys.settrace(before)
+        assert task.status is S.CANCELLED

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
-from taskphase import Task, TaskHost, TasksBatch, TasksScheduler, TaskStatus, retry
+from taskphase import Limit, Task, TaskHost, TasksBatch, TasksScheduler, TaskStatus, retry
 
 S = TaskStatus
 
@@ -202,3 +202,23 @@ async def calls_of_starting(count: int) -> int:
         finally:
             sys.setprofile(before)
     return calls
+
+
+async def test_a_scheduler_of_a_task_group_leaves_no_cycle_g2(without_collector: None) -> None:
+    """A program may make one for each message."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    async with anyio.create_task_group() as tg:
+        tasks = TasksScheduler(tg)
+        runner = weakref.ref(tasks._scope._runner)
+        tasks.schedule(anyio.sleep, 0)
+        for settings in ({"delay": 0.001}, {"limit": Limit(1)}, {"key": "a"}, {"retry": lambda *_: None}):
+            tasks.task(**settings).schedule(anyio.sleep, 0)
+        again = tasks.task(retry=lambda task, _: 0.001 if task.attempt == 1 else None).schedule(fail)
+        tasks.task(delay=60).schedule(anyio.sleep, 0).cancel()
+        await again.wait()
+        del tasks, again
+    await turns()
+    assert runner() is None

@@ -22,6 +22,7 @@ from tests.backends import native_cancel_only, turns, until
 
 from taskphase import (
     DrainReport,
+    Limit,
     Scope,
     Task,
     TaskHost,
@@ -680,6 +681,68 @@ def refuse(host: TaskHost) -> None:
     for _ in range(2):
         with pytest.raises(TasksClosedError):
             host.schedule(work)
+
+
+class Statuses(TaskObserver):
+    """Writes down the status of each task whenever a method tells of a change."""
+
+    def __init__(self) -> None:
+        self.story: dict[str, list[str]] = {}
+        self.threads: set[int] = set()
+
+    def due(self, task: Task[Any]) -> None:
+        self.story.setdefault(task.name, []).append(f"due {task.status}")
+
+    def moved(self, task: Task[Any]) -> None:
+        self.threads.add(threading.get_ident())
+        self.story.setdefault(task.name, []).append(task.status.value)
+
+
+class TestMoved:
+    async def test_a_task_that_starts_at_once_does_not_move_g20(self) -> None:
+        observer = Statuses()
+        async with TaskHost(observers=[observer]) as host:
+            await host.task(name="a").schedule(work)
+        assert observer.story == {"a": ["due starting"]}
+
+    async def test_each_wait_and_the_start_behind_it_are_told_g15_g18_g19_g20(self) -> None:
+        observer, limit, go_on = Statuses(), Limit(1), anyio.Event()
+        async with TaskHost(observers=[observer], max_running=1, drain_timeout=DRAIN) as host:
+            host.task(name="first", limit=limit).schedule(go_on.wait)
+            second = host.task(name="second", delay=0.001, limit=limit).schedule(work)
+            host.task(name="third").schedule(work)
+            await until(lambda: second.status is S.LIMITED)
+            go_on.set()
+        assert observer.story == {
+            "first": ["due starting"],
+            "second": ["due delayed", "limited", "waiting", "starting"],
+            "third": ["due waiting", "starting"],
+        }
+        assert observer.threads == {threading.get_ident()}
+
+    async def test_a_deferred_task_and_its_start_are_told_g1_g20(self) -> None:
+        observer = Statuses()
+        async with TaskHost(observers=[observer], drain_timeout=DRAIN) as host, host.scope() as scope:
+            scope.task(name="a").after_route.schedule(work)
+            in_thread(lambda: scope.task(name="b").after_response.schedule(work))
+            await turns()
+        assert observer.story == {"a": ["deferred", "due starting"], "b": ["deferred", "due starting"]}
+        assert observer.threads == {threading.get_ident()}
+
+    async def test_a_handler_and_the_start_behind_a_pause_are_told_g4_g16_g20(self) -> None:
+        observer = Statuses()
+        policy = retry(attempts=2, backoff=0, jitter=False)
+        async with TaskHost(observers=[observer]) as host:
+            await host.task(name="a", retry=policy, on_error=lambda task, error: None).schedule(fail).wait()
+        assert observer.story == {"a": ["due starting", "starting", "handling"]}
+
+    async def test_the_request_to_stop_is_told_g9_g20(self) -> None:
+        observer = Statuses()
+        async with TaskHost(observers=[observer]) as host:
+            task = host.task(name="a").schedule(anyio.sleep_forever)
+            await task.started.wait()
+            task.cancel()
+            assert observer.story == {"a": ["due starting", "cancelling"]}
 
 
 class TestObserversThatRaise:

@@ -273,8 +273,8 @@ async def ask_slowly(task: Task[Any], error: Exception) -> float:
         ({"retry": ask_slowly}, "a plain function, not an async one"),
         ({"retry": partial(ask_slowly)}, "a plain function, not an async one"),
         ({"retry": lambda: None}, "callable with"),
-        ({"retry": 3}, "callable with"),
-        ({"retry": retry}, "callable with"),
+        ({"retry": 3}, "must be a policy, not 3"),
+        ({"retry": retry}, "must be a policy"),
     ],
     ids=repr,
 )

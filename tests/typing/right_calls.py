@@ -2,16 +2,18 @@
 """Never executed. Each call here is correct, and has the declared type."""
 
 import asyncio
+import math
 from collections.abc import Callable, Generator
 from datetime import timedelta
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, assert_type
+from typing import Any, Literal, ParamSpec, TypeVar, assert_type
 
 from anyio import TaskHandle, create_task_group
 from anyio.abc import TaskGroup
 from fastapi import FastAPI, Request, WebSocket
 
 from fastapi_tasks import (
+    Limit,
     RetryPolicy,
     Task,
     TaskConfig,
@@ -25,6 +27,7 @@ from fastapi_tasks import (
 )
 from fastapi_tasks.testing import AppTaskRecorder, JumpClock, RecordedRequest, RecordedTasks, record_tasks
 from taskphase import Phase, Scope, TaskHost, current_host, current_task
+from taskphase.opentelemetry import TraceTasks
 from taskphase.testing import TaskRecorder
 from taskphase.testing import record_tasks as record_tasks_of
 
@@ -183,6 +186,30 @@ def every_way_to_schedule(tasks: TasksScheduler) -> None:
     assert_type(tasks.after_response.task(shield=None).schedule(spell, 1), Task[str])
 
 
+def all_settings(tasks: TasksScheduler, batch: TasksBatch, host: TaskHost) -> TaskConfig:
+    few, soon = Limit(3, max_pending=10), timedelta(seconds=30)
+    assert_type(few.most, float)
+    assert_type(few.max_pending, int | None)
+    assert_type(tasks.task(delay=30).schedule(is_even, 1), Task[bool])
+    assert_type(tasks.task(delay=soon, limit=few).after_route.schedule(spell, 1, capital=True), Task[str])
+    assert_type(tasks.after_response.task(limit=Limit(math.inf)).schedule(is_even, 1), Task[bool])
+    assert_type(tasks.task(run_in="process").schedule(spell, 1), Task[str])
+    assert_type(tasks.task(key="parity").task(run_in="thread").schedule(spell, 1), Task[str])
+    assert_type(batch.task(delay=0.5, key="parity").schedule(is_even, 1), Task[bool])
+    assert_type(host.task(timeout=soon, shield=soon, limit=few, delay=soon).schedule(is_even, 1), Task[bool])
+    assert_type(host.task(delay=None, limit=None, run_in=None, key=None).schedule(is_even, 1), Task[bool])
+    config = TaskConfig(timeout=soon, shield=soon, delay=soon, limit=few, run_in="process", key="parity")
+    assert_type(config.timeout, float | None)
+    assert_type(config.shield, bool | float | None)
+    assert_type(config.delay, float | None)
+    assert_type(config.limit, Limit | None)
+    assert_type(config.run_in, Literal["thread", "process"] | None)
+    assert_type(config.key, str | None)
+    assert_type(retry(backoff=soon, max_delay=soon).backoff, float)
+    TaskHost(config=config, drain_timeout=soon, shield_timeout=soon)
+    return config
+
+
 async def whatever_it_returns(task: Task[object]) -> None:
     assert_type(await task, object)
 
@@ -296,6 +323,8 @@ def handlers(tasks: TasksScheduler) -> list[TaskErrorHandler]:
 
 app = FastAPI()
 add_tasks(app)
+add_tasks(app, telemetry=False)
+add_tasks(app, telemetry={"tracer_provider": None, "trace": "link"}, observers=[TraceTasks(trace="child")])
 add_tasks(
     app,
     config=TaskConfig(shield=True),
@@ -306,6 +335,7 @@ add_tasks(
     shield_timeout=0.5,
     hold=True,
 )
+add_tasks(app, drain_timeout=timedelta(seconds=5), shield_timeout=timedelta(minutes=1))
 
 
 @app.post("/orders")

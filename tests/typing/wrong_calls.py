@@ -1,15 +1,17 @@
 # pyright: strict
 """Never executed. Every line with the mark is an error to each type checker, and no other line is."""
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from anyio.abc import TaskGroup
 from fastapi import FastAPI
 
-from fastapi_tasks import Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
+from fastapi_tasks import Limit, Task, TaskConfig, TaskErrorHandler, TasksBatch, TasksScheduler, add_tasks, retry
 from fastapi_tasks.testing import record_tasks
 from taskphase import TaskHost
+from taskphase.opentelemetry import TraceTasks
 
 
 async def is_even(number: int) -> bool:
@@ -93,6 +95,50 @@ def settings(tasks: TasksScheduler, host: TaskHost) -> None:
     TaskConfig().name = "changed"  # error
     TaskConfig().shielded = True  # error
     TaskConfig().merge({"name": "parity"})  # error
+
+
+def new_settings(tasks: TasksScheduler, host: TaskHost, soon: timedelta) -> None:
+    tasks.task(delay="3")  # error
+    tasks.task(delay=[3])  # error
+    tasks.schedule(is_even, 1, delay=3)  # error
+    tasks.task(limit=3)  # error
+    tasks.task(limit=Limit)  # error
+    tasks.after_response.task(limit="3")  # error
+    tasks.task(run_in="processes")  # error
+    host.task(run_in=True)  # error
+    host.task(key=7)  # error
+    tasks.after_route.task(key=["parity"])  # error
+    tasks.task(when=soon)  # error
+    tasks.task(name=soon)  # error
+    TaskConfig(delay="3")  # error
+    TaskConfig(limit=3)  # error
+    TaskConfig(run_in="fork")  # error
+    TaskConfig(key=7)  # error
+    TaskConfig(retries=3)  # error
+    TaskConfig(delay=soon).delay = 3  # error
+    Limit()  # error
+    Limit("3")  # error
+    Limit(3, 10)  # error
+    Limit(3, max_pending=0.5)  # error
+    Limit(soon)  # error
+    retry(backoff="1")  # error
+    retry(attempts=soon)  # error
+    retry(max_delay="1")  # error
+    TaskHost(max_running=soon)  # error
+    TaskHost(shield_timeout="5")  # error
+
+
+async def names_of_other_libraries(tasks: TasksScheduler, host: TaskHost) -> None:
+    tasks.add_task(is_even, 1)  # error
+    tasks.create_task(is_even(1))  # error
+    host.start_soon(is_even, 1)  # error
+    tasks.after_response.add_task(is_even, 1)  # error
+    tasks.task(timeout=5).add_task(is_even, 1)  # error
+    tasks.after_response(is_even, 1)  # error
+    tasks.task(timeout=5)(is_even, 1)  # error
+    tasks.task(is_even)  # error
+    async with host.scope() as scope:
+        scope.add_task(is_even, 1)  # error
 
 
 def no_task(exception: Exception) -> None: ...
@@ -180,6 +226,9 @@ async def hosts(app: FastAPI, host: TaskHost) -> None:
     add_tasks(app, 5)  # error
     add_tasks(app, hold="yes")  # error
     add_tasks(app, max_task=5)  # error
+    add_tasks(app, telemetry=True)  # error
+    add_tasks(app, telemetry={"trace": "parent"})  # error
+    TraceTasks(trace="parent")  # error
     host.running = 1  # error
     with host:  # error
         pass

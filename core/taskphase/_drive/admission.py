@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from threading import RLock, get_ident
 from typing import Any, cast
 
-from .._machine.drain import DRAIN, DrainEvent, DrainStage, accepts
+from .._machine.calling import shown
+from .._machine.drain import DRAIN, DrainEvent, DrainStage, accepts, refusal
 from .._machine.life import LifeEvent, TaskStatus
 from .._machine.scope import ScopeState, Verdict
-from ..errors import TasksClosedError, TasksError, TasksSaturatedError
+from ..errors import TasksClosedError, TasksError
 from . import report
 from .current import scope_here
 from .hooks import Entry, Watching
-from .inbox import Inbox, Mail
+from .inbox import Inbox, Mail, Wait
 from .job import JOB, Job
 from .places import Places
 from .seam import Seam
@@ -29,7 +30,6 @@ from .unit import Unit
 from .watching import TELLING, Observer, tell, watch
 
 # Each task needs these members (see `Symbol`).
-_OPEN = DrainStage.OPEN
 _NEW = TaskStatus.NEW
 _START = Verdict.START
 _OVER = frozenset({ScopeState.OVER, ScopeState.OVER_FAILED})
@@ -55,14 +55,14 @@ class Admission(Places):
     :ivar watching: the hooks of the observers; None if there are none
     """
 
-    hooks: tuple[Entry, ...]
-
     def __init__(self, seam: Seam[Job], host: Any, max_pending: int | None, observers: tuple[Observer, ...]) -> None:
         self.seam = seam
         self.host = host
         self.stage: DrainStage = DrainStage.OPEN
+        self._is_selective: bool = max_pending is not None  # True if a job may be refused
         self.is_busy: bool = False
         self.on_admit: Callable[[Job], None] | None = None
+        self.hooks: tuple[Entry, ...] = ()
         self.watching: Watching | None = None
         watch(self, observers)
         self._max_pending = max_pending
@@ -71,7 +71,7 @@ class Admission(Places):
         self._lock = RLock()
         # A job that is taken and in no place yet. With `max_pending`, an interruption counts it.
         self.moving: Job | None = None
-        self._moves_to_wait = False
+        self._moves_to = Wait.FOR_NOTHING
         self._reserved = 0
         self.clock: Callable[[], float] = seam.clock
         self._thread, self._has_running = seam.thread, seam.has_running
@@ -107,7 +107,8 @@ class Admission(Places):
         try:
             if self._mails:
                 self._read_all()  # these jobs were scheduled before
-            if self.stage is not _OPEN or self._max_pending is not None:
+            limit = job.config.limit
+            if self._is_selective or (limit is not None and limit.max_pending is not None):
                 self._reserve(job, scope, maker, by_mail=False)
             job._runner = self  # type: ignore[assignment]  # (there is no other kind)
             now = self.clock  # (Python 3.11 is slow at calling an attribute of an object)
@@ -137,12 +138,12 @@ class Admission(Places):
                 job._runner = self  # type: ignore[assignment]  # (there is no other kind)
                 job._taken_at = self.clock()
                 if self.watching is None:
-                    self._wake(self._read_one)  # `_read()` waits for the lock
+                    self._wake(self._read_one, job)  # `_read()` waits for the lock
                     return
                 mail.is_told = get_ident() not in TELLING
                 mail.is_ready = not mail.is_told
         except BaseException as exc:
-            self._refuse(job, exc)
+            self._refuse(job, exc, by_mail=True)
             raise
         # Without the lock: observers run the user's code, and may take locks of their own.
         try:
@@ -154,26 +155,34 @@ class Admission(Places):
         finally:
             mail.is_ready = True
             try:
-                self._wake(self._read_one)
+                self._wake(self._read_one, job)
             except TasksClosedError as exc:
-                self._refuse(job, exc, is_told=mail.is_told)
+                self._refuse(job, exc, by_mail=True, is_told=mail.is_told)
                 raise
 
-    def _refuse(self, job: Job, error: BaseException, *, is_told: bool = True) -> None:
+    def _refuse(self, job: Job, error: BaseException, *, by_mail: bool = False, is_told: bool = True) -> None:
         """Undo the part of `submit()` that was done for `job`, and tell the observers.
 
+        :param by_mail: True if the job is at no gate yet. This may be another thread, or an interruption of the gates
         :param is_told: False if the observers do not know the job, though it was taken
         """
         self.inbox.remove_job(job)
         if job._status is not _NEW:
-            return
+            return  # KeyboardInterrupt of an observer came too late: the job is in its place
+        if job.config.is_gated and not by_mail:
+            self.gates.forget(job, keep_place=False)
         if is_told and self.watching is not None and not job._is_new:
             self.end(job, LifeEvent.DROP)  # the observers know the job, so the job must end
             return
         job._taken_at = None
-        # An observer that schedules is not told of the refusal: it might schedule again, without end.
-        if self.watching is not None and isinstance(error, TasksError) and get_ident() not in TELLING:
-            tell(self.watching.refused, job.func, error)
+        if isinstance(error, TasksError):
+            self.note_refused(job.func, error)
+
+    def note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
+        """Tell the observers that `schedule(func)` raises `error`. From any thread."""
+        # An observer that schedules is not told: it might schedule again, without end.
+        if self.watching is not None and get_ident() not in TELLING:
+            tell(self.watching.refused, func, error)
 
     def _tell_scheduled(self, job: Job, scope: Unit | None) -> None:
         if self.watching is not None and self.watching.scheduled:
@@ -183,11 +192,12 @@ class Admission(Places):
                     scope = None  # code that a scope has left behind
             tell(self.watching.scheduled, job, scope)
 
-    def _wake(self, callback: Callable[[], None]) -> None:
+    def _wake(self, callback: Callable[[], None], job: Job | None = None) -> None:
         try:
             self.seam.call_from_thread(callback)
         except RuntimeError as exc:
-            raise TasksClosedError("the event loop has ended") from exc
+            lost = "" if job is None else f", so {shown(job.function)} was not scheduled"
+            raise TasksClosedError(f"the event loop has ended{lost}: schedule while the task host is open") from exc
 
     def call(self, func: Callable[[], None]) -> None:
         """Call `func()` in the loop's thread: now if the loop runs here, and no observer does. Otherwise soon, after
@@ -212,32 +222,23 @@ class Admission(Places):
         """
         while True:
             reserved = self._reserved
-            pending = self._will_pend(job, scope)
-            self._admit(pending=pending)
-            mail = Mail(job, scope, maker, pending)
+            wait = self._will_wait(job, scope)
+            self._admit(job, wait)
+            mail = Mail(job, scope, maker, wait)
             if reserved == self._reserved:  # otherwise an interruption has taken a place. From here on none can, ...
                 self._reserved += 1
                 if by_mail:
                     self._mails.append(mail)  # ... because this calls no Python function, where one could come
                 else:
-                    self.moving, self._moves_to_wait = job, pending
+                    self.moving, self._moves_to = job, wait
                 return mail
 
-    def _admit(self, *, pending: bool) -> None:
+    def _admit(self, job: Job, wait: Wait) -> None:
         by = JOB.get()
         by_shielded = by is not None and by.config.shielded and not by._has_ended and self._owns(by)
         if not accepts(self.stage, by_shielded=by_shielded):
-            raise TasksClosedError(f"the task host is {self.stage.value} and takes no more tasks")
-        if self._max_pending is None or not pending:
-            return
-        others = self.waiting + len(self.deferred) + self._on_their_way(pending=True)
-        if others >= self._max_pending:
-            raise TasksSaturatedError(
-                running=self.running,
-                waiting=self.waiting,
-                deferred=len(self.deferred),
-                max_pending=self._max_pending,
-            )
+            raise TasksClosedError(refusal(self.stage, shown(job.function)))
+        self._check_room(job, wait)
 
     def _owns(self, job: Job) -> bool:
         return cast("object", job._runner) is self
@@ -256,7 +257,7 @@ class Admission(Places):
             mail = self.inbox.first_ready()
             if mail is None:
                 return  # no mail; or a thread is about to make its mail ready, and then wakes the loop again
-            self.moving, self._moves_to_wait = mail.job, mail.pending
+            self.moving, self._moves_to = mail.job, mail.wait
             self.inbox.remove(mail)
         job = mail.job
         if mail.call is not None:
@@ -289,6 +290,7 @@ class Admission(Places):
         # With the lock: each job that a thread was allowed to schedule in the last stage is in the inbox by now.
         with self._lock:
             self.stage = DRAIN[self.stage][event]
+            self._is_selective = True
 
     def close(self) -> bool:
         """Close the runner, unless there are mails. Return True if the runner is closed: it then refuses all jobs."""

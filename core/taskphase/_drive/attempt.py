@@ -12,8 +12,6 @@ from inspect import iscoroutine
 from types import coroutine
 from typing import Any
 
-from anyio import sleep
-
 from .._machine.dispatch import DISPATCH, Outcome
 from .._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
 from .._machine.retrying import seconds_of
@@ -28,6 +26,7 @@ from .watching import tell
 _STARTING = TaskStatus.STARTING
 _RUNNING = TaskStatus.RUNNING
 _RETURNED = Outcome.RETURNED
+_SUCCEED = DISPATCH[Outcome.RETURNED, False, False]  # with a handler, too
 _RAISED = Outcome.RAISED
 _CANCELLED = Outcome.CANCELLED
 _FAIL = LifeEvent.FAIL
@@ -54,10 +53,11 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
     result: Any
     stray: BaseException | None = None
     try:
-        if runner.seam.begins:
-            runner.seam.begin(job)
-        if runner.seam.early:
-            job._set_scope(runner.seam.cancel_scope(shield=config.shielded)).__enter__()
+        seam = runner.seam
+        if seam.begins:
+            seam.begin(job)
+        if seam.early:
+            job._set_scope(seam.cancel_scope(shield=config.shielded)).__enter__()
         try:
             now = runner.clock
             if not job._step(now()):  # a signal handler or a finalizer has just cancelled the job
@@ -85,7 +85,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
             raise  # the event loop has ended without its tasks: the garbage collector closes this coroutine
         outcome, result, stray = judge(exc, job)
     if outcome is _RETURNED:
-        runner.end(job, DISPATCH[outcome, False, config.on_error is not None], result)
+        runner.end(job, _SUCCEED, result)
         if job._scope is not None:
             job._leave(None)  # a signal handler has cancelled the job after the function had returned
         runner.note_left(job)
@@ -166,11 +166,11 @@ async def follow_failure(job: Job, error: Exception) -> None:
             # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
             if job._status is _RUNNING:
                 event = DISPATCH[_RAISED, True, config.on_error is not None]
-                job._follow_in(job._runner.seam.cancel_scope(shield=config.shielded), event)
-                stray = begin_pause(job, after, error)
-        if event is LifeEvent.RETRY:
-            await pause(job, after, stray)
-            return
+                stray = pause(job, after, error)
+    if event is LifeEvent.RETRY:
+        if stray is not None:
+            raise stray
+        return
     if event is LifeEvent.RAISE:
         stray = await handle(job, error) or stray
     end_without_success(job, _FAIL, error)
@@ -228,13 +228,13 @@ async def handle(job: Job, error: Exception) -> BaseException | None:
     return stray
 
 
-def begin_pause(job: Job, seconds: float, error: Exception) -> BaseException | None:
-    """Give the slot back, and tell of the end of the attempt. While the runner is busy: a cancellation comes later.
+def pause(job: Job, seconds: float, error: Exception) -> BaseException | None:
+    """End the attempt, and have the next one begin in `seconds`. While the runner is busy: a cancellation comes later.
 
-    :return: the exception of a log handler or an observer that does not belong to the task
+    :return: the exception of a log handler or an observer that does not belong to the task; it has cancelled the job
     """
     runner = job._runner
-    runner.note_paused()
+    runner.note_paused(job, seconds)
     try:
         try:
             report.retrying(job, error, seconds)
@@ -242,27 +242,10 @@ def begin_pause(job: Job, seconds: float, error: Exception) -> BaseException | N
             if runner.watching is not None:
                 tell(runner.watching.attempt_ended, job, error, seconds)
     except BaseException as exc:
+        job._began_at = None
         runner.cancel(job)
         return judge(exc, job)[2]
-    finally:
-        job._began_at = None
+    job._began_at = None
+    if runner.on_pause is not None:
+        runner.on_pause(job)
     return None
-
-
-async def pause(job: Job, seconds: float, stray: BaseException | None) -> None:
-    """Wait in `job._scope`, without a slot. Then ask for the next attempt, which gets a new copy of the context.
-
-    :param stray: is raised after the pause
-    """
-    scope = job._scope
-    assert scope is not None
-    try:
-        with scope:
-            await sleep(seconds)
-    except BaseException as exc:
-        stray = judge(exc, job)[2]
-        job._runner.cancel(job)
-    job._forget_scope()  # the block above has left the scope; the next attempt has its own scope, or none yet
-    job._runner.note_resumed(job)
-    if stray is not None:
-        raise stray

@@ -69,7 +69,7 @@ _BETWEEN = {"async_generator_asend", "async_generator_athrow", "anext_awaitable"
 _name_of_type = type.__dict__["__name__"].__get__  # the metaclass of a user may have a `__name__` of its own
 
 _PACKAGE = __name__.partition(".")[0] + "."
-_THREADS = f"{__package__}.threads"
+_ELSEWHERE = frozenset({f"{__package__}.threads", f"{__package__}.processes"})
 
 
 def code_frames(native: Any) -> tuple[FrameType, ...] | None:
@@ -77,7 +77,7 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
 
     The frames of this package, and those around them, are left out: they begin with anyio's in a task group.
 
-    :return: None if that code runs in a thread
+    :return: None if that code runs in a thread or in a process
     """
     coro = getattr(native, "coro", None)  # trio's name
     waits: Any = native.get_coro() if coro is None else coro
@@ -94,7 +94,7 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
             continue
         module = str(frame.f_globals.get("__name__", ""))
         is_ours = not is_inside and module.startswith(_PACKAGE)
-        if is_ours and module == _THREADS:
+        if is_ours and module in _ELSEWHERE:
             return None
         has_begun = has_begun or is_ours
         is_inside = has_begun and not is_ours

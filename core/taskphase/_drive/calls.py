@@ -1,4 +1,4 @@
-"""Calls of the user's function and of the error handler: awaited, or in a thread."""
+"""Calls of the user's function and of the error handler: awaited, in a thread, or in a process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from anyio import CancelScope, current_time
 
 from .._machine.calling import is_async, is_awaited
 from .job import Job
+from .processes import call_in_process
 from .raised import show_from_function
 
 
 async def call_function(job: Job) -> Any:
-    """Call the function: in the event loop if it is async, otherwise in a thread. Await an awaitable result.
+    """Call the function: in the event loop if it is async, otherwise in a thread or in a process. Await an awaitable
+    result, except that of a process.
 
     :raises TimeoutError: if the call takes more than `timeout` seconds
     """
@@ -25,6 +27,8 @@ async def call_function(job: Job) -> Any:
         if job._is_async:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
+        elif job.config.run_in == "process":
+            return await call_in_process(job)
         else:
             result, deadline = await job._runner.threads.call(job, partial(_call, job), timeout, surely=False)
             if not is_awaited(result):

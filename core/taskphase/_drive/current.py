@@ -32,8 +32,10 @@ def running_host() -> Any:
 
 def scope_here(host: object) -> Any:
     """Return the scope of `host` that this code runs in, or None. In a task there is none."""
-    body = body_here()
-    return None if body is None or body[0] is not host or body[2] is None else body[2]()
+    body = BODY.get()
+    if body is None or body[2] is None or body[0] is not host or body[1] is not JOB.get():
+        return None
+    return body[2]()
 
 
 def body_here() -> Body | None:

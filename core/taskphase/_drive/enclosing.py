@@ -94,6 +94,9 @@ ANYIO_TO_THREAD = (Private("anyio", "AsyncIOBackend", "run_sync_in_worker_thread
 # Two local variables of that function.
 ANYIO_VARIABLES = ("scope", "worker_scope")
 
+# A local variable of `anyio.to_process.run_sync()`, which `processes.py` reads: the worker of the call.
+ANYIO_PROCESS = "process"
+
 # Used by the self-test on asyncio to end its thread. Without these names anyio ends the thread with the loop.
 ANYIO_WORKER = (
     Private("anyio", "WorkerThread", "root_task", object),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-HOOKS = ("scheduled", "refused", "due", "started", "attempt_ended", "ended", "scope_changed", "drained")
+HOOKS = ("scheduled", "refused", "due", "moved", "started", "attempt_ended", "ended", "scope_changed", "drained")
 """The methods of a `TaskObserver`."""
 
-TEST_HOOKS = ("moved", "holds", "settled")
+TEST_HOOKS = ("holds", "settled")
 """Further hooks, for the test tools only.
 
-- `moved`: the status of a task has changed, and no other hook tells of the change.
 - `holds`: returns True to hold back a task that is due.
 - `settled`: a barrier; async.
 """
@@ -53,12 +52,12 @@ class Watching:
     scheduled: Hooks
     refused: Hooks
     due: Hooks
+    moved: Hooks
     started: Hooks
     attempt_ended: Hooks
     ended: Hooks
     scope_changed: Hooks
     drained: Hooks
-    moved: Hooks
     holds: Hooks
     settled: Hooks
 

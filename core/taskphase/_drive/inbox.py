@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .job import Job
     from .unit import Unit
+
+
+class Wait(Enum):
+    """For what a job will wait on arrival."""
+
+    FOR_NOTHING = 0
+    FOR_SLOT = 1
+    FOR_LATER = 2
+    """For its phase, its delay or a place of its limit."""
 
 
 @dataclass(eq=False, slots=True)
@@ -18,7 +28,7 @@ class Mail:
 
     :ivar scope: the scope of the job, or None
     :ivar maker: see `Unit._held`
-    :ivar pending: True if the job counts for `max_pending`: it will not start on arrival
+    :ivar wait: counts for `max_pending`, unless it is FOR_NOTHING
     :ivar is_ready: False while the thread of `schedule()` tells the observers. The loop must not read the mail before:
         for each task, `scheduled()` is the first call
     :ivar is_told: False if an observer has called `schedule()`. Then the loop tells the observers, on arrival
@@ -29,7 +39,7 @@ class Mail:
     job: Job | None
     scope: Unit | None = None
     maker: object = None
-    pending: bool = False
+    wait: Wait = Wait.FOR_NOTHING
     is_ready: bool = True
     is_told: bool = True
     is_cancelled: bool = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from types import FunctionType, MappingProxyType
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from anyio import Event
 
@@ -15,8 +15,10 @@ from .._machine.calling import check_call, name_of, qualname_of
 from .._machine.config import UNSET, TaskConfig
 from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
 from .._machine.scope import Phase
+from .._machine.table import Row
 from .cancelling import CancelScope
 from .hooks import Watching
+from .portable import pack, refuse_async
 from .seam import Seam
 from .threads import Threads
 
@@ -27,7 +29,9 @@ T = TypeVar("T")
 _NEW = TaskStatus.NEW
 _STARTING = TaskStatus.STARTING
 _IMMEDIATE = Phase.IMMEDIATE
-_STEP = LifeEvent.STEP
+_STEPPED = LIFE[TaskStatus.STARTING][LifeEvent.STEP]
+
+_LIFE = {status: Row(status, row) for status, row in LIFE.items()}  # without the read-only views, which cost time
 
 _ids = count(1)
 
@@ -44,6 +48,7 @@ class Owner(Protocol):
     host: Any
     clock: Callable[[], float]
     watching: Watching | None
+    on_pause: Callable[[Job], None] | None
 
     @property
     def seam(self) -> Seam[Job]: ...
@@ -55,8 +60,9 @@ class Owner(Protocol):
     def call(self, func: Callable[[], None]) -> None: ...
     def busy(self) -> AbstractContextManager[None]: ...
     def cancel(self, job: Job) -> None: ...
-    def note_paused(self) -> None: ...
-    def note_resumed(self, job: Job) -> None: ...
+    def cancel_all(self, jobs: Iterable[Job]) -> None: ...
+    def note_paused(self, job: Job, seconds: float) -> None: ...
+    def resume(self, job: Job) -> None: ...
     def note_left(self, job: Job) -> None: ...
     def end(self, job: Job, event: LifeEvent, result: Any = None, error: BaseException | None = None) -> None: ...
 
@@ -65,6 +71,7 @@ class Job:
     """One task: its call, its settings and its state. `Task` is the subclass for users.
 
     :ivar parent: the id of the task that made this one, or None
+    :ivar _payload: the call for a worker process; missing in other jobs
     :ivar _runner: the runner that has taken the job; missing before that
     :ivar _scope: see the comment above `_set_scope()`
     :ivar _result: the return value if the job has SUCCEEDED, the exception if the job has FAILED, otherwise None
@@ -80,13 +87,13 @@ class Job:
         "_began_at",
         "_context",
         "_ended_at",
-        "_ended_event",
+        "_events",
         "_is_async",
         "_kwargs",
+        "_payload",
         "_result",
         "_runner",
         "_scope",
-        "_started_event",
         "_status",
         "_taken_at",
         "args",
@@ -98,16 +105,18 @@ class Job:
         "phase",
     )
 
-    id: int
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    config: TaskConfig
-    phase: Phase
-    attempt: int
-    parent: int | None
-    _kwargs: Mapping[str, Any]
-    _runner: Owner
-    _ended_at: float
+    if TYPE_CHECKING:
+        id: int
+        func: Callable[..., Any]
+        args: tuple[Any, ...]
+        config: TaskConfig
+        phase: Phase
+        attempt: int
+        parent: int | None
+        _kwargs: Mapping[str, Any]
+        _payload: bytes
+        _runner: Owner
+        _ended_at: float
 
     def __init__(
         self,
@@ -117,10 +126,11 @@ class Job:
         config: TaskConfig = UNSET,
     ) -> None:
         self._kwargs = kwargs = kwargs or _NONE  # a sixth of the memory of a deferred task would be an empty dict
-        self._is_async = check_call(func, args, kwargs)
         self.func = func
         self.args = args
         self.config = config
+        # `or`, so that an async function costs nothing more. The right side is False.
+        self._is_async = check_call(func, args, kwargs) or self._pack()
         self.phase = _IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
@@ -132,8 +142,7 @@ class Job:
         self._scope: CancelScope | None = None
         self._result: Any = None
         self._status = _NEW
-        self._started_event: Event | None = None
-        self._ended_event: Event | None = None
+        self._events: _Events | None = None
 
     @property
     def name(self) -> str:
@@ -181,18 +190,30 @@ class Job:
         """Take over the settings that the job leaves open from `config`.
 
         :raises RuntimeError: if the job has been scheduled or has ended
+        :raises TypeError: if an async function is to run in a process; `TasksUnportableError` if it cannot run there
         """
         if not self._is_new:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; a task starts once")
+        refuse_async(self.config, self.func)
         self.config = config.merge(self.config)
+        if not self._is_async and not hasattr(self, "_payload"):
+            self._pack()
 
-    def _move(self, event: LifeEvent) -> TaskStatus:
-        """Follow `event`, which is not an end. Return the new status.
+    def _pack(self) -> Literal[False]:
+        """Pickle the call of a sync function, if it is for a process.
+
+        :raises TasksUnportableError: if another process cannot make the call
+        """
+        if self.config.run_in == "process":
+            self._payload = pack(self.func, self.args, self._kwargs)
+        return False
+
+    def _move(self, event: LifeEvent) -> None:
+        """Follow `event`, which is not an end.
 
         :raises IllegalEvent: if the row of the present status has no such event; nothing has changed
         """
-        self._status = LIFE[self._status][event]
-        return self._status
+        self._status = _LIFE[self._status][event]
 
     def _step(self, now: float) -> bool:
         """Take the first step of an attempt, at the time `now`; return False if the job was cancelled before.
@@ -202,21 +223,20 @@ class Job:
         """
         if self._status is not _STARTING:
             return False
-        self._status = LIFE[_STARTING][_STEP]
+        self._status = _STEPPED
         self.attempt += 1
         self._began_at = now
-        if self._started_event is not None:
-            self._started_event.set()
+        if self._events is not None:
+            self._events.started.set()
         return True
 
     # `_scope` is the cancel scope that `Runner.cancel()` cancels. Only the next four methods write it.
     #
     # - RUNNING, CANCELLING: None if the attempt has entered no scope. `Runner.cancel()` then has `seam.enclose()` make
     #   one, as if the attempt had entered the scope at its first step. `attempt()` leaves the scope.
-    # - HANDLING, ABORTING, RETRYING: the scope around the handler or the pause. Its `with` block leaves the scope.
+    # - HANDLING, ABORTING: the scope around the handler. Its `with` block leaves the scope.
     # - During a call of sync user code in the loop (policies, log handlers): a scope that is never entered. This code
-    #   may cancel its own task, and `Runner.cancel()` needs a scope.
-    # - Otherwise: None.
+    #   may cancel its own task, and `Runner.cancel()` needs a scope. Otherwise: None.
 
     def _set_scope(self, scope: CancelScope) -> CancelScope:
         self._scope = scope
@@ -224,7 +244,7 @@ class Job:
 
     def _follow_in(self, scope: CancelScope, event: LifeEvent) -> None:
         """Follow `event`, which is not an end. From here on a cancellation goes to `scope`."""
-        status = LIFE[self._status][event]
+        status = _LIFE[self._status][event]
         self._scope = scope  # first: in the new status a signal handler may cancel the job at once
         self._status = status
 
@@ -241,28 +261,38 @@ class Job:
 
     def _end(self, event: LifeEvent, result: Any = None, now: float = 0) -> None:
         """Follow `event`, which is an end, at the time `now`. Wake all code that waits for the task."""
-        self._status = LIFE[self._status][event]
+        self._status = _LIFE[self._status][event]
         self._result = result
         self._context = None
         self._ended_at = now
-        if self._ended_event is not None:
-            self._ended_event.set()
-        if self._started_event is not None:
-            self._started_event.set()  # even if the task never started: `started.wait()` must return
+        if self._events is not None:
+            self._events.ended.set()
+            self._events.started.set()  # even if the task never started: `started.wait()` must return
+
+    def _own_context(self) -> Context:
+        """Return a copy of the context of `schedule()`."""
+        return copy_context() if self._context is None else self._context.copy()
 
     def _run_in_context(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `func` in a copy of the context of `schedule()`."""
-        context = copy_context() if self._context is None else self._context.copy()
-        return context.run(func, *args, **kwargs)
+        return self._own_context().run(func, *args, **kwargs)
 
     async def _wait_started(self) -> None:
+        self._events = events = self._events or _Events()  # first: after the look a signal handler may cancel the task
         if not (self.attempt or self._has_ended):
-            if self._started_event is None:
-                self._started_event = Event()
-            await self._started_event.wait()
+            await events.started.wait()
 
     async def _wait_ended(self) -> None:
+        self._events = events = self._events or _Events()  # as above
         if not self._has_ended:
-            if self._ended_event is None:
-                self._ended_event = Event()
-            await self._ended_event.wait()
+            await events.ended.wait()
+
+
+class _Events:
+    """The events for code that waits for a task. Most tasks have none."""
+
+    __slots__ = ("ended", "started")
+
+    def __init__(self) -> None:
+        self.started = Event()
+        self.ended = Event()

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
 from time import monotonic
@@ -20,8 +21,6 @@ from .cancelling import is_cancelled_around
 from .enclosing_asyncio import can_enclose_here, enclose, running_loop, task_of
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
     from .cancelling import CancelScope
     from .job import Job
 
@@ -61,6 +60,7 @@ class AsyncioSeam:
         self._asked: deque[tuple[Job, tuple[str, str], Context | None]] = deque()
         self._will_step = self._is_stepping = False
         self._barriers = 0
+        self._context = copy_context()  # for callbacks: the context of a task would live as long as they wait
         self._can_step = _EAGER is not None and _makes_plain_tasks(self._loop)
         self.begins = self._can_step
         self.early = True
@@ -182,6 +182,14 @@ class AsyncioSeam:
 
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._loop, native)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[], None],
+        cancelled: Callable[[], None],  # noqa: ARG002 - nothing can
+    ) -> Callable[[], object]:
+        return self._loop.call_at(when, callback, context=self._context).cancel
 
     def is_over(self, native: object) -> bool:
         return isinstance(native, asyncio.Future) and native.done()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from anyio import sleep_until
 from anyio.abc import TaskGroup
 
+from .._machine.calling import shown
 from ..errors import TasksClosedError
 from .attempt import attempt
 from .loops import native_seam
@@ -28,6 +32,8 @@ class GroupSeam:
 
     def __init__(self, tg: TaskGroup) -> None:
         self._tg = tg
+        self._is_cancelled = False
+        self._context = copy_context()  # for timers: the context of a task would live as long as they wait
         self._native = native_seam()
         self.cancelled = self._native.cancelled
         self.thread = self._native.thread
@@ -46,20 +52,42 @@ class GroupSeam:
         yield
 
     def start(self, job: Job) -> object:
-        try:
-            job._run_in_context(self._start_soon, job)
-        except RuntimeError as exc:
-            raise TasksClosedError("the task group is not open, and takes no tasks") from exc
+        self._start_soon(shown(job.function), job._own_context(), attempt, job, name=job.name)
         return None
 
-    def _start_soon(self, job: Job) -> None:
-        self._tg.start_soon(attempt, job, name=job.name)
+    def _start_soon(
+        self, what: str, context: Context, func: Callable[..., Coroutine[Any, Any, Any]], *args: object, name: str
+    ) -> None:
+        try:
+            context.run(partial(self._tg.start_soon, func, *args, name=name))
+        except RuntimeError as exc:
+            raise TasksClosedError(
+                f"the task group is not open, so {what} was not scheduled: schedule inside its block, "
+                "`async with create_task_group()`"
+            ) from exc
 
     def begin(self, job: Job) -> None:
         job._runner.alive[job] = self.running()
 
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
+
+    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
+        scope = self.cancel_scope(shield=self._is_cancelled)
+
+        async def ring() -> None:
+            try:
+                with scope:
+                    await sleep_until(when)
+            except self.cancelled:
+                self._is_cancelled = True
+                cancelled()
+                raise
+            if not scope.cancel_called:
+                callback()
+
+        self._start_soon("the task", self._context, ring, name="taskphase.timer")
+        return scope.cancel
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False

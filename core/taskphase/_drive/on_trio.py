@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class TrioSeam:
         self.clock: Callable[[], float] = current_clock().current_time
         self._token = current_trio_token()
         self._nursery: Any = None
+        self._context = copy_context()  # for timers: the context of a task would live as long as they wait
+        self._is_cancelled = False
         self.begins, self.early = True, True
         self._may_enclose = may_enclose
 
@@ -81,6 +84,23 @@ class TrioSeam:
 
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._nursery, native)
+
+    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
+        scope = trio.CancelScope(shield=self._is_cancelled)
+
+        async def ring() -> None:
+            try:
+                with scope:
+                    await trio.sleep_until(when)
+            except trio.Cancelled:  # KeyboardInterrupt in any task cancels the nursery
+                self._is_cancelled = True
+                cancelled()
+                raise
+            if not scope.cancel_called:
+                callback()
+
+        self._context.run(self._nursery.start_soon, ring, name="taskphase.timer")
+        return scope.cancel
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
         return False

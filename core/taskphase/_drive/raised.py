@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _TOLD_TO_STOP = frozenset({TaskStatus.CANCELLING, TaskStatus.ABORTING})
 
 # Only frames of these modules are above the user's function.
-_OWN = frozenset({f"{__package__}.attempt", f"{__package__}.calls", threads.__name__})
+_OWN = frozenset(f"{__package__}.{name}" for name in ("attempt", "calls", "threads", "processes", "portable"))
 
 # Read these attributes by the descriptors of the base class: an exception class of the user may override them.
 _exceptions: Any = BaseExceptionGroup.exceptions

@@ -6,8 +6,9 @@ import logging
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .._machine.calling import name_of, shown, type_name
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("taskphase")
 
+_NO_MORE: Mapping[str, object] = MappingProxyType({})
 _answered: set[str] = set()
 _MOST_HANDLERS = 1000  # a program that creates handlers for ever must not fill the memory
 
@@ -61,9 +63,10 @@ def retrying(job: Job, error: BaseException, after: float) -> None:
     _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after, job=job)
 
 
-def dropped(job: Job, reason: str) -> None:
-    """Log a drop, in the task's context: as a WARNING if `when` was left to its default, otherwise as DEBUG."""
-    level = logging.WARNING if job.config.when is None else logging.DEBUG
+def dropped(job: Job, reason: str, level: int | None = None) -> None:
+    """Log a drop, in the task's context. Default level: WARNING if `when` was left to its default, otherwise DEBUG."""
+    if level is None:
+        level = logging.WARNING if job.config.when is None else logging.DEBUG
     if LOGGER.isEnabledFor(level):  # saves the context switch: each successful route drops its tasks for failure
         job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason, job=job)
 
@@ -71,6 +74,11 @@ def dropped(job: Job, reason: str) -> None:
 def not_started(job: Job, error: Exception) -> None:
     """Log that a task could not start when its turn came: its task group was closed, or a task factory raised."""
     _log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error, job=job)
+
+
+def observed(job: Job, level: int, text: str, *args: object, more: Mapping[str, object]) -> None:
+    """Log a line of `LogTasks`, in the present context. `more`: further attributes of the record."""
+    _log(level, text, *args, job=job, more=more)
 
 
 def scopes_are_early(reason: str) -> None:
@@ -118,11 +126,18 @@ def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
     ), names.total()
 
 
-def _log(level: int, text: str, *args: object, error: BaseException | None = None, job: Job | None = None) -> None:
+def _log(
+    level: int,
+    text: str,
+    *args: object,
+    error: BaseException | None = None,
+    job: Job | None = None,
+    more: Mapping[str, object] = _NO_MORE,
+) -> None:
     # The user's filters, handlers and exceptions may raise here. That must not change the end of a task.
     try:
         if LOGGER.isEnabledFor(level):
-            LOGGER.log(level, text, *args, exc_info=error, extra=None if job is None else _fields(job))
+            LOGGER.log(level, text, *args, exc_info=error, extra=None if job is None else {**_fields(job), **more})
     except KeyboardInterrupt:
         raise
     except BaseException as exc:

@@ -105,6 +105,16 @@ class Seam(Protocol[J_contra]):
         """
         ...
 
+    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
+        """Call `callback` at the time `when` of `clock`, or a little earlier (see `Pauses`).
+
+        :param cancelled: called, and `callback` not, if the task group or nursery is cancelled before. From then on
+            timers outlast the cancellation
+        :return: a function that stops the timer
+        :raises TasksClosedError: if the foreign task group is closed
+        """
+        ...
+
     def is_over(self, native: object) -> bool:
         """Return whether a native task, a value of `runner.alive`, has ended. The runner needs this only for native
         tasks that never take a first step: `attempt()` reports the end of all others.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import count
 from typing import Any, Generic, TypeVar
 
@@ -31,11 +31,12 @@ class Threads(Generic[Owner]):
     asyncio's own `cancel()` and a host that stops waiting leave a thread behind. Such a thread keeps its slot until it
     ends.
 
-    :ivar on_change: called when a thread that was left behind has ended; None unless a drain waits for that
+    :param note_ended: called when a thread that was left behind has ended, with its job and its slot
     """
 
-    def __init__(self, seam: Seam[Owner], total: float) -> None:
+    def __init__(self, seam: Seam[Owner], total: float, note_ended: Callable[[Owner, object], None]) -> None:
         self._seam = seam
+        self._note_ended = note_ended
         # This class counts the slots itself, because anyio's limiter is not exact:
         # - The limiter frees a slot as soon as a call is abandoned, although its thread still runs.
         # - Before anyio 4.14.2 the next waiter takes a free slot only at its next turn. Until then another call can
@@ -48,7 +49,6 @@ class Threads(Generic[Owner]):
         self._calls: dict[Owner, tuple[object, CancelScope]] = {}
         self._queue: dict[Owner, CancelScope] = {}
         self._left_behind: dict[object, Owner] = {}
-        self.on_change: Callable[[], None] | None = None
         self._patience = True
 
     @property
@@ -60,6 +60,10 @@ class Threads(Generic[Owner]):
     def left_behind(self) -> bool:
         """Whether the host waits for a thread that outlived its call."""
         return bool(self._left_behind)
+
+    def left_behind_by(self, owner: Owner, known: Container[object]) -> object:
+        """Return the slot of a thread that `owner` has left behind, and that is not in `known`; or None."""
+        return next((slot for slot, by in self._left_behind.items() if by is owner and slot not in known), None)
 
     def forget(self) -> list[Owner]:
         """Stop waiting for the threads that were left behind; return their jobs."""
@@ -182,5 +186,6 @@ class Threads(Generic[Owner]):
             following, given = self._line.popitem(last=False)
             self._held.add(following)  # now, so that no other call takes the slot first
             given.set()
-        if self._left_behind.pop(slot, None) is not None and self.on_change is not None:
-            self.on_change()
+        owner = self._left_behind.pop(slot, None)
+        if owner is not None:
+            self._note_ended(owner, slot)

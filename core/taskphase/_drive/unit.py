@@ -16,14 +16,16 @@ class Unit:
     :ivar _state: changed only through the table `SCOPE`, by the runner and by `Scope`
     :ivar _held: the tasks that wait for a phase of this scope, in the order of `schedule()`. The value is the *maker*:
         the scheduler made by hand that has scheduled the task, or None. There is no dict until a task waits
+    :ivar _holds_for_route: True if a task in `_held` waits for the end of the route
     :ivar _owner: the native task that runs the route. It must not wait for a task in `_held`: the wait would never end
     :ivar unsettled: True if a task was asked to start since the last barrier (see `Scope.settle()`)
     """
 
-    __slots__ = ("_held", "_owner", "_state", "unsettled")
+    __slots__ = ("_held", "_holds_for_route", "_owner", "_state", "unsettled")
 
     def __init__(self) -> None:
         self._state: ScopeState = ScopeState.ROUTE
         self._held: dict[Job, object] | None = None
+        self._holds_for_route = False
         self._owner: object = None
         self.unsettled: bool = False

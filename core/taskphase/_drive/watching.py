@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock, get_ident
 from types import MethodType
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
 
 from . import report
 from .hooks import Entry, Hook, Hooks, Watching
+
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -43,9 +45,10 @@ _broken: list[tuple[str, Callable[[], object]]] = []
 
 
 def watch(runner: Watched, observers: Iterable[Observer]) -> None:
-    """Have `observers`, and those of all runners, told of the tasks of `runner` from now on."""
-    runner.hooks = tuple(entry for observer in observers for entry in _entries_of(observer))
+    """Have `observers`, and those of all runners, told of the tasks of `runner` from now on. Keep earlier ones."""
+    entries = [entry for observer in observers for entry in _entries_of(observer)]
     with _lock:
+        runner.hooks = (*runner.hooks, *entries)
         _watched.add(runner)
         _refresh(runner)
 
@@ -138,3 +141,21 @@ def _entries_of(observer: Observer) -> tuple[Entry, ...]:
         Entry(name, getattr(hook, "__self__", observer) if type(hook) is MethodType else observer, hook)
         for name, hook in observer._hooks().items()
     )
+
+
+def for_each(func: Callable[[T], object], items: Iterable[T]) -> None:
+    """Call `func` with each of the `items`.
+
+    :raises KeyboardInterrupt: if a call raises it, because an observer or a log handler does; after all calls
+    """
+    interrupt: KeyboardInterrupt | None = None
+    for item in items:
+        try:
+            func(item)
+        except KeyboardInterrupt as exc:
+            interrupt = exc
+    if interrupt is not None:
+        try:
+            raise interrupt
+        finally:
+            del interrupt  # its traceback has this frame: a cycle

@@ -12,7 +12,6 @@ from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, CO_VARARGS, Signature
 from types import (
     CodeType,
-    CoroutineType,
     FunctionType,
     GeneratorType,
     GetSetDescriptorType,
@@ -22,6 +21,8 @@ from types import (
     WrapperDescriptorType,
 )
 from typing import Any, Protocol, cast
+
+from .hints import iterates, misplaced, uncalled
 
 _ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # `types.coroutine` marks a generator function with the latter
 _GENERATORS = CO_GENERATOR | CO_ASYNC_GENERATOR
@@ -76,11 +77,11 @@ def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[s
             if not flags & _GENERATORS and (fits or _takes(inner, count)):
                 return bool(flags & CO_COROUTINE) or _is_marked(inner)
     elif not callable(func):
-        raise TypeError(f"expected a callable, not {shown(type_name(func))}{_hint(func)}")
+        raise TypeError(f"expected a callable, not {shown(type_name(func))}: {uncalled(func)}")
     plain = _plain(func)
     flags = _flags(plain)
     if flags & _GENERATORS and not flags & _ASYNC:
-        raise TypeError(f"{shown(name_of(func))} is a generator function: a call would not run its body")
+        raise TypeError(iterates(shown(name_of(func)), is_async=bool(flags & CO_ASYNC_GENERATOR)))
     _check_arguments(func, plain, args, kwargs)
     return bool(flags & _ASYNC) or _is_marked(func)
 
@@ -282,7 +283,8 @@ def _check_arguments(
     except TypeError as exc:
         # Show the parameters of the innermost function: a partial hides its bound arguments.
         parameters = _parameters(signature_of(_without_partials(func)))
-        raise TypeError(f"{shown(name_of(func))}{parameters} cannot be called like this: {exc}") from None
+        hint = misplaced(kwargs, signature)
+        raise TypeError(f"{shown(name_of(func))}{parameters} cannot be called like this: {exc}{hint}") from None
 
 
 def _parameters(signature: Signature | None) -> str:
@@ -290,10 +292,3 @@ def _parameters(signature: Signature | None) -> str:
         return shown(str(signature))
     except Exception:  # the `repr()` of a default value raised
         return "(...)"
-
-
-def _hint(func: object) -> str:
-    if type(func) is CoroutineType:
-        func.close()
-        return ": pass the function and its arguments, not the result of calling it"
-    return ""

@@ -1,74 +1,114 @@
 """The settings of a task, and how a task inherits them."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from .calling import check_call, is_async
+from .calling import check_call, is_async, name_of, shown, type_name
+from .hints import keywords_of, uncalled
+from .limit import Limit
 from .retrying import RetryPolicy
 
 When = Literal["success", "failure", "always"]
-
-_WHENS = get_args(When)
+RunIn = Literal["thread", "process"]
+Handler = Callable[[Any, Exception], object]
+Policy = Callable[[Any, Exception], float | timedelta | None]
 DEFAULT_WHEN: When = "success"
 
 
-def check_seconds(name: str, value: object, *, finite: bool = False, what: str = "a number of seconds") -> None:
-    """Refuse a value that is not a duration in seconds.
+def check_seconds(name: str, value: object, *, finite: bool = False, what: str = "a number of seconds") -> float:
+    """Return a duration in seconds.
 
-    :raises TypeError: if `value` is not an int or a float
+    :raises TypeError: if `value` is not an int, a float or a `timedelta`
     :raises ValueError: if `value` is negative, not a number, or infinite although `finite` is set
     """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be {what}, not {value!r}")
+        raise TypeError(f"{name} must be {what} or a timedelta, not {value!r}")
+    try:
+        float(value)
+    except OverflowError:  # an int
+        value = math.inf
     if math.isnan(value) or value < 0 or (finite and math.isinf(value)):
         raise ValueError(f"{name} must be {'finite and ' if finite else ''}0 seconds or more, not {value!r}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class TaskConfig:
-    """The settings of a task. A setting that is `None` is inherited.
+    """The settings of a task: of all tasks with `add_tasks(app, config=TaskConfig(...))`, of one with `.task(...)`.
+
+    A setting that is `None` is inherited: `.task()` from the app. A `timedelta` becomes seconds.
 
     :param name: for logs and debuggers; default: the qualified name of the function
-    :param shield: whether the drain spares the task. A number limits the shield: seconds from the moment when the drain
-        cancels unshielded tasks. Default: no
+    :param shield: True: the shutdown of the server waits for the task (the drain spares it). A number limits the
+        shield: seconds from the moment when the drain cancels unshielded tasks. Default: False
     :param on_error: called once with `(task, exception)` when the task has failed for good; sync (in a thread) or
         async; the return value is ignored
-    :param when: the outcome of the route for which a deferred task runs: "success" (the default), "failure" or
-        "always". Ignored by immediate tasks
+    :param when: "success" (the default): a task of `.after_route` or `.after_response` runs only if the endpoint
+        returns. "failure": only if it raises. "always": in both cases. Ignored by immediate tasks
     :param timeout: the most seconds for one attempt; then the attempt fails with `TimeoutError`. Default: no limit
     :param retry: called with `(task, exception)` after each failed attempt; returns the pause before the next attempt
         (seconds or a `timedelta`), or None for no further attempt. Runs in the event loop, so it must be quick.
         `retry()` makes such a policy. Default: no further attempt
+    :param delay: seconds between the phase of the task and its start, finite. Default: 0
+    :param limit: at most `limit.most` tasks with this `Limit` run at a time in one host. Default: no limit
+    :param run_in: "thread" (the default) or "process", for sync functions. Inherited by an `async def`, it means
+        nothing
+    :param key: of one function, at most one task with this key waits or runs in one host. The later task is dropped
+        when its phase comes. Default: no key
     :raises TypeError: if a setting has the wrong type
-    :raises ValueError: if `when` is none of the three, or `timeout` or `shield` is negative or not a number
+    :raises ValueError: if `when` or `run_in` is another word, or a number of seconds is negative, not a number, or (for
+        `delay`) infinite
     """
 
     name: str | None = None
     shield: bool | float | None = None
-    on_error: Callable[[Any, Exception], object] | None = None
+    on_error: Handler | None = None
     when: When | None = None
     timeout: float | None = None
-    retry: Callable[[Any, Exception], float | timedelta | None] | None = None
+    retry: Policy | None = None
+    delay: float | None = None
+    limit: Limit | None = None
+    run_in: RunIn | None = None
+    key: str | None = None
+    is_gated: bool = field(default=False, init=False, repr=False, compare=False)
+    """True if the task may wait for its delay, its limit or its next attempt, or has a key."""
+
+    if TYPE_CHECKING:  # at run time the dataclass makes it
+
+        def __init__(
+            self,
+            name: str | None = None,
+            shield: bool | float | timedelta | None = None,
+            on_error: Handler | None = None,
+            when: When | None = None,
+            timeout: float | timedelta | None = None,
+            retry: Policy | None = None,
+            delay: float | timedelta | None = None,
+            limit: Limit | None = None,
+            run_in: RunIn | None = None,
+            key: str | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
-        if self.name is not None and type(self.name) is not str:
-            if not issubclass(type(self.name), str):
-                raise TypeError(f"name must be a str, not {self.name!r}")
-            # A subclass of `str` may override methods; its code must not run wherever the name is shown.
-            object.__setattr__(self, "name", str.__str__(self.name))
-        if self.shield is not None and not isinstance(self.shield, bool):
-            check_seconds("shield", self.shield, what="a bool or a number of seconds")
-        if self.on_error is not None:
-            _check_handler(self.on_error)
-        if self.retry is not None:
-            _check_policy(self.retry)
-        if self.when is not None and self.when not in _WHENS:
-            raise ValueError(f"when must be one of {', '.join(map(repr, _WHENS))}, not {self.when!r}")
-        if self.timeout is not None:
-            check_seconds("timeout", self.timeout)
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                self._set(name, check(name, value))
+        self._set("is_gated", self._may_wait())
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _may_wait(self) -> bool:
+        limit = self.limit
+        is_limited = limit is not None and (limit.most < math.inf or limit.max_pending is not None)
+        return is_limited or bool(self.delay) or self.retry is not None or self.key is not None
 
     @property
     def shielded(self) -> bool:
@@ -86,48 +126,104 @@ class TaskConfig:
             return other
         if other is UNSET:
             return self
-        return TaskConfig(
-            name=self.name if other.name is None else other.name,
-            shield=self.shield if other.shield is None else other.shield,
-            on_error=self.on_error if other.on_error is None else other.on_error,
-            when=self.when if other.when is None else other.when,
-            timeout=self.timeout if other.timeout is None else other.timeout,
-            retry=self.retry if other.retry is None else other.retry,
+        merged = object.__new__(TaskConfig)  # without `__init__()`: all values were checked before
+        for name in _CHECKS:
+            own = getattr(other, name)
+            merged._set(name, getattr(self, name) if own is None else own)
+        merged._set("is_gated", merged._may_wait())
+        return merged
+
+
+def _check_text(name: str, value: object) -> str:
+    if not issubclass(type(value), str):
+        raise TypeError(f"{name} must be a str, not {value!r}: write {name}=str(...)")
+    # A subclass of `str` may override methods; its code must not run wherever the text is used.
+    return str.__str__(cast("str", value))
+
+
+def _check_shield(name: str, value: object) -> bool | float:
+    return value if isinstance(value, bool) else check_seconds(name, value, what="a bool, a number of seconds")
+
+
+def _check_delay(name: str, value: object) -> float:
+    return check_seconds(name, value, finite=True)
+
+
+def _one_of(words: tuple[str, ...]) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if value not in words:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, not {value!r}")
+        return value
+
+    return check
+
+
+def _check_limit(name: str, value: object) -> Limit:
+    if not isinstance(value, Limit):
+        most = value if type(value) is int and value > 0 else 2
+        raise TypeError(
+            f"{name} must be a Limit, not {value!r}: write `few = Limit({most})` once, outside of the endpoint, so "
+            f"that all its tasks share the limit, and then {name}=few"
         )
+    return value
 
 
-def _check_handler(on_error: Callable[..., object]) -> None:
-    if issubclass(type(on_error), RetryPolicy):  # `isinstance()` would run the code of a proxy
-        raise TypeError("on_error must be a handler, not a retry policy; for further attempts write retry=retry(...)")
-    try:
-        check_call(on_error, (None, None), {})
-    except TypeError as exc:
-        raise TypeError(f"on_error must be callable with (task, exception): {exc}") from None
+def _check_handler(name: str, on_error: Callable[..., object]) -> object:
+    is_policy = issubclass(type(on_error), RetryPolicy)  # `isinstance()` would run the code of a proxy
+    if is_policy or _is_retry(on_error):
+        call = "retry=retry(...)" if is_policy else "retry=retry()"
+        raise TypeError(f"{name} must be a handler, not a retry policy; for further attempts write {call}")
+    _check_callable(name, on_error, "")
+    return on_error
 
 
-def _check_policy(policy: Callable[..., object]) -> None:
+def _check_policy(name: str, policy: Callable[..., object]) -> object:
     if issubclass(type(policy), RetryPolicy):
-        return
-    try:
-        check_call(policy, (None, None), {})
-    except TypeError as exc:
-        raise TypeError(f"retry must be callable with (task, exception), like the policy from retry(): {exc}") from None
+        return policy
+    if _is_retry(policy):
+        raise TypeError(f"{name} must be a policy, and retry() makes one: call it, {name}=retry()")
+    number: object = policy if issubclass(type(policy), int) else None
+    if isinstance(number, int):
+        attempts = "" if isinstance(number, bool) else f"attempts={number}"
+        raise TypeError(f"{name} must be a policy, not {number}: write {name}=retry({attempts})")
+    _check_callable(name, policy, ", like the policy from retry()")
     if is_async(policy):
-        raise TypeError(f"retry must be a plain function, not an async one: {policy!r}")
+        raise TypeError(f"{name} must be a plain function, not an async one: {policy!r}")
+    return policy
 
+
+def _check_callable(name: str, value: Callable[..., object], like: str) -> None:
+    text = f"{name} must be callable with (task, exception){like}"
+    if not callable(value):
+        uncalled(value)
+        raise TypeError(f"{text}, not {shown(type_name(value))}: pass the function itself, without calling it")
+    try:
+        check_call(value, (None, None), {})
+    except TypeError as exc:
+        raise TypeError(f"{text}: {exc}") from None
+
+
+def _is_retry(value: object) -> bool:
+    """Return whether `value` is the function `retry()`, which lives outside of this folder."""
+    return callable(value) and name_of(value) == "taskphase.retry"
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(
+    {
+        "name": _check_text,
+        "shield": _check_shield,
+        "on_error": _check_handler,
+        "when": _one_of(get_args(When)),
+        "timeout": check_seconds,
+        "retry": _check_policy,
+        "delay": _check_delay,
+        "limit": _check_limit,
+        "run_in": _one_of(get_args(RunIn)),
+        "key": _check_text,
+    }
+)
+"""The check of each setting: returns the value to keep."""
+
+TaskConfig.__init__ = keywords_of("TaskConfig", "TaskConfig(timeout=5)")(TaskConfig.__init__)  # type: ignore[method-assign]
 
 UNSET = TaskConfig()
-
-
-def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
-    """Check a number of tasks or threads.
-
-    :raises TypeError: if it is no int
-    :raises ValueError: if it is less than `least`
-    """
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value!r}")

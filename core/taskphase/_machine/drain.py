@@ -69,3 +69,21 @@ _TAKES_SHIELDED = _TAKES_ANY | {_S.SHIELDED}
 def accepts(stage: DrainStage, *, by_shielded: bool) -> bool:
     """Return whether the host takes a new task. `by_shielded`: a shielded task schedules the new task."""
     return stage in (_TAKES_SHIELDED if by_shielded else _TAKES_ANY)
+
+
+_CLOSING = "the task host is closing (stage 3 of the shutdown)"
+
+
+def refusal(stage: DrainStage, function: str) -> str:
+    """Return the message for a task that the host does not take in this stage. `function`: the name of its function."""
+    if stage is _S.SHIELDED:
+        return (
+            f"{_CLOSING}, so {function} was not scheduled: now only shielded tasks may schedule. Shield the task that "
+            "schedules, .task(shield=True), or give the host a drain_timeout"
+        )
+    if stage is _S.FORCED:
+        return f"{_CLOSING} and its shield_timeout is over, so {function} was not scheduled: no task may schedule now"
+    return (
+        f"the task host is closed, so {function} was not scheduled: schedule before the end of the host, or of the "
+        "lifespan of the app"
+    )

@@ -1,10 +1,11 @@
 """What is one task doing?
 
 1. NEW: no host has placed the task.
-2. DEFERRED: the task waits for its phase. WAITING: the task waits for a slot.
+2. The task waits: for its phase (DEFERRED), for its delay (DELAYED), for a place of its limit (LIMITED), for a slot
+   (WAITING). Each of these may be left out.
 3. STARTING: the task was asked to start. RUNNING begins with the first step of the attempt.
 4. The attempt ends: it returns, raises or unwinds a cancellation. After an exception another attempt may follow:
-   RETRYING is the pause before, without a slot. If no attempt follows, the handler runs: HANDLING.
+   RETRYING is the pause before, without a slot and a place. If no attempt follows, the handler runs: HANDLING.
 
 A cancellation is a request, not an end. CANCELLING lasts until the code of the task has ended, and this code may still
 return or raise. No attempt follows. ABORTING is HANDLING after such a request.
@@ -21,6 +22,8 @@ class TaskStatus(Symbol):
 
     NEW = "new"
     DEFERRED = "deferred"
+    DELAYED = "delayed"
+    LIMITED = "limited"
     WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
@@ -37,8 +40,12 @@ class TaskStatus(Symbol):
 class LifeEvent(Symbol):
     DEFER = "defer"
     """The phase of the task has not come."""
+    DELAY = "delay"
+    """The phase has come, and the delay begins."""
+    LIMIT = "limit"
+    """The task may run, but its limit has no free place."""
     QUEUE = "queue"
-    """The phase has come, but no slot is free."""
+    """The task may run, but no slot is free."""
     START = "start"
     """The task is asked to start: the event loop will run its first step."""
     STEP = "step"
@@ -64,16 +71,31 @@ LIFE = table(
     {
         _S.NEW: {
             _E.DEFER: _S.DEFERRED,
+            _E.DELAY: _S.DELAYED,
+            _E.LIMIT: _S.LIMITED,
             _E.QUEUE: _S.WAITING,
             _E.START: _S.STARTING,
             _E.CANCEL: _S.CANCELLED,
             _E.DROP: _S.DROPPED,
         },
         _S.DEFERRED: {
+            _E.DELAY: _S.DELAYED,
+            _E.LIMIT: _S.LIMITED,
             _E.QUEUE: _S.WAITING,
             _E.START: _S.STARTING,
             _E.CANCEL: _S.CANCELLED,
             _E.DROP: _S.DROPPED,
+        },
+        _S.DELAYED: {
+            _E.LIMIT: _S.LIMITED,
+            _E.QUEUE: _S.WAITING,
+            _E.START: _S.STARTING,
+            _E.CANCEL: _S.CANCELLED,
+        },
+        _S.LIMITED: {
+            _E.QUEUE: _S.WAITING,
+            _E.START: _S.STARTING,
+            _E.CANCEL: _S.CANCELLED,
         },
         _S.WAITING: {
             _E.START: _S.STARTING,
@@ -105,6 +127,7 @@ LIFE = table(
             _E.FAIL: _S.FAILED,
         },
         _S.RETRYING: {
+            _E.LIMIT: _S.LIMITED,
             _E.QUEUE: _S.WAITING,
             _E.START: _S.STARTING,
             _E.CANCEL: _S.CANCELLED,
@@ -118,6 +141,9 @@ LIFE = table(
 """The status that an event leads to, by the status before."""
 
 ENDS = frozenset(status for status, row in LIFE.items() if not row)
+
+NOT_DUE = frozenset({_S.NEW, _S.DEFERRED})
+"""Before the phase of the task has come."""
 
 IN_ATTEMPT = frozenset({_S.RUNNING, _S.CANCELLING, _S.HANDLING, _S.ABORTING})
 """From the first step of an attempt to its end, the handler included."""

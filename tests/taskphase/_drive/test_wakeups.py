@@ -5,15 +5,19 @@ The drain timeouts are long: a host that missed the change would wait for them, 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Phase, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase import Limit, Phase, Task, TaskConfig, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase._drain import Drain
 from taskphase._drive.loops import native_seam
 from taskphase._drive.runner import Runner
 from taskphase._drive.unit import Unit
@@ -197,6 +201,46 @@ async def test_a_runner_taken_down_cancels_tasks_not_begun_or_on_their_way_g2_g8
         with pytest.raises(TasksClosedError, match="closed"):
             runner.submit(Task(anyio.sleep_forever))
         await until(lambda: runner.idle)
+
+
+async def test_a_runner_taken_down_cancels_tasks_that_a_cancelled_task_lets_go_on_g2_g19() -> None:
+    limit = Limit(1)
+    runner = Runner(native_seam(), config=UNSET, max_running=1)
+    jobs = [Task(anyio.sleep_forever, config=config) for config in (UNSET, *[TaskConfig(limit=limit)] * 3)]
+    async with runner.seam.open():
+        for job in jobs:
+            runner.submit(job)
+        statuses = [job.status for job in jobs]
+        assert statuses == [TaskStatus.STARTING, TaskStatus.WAITING, TaskStatus.LIMITED, TaskStatus.LIMITED]
+        runner.abort()
+        assert {job.status for job in jobs} == {TaskStatus.CANCELLED}
+        await until(lambda: runner.idle)
+
+
+@pytest.mark.parametrize("line", range(12))
+async def test_a_closing_host_notices_a_signal_handler_that_cancels_the_last_task_g8_g9(line: int) -> None:
+    """The handler runs before any line of the wait for the last task. A trace function takes its place."""
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code is not Drain._idle.__code__:
+            return None
+        if event == "line":
+            nonlocal line
+            line -= 1
+            if line == 0:
+                task.cancel()
+        return trace
+
+    async with TaskHost(drain_timeout=LONG) as host:
+        task = host.task(delay=LONG / 2).schedule(anyio.sleep, 0)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            async with closing(host):
+                task.cancel()
+        finally:
+            sys.settrace(before)
+            host._drain.wake()
 
 
 async def test_a_runner_does_not_close_while_a_task_is_on_its_way_g2_g8() -> None:

@@ -23,7 +23,7 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
     [
         ({"name": 1}, TypeError, "name must be a str"),
         ({"name": Mock(spec=str)}, TypeError, "name must be a str"),
-        ({"shield": "yes"}, TypeError, "shield must be a bool or a number"),
+        ({"shield": "yes"}, TypeError, "shield must be a bool, a number"),
         ({"shield": -1}, ValueError, "shield must be 0 seconds or more"),
         ({"shield": math.nan}, ValueError, "shield must be 0 seconds or more"),
         ({"on_error": "log"}, TypeError, "on_error must be callable"),
@@ -31,6 +31,8 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
         ({"when": ["always"]}, ValueError, "when must be one of"),
         ({"timeout": -1}, ValueError, "timeout must be 0 seconds or more"),
         ({"timeout": math.nan}, ValueError, "timeout must be 0 seconds or more"),
+        ({"delay": math.inf}, ValueError, "delay must be finite and 0 seconds or more"),
+        ({"delay": 10**400}, ValueError, "delay must be finite and 0 seconds or more"),
         ({"timeout": "1"}, TypeError, "timeout must be a number of seconds"),
         ({"timeout": True}, TypeError, "timeout must be a number of seconds"),
     ],
@@ -38,6 +40,10 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
 def test_a_bad_setting_is_refused_by_name(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TaskConfig(**settings)
+
+
+def test_a_number_of_seconds_that_no_float_can_hold_is_no_limit_g16() -> None:
+    assert TaskConfig(timeout=10**400).timeout == math.inf
 
 
 class Jobs(StrEnum):

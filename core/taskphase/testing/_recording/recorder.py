@@ -163,7 +163,7 @@ def _note_change(*_: object) -> None:
 
 
 def _is_inline(entry: Entry) -> bool:
-    return entry.is_at_rest or entry.task.status is TaskStatus.DEFERRED
+    return entry.is_at_rest or entry.task.status in (TaskStatus.DEFERRED, TaskStatus.DELAYED)
 
 
 def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> TaskRecorder:
@@ -184,11 +184,11 @@ def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeo
 
     - "normal": tasks run as always.
     - "never": tasks are scheduled, held for their phase and dropped as always. A task whose phase has come does not
-      start. Its host forgets the task: the task does not count for `max_pending`, and no drain waits for it. Run the
-      task by hand, with `run_all()` or `await task()`.
+      start, and begins no `delay`. Its host forgets the task: the task does not count for `max_pending`, and no drain
+      waits for it. Run the task by hand, with `run_all()` or `await task()`.
     - "inline": tasks run as always, but a route and a scope end only after the ends of their tasks that were asked to
-      start, and of all tasks that these schedule. Tasks of no scope and no recorded task run as always. A task that
-      waits for a later event of its own scope cannot end.
+      start, and of all tasks that these schedule. They do not wait for a `delay`. Tasks of no scope and no recorded
+      task run as always. A task that waits for a later event of its own scope cannot end.
 
     :param host: the host whose tasks are recorded, open or not; default: all hosts, and each `TasksScheduler` with a
         task group

@@ -96,7 +96,11 @@ def _on_asyncio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience
     async def call() -> Any:
         return await main()
 
-    with privates.ordered_cancellation(anyio), workers_for_anyio(anyio):
+    with (
+        privates.ordered_cancellation(anyio),
+        workers_for_anyio(anyio),
+        privates.without_processes(anyio.backend),
+    ):
         loop = SimulatedLoop(schedule, _asyncio_steps(), anyio, patience)
         try:
             task = loop.run(call(), _name_of(main), context)
@@ -116,7 +120,7 @@ def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: f
 
     backend = privates.anyio_on_trio()
     simulation = Simulation(schedule, main, _name_of(main), patience)
-    with workers_for_anyio(backend, simulation):
+    with workers_for_anyio(backend, simulation), privates.without_processes(backend):
         try:
             simulation.run()
             assert simulation.outcome is not None

@@ -1,0 +1,274 @@
+"""The data of the page: what a `History` and a host know now, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from itertools import islice
+from types import FrameType
+from typing import Any, cast
+
+from anyio.lowlevel import checkpoint
+
+from taskphase import Task, TaskHost, TaskStatus
+
+from ._history import BEGINNING, CHANGES, REQUEST, Ended, History, Request, Story
+from ._text import escaped, name_of, place, texts_of
+
+MOST_ALIVE = 200
+"""The most tasks that the page shows as alive."""
+
+MOST_FRAMES = 6
+"""The most frames of a task that the page shows: the innermost."""
+
+MOST_SEARCHED = 1000
+"""The most tasks that a host may have for a look at their frames: the search for them takes a microsecond a task."""
+
+BATCH = 25
+"""So many tasks are written between two turns of the event loop: that takes about a millisecond."""
+
+MOST_DIGITS = 18
+"""A cursor with more digits is not ours."""
+
+# What a task waits for, or does, in each status.
+KINDS: dict[str, str] = {
+    TaskStatus.NEW: "start",
+    TaskStatus.STARTING: "start",
+    TaskStatus.DEFERRED: "phase",
+    TaskStatus.DELAYED: "delay",
+    TaskStatus.LIMITED: "limit",
+    TaskStatus.WAITING: "slot",
+    TaskStatus.RUNNING: "run",
+    TaskStatus.CANCELLING: "cancel",
+    TaskStatus.HANDLING: "handler",
+    TaskStatus.ABORTING: "handler",
+    TaskStatus.RETRYING: "retry",
+}
+
+_IN_ATTEMPT = {TaskStatus.RUNNING, TaskStatus.CANCELLING, TaskStatus.HANDLING, TaskStatus.ABORTING}
+
+_LOOPS = {"anyio", "asyncio", "trio", "uvloop"}
+
+_COUNTS = ("running", "waiting", "limited", "delayed", "deferred", "retrying", "threads")
+_ENDS = ("succeeded", "failed", "cancelled", "dropped")
+
+
+class Picture:
+    """The state of a history and a host, for one reader who reads it again and again.
+
+    :param after: the cursors of the pictures that the reader has, of all workers, with commas between them
+    """
+
+    def __init__(self, history: History, host: TaskHost, after: str = "") -> None:
+        self._history = history
+        self._host = host
+        self._worker = f"{os.getpid()}-{history._token}"
+        known = {worker: number for worker, _, number in (each.partition(":") for each in after.split(","))}
+        number = known.get(self._worker, "")
+        self._is_whole = not (number.isascii() and number.isdecimal() and len(number) < MOST_DIGITS)
+        self._number = 0 if self._is_whole else int(number)
+        self._last: str | None = None
+
+    @property
+    def cursor(self) -> str:
+        """The worker, and the number of tasks that have ended, as far as this picture has told of them."""
+        return f"{self._worker}:{self._number}"
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        """Yield the pieces of one JSON object; nothing, if nothing has changed since the last call.
+
+        Between the pieces the event loop has its turn.
+        """
+        history = self._history
+        alive = list(history._alive(MOST_ALIVE))
+        ended, number = history._ended_after(self._number)
+        if len(ended) > BATCH:
+            await checkpoint()
+        head = self._head(number, len(alive)) + ',"alive":[' + await self._write_alive(alive) + "]"
+        if head == self._last and not ended:
+            return
+        is_whole, self._is_whole = self._is_whole, False
+        self._last, self._number = head, number
+        yield f'{{"whole":{_json(is_whole)},"cursor":{_json(self.cursor)},"now":{history._wall_time():.6f},{head}'
+        of_tasks = (*(story[REQUEST] for _, story, _ in alive), *(task.request for task in ended))
+        requests = {request.id: request for request in of_tasks if request is not None}
+        lists = {
+            "requests": map(self._request, requests.values()),
+            "tasks": map(self._ended, ended),
+        }
+        for key, rows in lists.items():
+            yield f',"{key}":['
+            async with aclosing(_in_batches(rows)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            yield "]"
+        yield "}"
+
+    def _head(self, number: int, alive: int) -> str:
+        """Return the counts and the failures."""
+        history, host = self._history, self._host
+        counts = host.statistics()
+        facts = {
+            "worker": self._worker,
+            "pid": os.getpid(),
+            "keep": history._keep,
+            "draining": host.closing.is_set(),
+            "counts": {name: getattr(counts, name) for name in (*_COUNTS, *_ENDS)},
+            "refused": [[*key, count] for key, count in tuple(history._refused.items())],
+            "durations": history._durations(number),
+            "more_alive": max(0, len(history._stories) - alive),
+            "failures": self._failures(),
+        }
+        return _json(facts)[1:-1]
+
+    async def _write_alive(self, alive: list[tuple[Task[Any], Story, str | None]]) -> str:
+        if len(alive) > BATCH:
+            await checkpoint()
+        counts = self._host.statistics()
+        here = _ids_of(self._host, sum(getattr(counts, name) for name in _COUNTS[:-1]))
+        rows = (
+            self._alive(task, story, arguments, is_here=task.id in here)
+            for task, story, arguments in alive
+            if task.status in KINDS
+        )
+        return "".join([piece async for piece in _in_batches(rows)])
+
+    def _request(self, request: Request) -> dict[str, Any]:
+        info, began = request.info, request.began
+        texts = texts_of(info)
+        return {
+            "id": request.id,
+            "method": texts.get("method"),
+            "route": texts.get("route"),
+            "path": texts.get("path"),
+            "label": " ".join(texts.values()) or None,
+            "began": _round(began + self._history._wall),
+            "outcome": None if request.route_ended is None else "failed" if request.has_failed else "succeeded",
+            "route_ended": _since(began, request.route_ended),
+            "first_message": _since(began, request.first_message),
+            "ended": _since(began, request.ended),
+        }
+
+    def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> dict[str, Any]:
+        shield = task.config.shield
+        status = task.status
+        row = self._row(story[REQUEST], story[BEGINNING], task, task.config.name, arguments)
+        return row | {
+            "status": status,
+            "ended": None,
+            "segments": _segments(story[BEGINNING], story[CHANGES:], None),
+            "attempt": task.attempt,
+            "shield": shield if isinstance(shield, (int, float)) else bool(shield),
+            "where": _where(task) if is_here and status in _IN_ATTEMPT else [],
+            "error": None,
+        }
+
+    def _ended(self, task: Ended) -> dict[str, Any]:
+        return self._row(task.request, task.beginning, task, task.name, task.arguments) | {
+            "status": task.status,
+            "ended": _since(task.beginning, task.end),
+            "segments": _segments(task.beginning, task.changes, task.end),
+            "attempt": sum(change is TaskStatus.RUNNING for change in task.changes[::2]),
+            "error": task.failure,
+        }
+
+    def _row(
+        self,
+        request: Request | None,
+        beginning: float,
+        task: Task[Any] | Ended,
+        name: str | None,
+        arguments: str | None,
+    ) -> dict[str, Any]:
+        row = {
+            "id": task.id,
+            "parent": task.parent,
+            "request": None if request is None else request.id,
+            "function": name_of(task.function),
+            "name": None if name is None else escaped(name),
+            "phase": task.phase,
+            "scheduled": _round(beginning + self._history._wall),
+        }
+        return row if arguments is None else row | {"arguments": arguments}
+
+    def _failures(self) -> list[dict[str, Any]]:
+        """Return the failures by function, type of the exception and line; the last one first."""
+        groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for task in self._history._failures():
+            assert task.failure is not None
+            function, (error, message, where) = name_of(task.function), task.failure
+            key = function, error, where
+            group = groups.pop(key, None) or {"function": function, "error": error, "where": where, "count": 0}
+            group["count"] += 1
+            group["message"] = message
+            group["last"] = _round(task.end + self._history._wall)
+            group["task"] = task.id
+            group["request"] = None if task.request is None else task.request.id
+            groups[key] = group
+        return list(reversed(groups.values()))
+
+
+def _ids_of(host: TaskHost, count: int) -> set[int]:
+    """Return the ids of the tasks whose frames may be read here: those of `host`, unless there are too many."""
+    return {task.id for task in host.tasks()} if count <= MOST_SEARCHED else set()
+
+
+def _where(task: Task[Any]) -> list[str]:
+    """Return where a task waits, the outermost line first. The innermost frames of the event loop's package are one."""
+    frames = task.frames()
+    if frames is None:
+        return ["in a thread"]
+    end = len(frames)
+    while end > 1 and _is_of_loop(frames[end - 1]) and _is_of_loop(frames[end - 2]):
+        end -= 1
+    return [place(frame.f_code, frame.f_lineno) for frame in frames[max(0, end - MOST_FRAMES) : end]]
+
+
+def _is_of_loop(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
+
+
+def _segments(began: float, changes: list[Any], end: float | None) -> list[list[Any]]:
+    """Return what the task has waited for and done: for each step the kind, its beginning and its end, in seconds since
+    `schedule()`; for an attempt that another one follows, also the type of its exception.
+    """
+    segments: list[list[Any]] = [["start", 0, None]]
+    for change, moment in zip(changes[::2], changes[1::2], strict=True):
+        status, error = cast("tuple[str, str]", change) if type(change) is tuple else (change, None)
+        kind, at = KINDS.get(status, "start"), _since(began, moment)
+        last = segments[-1]
+        if change is changes[0] and kind != "run" and len(segments) == 1:
+            last[0] = kind  # it waits from the beginning
+            continue
+        if last[0] == kind and kind != "run":
+            continue
+        last[2] = at
+        if error is not None:
+            last.append(error)
+        segments.append([kind, at, None])
+    segments[-1][2] = _since(began, end)
+    return segments
+
+
+def _since(began: float, moment: float | None) -> float | None:
+    return None if moment is None else _round(moment - began)
+
+
+def _round(seconds: float) -> float:
+    return round(seconds, 6)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+async def _in_batches(rows: Iterable[dict[str, Any]]) -> AsyncGenerator[str]:
+    """Yield JSON of `rows`, with commas between them, some rows at a time."""
+    rows = iter(rows)
+    comma = ""
+    while batch := list(islice(rows, BATCH)):
+        yield comma + _json(batch)[1:-1]
+        comma = ","
+        await checkpoint()

@@ -1,0 +1,235 @@
+"""The page of the inspector in a real browser, with a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.servers.harness import SERVERS, Server
+
+APP = "tests.servers.apps.inspected:app"
+PATIENCE = 10_000  # milliseconds for a change of the page, which takes 2 seconds at most
+EVIL = '<img src=x onerror="document.title=1">'
+
+# Each text against the ground behind it, as WCAG 2 computes it.
+CONTRASTS = """() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = channels(getComputedStyle(at).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.tagName === "NOSCRIPT") continue;
+    const [a, b] = [light(channels(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${walker.currentNode.data.trim()}: ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+class Tab:
+    """A page of the browser; each complaint of the browser fails the test."""
+
+    def __init__(self, page: Any, server: Server) -> None:
+        self.page = page
+        self.server = server
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda message: self.complaints.append(message.text))
+
+    def open(self) -> None:
+        self.page.goto(f"{self.server.base_url}/_tasks/")
+        self.state("Live")
+
+    def state(self, text: str) -> None:
+        self.page.locator("#state", has_text=text).wait_for()
+
+    def entry(self, text: str) -> Any:
+        return self.page.locator("#entries button", has_text=text)
+
+    def streams(self) -> int:
+        return sum("/events" in url for url in self.requests)
+
+
+@pytest.fixture(scope="module")
+def server(chromium: Any) -> Iterator[Server]:
+    with Server(SERVERS[0], APP) as server:
+        yield server
+
+
+@pytest.fixture
+def tab(chromium: Any, server: Server) -> Iterator[Tab]:
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    tab = Tab(context.new_page(), server)
+    yield tab
+    complaints = list(tab.complaints)
+    context.close()
+    assert complaints == []
+    assert {url for url in tab.requests if not url.startswith(f"{server.base_url}/_tasks/")} == set()
+
+
+def test_a_request_appears_with_its_waterfall_and_without_a_reload(tab: Tab) -> None:
+    tab.open()
+    tab.server.post("/orders/live").raise_for_status()
+    tab.entry("POST /orders/live").wait_for()
+    tab.page.get_by_role("heading", name="POST /orders/live").wait_for()
+    rows = tab.page.locator("#chart .rows > li")
+    rows.nth(3).wait_for()
+    labels = [text.split("\n") for text in rows.locator(".label").all_inner_texts()]
+    assert [label[0].lstrip("✓▸") for label in labels] == [
+        "route, then response",
+        "mail for live",
+        "inspected.parent",
+        "child of the order",
+    ]
+    child = rows.nth(3)
+    child.locator("summary").click()
+    assert "scheduled by task" in child.inner_text()
+    assert "runs, " in child.inner_text()
+    assert tab.page.evaluate("performance.getEntriesByType('navigation').length") == 1
+
+
+def test_the_counts_and_the_alive_tasks_are_shown(tab: Tab) -> None:
+    tab.open()
+    tab.server.post("/waits").raise_for_status()
+    row = tab.page.locator("#alive-rows tr", has_text="waits").first
+    row.wait_for()
+    assert "inspected.py" in row.inner_text()
+    assert "wait_for_nothing" in row.inner_text()
+    assert "running" in row.inner_text()
+    assert tab.page.locator("#counts .none dt", has_text="running").count() == 0
+
+
+def test_failures_are_grouped_and_lead_to_their_request(tab: Tab) -> None:
+    for _ in range(2):
+        tab.server.post("/failures").raise_for_status()
+    tab.open()
+    group = tab.page.locator("#groups > li")
+    group.wait_for()
+    assert "2 times" in group.locator(".count").text_content()
+    assert "no such order" in group.inner_text()
+    group.get_by_role("button", name="Show the last request").click()
+    tab.page.get_by_role("heading", name="POST /failures").wait_for()
+    assert tab.page.evaluate("document.activeElement.id") == "chosen-title"
+    failed = tab.page.locator("#chart .rows > li", has_text="fail")
+    failed.locator("summary").click()
+    assert "ValueError: no such order" in failed.locator(".facts").inner_text()
+
+
+def test_a_filter_outlives_a_reload(tab: Tab) -> None:
+    tab.server.post("/orders/kept").raise_for_status()
+    tab.server.post("/orders/other").raise_for_status()
+    tab.open()
+    tab.entry("POST /orders/other").wait_for()
+    tab.page.get_by_label("Search").fill("mail kept")
+    tab.entry("POST /orders/other").wait_for(state="detached")
+    assert tab.entry("POST /orders/kept").count() == 1
+    tab.page.reload()
+    tab.state("Live")
+    tab.entry("POST /orders/kept").wait_for()
+    assert tab.page.get_by_label("Search").input_value() == "mail kept"
+    assert tab.page.locator("#entries li").count() == 1
+    tab.page.get_by_label("Status").select_option("failed")
+    tab.page.get_by_text("No request matches the filter.").wait_for()
+
+
+def test_html_in_names_is_text(tab: Tab) -> None:
+    tab.server.client.post("/named", params={"text": EVIL}).raise_for_status()
+    tab.open()
+    tab.page.locator("#chart .name", has_text=EVIL).wait_for()
+    assert tab.page.locator("img").count() == 0
+    assert tab.page.title() == "Tasks"
+
+
+def test_the_page_comes_back_with_its_server(tab: Tab) -> None:
+    tab.open()
+    tab.server.term()
+    tab.server.wait()
+    notice = tab.page.get_by_role("alert")
+    notice.filter(has_text="No answer from the server since").wait_for()
+    tab.server.start_again()
+    tab.state("Live")
+    notice.wait_for(state="hidden")
+    tab.server.post("/orders/after").raise_for_status()
+    tab.entry("POST /orders/after").wait_for()
+    assert tab.page.locator("#entries li").count() == 1  # the history began anew
+    assert tab.page.locator("#worker").inner_text().startswith("pid ")
+    tab.complaints[:] = [text for text in tab.complaints if "net::ERR" not in text]  # of the connection
+
+
+def test_a_hidden_tab_reads_no_stream(tab: Tab) -> None:
+    """A headless Chromium hides no tab: the test sets the property and sends the event."""
+    tab.open()
+    tab.page.evaluate(HIDE, True)
+    tab.state("Paused")
+    before = tab.streams()
+    tab.server.post("/orders/unseen").raise_for_status()
+    tab.page.wait_for_timeout(2500)  # longer than one stream and the pause behind it
+    assert tab.streams() == before
+    assert tab.entry("POST /orders/unseen").count() == 0
+    tab.page.evaluate(HIDE, False)
+    tab.state("Live")
+    tab.entry("POST /orders/unseen").wait_for()
+
+
+def test_the_page_works_with_the_keyboard_alone(tab: Tab) -> None:
+    for name in ("first", "second"):
+        tab.server.post(f"/orders/{name}").raise_for_status()
+    tab.open()
+    tab.entry("POST /orders/first").wait_for()
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.className") == "skip"
+    tab.page.keyboard.press("Enter")
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Enter")
+    tab.page.get_by_role("heading", name="POST /orders/first").wait_for()
+    assert tab.entry("POST /orders/first").get_attribute("aria-current") == "true"
+    assert "POST /orders/first" in tab.page.evaluate("document.activeElement.innerText")
+    summary = tab.page.locator("#chart summary").first
+    summary.focus()
+    tab.page.keyboard.press("Enter")
+    assert tab.page.locator("#chart details").first.get_attribute("open") is not None
+
+
+def test_the_parts_of_the_page_have_roles_and_names(tab: Tab) -> None:
+    tab.open()
+    for name in ("Requests", "Alive", "Failures"):
+        assert tab.page.get_by_role("region", name=name).count() == 1
+    for role in ("banner", "main", "search", "status"):
+        assert tab.page.get_by_role(role).count() == 1
+
+
+@pytest.mark.parametrize("width", [390, 768, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_its_screen_and_can_be_read(chromium: Any, server: Server, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = Tab(context.new_page(), server)
+    for path in ("/waits", "/failures", f"/orders/{'long' * 30}", "/orders/none"):
+        server.post(path)
+    tab.open()
+    tab.page.locator("#groups > li").wait_for()
+    tab.entry("none").first.wait_for()
+    tab.page.locator("#chart summary").first.click()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.page.evaluate(CONTRASTS) == []
+    context.close()

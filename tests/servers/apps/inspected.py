@@ -1,0 +1,70 @@
+"""An app with the page of the inspector, for tests with real servers and browsers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI, HTTPException
+from tests.servers.harness import record
+
+from fastapi_tasks import Tasks, add_tasks, current_host, inspector
+
+history = inspector.History()
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+    yield
+    record("down")
+
+
+app = FastAPI(lifespan=lifespan)
+add_tasks(app, observers=[history])
+app.include_router(inspector.router(history, prefix="/_tasks", allow_unauthenticated=True))
+
+
+@app.get("/ready")
+async def ready() -> None:
+    pass
+
+
+async def mail(to: str) -> None:
+    await anyio.sleep(0.01)
+
+
+async def fail() -> None:
+    raise ValueError("no such order")
+
+
+async def wait_for_nothing() -> None:
+    await anyio.sleep_forever()
+
+
+async def parent() -> None:
+    current_host().task(name="child of the order").schedule(mail, "child")
+
+
+@app.post("/orders/{order}")
+async def place(order: str, tasks: Tasks) -> None:
+    tasks.task(name=f"mail for {order}").after_response.schedule(mail, "ada")
+    tasks.schedule(parent)
+    if order == "none":
+        raise HTTPException(404)
+
+
+@app.post("/failures")
+async def make_failure(tasks: Tasks) -> None:
+    tasks.after_response.schedule(fail)
+
+
+@app.post("/named")
+async def name(text: str, tasks: Tasks) -> None:
+    """Schedule a task that has any name."""
+    tasks.task(name=text).schedule(mail, "ada")
+
+
+@app.post("/waits")
+async def wait(tasks: Tasks) -> None:
+    tasks.task(name="waits").schedule(wait_for_nothing)
