@@ -21,7 +21,7 @@ help:
 	@echo 'make format       fix what ruff can fix'
 	@echo 'make bench        measure a task and a request, as ratios; OPTIONS=--help lists the options'
 	@echo 'make bench-guard  count their instructions, and compare with benchmarks/guard.json; OPTIONS=--update writes it'
-	@echo 'make soak         end real servers under load at random moments; writes docs/soak.md; MINUTES= ROUNDS= SEED='
+	@echo 'make soak         end servers under load, and their brokers, at random moments; writes docs/soak.md; MINUTES= ROUNDS= QUEUES= TABS= CRASHES= SEED='
 	@echo 'make docs         build the documentation site into site/; a warning or a broken link is an error'
 
 demo: $(VENV)-demo/ready
@@ -68,7 +68,8 @@ test-newer: $(NEWER:%=.venv-%/tested)
 .venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt
 	$(PYENV) python$* -m venv .venv-python$*
 	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
-	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test --group docs --group observing -e ./core -e .
+	.venv-python$*/bin/python $(PIP) install --quiet -c constraints.txt --group test --group docs --group observing --group queues \
+		-e ./core -e .
 	touch $@
 
 property: $(VENV)/ready
@@ -88,6 +89,7 @@ bench-guard: $(VENV)/ready
 
 soak: $(VENV)/ready
 	$(BIN)/python -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(QUEUES),--queues $(QUEUES)) $(if $(TABS),--tabs $(TABS)) $(if $(CRASHES),--crashes $(CRASHES)) \
 		$(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/ready

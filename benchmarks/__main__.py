@@ -12,16 +12,16 @@ from .measure import say
 from .processes import PYTHONS, ROOT
 from .wanted import judge
 
-ROUNDS = {"tasks": 11, "requests": 11, "traffic": 5, "memory": 1, "growth": 1}
+ROUNDS = {"tasks": 11, "requests": 11, "inspector": 5, "traffic": 5, "memory": 1, "growth": 1}
 """The rounds of each section. Bytes never vary, and a million tasks take long."""
 
-UNITS = {"tasks": "us", "requests": "us", "memory": "bytes", "growth": "us"}
+UNITS = {"tasks": "us", "requests": "us", "inspector": "us", "memory": "bytes", "growth": "us"}
 
 
 def measure(section: str, libraries: Sequence[str], rounds: int, *, quick: bool) -> list[Table]:
     if section == "traffic":
         return traffic.measure(libraries, rounds)
-    if section == "growth":
+    if section in ("growth", "inspector"):
         libraries = ["ours"]
     return figures.measure(section, UNITS[section], libraries, rounds, quick=quick)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 from fastapi import BackgroundTasks, FastAPI
 
@@ -61,10 +63,10 @@ async def ten_after_response(tasks: Tasks) -> dict[str, int]:
     return {"a": 1}
 
 
-def app_of(endpoint: Callable[..., Awaitable[dict[str, int]]], *, with_tasks: bool) -> FastAPI:
+def app_of(endpoint: Callable[..., Awaitable[dict[str, int]]], *, with_tasks: bool, **options: Any) -> FastAPI:
     app = FastAPI()
     if with_tasks:
-        add_tasks(app)
+        add_tasks(app, **options)
     app.get("/")(endpoint)
     return app
 
@@ -85,3 +87,19 @@ def make_apps(library: str) -> dict[str, tuple[FastAPI, int]]:
         f"{tasks}: one in each phase": (app_of(one_in_each_phase, with_tasks=True), 3),
         f"{tasks}: ten after_response": (app_of(ten_after_response, with_tasks=True), 10),
     }
+
+
+UNRECORDED = "Tasks: one after_response"
+RECORDED = {sync: f"{UNRECORDED}, in a journal with sync={sync}" for sync in ("normal", "full")}
+
+
+def make_recorded_app(name: str, place: Path) -> FastAPI:
+    """Return the app with this name of `RECORDED`. Only of ours.
+
+    :param place: the directory for the journal: on a disk, because in memory nothing is confirmed
+    """
+    from fastapi_tasks import Journal
+
+    sync = next(sync for sync, known in RECORDED.items() if known == name)
+    journal = Journal(place / "tasks.db", [nothing], sync=sync)
+    return app_of(one_after_response, with_tasks=True, journal=journal)

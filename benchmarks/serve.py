@@ -5,14 +5,21 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
+from fastapi import FastAPI
 
-from .apps import make_apps
+from .apps import RECORDED, make_apps, make_recorded_app
 
 
 def main(name: str, library: str) -> None:
-    app, _ = make_apps(library)[name]
+    with TemporaryDirectory(prefix="benchmark-", dir=Path.cwd()) as place:
+        serve(make_recorded_app(name, Path(place)) if name in RECORDED.values() else make_apps(library)[name][0])
+
+
+def serve(app: FastAPI) -> None:
     config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")
     server = uvicorn.Server(config)
     threading.Thread(target=end_with_stdin, args=[server], daemon=True).start()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from .apps import RECORDED, UNRECORDED
 from .figures import Table, figure_of
 from .load import GENERATOR, load
 from .processes import start_python
@@ -22,6 +23,7 @@ SERVERS = {
 }
 
 TITLE = "one uvicorn worker, uvloop and httptools"
+JOURNAL = "one uvicorn worker with a journal"
 
 
 @contextmanager
@@ -39,21 +41,33 @@ def server(library: str, name: str) -> Iterator[tuple[int, int]]:
 
 def measure(libraries: Sequence[str], rounds: int) -> list[Table]:
     """Load all servers in turns, `rounds` times."""
+    names = [(library, name) for library in libraries for name in SERVERS[library]]
+    return [_measure(TITLE, names, BASE, CONNECTIONS, rounds), *_measure_journal(libraries, rounds)]
+
+
+def _measure_journal(libraries: Sequence[str], rounds: int) -> list[Table]:
+    if "ours" not in libraries:
+        return []
+    names = [("ours", name) for name in (UNRECORDED, *RECORDED.values())]
+    return [_measure(JOURNAL, names, UNRECORDED, connections, rounds) for connections in (1, CONNECTIONS)]
+
+
+def _measure(title: str, names: Sequence[tuple[str, str]], base_name: str, connections: int, rounds: int) -> Table:
+    """Return requests per second. With one connection: the median time of a request."""
+    key, unit = ("p50, ms", "ms") if connections == 1 else ("requests", "requests/s")
     pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(server(library, name)) for library in libraries for name in SERVERS[library]
-        }
+        servers = {name: stack.enter_context(server(library, name)) for library, name in names}
         for at in servers.values():
-            load(*at, CONNECTIONS, 0.2)  # the first requests of a server are slow
+            load(*at, connections, 0.2)  # the first requests of a server are slow
         for _ in range(rounds):
             for name, at in servers.items():
-                base = load(*servers[BASE], CONNECTIONS, SECONDS)
-                pairs.setdefault(name, []).append((load(*at, CONNECTIONS, SECONDS), base))
+                base = load(*servers[base_name], connections, SECONDS)
+                pairs.setdefault(name, []).append((load(*at, connections, SECONDS), base))
     figures = []
     for name, taken in pairs.items():
         more = {key: statistics.median(answer[key] for answer, _ in taken) for key in MORE}
-        requests = [(answer["requests"], base["requests"]) for answer, base in taken]
+        requests = [(answer[key], base[key]) for answer, base in taken]
         figures.append(replace(figure_of(name, requests), more=more))
-    title = f"{TITLE}, {CONNECTIONS} connections of {GENERATOR}"
-    return [Table(title, "requests/s", BASE, figures, rounds)]
+    plural = "connection" if connections == 1 else "connections"
+    return Table(f"{title}, {connections} {plural} of {GENERATOR}", unit, base_name, figures, rounds)

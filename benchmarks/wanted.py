@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .apps import RECORDED
 from .figures import Table
 from .tasks import KEPT
+from .traffic import CONNECTIONS, JOURNAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ WANTED = (
     Wanted("one task, asyncio", "taskphase, after_response", 1.9),
     Wanted("one task, asyncio", "taskphase, after_response", 1.9, base=KEPT),
     Wanted("one task, trio", "taskphase, after_response", 1.7),
+    Wanted("one sync task, asyncio", "taskphase, immediate", 1.0, base="anyio's task group"),
+    Wanted("one sync task, uvloop", "taskphase, immediate", 1.0, base="anyio's task group"),
+    Wanted("one sync task, trio", "taskphase, immediate", 1.0, base="anyio's task group"),
     Wanted("one observed task, asyncio", "five empty methods", 1.35),
     Wanted("one observed task, asyncio", "History of the inspector", 1.7),
     Wanted("one observed task, asyncio", "PrometheusTasks", 2.0),
@@ -45,7 +50,11 @@ WANTED = (
     Wanted("one request, uvloop", "Tasks: nothing scheduled", 1.45),
     Wanted("one request, uvloop", "Tasks: one in each phase", 2.0),
     Wanted("one request, uvloop", "Tasks: an app that has them, an endpoint that does not ask", 1.03),
+    Wanted("one load of the inspector's page, uvloop", "full rings", 10_000, is_value=True),
+    Wanted("one load of the inspector's page, trio", "full rings", 10_000, is_value=True),
     Wanted("one uvicorn worker", "Tasks: one in each phase", 0.75, is_least=True),
+    Wanted(f"{JOURNAL}, 1 connection", RECORDED["normal"], 2.0),
+    Wanted(f"{JOURNAL}, {CONNECTIONS} connections", RECORDED["normal"], 0.7, is_least=True),
     Wanted("one task of many, deferred, then dropped, asyncio", "1M", 1.3),
     Wanted("one task of many, deferred, then started, asyncio", "1M", 1.3),
     Wanted("one task of many, waiting for a slot, asyncio", "1M", 1.3),
@@ -69,7 +78,7 @@ def judge(tables: Sequence[Table]) -> list[Verdict]:
         _judge(wanted, table)
         for wanted in WANTED
         for table in tables
-        if table.title == wanted.table or table.title.startswith(f"{wanted.table},")
+        if table.title == wanted.table or table.title.startswith((f"{wanted.table},", f"{wanted.table} of "))
     ]
 
 
@@ -77,7 +86,7 @@ def _judge(wanted: Wanted, table: Table) -> Verdict:
     figure = table[wanted.row]
     ratio = figure.ratio if wanted.base is None else figure.ratio / table[wanted.base].ratio
     measured = figure.value if wanted.is_value else ratio
-    unit = "bytes" if wanted.is_value else f"x {wanted.base or table.base}"
+    unit = table.unit if wanted.is_value else f"x {wanted.base or table.base}"
     digits = 0 if wanted.is_value else 2
     return Verdict(
         what=f"{wanted.table}: {wanted.row}",

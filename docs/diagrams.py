@@ -48,7 +48,7 @@ def by_next(table: Table) -> svg.Rows:
     return rows
 
 
-LEFT, RIGHT = 96.0, 408.0  # the columns of boxes: their middles, in pixels
+LEFT, RIGHT, FAR = 96.0, 408.0, 660.0  # the columns of boxes: their middles, in pixels
 
 
 def life_machine(table: Table) -> Machine:
@@ -59,7 +59,8 @@ def life_machine(table: Table) -> Machine:
     """
     rows = by_next(table)
     before = list(rows)[: list(rows).index("STARTING") + 1]
-    heights = Machine("", rows, "", dict.fromkeys(before, Place(0, 0))).height
+    listed = frozenset({("STARTING", "RECORDING"), ("RECORDING", "HANDLING")})
+    heights = Machine("", rows, "", dict.fromkeys(before, Place(0, 0)), listed=listed).height
     places, y = {}, 8.0
     for state in before:
         places[state] = Place(LEFT, y)
@@ -69,13 +70,19 @@ def life_machine(table: Table) -> Machine:
     places |= {
         "RETRYING": Place(RIGHT, places[before[again - 1]].y),
         "RUNNING": Place(LEFT, y),
-        "HANDLING": Place(RIGHT, y + 36),
-        "CANCELLING": Place(LEFT, y + 150),
-        "ABORTING": Place(RIGHT, y + 150),
+        "HANDING_OVER": Place(FAR, y + 30),
+        "HANDLING": Place(RIGHT, y + 64),
+        "CANCELLING": Place(LEFT, y + 164),
+        "ABORTING": Place(RIGHT, y + 164),
+        "WITHDRAWING": Place(FAR, y + 164),
     }
-    ways = {("RUNNING", "RETRYING"): Way("right", svg.ENTRY, "bottom", svg.WIDTH / 2)}
+    ways = {
+        ("RUNNING", "RETRYING"): Way("right", svg.ENTRY, "bottom", svg.WIDTH / 2),
+        ("CANCELLING", "WITHDRAWING"): Way("right", 70, "left", 70),
+        ("HANDING_OVER", "RETRYING"): Way("top", svg.WIDTH / 2, "right", svg.ENTRY),
+    }
     line = (LEFT + RIGHT) / 2 + 16
-    return Machine("The states of one task", rows, "NEW", places, ways, before[1:], line)
+    return Machine("The states of one task", rows, "NEW", places, ways, before[1:], line, listed)
 
 
 def scope_machine(table: Table) -> Machine:
@@ -172,16 +179,24 @@ def rows(*header: str) -> Iterator[str]:
 
 
 LIFE_IN_WORDS = """
-A new task waits for its phase (DEFERRED), for its delay (DELAYED), for a place of its limit (LIMITED) and for a slot
-(WAITING), in this order. Each of these may be left out. A task that waits has no thread, and no slot.
+A new task waits for its phase (DEFERRED), for its journal (RECORDING), for its delay (DELAYED), for a place of its
+limit (LIMITED) and for a slot (WAITING), in this order. Each of these may be left out. A task that waits has no thread,
+and no slot.
+
+If the journal cannot write a RECORDING task, the task fails before its first step. A task that a journal has recovered
+is RECORDING once more, with a slot, just before its first step, while the journal counts the run.
 
 The delay comes once, before the first attempt. Each attempt takes a place of the limit and then a slot, so RETRYING
 leads to LIMITED or WAITING.
+
+A task of a queue takes no place and no slot. From its first step on it is HANDING_OVER. WITHDRAWING is CANCELLING for a
+hand-over: the queue may confirm it all the same. After a refused hand-over with `fallback="here"`, RETRY leads to a run
+in this program.
 """
 
 
 def life() -> Iterator[str]:
-    yield "## One task\n\n`_machine/life.py`: the states of one task. The last four are ends.\n"
+    yield "## One task\n\n`_machine/life.py`: the states of one task. The last five are ends.\n"
     yield picture("life.svg")
     yield LIFE_IN_WORDS
     yield from transitions(LIFE)  # type: ignore[arg-type]

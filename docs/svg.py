@@ -144,6 +144,7 @@ class Machine:
     :ivar ways: by state and next state
     :ivar stops: the states to which the line leads, from the top
     :ivar line: the line's distance from the left, in pixels
+    :ivar listed: changes without an arrow: their events are in the box of the state, as those that lead to an end
     """
 
     title: str
@@ -153,12 +154,13 @@ class Machine:
     ways: Mapping[tuple[str, str], Way] = field(default_factory=dict)
     stops: Sequence[str] = ()
     line: float = 0
+    listed: frozenset[tuple[str, str]] = frozenset()
 
     def inside(self, state: str) -> list[tuple[str, str]]:
         """Return the events in the box of `state`, and their next states."""
         found = []
         for to, events in self.rows[state].items():
-            if to == state or to not in self.places:
+            if to == state or to not in self.places or (state, to) in self.listed:
                 joined = ", ".join(events)
                 fits = len(joined) + len(to) < LONGEST
                 found += [(what, "stays" if to == state else to) for what in ([joined] if fits else events)]
@@ -175,7 +177,7 @@ class Machine:
 
     def joins(self) -> dict[str, float]:
         """Return the states from which the line leads, and the points where they join it, from the top."""
-        found = [state for state, row in self.rows.items() if any(stop in row for stop in self.stops)]
+        found = [state for state in self.rows if any(self._leads(state, stop) for stop in self.stops)]
         return {state: self.places[state].y + self.height(state) - 12 for state in found}
 
     def on_line(self) -> set[tuple[str, str]]:
@@ -210,12 +212,12 @@ class Machine:
             yield from self._line()
         for state, row in self.rows.items():
             for to, events in row.items():
-                if to in self.places and to not in (state, *self.stops):
+                if to in self.places and to not in (state, *self.stops) and (state, to) not in self.listed:
                     points = self._points(state, to)
                     yield Arrow(points, ", ".join(events), spot(points))
 
     def _line(self) -> Iterator[Arrow]:
-        wanted = {(state, stop) for state in self.joins() for stop in self.stops if stop in self.rows[state]}
+        wanted = {(state, stop) for state in self.joins() for stop in self.stops if self._leads(state, stop)}
         assert self.on_line() == wanted, f"a line of {self.title!r} differs from the table: {self.on_line() ^ wanted}"
         joins = self.joins()
         enters = {stop: self.places[stop].y + ENTRY for stop in self.stops}
@@ -227,6 +229,10 @@ class Machine:
             edge = self._beside_line(stop)
             points = ((self.line, y - ROUND), (self.line, y), (edge, y))
             yield Arrow(points, events, ((self.line + edge) / 2, y + ABOVE))
+
+    def _leads(self, state: str, stop: str) -> bool:
+        """Return whether the line leads from `state` to `stop`, by the table."""
+        return stop in self.rows[state] and (state, stop) not in self.listed
 
     def _beside_line(self, state: str) -> float:
         """Return the edge of a box that faces the line."""

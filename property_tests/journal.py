@@ -27,7 +27,7 @@ ROUTE_TAKES, GIVES_UP_AT, CANCELLED_AT = 2.0, 0.9, 1.1
 SLEEPS = {"sleep": 0.6, "sleep long": 4.7}
 FOR_EVER = 1000.0
 
-ENDS = ("succeeded", "failed", "cancelled", "dropped")
+ENDS = ("succeeded", "failed", "cancelled", "dropped", "handed_over")
 OF_TASKS = ("schedule", "scheduled", "refused", "begin", "end", "cancelled")
 MINE: ContextVar[int] = ContextVar("MINE", default=-1)
 SET_BY_TASK: ContextVar[int] = ContextVar("SET_BY_TASK", default=-1)

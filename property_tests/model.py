@@ -1,6 +1,6 @@
 """A naive model of each table: lists of past events, and ifs.
 
-The model is written from the guarantees (G1 to G19), not from the tables. It shares only the names with the machine.
+The model is written from the guarantees (G1 to G19, G21), not from the tables. It shares only names with the machine.
 The lists are its only state. So the model is slow, but each line can be compared with a sentence of the contract.
 """
 
@@ -24,13 +24,18 @@ Past = tuple[LifeEvent, ...]
 
 @lru_cache(10_000)
 def _latest_in_attempt(past: Past) -> LifeEvent | None:
-    kinds = (L.STEP, L.RAISE, L.SUCCEED, L.FAIL, L.UNWIND, L.RETRY)
+    kinds = (L.STEP, L.HAND_OVER, L.RAISE, L.SUCCEED, L.FAIL, L.UNWIND, L.RETRY)
     return next((event for event in reversed(past) if event in kinds), None)
 
 
 def runs_code(past: Past) -> bool:
-    """Return whether its function or its handler runs."""
-    return _latest_in_attempt(past) in (L.STEP, L.RAISE)
+    """Return whether its function, its hand-over or its handler runs."""
+    return _latest_in_attempt(past) in (L.STEP, L.HAND_OVER, L.RAISE)
+
+
+def hands_over(past: Past) -> bool:
+    """Return whether it is being handed over (G21)."""
+    return _latest_in_attempt(past) is L.HAND_OVER
 
 
 def in_handler(past: Past) -> bool:
@@ -43,6 +48,8 @@ def end_of(past: Past) -> TaskStatus | None:
     """Return how the task has ended, or None. A cancellation ends a task at once if no code has to unwind (G17)."""
     ends = {L.SUCCEED: S.SUCCEEDED, L.FAIL: S.FAILED, L.UNWIND: S.CANCELLED, L.DROP: S.DROPPED}
     for place, event in enumerate(past):
+        if event is L.SUCCEED and hands_over(past[:place]):
+            return S.HANDED_OVER
         if event in ends:
             return ends[event]
         if event is L.CANCEL and not runs_code(past[:place]):
@@ -55,21 +62,38 @@ def may_live(past: Past, event: LifeEvent) -> bool:
     if end_of(past) is not None:  # exactly one end, and nothing after it (G2)
         return False
     latest = past[-1] if past else None
+    if latest is L.RECORD and event in (L.RAISE, L.FAIL):  # the journal has not written the task (G22)
+        return True
     if event in (L.SUCCEED, L.RAISE, L.UNWIND):  # also after a cancellation: the code decides
         return runs_code(past) and not in_handler(past)
     if event is L.FAIL:
         return runs_code(past)
+    if event is L.HAND_OVER:  # a task of a queue, instead of the call of its function (G21); even after a cancellation
+        return _latest_in_attempt(past) is L.STEP
     if event is L.RETRY:  # after an attempt (G16), and only without a cancellation (G9)
         return runs_code(past) and not in_handler(past) and L.CANCEL not in past
     if event is L.CANCEL:
         return L.CANCEL not in past
     after: dict[LifeEvent, tuple[LifeEvent | None, ...]] = {
         L.DEFER: (None,),  # no task returns to wait for its phase (G1)
-        L.DROP: (None, L.DEFER),  # only a task that was never released (G5)
-        L.DELAY: (None, L.DEFER),  # once, when the phase has come (G18)
-        L.LIMIT: (None, L.DEFER, L.DELAY, L.RETRY),  # after the delay (G18); a pause holds no place (G19)
-        L.QUEUE: (None, L.DEFER, L.DELAY, L.LIMIT, L.RETRY),  # after the place (G19); a pause holds no slot (G16)
-        L.START: (None, L.DEFER, L.DELAY, L.LIMIT, L.RETRY, L.QUEUE),  # once (G1), and for each retry (G16)
+        L.RECORD: (
+            None,
+            L.DEFER,
+            L.START,
+        ),  # when the phase has come; and before the first step of a recovered run (G22)
+        L.DROP: (None, L.DEFER, L.RECORD),  # a task that was never released (G5), or that the journal refuses (G24)
+        L.DELAY: (None, L.DEFER, L.RECORD),  # once, when the phase has come (G18)
+        L.LIMIT: (None, L.DEFER, L.RECORD, L.DELAY, L.RETRY),  # after the delay (G18); a pause holds no place (G19)
+        L.QUEUE: (
+            None,
+            L.DEFER,
+            L.RECORD,
+            L.DELAY,
+            L.LIMIT,
+            L.RETRY,
+        ),  # after the place (G19); no slot in a pause (G16)
+        # Once (G1), for each retry (G16), and again when the journal has counted a recovered run (G22).
+        L.START: (None, L.DEFER, L.RECORD, L.DELAY, L.LIMIT, L.RETRY, L.QUEUE),
         L.STEP: (L.START,),
     }
     return latest in after[event]
@@ -83,6 +107,8 @@ def status_of(past: Past) -> TaskStatus:
         return end
     if in_handler(past):
         return S.ABORTING if L.CANCEL in past else S.HANDLING
+    if hands_over(past):
+        return S.WITHDRAWING if L.CANCEL in past else S.HANDING_OVER
     if runs_code(past):
         return S.CANCELLING if L.CANCEL in past else S.RUNNING
     return _WAITS[past[-1]] if past else S.NEW
@@ -90,6 +116,7 @@ def status_of(past: Past) -> TaskStatus:
 
 _WAITS = {
     L.DEFER: S.DEFERRED,
+    L.RECORD: S.RECORDING,
     L.DELAY: S.DELAYED,
     L.LIMIT: S.LIMITED,
     L.QUEUE: S.WAITING,

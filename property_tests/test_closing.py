@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from property_tests.closing import BEGIN, Closing, Work, works
 from taskphase import Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus, current_task
+from taskphase._drive.runner import Runner
 from taskphase.testing import Call, RandomWalk, pause, simulate
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -194,7 +195,9 @@ def test_what_is_cancelled_on_its_way_from_a_thread_holds_no_closing_up_g2_g8_g9
 
 
 @BACKENDS
-def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2_g8(backend: Any) -> None:
+def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2_g8(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks: list[Task[Any]] = []
 
     async def turns() -> None:
@@ -203,17 +206,17 @@ def test_tasks_of_a_thread_at_the_last_moment_have_ended_when_the_host_closes_g2
 
     async def main() -> None:
         async with TaskHost(drain_timeout=9) as host:
-            close = host._runner.close
+            close = Runner.close
 
-            def overtaken() -> bool:
+            def overtaken(runner: Runner) -> bool:
                 # The loop has just found nothing left; now there is a new task.
                 if not tasks:
                     thread = Thread(target=lambda: tasks.append(host.schedule(turns)))
                     thread.start()
                     thread.join()
-                return close()
+                return close(runner)
 
-            host._runner.close = overtaken  # type: ignore[method-assign]
+            monkeypatch.setattr(Runner, "close", overtaken)
         assert tasks[0].status is S.SUCCEEDED
 
     anyio.run(main, backend=backend)  # in a simulation no thread could interrupt here

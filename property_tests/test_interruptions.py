@@ -28,7 +28,13 @@ from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksSaturatedErr
 
 HOME = Path(taskphase.__file__).parent
 FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.py"))}
-ENDS = {TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DROPPED}
+ENDS = {
+    TaskStatus.SUCCEEDED,
+    TaskStatus.FAILED,
+    TaskStatus.CANCELLED,
+    TaskStatus.DROPPED,
+    TaskStatus.HANDED_OVER,
+}
 DRAIN_TIMEOUT = 10
 PENDING = {TaskStatus.WAITING, TaskStatus.DEFERRED}
 

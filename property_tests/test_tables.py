@@ -188,7 +188,7 @@ TestProgramAgainstModel = ProgramAgainstModel.TestCase
 TestGatedProgramAgainstModel = GatedProgramAgainstModel.TestCase
 
 
-@pytest.mark.parametrize(("table", "depth"), [(LIFE, 20), (SCOPE, 8), (DRAIN, 99)], ids=lambda value: str(value)[:5])
+@pytest.mark.parametrize(("table", "depth"), [(LIFE, 12), (SCOPE, 8), (DRAIN, 99)], ids=lambda value: str(value)[:5])
 def test_each_history_leads_where_the_model_says_g1_g2_g5_g9(table: Table, depth: int) -> None:
     _, count, complete = walk(table, depth=depth)
     assert count > 0

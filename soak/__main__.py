@@ -1,4 +1,6 @@
-"""`make soak`: hundreds of servers that end at random moments, then two servers under load for minutes."""
+"""`make soak`: hundreds of servers that end at random moments, two under load for minutes, brokers that fail, and
+crashes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from tests.servers.harness import ROOT
 
-from . import chaos, report, steady
+from . import chaos, crashes, queues, report, steady, tabs
 from .records import Findings
 from .servers import BY_NAME
 
@@ -36,13 +38,20 @@ def main() -> int:
         print(f"{name}: {arguments.minutes:g} minutes under load", flush=True)
         result.steady.append(steady.run(BY_NAME[name], arguments.minutes, arguments.seed, place))
         tell_violations(result.steady[-1].findings, result.steady[-1].directory)
+    result.tabs = tabs.run_all(arguments.seed, arguments.tabs)
+    result.queues = queues.run_all(arguments.seed, arguments.queues)
+    result.crashes = crashes.run_all(arguments.seed, arguments.crashes)
     result.seconds = time.monotonic() - began
     print(text := report.page(result))
-    if arguments.rounds >= ROUNDS and arguments.minutes >= MINUTES:
+    is_whole = arguments.rounds >= ROUNDS and arguments.minutes >= MINUTES and arguments.crashes >= crashes.ROUNDS
+    if is_whole and len(result.queues) >= queues.ROUNDS:
         PAGE.write_text(text)
         print(f"written: docs/{PAGE.name}")
     else:
-        print(f"docs/{PAGE.name} is left as it is: it takes {ROUNDS} rounds and {MINUTES:g} minutes, or more")
+        print(
+            f"docs/{PAGE.name} is left as it is: it takes {ROUNDS} rounds, {MINUTES:g} minutes, "
+            f"{queues.ROUNDS} rounds with queues and {crashes.ROUNDS} crashes, or more"
+        )
     if result.violations:
         print(f"{result.violations} promises were broken; the journals are in {place}")
         return 1
@@ -55,6 +64,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="steady load of each server; 0: no steady load")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of servers to end at a random moment")
+    parser.add_argument("--queues", type=int, default=queues.ROUNDS, help="number of rounds with brokers that fail")
+    parser.add_argument(
+        "--tabs", type=int, default=tabs.ROUNDS, help="rounds of each server with tabs of the inspector"
+    )
+    parser.add_argument("--crashes", type=int, default=crashes.ROUNDS, help="number of crashes of apps with a journal")
     parser.add_argument("--seed", type=int, default=SEED, help="for the clients' requests and the times of the signals")
     parser.add_argument("--jobs", type=int, default=JOBS, help="rounds at the same time")
     return parser.parse_args(arguments)

@@ -9,8 +9,11 @@ from importlib.metadata import version
 
 from benchmarks.machine import facts
 
+from . import crashes, tabs
 from .chaos import SIGNALS, Outcome
 from .kinds import ENDS
+from .queues import Round
+from .queues import section as section_of_queues
 from .records import Findings
 from .servers import SERVERS
 from .steady import GROWTH, LEGS, MARGIN, Sample, Steady, percentile
@@ -59,6 +62,9 @@ class Result:
     rounds: list[Outcome] = field(default_factory=list)
     steady: list[Steady] = field(default_factory=list)
     seconds: float = 0.0
+    queues: list[Round] = field(default_factory=list)
+    tabs: list[tabs.Round] = field(default_factory=list)
+    crashes: list[crashes.Series] = field(default_factory=list)
 
     @property
     def findings(self) -> list[Findings]:
@@ -66,14 +72,15 @@ class Result:
 
     @property
     def violations(self) -> int:
-        return sum(len(findings.violations) for findings in self.findings)
+        others = sum(len(each.broken) for each in (*self.queues, *self.tabs, *self.crashes))
+        return sum(len(findings.violations) for findings in self.findings) + others
 
 
 def page(result: Result) -> str:
     """Return the page in Markdown."""
-    return "\n".join(
-        (INTRODUCTION, _total(result), _rounds(result), _ends(result), _steady(result), CHECKED, _run(result))
-    )
+    chaos = (INTRODUCTION, _total(result), _rounds(result), _ends(result))
+    parts = (*chaos, tabs.section(result.tabs), _steady(result), section_of_queues(result.queues))
+    return "\n".join((*filter(None, (*parts, crashes.section(result.crashes))), CHECKED, _run(result)))
 
 
 def _total(result: Result) -> str:

@@ -23,31 +23,41 @@ from ._machine.limit import Limit
 from ._machine.retrying import RetryPolicy
 from ._machine.scope import Phase
 from ._observer import TaskObserver
+from ._queue import Queue
 from ._retry import retry
 from ._scheduler import TasksScheduler
 from ._scope import Scope
 from ._statistics import HostStatistics
 from ._task import Task, TaskErrorHandler, TaskRetryPolicy
 from .errors import (
+    HandOverFailed,
+    JournalError,
     NoCurrentError,
     StrayCancellation,
     TaskCancelled,
     TaskDropped,
     TaskFailed,
+    TaskHandedOver,
     TaskNotFinished,
     TasksClosedError,
     TasksError,
     TasksSaturatedError,
     TasksUnportableError,
 )
+from .journal import Journal, JournalEntry
 
 __all__ = [
     "DrainReport",
+    "HandOverFailed",
     "HostStatistics",
+    "Journal",
+    "JournalEntry",
+    "JournalError",
     "Limit",
     "LogTasks",
     "NoCurrentError",
     "Phase",
+    "Queue",
     "RetryPolicy",
     "Scope",
     "StrayCancellation",
@@ -57,6 +67,7 @@ __all__ = [
     "TaskDropped",
     "TaskErrorHandler",
     "TaskFailed",
+    "TaskHandedOver",
     "TaskHost",
     "TaskNotFinished",
     "TaskObserver",

@@ -8,7 +8,9 @@ from typing import Any, cast
 from anyio import get_cancelled_exc_class
 
 from ._drive.current import running_host, running_job
+from ._handed import HANDED
 from ._host import TaskHost
+from ._machine.calling import shown
 from ._task import Task
 from .errors import NoCurrentError
 
@@ -21,11 +23,13 @@ _IN_A_THREAD = (
 
 def current_task() -> Task[Any]:
     """Return the running task: in its function and its handler, in all code that these call, and in their threads and
-    child tasks.
+    child tasks. In a worker, the function of a handed-over task gets a read-only view: a `HandedTask`.
 
     :raises NoCurrentError: outside of any task
     """
     job = running_job()
+    if job is None and (handed := HANDED.get()) is not None:
+        return cast("Task[Any]", handed)
     if job is None:
         if _in_bare_thread():
             raise NoCurrentError(
@@ -47,6 +51,11 @@ def current_host() -> TaskHost:
     """
     host = running_host()
     if host is None:
+        if (handed := HANDED.get()) is not None:
+            raise NoCurrentError(
+                f"{shown(handed.function)} runs in a worker of the queue {handed.queue!r}, and its host is in the "
+                "process that has scheduled it: open a host here, `async with TaskHost()`, or use the engine"
+            )
         if _in_bare_thread():
             raise NoCurrentError(
                 f"{_IN_A_THREAD}: take `tasks: Tasks` in the endpoint, or call current_host() before you start the "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from ._drive.portable import refuse_async
 from ._machine.calling import Handle
-from ._machine.config import UNSET, RunIn, TaskConfig, When
+from ._machine.config import UNSET, AnyQueue, Here, RunIn, TaskConfig, When
 from ._machine.hints import Elsewhere, HidesElsewhere, keywords_of, without_elsewhere
 from ._machine.limit import Limit
 from ._task import Task, TaskErrorHandler, TaskRetryPolicy
@@ -82,6 +82,7 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         limit: Limit | None = None,
         run_in: RunIn | None = None,
         key: str | None = None,
+        queue: AnyQueue | Here | None = None,
     ) -> Definition:
         """Return an object with the same methods, and with these settings: `tasks.task(timeout=5).schedule(f, x)`.
 
@@ -100,10 +101,11 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         :param run_in: "process": call a sync function in a worker process, for work that needs the CPU. Function and
             arguments are pickled in `schedule()`; a cancellation kills the process. "thread": the default
         :param key: at most one task of this function with this key waits or runs; a later one is dropped
+        :param queue: "here": run the task in this program, although a queue takes its function
         :raises TypeError: if a setting has the wrong type
         :raises ValueError: if a setting is out of its range
         """
-        return self._define(TaskConfig(name, shield, on_error, when, timeout, retry, delay, limit, run_in, key))
+        return self._define(TaskConfig(name, shield, on_error, when, timeout, retry, delay, limit, run_in, key, queue))
 
     def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
         """Tell the observers that `schedule(func)` raises `error`. A batch that you have made has no observers."""

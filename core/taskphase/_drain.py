@@ -17,7 +17,10 @@ from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
-from ._machine.life import ENDS, TaskStatus
+from ._machine.life import ENDS, NOT_DUE, TaskStatus
+
+# Seconds after `shield_timeout` for the error handlers of hand-overs that the end of this time cuts off.
+_FOR_HANDLERS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class DrainReport:
     """The ends of the tasks that were alive at the beginning of the drain, or were scheduled during the drain.
 
     :ivar seconds: the duration of the drain
-    :ivar completed: the number of tasks that ended by themselves: succeeded, failed or dropped
+    :ivar completed: the number of tasks that ended by themselves: succeeded, failed, dropped
+        or handed over
     :ivar cancelled: the number of tasks of each name that the drain has cancelled
     :ivar abandoned: the number of tasks of each name whose threads still ran when `shield_timeout` was over
     """
@@ -56,6 +60,7 @@ class Drain:
         self._swept: dict[Job, None] = {}
         self._shields: list[tuple[float, int, Job]] = []  # a heap of the shields that are limited in time
         self._abandoned: list[Job] = []
+        self._entered = self._ends = 0.0  # of the present stage
 
     def wake(self) -> None:
         """Note that a task has ended or come: have `_idle()` look again."""
@@ -96,10 +101,24 @@ class Drain:
         return result
 
     def _go_on(self, now: float) -> None:
-        """Enter the next stage."""
+        """Enter the next stage, perhaps after a time for the handlers of hand-overs."""
+        if self._cut_hand_overs(now):
+            return
         self._runner.follow(DrainEvent.DEADLINE)
         self._enter(now)
         self._sweep(SWEEPS[self._runner.stage])
+
+    def _cut_hand_overs(self, now: float) -> bool:
+        """Cancel what the end of stage 3 would cancel, but give the handlers of cut hand-overs a little time: they may
+        need threads, and the next stage leaves threads behind. Return False if there is no hand-over, or no time.
+        """
+        outlets = self._runner.outlets
+        if outlets is None or outlets.is_cut or self._runner.stage is not DrainStage.SHIELDED or not outlets.alive:
+            return False
+        outlets.is_cut = True
+        self._cancel(self._runner.jobs())
+        self._ends = now + _FOR_HANDLERS
+        return True
 
     def _enter(self, now: float) -> None:
         self._entered = now
@@ -111,10 +130,10 @@ class Drain:
             report.raw_work_cancelled(self._group.close())
             for scope in list(runner.late):
                 runner.give_up(scope)
-            self._cancel(job for job in runner.jobs() if not job.config.shielded)
+            self._cancel(job for job in runner.jobs() if not _is_spared(job))
             for job in runner.jobs():
                 self._note_admitted(job)
-            report.waiting_for(job for job in runner.jobs() if job.config.shielded)
+            report.waiting_for(job for job in runner.jobs() if _is_spared(job))
         elif sweep is Sweep.EVERYBODY:
             self._cancel(runner.jobs())
             runner.threads.abandon_new()
@@ -125,12 +144,13 @@ class Drain:
         for job in list(jobs):
             self._swept[job] = None
             with self._runner.busy():
-                self._runner.cancel(job)
+                if self._runner.stage is DrainStage.FORCED or not self._runner.cut_off(job):
+                    self._runner.cancel(job)
 
     def _note_paused(self, job: Job) -> None:
         """Cancel a job without a shield whose pause ends only after stage 1."""
         end = self._runner.gates.pauses.ends.get(job)
-        if end is None or job.config.shielded:
+        if end is None or _is_spared(job):
             return
         if end > self._ends or self._runner.stage is not DrainStage.GRACE:
             self._cancel([job])
@@ -166,6 +186,12 @@ class Drain:
     def _is_idle(self) -> bool:
         """True if no task is left, and the task group is not about to close."""
         return self._runner.idle and not (self._group.is_open and self._group.is_closing)
+
+
+def _is_spared(job: Job) -> bool:
+    """Return whether the drain spares `job` now. A hand-over has its shield from the end of its delay on."""
+    is_early = job.status in NOT_DUE or job.status is TaskStatus.DELAYED
+    return job.config.shielded and not (is_early and job._hand_over)
 
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:

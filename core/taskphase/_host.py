@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextvars import Token
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn, cast
@@ -11,30 +10,32 @@ from typing import Any, NoReturn, cast
 from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup
 
+from ._bound import Bound
 from ._definition import Schedules, TaskDefinition
 from ._drain import Drain, DrainReport, patience
 from ._drive.cancelling import is_cancelled_around
-from ._drive.current import BODY, running_job
+from ._drive.current import running_job
 from ._drive.enclosing import is_forced_early
-from ._drive.job import JOB
+from ._drive.keeping import AnyJournal, open_keeper
 from ._drive.loops import native_seam
 from ._drive.raised import unwrapped
 from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
-from ._drive.watching import tell, watch
+from ._drive.watching import tell
 from ._machine.calling import name_of, shown
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
 from ._machine.limit import check_count
 from ._observer import TaskObserver, check_observers
+from ._queue import Queue, check_queues
 from ._scope import Scope
-from ._statistics import Closing, Counts, HostStatistics
+from ._statistics import Closing, Inspected
 from ._task import Task
 from .errors import TasksClosedError, TasksError
 
 
-class TaskHost(Schedules[TaskDefinition], Counts):
+class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
     """Owns tasks, and outlives them. An async context manager; enter it once.
 
     A failing task changes neither the body nor another task. The end of the body, or its cancellation, drains the host:
@@ -52,6 +53,8 @@ class TaskHost(Schedules[TaskDefinition], Counts):
     :param drain_timeout: seconds or a `timedelta`, 0 or more
     :param shield_timeout: seconds or a `timedelta`, 0 or more; default: for ever
     :param observers: objects that the host tells of each task and scope
+    :param queues: engines that get the tasks of the functions in their lists
+    :param journal: keeps the tasks of its functions in a file, so that they survive a crash
     :raises TypeError: if a parameter has the wrong type
     :raises ValueError: if a parameter is out of its range
     """
@@ -66,11 +69,15 @@ class TaskHost(Schedules[TaskDefinition], Counts):
         drain_timeout: float | timedelta = 0,
         shield_timeout: float | timedelta | None = None,
         observers: Iterable[TaskObserver] = (),
+        queues: Iterable[Queue] = (),
+        journal: AnyJournal | None = None,
     ) -> None:
         if config is not None and not isinstance(config, TaskConfig):
             raise TypeError(f"config must be a TaskConfig, not {config!r}")
         if config is not None and config.key is not None:
             raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
+        if config is not None and isinstance(config.queue, Queue):
+            raise ValueError("queue is a setting of single tasks: list the functions in the queue")
         check_count("max_running", max_running, least=1, optional=True)
         check_count("max_pending", max_pending, least=0, optional=True)
         check_count("max_threads", max_threads, least=1)
@@ -79,6 +86,10 @@ class TaskHost(Schedules[TaskDefinition], Counts):
             shield_timeout = check_seconds("shield_timeout", shield_timeout)
         self._observers = check_observers(observers)
         self._config = UNSET if config is None else config
+        self._queues = check_queues(queues)
+        if journal is not None and not isinstance(journal, AnyJournal):
+            raise TypeError(f"journal must be a Journal, not {journal!r}")
+        self._journal = journal
         self._limits: Any = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
         self._patience = patience(drain_timeout, shield_timeout)
         self._report = DrainReport(0, 0, {}, {})
@@ -91,7 +102,19 @@ class TaskHost(Schedules[TaskDefinition], Counts):
             raise RuntimeError("a TaskHost can be entered only once; make another one")
         self._opened, self._closing, self._closed = Event(), Event(), Event()
         seam = native_seam(may_enclose=not is_forced_early())
-        runner = Runner(seam, host=self, config=self._config, observers=self._observers, **self._limits)
+        for queue in self._queues:
+            queue.check_loop(seam.backend)
+        runner = Runner(
+            seam,
+            host=self,
+            config=self._config,
+            observers=self._observers,
+            queues=self._queues,
+            journal=self._journal,
+            **self._limits,
+        )
+        if runner.keeper is not None:
+            await open_keeper(runner.keeper)
         self._maybe_runner = runner
         self._group = RawGroup(seam, lambda: self._drain.wake())  # noqa: PLW0108 - the drain is made with the group
         self._drain = Drain(runner, self._patience, self._group)
@@ -106,6 +129,8 @@ class TaskHost(Schedules[TaskDefinition], Counts):
             await self._leave()
             raise
         self._token = self.set_current()
+        if self._takes_over:
+            self.take_over()
         return self
 
     async def __aexit__(
@@ -133,7 +158,7 @@ class TaskHost(Schedules[TaskDefinition], Counts):
         """
         runner = self._runner
         job = running_job()
-        if job is not None and not job._has_ended and job._runner is runner:
+        if job is not None and not job._has_ended and cast("object", job._runner) is runner:
             raise RuntimeError("a task cannot close its own host: it would wait for itself")
         if runner.seam.running() in self._group.names:
             raise RuntimeError("work in the task group of a host cannot close that host: it would wait for itself")
@@ -170,6 +195,8 @@ class TaskHost(Schedules[TaskDefinition], Counts):
             await self._runner.seam.turns()
         if not self._began:
             self._runner.abort()
+            if self._runner.keeper is not None:
+                await self._runner.keeper.close()
             self._closed.set()
 
     def _define(self, config: TaskConfig) -> TaskDefinition:
@@ -189,28 +216,6 @@ class TaskHost(Schedules[TaskDefinition], Counts):
         """The tasks that the drain has cut short; None until the drain is over."""
         return self._report if self._maybe_runner is not None and self._closed.is_set() else None
 
-    def add_observer(self, observer: TaskObserver) -> None:
-        """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`."""
-        watch(self._runner, check_observers([observer]))
-
-    def statistics(self) -> HostStatistics:
-        """Return the counts of the tasks. For the event loop's thread.
-
-        :raises TasksClosedError: if the host is not open yet
-        """
-        return HostStatistics._of(self._runner)
-
-    def tasks(self) -> tuple[Task[Any], ...]:
-        """Return the tasks that have not ended, the oldest first. From any thread, also after the end of the host.
-
-        :raises TasksClosedError: if the host is not open yet
-        """
-        return cast("tuple[Task[Any], ...]", tuple(self._runner.snapshot()))
-
-    def get(self, id: int) -> Task[Any] | None:  # noqa: A002 - the name of the attribute
-        """Return the task of `tasks()` with this `id`; None if it has ended, or belongs to another host."""
-        return next((task for task in self.tasks() if task.id == id), None)
-
     def scope(self, *, in_route: bool = False, info: dict[str, Any] | None = None) -> Scope:
         """Return the scope of one unit of work. Enter it with `async with`.
 
@@ -220,29 +225,6 @@ class TaskHost(Schedules[TaskDefinition], Counts):
         :raises TasksClosedError: if the host is not open yet
         """
         return Scope(self._open_runner or self._refuse(), self._group, self._config, in_route=in_route, info=info)
-
-    def set_current(self, scope: Callable[[], Scope] | None = None) -> Token[Any]:
-        """Make this host the current host of the running context: for code that binds a framework.
-
-        :param scope: returns the scope of the unit of work, for each `TasksScheduler` made by hand in this context
-        :return: the token for `reset_current()`
-        """
-        return BODY.set((self, JOB.get(), scope))
-
-    def reset_current(self, token: Token[Any]) -> None:
-        """Undo `set_current()`. In another context than `set_current()` this does nothing."""
-        try:
-            BODY.reset(token)
-        except ValueError:
-            pass  # test fixtures are entered and left in different contexts
-
-    def runs_here(self) -> bool:
-        """Return whether the event loop of this host runs in this thread. From any thread.
-
-        :raises TasksClosedError: if the host is not open yet
-        """
-        runner = self._maybe_runner or self._refuse()
-        return runner.seam.runs_here()
 
     @property
     def tg(self) -> TaskGroup:
@@ -283,15 +265,25 @@ class TaskHost(Schedules[TaskDefinition], Counts):
         try:
             with CancelScope(shield=True):
                 async with runner.seam.open(), create_task_group() as keeper:
+                    if runner.keeper is not None:
+                        keeper.start_soon(runner.keeper.run, name="taskphase.journal")
                     self._group.open(keeper, self._note_opened)
                     await outlast(runner.seam, self._wait_for_closing)
                     self._report = await self._drain.run()
+                    if runner.outlets is not None:
+                        await runner.outlets.close()
+                    if runner.keeper is not None:
+                        runner.keeper.stop()
                     if runner.watching is not None:
-                        tell(runner.watching.drained, self._report)
+                        tell(runner.watching.drained, runner.telling, self._report)
         finally:
             if runner.stage is not DrainStage.CLOSED:
                 runner.abort()
-            self._closed.set()
+            try:
+                if runner.keeper is not None:
+                    await runner.keeper.close()
+            finally:
+                self._closed.set()
 
     def _note_opened(self) -> None:
         self._open_runner = self._runner

@@ -7,20 +7,23 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from ._drive import report
+from ._machine.life import TaskStatus
 from ._observer import TaskObserver
+from ._queue import queue_of
 from ._scope import Scope
 from ._task import Task
 
 
 class LogTasks(TaskObserver):
-    """Logs one line when an attempt starts, and one line when a task ends, by the logger `taskphase`.
+    """Logs one line when an attempt or a hand-over starts, and one line when a task ends, by the logger `taskphase`.
 
         add_tasks(app, observers=[LogTasks(logging.INFO)])      # or TaskHost(observers=[LogTasks(logging.INFO)])
 
     Each record has the attributes of all records about a task (`task_id`, `task_function` and so on), and two more:
 
     - `task_age`: the seconds from `schedule()` to now
-    - `task_running_for`: the seconds of the last attempt; 0 at its start; None if the task ends outside of an attempt
+    - `task_running_for`: the seconds of the last attempt or hand-over; 0 at its start; None if the task ends outside
+      of both
 
     Both lines are logged with the context variables of the task. If the level is off, a task costs next to nothing.
 
@@ -44,9 +47,13 @@ class LogTasks(TaskObserver):
         if not report.LOGGER.isEnabledFor(self._level):
             return
         age = task.age
+        queue = queue_of(task.config)
+        what: object = task.attempt
         text = "task %r started attempt %d, %.3f s after schedule()"
+        if queue is not None:
+            text, what = "the hand-over of task %r to %r began, %.3f s after schedule()", queue.name
         more = {"task_age": age, "task_running_for": 0.0}
-        report.observed(task, self._level, text, task.name, task.attempt, age, more=more)
+        report.observed(task, self._level, text, task.name, what, age, more=more)
 
     def attempt_ended(self, task: Task[Any], _error: BaseException | None, retry_after: float | None, /) -> None:
         """Log the end of a task, in the context of its last attempt."""
@@ -63,7 +70,13 @@ class LogTasks(TaskObserver):
         age, seconds = task.age, task.running_for
         text = "task %r ended as %s, %.3f s after schedule()"
         args: tuple[object, ...] = (task.name, task.status.value, age)
-        if seconds is not None:
+        queue = queue_of(task.config)
+        if queue is not None and task.status is TaskStatus.HANDED_OVER:
+            text = "task %r was handed over to %r as message %s, %.3f s after schedule()"
+            args = (task.name, queue.name, task.message_id, age)
+        if seconds is not None and queue is not None:
+            text, args = f"{text}; the hand-over took %.3f s", (*args, seconds)
+        elif seconds is not None:
             text, args = f"{text}; attempt %d took %.3f s", (*args, task.attempt, seconds)
         more = {"task_age": age, "task_running_for": seconds}
         report.observed(task, self._level, text, *args, more=more)

@@ -49,14 +49,14 @@ class TasksScheduler(SchedulesPhases):
 
     def __init__(self, tg: TaskGroup | Scope, config: TaskConfig = UNSET) -> None:
         scope = tg if isinstance(tg, Scope) else _scope_here(tg)
-        self._is_alone = scope is None
+        self._is_alone = False
         if scope is None:
+            self._is_alone = True
             scope = _make_scope(tg)  # type: ignore[arg-type]
+            scope._config = scope._config.merge(config)
             finalize(self, _let_go, scope).atexit = False
         self._scope: Scope = scope
         self._config = scope._config if config is UNSET else scope._config.merge(config)
-        if self._is_alone:
-            scope._config = self._config
         self._entered: Scope | None = None
 
     @property
@@ -88,15 +88,12 @@ class TasksScheduler(SchedulesPhases):
     ) -> Task[Any]:
         task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
         task.phase = phase
-        self._submit(task)
+        # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be garbage.
+        self._scope._runner.submit(task, self._scope, None if self._is_alone else self)
         return task
 
     def _start(self, task: Task[Any]) -> None:
         task._inherit(self._config)
-        self._submit(task)
-
-    def _submit(self, task: Task[Any]) -> None:
-        # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be garbage.
         self._scope._runner.submit(task, self._scope, None if self._is_alone else self)
 
     def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:

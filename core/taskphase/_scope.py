@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import Token
 from functools import partial
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from anyio.abc import TaskGroup
 
@@ -17,11 +17,11 @@ from ._drive.current import BODY, body_here
 from ._drive.hooks import Watching
 from ._drive.job import JOB, Job
 from ._drive.runner import Runner
-from ._drive.unit import Unit
-from ._drive.watching import tell
+from ._drive.watching import tell_all
 from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
 from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
+from ._route import Route, Routed, may_wait
 from ._task import Task
 from .errors import TasksClosedError, TasksError
 
@@ -31,6 +31,7 @@ _ROUTE, _LATE = ScopeState.ROUTE, ScopeState.LATE
 _ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent.ROUTE_FAILED, ScopeEvent.ENDED
 _START, _HOLD = Verdict.START, Verdict.HOLD
 
+_ANSWERS = frozenset({ScopeState.RESPONDING, ScopeState.EXCUSING})
 _OVER = dict.fromkeys((ScopeState.OVER, ScopeState.OVER_FAILED), "ended")
 _CHANGES = {ScopeState.RESPONDING: "route_succeeded", ScopeState.EXCUSING: "route_failed", **_OVER}
 
@@ -38,7 +39,7 @@ _CHANGES = {ScopeState.RESPONDING: "route_succeeded", ScopeState.EXCUSING: "rout
 _GENERATIONS = 10
 
 
-class Scope(Unit, SchedulesPhases):
+class Scope(Routed, SchedulesPhases):
     """One unit of work that schedules tasks: a request, a session, a message.
 
     `async with host.scope() as tasks` gives you a scope, and so does `async with TasksScheduler(tg) as tasks`. In a
@@ -62,10 +63,11 @@ class Scope(Unit, SchedulesPhases):
         in_route: bool = False,
         info: dict[str, Any] | None = None,
     ) -> None:
-        self._state = _ROUTE  # this and the next four as `Unit.__init__()`, without a call
+        self._state = _ROUTE  # this and the next five as `Routed.__init__()`, without a call
         self._held = None
         self._holds_for_route = False
         self._owner = None
+        self._hooks = None
         self.unsettled: bool = False
         self.tg: TaskGroup = tg
         self.in_route: bool = in_route
@@ -93,12 +95,16 @@ class Scope(Unit, SchedulesPhases):
 
         Later calls change nothing. Not a checkpoint. Prefer `route()`: after this call, on trio, an after_route task
         may take its first step before an immediate task. `await settle()` before this call prevents that.
+
+        :raises RuntimeError: if there is a hook of `before_route_ends()`. Nothing has changed
         """
         if self._end_route(failed=failed):
             self.end()
 
     def _end_route(self, *, failed: bool) -> bool:
         """Note how the route has ended, once. Return whether the scope was over before."""
+        if self._hooks is not None:
+            self._refuse_to_end()
         was_late = self._state is _LATE
         if was_late:
             del self._runner.late[self]
@@ -114,6 +120,9 @@ class Scope(Unit, SchedulesPhases):
         If the route still runs (`route()` was entered and not left), its tasks wait for the end of the route. `failed`
         counts if `end_route()` was not called. Later calls change nothing. Not a checkpoint. Prefer `async with`, for
         the reason in `end_route()`.
+
+        :raises RuntimeError: if this call ends the route, and there is a hook of `before_route_ends()`. Nothing has
+            changed
         """
         if self._state is _ROUTE and not self.in_route:
             self._end_route(failed=failed)
@@ -122,13 +131,6 @@ class Scope(Unit, SchedulesPhases):
             self._runner.late[self] = None
             if self._runner.stage in (DrainStage.SHIELDED, DrainStage.FORCED):
                 self._runner.give_up(self)
-
-    @property
-    def outcome(self) -> Literal["success", "failure"] | None:
-        """The outcome of the route; None while the route runs."""
-        if self._state in (_ROUTE, _LATE):
-            return None
-        return "success" if self._state in (ScopeState.RESPONDING, ScopeState.OVER) else "failure"
 
     @property
     def route_runs_here(self) -> bool:
@@ -170,14 +172,24 @@ class Scope(Unit, SchedulesPhases):
         if not self._runner.seam.in_order:
             await self._let_step()
 
-    async def _leave_route(self, *, failed: bool) -> None:
-        """End the route. If the scope was over before, end the scope, too."""
-        if self.unsettled:
-            await self._keep_order()
-        if self._end_route(failed=failed):
+    async def _leave_route(self, exc_type: type[BaseException] | None) -> None:
+        """End the route. If the scope was over before, end the scope, too.
+
+        :raises BaseException: the exception of a hook
+        """
+        failed = True
+        try:
+            if self._hooks is not None:
+                await self._call_hooks(exc_type)
+            failed = exc_type is not None
+        finally:
+            self._hooks = None
             if self.unsettled:
                 await self._keep_order()
-            self.end()
+            if self._end_route(failed=failed):
+                if self.unsettled:
+                    await self._keep_order()
+                self.end()
 
     def note_first_message(self) -> None:
         """Note that the server has the first message of the response: tell the observers."""
@@ -195,15 +207,28 @@ class Scope(Unit, SchedulesPhases):
     ) -> None:
         if self._token is not None:
             self._runner.host.reset_current(self._token)
-        if self._state is _ROUTE and not self.in_route:
-            await self._leave_route(failed=exc is not None)
-        if self.unsettled:
-            await self._keep_order()
-        self.end()
-        if self._owner is self._runner.seam.running():
-            self._owner = None  # from now on this native task may wait for deferred tasks: another one runs the route
-        if (watching := self._runner.watching) is not None and _may_wait(exc):
+        try:
+            if self._state is _ROUTE and not self.in_route:
+                await self._leave_route(exc_type)
+        finally:
+            if self.unsettled:
+                await self._keep_order()
+            self.end()
+            if self._owner is self._runner.seam.running():
+                self._owner = None  # from now on this native task may wait for deferred tasks: another runs the route
+        if (watching := self._runner.watching) is not None and may_wait(exc):
             await _wait_for_ends(self, watching)
+
+    def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
+        """End the scope as the end of an `async with` block does, for code that binds a framework.
+
+        :param exc: the exception that leaves the block
+        :return: None if the scope has ended, otherwise an awaitable that ends it
+        """
+        if self._state in _ANSWERS and not self.unsettled and self._runner.watching is None:
+            self._follow(_ENDED)  # the usual end of a request, without a coroutine
+            return None
+        return self.__aexit__(None if exc is None else type(exc), exc, None)
 
     def _schedule(
         self,
@@ -250,7 +275,7 @@ class Scope(Unit, SchedulesPhases):
                 runner.call(partial(self._tell, change))
         elif runner.watching is not None:
             with runner.busy():
-                tell(runner.watching.scope_changed, self, change)
+                tell_all(runner.watching.scope_changed, runner.telling, (self, change))
 
     def _decide(self, jobs: Iterable[Job], state: ScopeState) -> None:
         """Start or drop the `jobs` whose phase has come in `state`."""
@@ -267,32 +292,6 @@ class Scope(Unit, SchedulesPhases):
                     runner.drop(job, mismatch(job.config.when))
         finally:
             runner.is_busy = was_busy
-
-
-class Route:
-    """The part of a scope that produces its answer. See `Scope.route()`."""
-
-    __slots__ = ("_scope",)
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    async def __aenter__(self) -> None:
-        if self._scope._state is not _ROUTE:
-            raise RuntimeError("the route of this scope has ended already")
-        self._scope.in_route = True
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self._scope._leave_route(failed=exc is not None)
-        if _may_wait(exc):
-            await self._scope.settle()
-
-
-def _may_wait(exc: BaseException | None) -> bool:
-    """Return whether a block that ends with `exc` may wait at its end: not if it is being cancelled."""
-    return exc is None or isinstance(exc, Exception)
 
 
 async def _wait_for_ends(scope: Scope, watching: Watching) -> None:

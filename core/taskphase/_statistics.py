@@ -1,4 +1,4 @@
-"""The counts of a host, and its closing event."""
+"""The tasks of a host, their counts, and the closing event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._task import Task
 
 @dataclass(frozen=True, slots=True)
 class HostStatistics:
-    """The tasks of a host at one moment. The first six counts never count a task twice.
+    """The tasks of a host at one moment. The first seven counts, and `recording`, never count a task twice.
 
     :ivar running: tasks with a slot
     :ivar waiting: tasks that wait for a slot
@@ -23,12 +23,16 @@ class HostStatistics:
     :ivar delayed: tasks that wait for their delay
     :ivar limited: tasks that wait for a place of their `Limit`
     :ivar retrying: tasks that wait for their next attempt
+    :ivar handing_over: tasks that are being handed over to a queue
     :ivar threads: worker threads in use, including those that have outlived their tasks
     :ivar succeeded: tasks that have succeeded since the host opened
     :ivar failed: tasks that have failed since the host opened
     :ivar cancelled: tasks that were cancelled since the host opened
     :ivar dropped: tasks that were dropped since the host opened
+    :ivar handed_over: tasks that were handed over to a queue since the host opened
     :ivar oldest_running: the task with a slot whose start was requested first; None without such a task
+    :ivar recording: tasks that wait for their journal
+    :ivar recovered: tasks that the host has recovered from its journal since it opened
     """
 
     running: int
@@ -37,12 +41,16 @@ class HostStatistics:
     delayed: int
     limited: int
     retrying: int
+    handing_over: int
     threads: int
     succeeded: int
     failed: int
     cancelled: int
     dropped: int
+    handed_over: int
     oldest_running: Task[Any] | None
+    recording: int = 0
+    recovered: int = 0
 
     @classmethod
     def _of(cls, runner: Runner) -> HostStatistics:
@@ -50,20 +58,24 @@ class HostStatistics:
             running=runner.running,
             waiting=runner.waiting,
             deferred=len(runner.deferred),
+            recording=runner.recording,
             delayed=runner.delayed,
             limited=runner.limited,
             retrying=runner.retrying,
+            handing_over=runner.handing_over,
+            recovered=0 if runner.keeper is None else runner.keeper.recovered,
             threads=runner.threads.in_use,
             succeeded=runner.ended[TaskStatus.SUCCEEDED],
             failed=runner.ended[TaskStatus.FAILED],
             cancelled=runner.ended[TaskStatus.CANCELLED],
             dropped=runner.ended[TaskStatus.DROPPED],
-            oldest_running=cast("Task[Any] | None", next(iter(runner.alive), None)),
+            handed_over=runner.ended[TaskStatus.HANDED_OVER],
+            oldest_running=cast("Task[Any] | None", next((job for job in runner.alive if not job._hand_over), None)),
         )
 
 
-class Counts(ABC):
-    """The counts of a host, as properties. From any thread."""
+class Inspected(ABC):
+    """The tasks of a host and their counts. From any thread, except `statistics()`."""
 
     @property
     def running(self) -> int:
@@ -81,6 +93,11 @@ class Counts(ABC):
         return len(self._runner.deferred)
 
     @property
+    def recording(self) -> int:
+        """The number of tasks that wait for their journal."""
+        return self._runner.recording
+
+    @property
     def delayed(self) -> int:
         """The number of tasks that wait for their delay."""
         return self._runner.delayed
@@ -89,6 +106,29 @@ class Counts(ABC):
     def limited(self) -> int:
         """The number of tasks that wait for a place of their `Limit`."""
         return self._runner.limited
+
+    @property
+    def handing_over(self) -> int:
+        """The number of tasks that are being handed over to a queue."""
+        return self._runner.handing_over
+
+    def statistics(self) -> HostStatistics:
+        """Return the counts of the tasks. For the event loop's thread.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        return HostStatistics._of(self._runner)
+
+    def tasks(self) -> tuple[Task[Any], ...]:
+        """Return the tasks that have not ended, the oldest first. From any thread, also after the end of the host.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        return cast("tuple[Task[Any], ...]", tuple(self._runner.snapshot()))
+
+    def get(self, id: int) -> Task[Any] | None:  # noqa: A002 - the name of the attribute
+        """Return the task of `tasks()` with this `id`; None if it has ended, or belongs to another host."""
+        return next((task for task in self.tasks() if task.id == id), None)
 
     @property
     @abstractmethod

@@ -17,7 +17,7 @@ from ._drive.portable import refuse_async
 from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
 from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
-from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskNotFinished
+from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskHandedOver, TaskNotFinished
 
 if TYPE_CHECKING:
     # For type checkers only: `Task` alone means `Task[Any]`, also where every type argument has to be written.
@@ -51,7 +51,8 @@ class Task(Job, Generic[T_co]):
     :ivar config: the settings, with all inherited settings
     :ivar phase: a `Phase`
     :ivar parent: the id of the task that scheduled this task, or None
-    :ivar attempt: the number of the present or last attempt, from 1; 0 before the first attempt
+    :ivar attempt: the number of the present or last attempt, from 1; 0 before the first attempt. The hand-over to a
+        queue is one attempt
     :raises TypeError: if `func` is not callable, or does not accept these arguments
     :raises TasksUnportableError: if `config` has `run_in="process"`, and a process cannot make the call
     """
@@ -99,6 +100,7 @@ class Task(Job, Generic[T_co]):
         :raises TaskFailed: if the task failed; the exception is the `__cause__`
         :raises TaskCancelled: if the task was cancelled
         :raises TaskDropped: if the task was dropped
+        :raises TaskHandedOver: if another process runs the task
         """
         match self._status:
             case TaskStatus.SUCCEEDED:
@@ -115,6 +117,7 @@ class Task(Job, Generic[T_co]):
         :raises TaskNotFinished: if the task has not ended
         :raises TaskCancelled: if the task was cancelled
         :raises TaskDropped: if the task was dropped
+        :raises TaskHandedOver: if another process runs the task
         """
         match self._status:
             case TaskStatus.SUCCEEDED:
@@ -179,13 +182,14 @@ class Task(Job, Generic[T_co]):
         - A task that has not started, or is between attempts, has ended when this returns (from another thread, from an
           observer and from a log handler: soon after).
         - A running task is cancelled at its next checkpoint, and at each checkpoint after that.
-        - A sync function that has begun in a thread runs to its end, and its result counts.
-        - With `run_in="process"` the function is killed.
+        - A sync function that has begun in a thread runs to its end, and its result counts. A process is killed.
+        - A task of a queue is cancelled only until it is handed over. In an attempt a worker may get it all the same.
+        - A journal forgets the task. (A task that the shutdown cancels stays in the journal.)
         """
         if self._is_new:
             self._end(LifeEvent.CANCEL)
         elif not self._has_ended:
-            self._runner.call(partial(self._runner.cancel, self))
+            self._runner.call(partial(self._runner.cancel_for_good, self))
 
     async def __call__(self) -> T_co:
         """Run a task that you have made, here and now, for tests. For a scheduled task write `await task`.
@@ -234,6 +238,10 @@ class Task(Job, Generic[T_co]):
 
     def _no_result(self) -> Exception:
         match self._status:
+            case TaskStatus.HANDED_OVER:
+                return TaskHandedOver(str(self.message_id))
+            case TaskStatus.FAILED:
+                return TaskFailed(f"task {self.name!r} failed before its first step")
             case TaskStatus.CANCELLED:
                 return TaskCancelled(f"task {self.name!r} was cancelled")
             case TaskStatus.DROPPED:

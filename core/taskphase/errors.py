@@ -4,9 +4,12 @@
      +-- TasksClosedError (also RuntimeError)      the host takes no more tasks
      +-- TasksSaturatedError (also RuntimeError)   `max_pending` tasks are pending already
      +-- TasksUnportableError (also TypeError)     another process cannot make the call, or cannot send the outcome
+     +-- HandOverFailed                            no queue has confirmed the task
+     +-- JournalError                              the journal cannot read or write its file
      +-- NoCurrentError (also LookupError)         there is no current host, or no current task
      +-- StrayCancellation                         the task failed: it got a cancellation without a request
      +-- TaskNotFinished                           the task has no result yet
+     +-- TaskHandedOver                            the task has no result here: another process runs it
      +-- TaskFailed                                the task ended with an exception, its `__cause__`
           +-- TaskCancelled                        the task was asked to stop
           +-- TaskDropped                          the task never runs: its scope or its host has decided so
@@ -15,16 +18,22 @@
 it is a bug of this library.
 """
 
+from pathlib import Path as _Path
+from typing import Literal as _Literal
+
 from ._machine.limit import Limit as _Limit
 from ._machine.table import IllegalEvent
 
 __all__ = [
+    "HandOverFailed",
     "IllegalEvent",
+    "JournalError",
     "NoCurrentError",
     "StrayCancellation",
     "TaskCancelled",
     "TaskDropped",
     "TaskFailed",
+    "TaskHandedOver",
     "TaskNotFinished",
     "TasksClosedError",
     "TasksError",
@@ -90,6 +99,46 @@ class TasksUnportableError(TasksError, TypeError):
     """
 
 
+class HandOverFailed(TasksError):
+    """A task was not handed over to its queue within the deadline, or the shutdown has cut the hand-over off. The
+    `__cause__` is the exception of the last attempt to publish; None if there was no attempt.
+
+    :ivar queue: the name of the queue
+    :ivar message_id: `task.message_id`
+    :ivar attempts: the number of attempts to publish
+    :ivar outcome: "refused": the queue surely does not have the task. "unknown": it may have the task, and a worker may
+        run it
+    """
+
+    def __init__(self, queue: str, message_id: str, attempts: int, outcome: _Literal["refused", "unknown"]) -> None:
+        super().__init__(queue, message_id, attempts, outcome)  # pickle passes them to `__init__()`
+        self.queue = queue
+        self.message_id = message_id
+        self.attempts = attempts
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        tried = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
+        has = "does not have it" if self.outcome == "refused" else "may have it all the same"
+        return f"message {self.message_id} was not confirmed by the queue {self.queue!r} after {tried}: the queue {has}"
+
+
+class JournalError(TasksError):
+    """The journal cannot read or write its file. The `__cause__` is the exception of SQLite or of the system, if any.
+
+    :ivar path: the file
+    :ivar reason: the text of that exception; it contains no value of a task
+    """
+
+    def __init__(self, path: _Path, reason: str) -> None:
+        super().__init__(path, reason)  # in this order: pickle passes them to `__init__()`
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the journal {str(self.path)!r} cannot be used: {self.reason}"
+
+
 class NoCurrentError(TasksError, LookupError):
     """There is no current host, or no current task, here."""
 
@@ -102,6 +151,20 @@ class StrayCancellation(TasksError):
 
 class TaskNotFinished(TasksError):
     """The task has no result yet; or the caller would wait for itself."""
+
+
+class TaskHandedOver(TasksError):
+    """The task has no result here: it was handed over, and another process runs it.
+
+    :ivar message_id: `task.message_id`
+    """
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id)  # pickle passes it to `__init__()`
+        self.message_id = message_id
+
+    def __str__(self) -> str:
+        return f"message {self.message_id} was handed over to its queue: the result stays in the process that runs it"
 
 
 class TaskFailed(TasksError):

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from contextvars import Token
-from threading import RLock
+from collections.abc import Callable
 from typing import Any, Literal
-from weakref import ref
 
 from ._machine.calling import name_of
-from ._machine.life import TaskStatus
+from ._machine.life import WAITS, TaskStatus
 from ._machine.scope import Phase
 from ._observer import TaskObserver
+from ._queue import Queue, queue_of
 from ._scope import Scope
 from ._task import Task
-from .errors import TasksError
+from .errors import HandOverFailed, TasksError
 
 try:
-    from opentelemetry.context import Context, attach, detach
-    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+    from opentelemetry.context import attach, detach
+    from opentelemetry.metrics import MeterProvider, get_meter_provider
     from opentelemetry.trace import (
         INVALID_SPAN,
         Link,
-        Span,
+        SpanKind,
         StatusCode,
         TracerProvider,
         get_current_span,
@@ -35,27 +32,13 @@ except ImportError as _missing:
         "taskphase.opentelemetry needs the package opentelemetry-api: pip install opentelemetry-sdk"
     ) from _missing
 
+from ._messaging import message_attributes
+from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, counts_of, exportable, type_of
+
 __all__ = ["TraceTasks"]
 
-_NAME = "taskphase"  # of the instrumentation, in each span and metric
-
-_FUNCTION = "code.function.name"
-_PHASE = "taskphase.task.phase"
-_STATE = "taskphase.task.state"
 _OUTCOME = "taskphase.task.outcome"
-_ERROR = "error.type"
-
-# Where a task waits. STARTING: for the event loop.
-_WAITS = {
-    TaskStatus.DEFERRED: "deferred",
-    TaskStatus.DELAYED: "delayed",
-    TaskStatus.LIMITED: "limited",
-    TaskStatus.WAITING: "waiting",
-    TaskStatus.STARTING: "waiting",
-}
-
-# Seconds. The SDK's own buckets are made for milliseconds.
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_HAND_OVER = "taskphase.handover.outcome"
 
 
 class TraceTasks(TaskObserver):
@@ -67,6 +50,9 @@ class TraceTasks(TaskObserver):
 
     The span is a child of the span that was current at `schedule()`. While the function, its threads and its error
     handler run, the span is current and records. The log record of a failure has the ids of the span.
+
+    A task of a queue has one PRODUCER span for its hand-over, in place of the spans of attempts. `Queue.publish()` gets
+    the trace of this span among its headers, and `taskphase.queues.running()` continues it in the worker.
 
     Tasks that were scheduled before the observer was there have no span and are not counted.
 
@@ -91,34 +77,34 @@ class TraceTasks(TaskObserver):
             raise TypeError(f"meter_provider must be a MeterProvider of OpenTelemetry, not {meter_provider!r}")
         if trace not in ("child", "link"):
             raise ValueError(f'trace must be "child" or "link", not {trace!r}')
-        self._tracer = get_tracer(_NAME, tracer_provider=tracer_provider)
+        self._tracer = get_tracer(NAME, tracer_provider=tracer_provider)
         self._links = trace == "link"
-        self._lives: dict[int, _Life] = {}
-        self._counts = _counts_of(meter_provider or get_meter_provider())
+        self._lives: dict[int, Life] = {}
+        self._counts = counts_of(meter_provider or get_meter_provider())
         self._counts.lives.append(self._lives)
 
     # Code that `schedule()` calls must not measure: a finalizer may call `schedule()` while its thread has a lock of
-    # the SDK. So `scheduled()`, `refused()`, `due()`, `moved()` and `ended()` only count. `_Counts` tells the SDK, when
+    # the SDK. So `scheduled()`, `refused()`, `due()`, `moved()` and `ended()` only count. `Counts` tells the SDK, when
     # it asks.
 
     def scheduled(self, task: Task[Any], _scope: Scope | None, /) -> None:
         """Begin to count the task."""
         state = "waiting" if task.phase is Phase.IMMEDIATE else "deferred"
-        self._lives[task.id] = _Life(task.function, task.phase.value, state)
+        self._lives[task.id] = Life(task.function, task.phase.value, state)
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count the refusal."""
-        self._counts.note_refused(name_of(func), _type_of(error))
+        self._counts.note_refused(name_of(func), type_of(error))
 
     def due(self, task: Task[Any], /) -> None:
         """Note from when on the task may run."""
         if (life := self._lives.get(task.id)) is not None:
-            life.state = _WAITS.get(task.status, "waiting")
+            life.state = WAITS.get(task.status, "waiting")
             life.may_run_at = task.age + (task.config.delay or 0)
 
     def moved(self, task: Task[Any], /) -> None:
         """Note where the task waits now."""
-        if (state := _WAITS.get(task.status)) is not None and (life := self._lives.get(task.id)) is not None:
+        if (state := WAITS.get(task.status)) is not None and (life := self._lives.get(task.id)) is not None:
             life.state = state
 
     def started(self, task: Task[Any], /) -> None:
@@ -126,25 +112,27 @@ class TraceTasks(TaskObserver):
         life = self._lives.get(task.id)
         if life is None:
             return
-        life.state = "running"
+        life.queue = queue = queue_of(task.config)
+        life.state = "running" if queue is None else "handing_over"
         wait = max(0.0, task.age - life.may_run_at)
+        own = {"taskphase.task.attempt": task.attempt, "taskphase.task.wait": wait}
         cause = get_current_span().get_span_context()
-        # With "link" without a parent, but with the baggage.
-        parent = set_span_in_context(INVALID_SPAN) if self._links else None
         life.span = span = self._tracer.start_span(
-            f"task {life.function}",
-            parent,
+            f"task {life.function}" if queue is None else f"send {queue.name}",
+            # With "link" without a parent, but with the baggage.
+            set_span_in_context(INVALID_SPAN) if self._links else None,
+            kind=SpanKind.INTERNAL if queue is None else SpanKind.PRODUCER,
             attributes={
                 **life.labels,
                 "taskphase.task.id": task.id,
-                "taskphase.task.name": _exportable(task.name),
-                "taskphase.task.attempt": task.attempt,
-                "taskphase.task.wait": wait,
+                "taskphase.task.name": exportable(task.name),
+                **(own if queue is None else _of_message(task, queue)),
             },
             links=[Link(cause)] if self._links and cause.is_valid else None,
         )
         life.token = attach(set_span_in_context(span))
-        self._counts.wait.record(wait, life.labels)
+        if queue is None:
+            self._counts.wait.record(wait, life.labels)
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """End the span."""
@@ -153,16 +141,21 @@ class TraceTasks(TaskObserver):
             return
         life.span = None
         try:
-            labels = dict(life.labels)
-            labels[_OUTCOME] = outcome = task.status.value if retry_after is None else "retried"
-            span.set_attribute(_OUTCOME, outcome)
-            if error is not None and outcome in ("failed", "retried"):
-                labels[_ERROR] = _type_of(error)
-                span.set_attribute(_ERROR, labels[_ERROR])
+            outcome = task.status.value if retry_after is None else "retried"
+            of_error = {} if error is None or outcome not in ("failed", "retried") else {ERROR: type_of(error)}
+            if of_error:
                 span.set_status(StatusCode.ERROR)
-            self._counts.duration.record(task.running_for or 0.0, labels)
+            if life.queue is not None:
+                labels = {_HAND_OVER: error.outcome if isinstance(error, HandOverFailed) else outcome, **of_error}
+                own = {FUNCTION: life.function, QUEUE: exportable(life.queue.name)}
+                self._counts.handovers.record(task.running_for or 0.0, {**own, **labels})
+            else:
+                labels = {_OUTCOME: outcome, **of_error}
+                self._counts.duration.record(task.running_for or 0.0, {**life.labels, **labels})
+                if retry_after is not None:
+                    self._counts.retried.add(1, life.labels)
+            span.set_attributes(labels)
             if retry_after is not None:
-                self._counts.retried.add(1, life.labels)
                 life.state = "retrying"
                 life.may_run_at = task.age + retry_after
             span.end()
@@ -177,120 +170,5 @@ class TraceTasks(TaskObserver):
             self._counts.note_dropped(life.function, life.phase)
 
 
-class _Life:
-    """The facts about one task that has not ended.
-
-    :ivar may_run_at: the age of the task at which its phase, its delay or its pause is over
-    :ivar span: of the present attempt; None between attempts
-    :ivar token: makes the span before it current again
-    """
-
-    __slots__ = ("function", "labels", "may_run_at", "phase", "span", "state", "token")
-
-    def __init__(self, function: str, phase: str, state: str) -> None:
-        self.function = _exportable(function)
-        self.phase = phase
-        self.labels: dict[str, str] = {_FUNCTION: self.function, _PHASE: phase}
-        self.state = state
-        self.may_run_at = 0.0
-        self.span: Span | None = None
-        self.token: Token[Context] | None = None
-
-
-class _Counts:
-    """The instruments of one meter provider, and the numbers that its readers ask for, in threads of their own.
-
-    The SDK has only one instrument of a name, so all observers with the same provider share this object.
-
-    :ivar lives: the tasks of each observer that have not ended
-    """
-
-    def __init__(self, provider: MeterProvider) -> None:
-        self.lives: list[dict[int, _Life]] = []
-        self._lock = RLock()  # a finalizer may schedule, and be refused, in the thread that has the lock
-        self._refused: Counter[tuple[str, str]] = Counter()
-        self._dropped: Counter[tuple[str, str]] = Counter()
-        self._seen: set[tuple[str, str]] = set()
-        meter = provider.get_meter(_NAME)
-        self.duration = meter.create_histogram(
-            "taskphase.task.duration",
-            unit="s",
-            description="Duration of one attempt at a task, with its error handler.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
-        )
-        self.wait = meter.create_histogram(
-            "taskphase.task.wait",
-            unit="s",
-            description="Time that a task waits for its limit, its slot and the event loop, when it may run.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
-        )
-        self.retried = meter.create_counter(
-            "taskphase.task.retried", unit="{attempt}", description="Failed attempts that another attempt follows."
-        )
-        meter.create_observable_up_down_counter(
-            "taskphase.tasks", [self._alive], unit="{task}", description="Tasks that have not ended."
-        )
-        meter.create_observable_counter(
-            "taskphase.task.refused",
-            [lambda _: self._pairs(self._refused, _ERROR)],
-            unit="{task}",
-            description="Calls of schedule() that raised, because of a limit or the shutdown.",
-        )
-        meter.create_observable_counter(
-            "taskphase.task.dropped",
-            [lambda _: self._pairs(self._dropped, _PHASE)],
-            unit="{task}",
-            description="Tasks that never ran, because the outcome of the route did not fit.",
-        )
-
-    def note_refused(self, function: str, error: str) -> None:
-        with self._lock:
-            self._refused[_exportable(function), error] += 1
-
-    def note_dropped(self, function: str, phase: str) -> None:
-        with self._lock:
-            self._dropped[function, phase] += 1
-
-    def _alive(self, _: CallbackOptions) -> Iterable[Observation]:
-        # `list()` copies in one step, while other threads change the dict.
-        now = Counter((life.function, life.state) for lives in list(self.lives) for life in list(lives.values()))
-        with self._lock:
-            self._seen.update(now)
-            seen = sorted(self._seen)  # with 0, as soon as there are no more
-        return [Observation(now[pair], {_FUNCTION: pair[0], _STATE: pair[1]}) for pair in seen]
-
-    def _pairs(self, counter: Counter[tuple[str, str]], label: str) -> Iterable[Observation]:
-        with self._lock:
-            items = list(counter.items())
-        return [Observation(count, {_FUNCTION: function, label: value}) for (function, value), count in items]
-
-
-_lock = RLock()
-_known: list[tuple[ref[MeterProvider], _Counts]] = []
-
-
-def _counts_of(provider: MeterProvider) -> _Counts:
-    """Return the counts of `provider`: the same object each time."""
-    with _lock:
-        _known[:] = [(each, counts) for each, counts in _known if each() is not None]
-        is_global = provider is get_meter_provider()
-        for each, counts in _known:
-            if each() is provider or (is_global and _stands_in(each())):
-                return counts
-        _known.append((ref(provider), _Counts(provider)))
-        return _known[-1][1]
-
-
-def _stands_in(provider: object) -> bool:
-    """Return whether OpenTelemetry passes all measurements for `provider` on to the global provider, once it is set."""
-    return type(provider).__name__ == "_ProxyMeterProvider"
-
-
-def _type_of(error: BaseException) -> str:
-    """Return the name of the class of `error`, as FastAPI's own spans have it."""
-    return _exportable(name_of(type(error)).removeprefix("builtins."))
-
-
-def _exportable(name: str) -> str:
-    """Return `name` without lone surrogates, which no exporter can encode. File names may have them."""
-    return name if name.isascii() else name.encode(errors="backslashreplace").decode()
+def _of_message(task: Task[Any], queue: Queue) -> dict[str, str]:
+    return message_attributes(queue, exportable(task.function), str(task.message_id), "send")

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import Scope, Task, TaskObserver, TaskStatus
+from ._queue import queue_of
 
 try:
     import sentry_sdk
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SentryTasks"]
 
 _OP = "queue.process"
+_OP_OF_HAND_OVER = "queue.publish"
 _ORIGIN = "auto.queue.taskphase"
 _CONTEXT = "taskphase"  # of an event, beside "trace" and "runtime"
 
@@ -48,6 +50,8 @@ class SentryTasks(TaskObserver):
 
     - A transaction `queue.process` with the name of the function, in the trace of the request. The function, its
       threads and its error handler add their spans to the transaction.
+    - For the hand-over of a task to a queue, likewise a transaction `queue.publish`, with the data for Sentry's page of
+      queues.
     - An isolation scope: tags, user and breadcrumbs of a task are not seen by the request and by its other tasks. The
       scope begins with the tags and the user of the request, and without breadcrumbs.
     - Error events have the name of the function as their transaction. They come from the ERROR records of the logger
@@ -84,6 +88,7 @@ class SentryTasks(TaskObserver):
                 "name": task.name,
                 "phase": task.phase.value,
                 "attempt": task.attempt,
+                **({} if task.message_id is None else {"message_id": task.message_id}),
             },
         )
         if around is None or around.scope is not old:
@@ -103,21 +108,27 @@ class SentryTasks(TaskObserver):
 
 
 def _begin(task: Task[Any], trace: dict[str, str]) -> Span | StreamedSpan:
-    """Begin the transaction of an attempt, on the current scope."""
+    """Begin the transaction of an attempt or of a hand-over, on the current scope."""
+    queue = queue_of(task.config)
+    op = _OP if queue is None else _OP_OF_HAND_OVER
     data: Attributes = {
         "taskphase.task.id": task.id,
         "taskphase.task.name": task.name,
         "taskphase.task.phase": task.phase.value,
         "taskphase.task.attempt": task.attempt,
     }
+    if queue is not None:
+        data |= {"messaging.destination.name": queue.name, "messaging.message.id": str(task.message_id)}
+        if queue.system is not None:
+            data["messaging.system"] = queue.system
     if _streams():
         from sentry_sdk import traces
 
         traces.continue_trace(trace)
-        data |= {"sentry.op": _OP, "sentry.origin": _ORIGIN, "sentry.segment.name.source": "task"}
+        data |= {"sentry.op": op, "sentry.origin": _ORIGIN, "sentry.segment.name.source": "task"}
         return traces.start_span(name=task.function, attributes=data, parent_span=None)
     started = sentry_sdk.start_transaction(
-        sentry_sdk.continue_trace(trace, op=_OP, name=task.function, source="task", origin=_ORIGIN)
+        sentry_sdk.continue_trace(trace, op=op, name=task.function, source="task", origin=_ORIGIN)
     )
     for key, value in data.items():
         started.set_data(key, value)

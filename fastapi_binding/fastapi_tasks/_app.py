@@ -18,11 +18,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import applications
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from taskphase import TaskConfig, TaskHost, TaskObserver
+from taskphase import Journal, Queue, TaskConfig, TaskHost, TaskObserver
 
 from ._installation import Installation
+from ._request import SCOPE_KEY, RequestTasks
 from ._telemetry import TelemetrySettings, explicit_observer, global_observer
 from .errors import FastAPITasksAlreadyAddedError
 
@@ -52,6 +53,8 @@ def add_tasks(
     shield_timeout: float | timedelta | None = None,
     hold: bool = False,
     observers: Iterable[TaskObserver] = (),
+    queues: Iterable[Queue] = (),
+    journal: Journal | None = None,
     telemetry: TelemetrySettings | Literal[False] | None = None,
 ) -> None:
     """Give `app` tasks: endpoints of the app, and of apps mounted on it, can take a parameter `tasks: Tasks`.
@@ -72,6 +75,10 @@ def add_tasks(
     :param hold: True if each request owns its tasks, and its ASGI call lasts until they have ended: for platforms that
         freeze the process after the call. Without a lifespan this is always so, with a warning
     :param observers: objects to tell of each task and scope; instances of subclasses of `TaskObserver`
+    :param queues: engines that get the tasks of the functions in their lists: a `TaskiqQueue`, a `CeleryQueue`. Empty:
+        every task runs here
+    :param journal: keeps the tasks of its functions in a file: if the client has the response of a request, the tasks
+        of the request run, also after a crash. Without a lifespan nothing is kept
     :param telemetry: spans and metrics for OpenTelemetry. Default: on if the program has set a global provider when the
         startup is complete (without a lifespan: at the first request). False: off. A dict with some of
         `tracer_provider`, `meter_provider` and `trace`: on, with the parameters of
@@ -79,7 +86,7 @@ def add_tasks(
     :raises FastAPITasksAlreadyAddedError: if the app has tasks
     :raises RuntimeError: if the app has started
     :raises TypeError: if `app` is no FastAPI, or a setting has the wrong type
-    :raises ValueError: if a setting is out of its range
+    :raises ValueError: if a setting is out of its range; or for a journal with `hold=True`
     :raises ImportError: if `telemetry` is a dict, and OpenTelemetry is not installed
     """
     if not isinstance(app, _FASTAPI):
@@ -90,19 +97,20 @@ def add_tasks(
         )
     if app.middleware_stack is not None:
         raise RuntimeError("add_tasks() was called on an app that has been started; call it where the app is made")
-    if not isinstance(hold, bool):
-        raise TypeError(f"hold must be a bool, not {hold!r}")
+    _check_hold(hold, journal)
 
-    watchers = tuple(observers)
+    watchers, outlets = tuple(observers), tuple(queues)
     if (tracing := explicit_observer(telemetry)) is not None:
         watchers = (*watchers, tracing)
 
-    def make_host(watchers: Iterable[TaskObserver], **patience: float | timedelta | None) -> TaskHost:
+    def make_host(watchers: Iterable[TaskObserver], **more: Any) -> TaskHost:
         limits: dict[str, Any] = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
-        return TaskHost(config=config, observers=watchers, **limits, **patience)  # type: ignore[arg-type]
+        return TaskHost(config=config, observers=watchers, queues=outlets, **limits, **more)
 
     def app_host() -> TaskHost:
-        return make_host(watchers, drain_timeout=drain_timeout, shield_timeout=shield_timeout)
+        host = make_host(watchers, drain_timeout=drain_timeout, shield_timeout=shield_timeout, journal=journal)
+        host.take_over_later()
+        return host
 
     app_host()  # raises for bad settings now, not at startup
     of_requests = tuple(map(_deaf_to_drains, watchers))
@@ -112,18 +120,31 @@ def add_tasks(
         or max_pending is not None
         or max_threads != 40
         or watchers
+        or outlets
+        or journal is not None
         or telemetry is not None
     )
     installation = Installation(
         app_host,
         lambda: make_host(of_requests, drain_timeout=math.inf),
         hold=hold,
+        has_journal=journal is not None,
         has_settings=has_settings,
         find_telemetry=lambda: global_observer(watchers) if telemetry is None else None,
     )
     cls = _with_tasks(type(app))
     app.__class__ = cls
     app._fastapi_tasks = installation  # type: ignore[attr-defined]
+
+
+def _check_hold(hold: object, journal: Journal | None) -> None:
+    if not isinstance(hold, bool):
+        raise TypeError(f"hold must be a bool, not {hold!r}")
+    if hold and journal is not None:
+        raise ValueError(
+            "hold=True and journal=... exclude each other: a journal belongs to a lifespan, and recovers tasks in the "
+            "background. Leave one of them out"
+        )
 
 
 class _WithTasks(_App):
@@ -133,11 +154,31 @@ class _WithTasks(_App):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         installation = self._fastapi_tasks
-        app: ASGIApp = super().__call__
-        if installation.around:
-            await installation.surrounded(app)(scope, receive, send)
+        host = installation.host
+        if (
+            host is None
+            or installation.around
+            or SCOPE_KEY in scope
+            or scope["type"] == "lifespan"
+            or not host.runs_here()
+        ):
+            await installation.surrounded(super().__call__)(scope, receive, send)
+            return
+        # Every request of the app pays for the code from here on, with tasks or without. So this is `run_request()`
+        # again: a call of a coroutine costs a tenth of it.
+        request = RequestTasks(host, scope, send)
+        token = host.set_current(request.scope)
+        try:
+            await super().__call__(scope, receive, request.send)
+        except BaseException as exc:
+            if (leaving := request.leave(exc)) is not None:
+                await leaving
+            raise
         else:
-            await installation.run(app, scope, receive, send)
+            if (leaving := request.leave(None)) is not None:
+                await leaving
+        finally:
+            host.reset_current(token)
 
 
 def installation_of(app: FastAPI) -> Installation | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping
+from contextlib import AsyncExitStack
 from functools import partial
+from traceback import format_exc
 from typing import Any
 from weakref import WeakSet
 
@@ -27,7 +29,8 @@ class Installation:
 
     :ivar open: the hosts of the lifespans that run now, in the order of their opening. The value is the state of the
         lifespan (granian clears it before shutdown; httpx has none)
-    :ivar host: the only host of `open`, if requests share it: the fast path of nearly all requests. Otherwise None
+    :ivar host: the only host of `open`, if requests share it: the fast path of nearly all requests, in `_app.py`.
+        Otherwise None
     :ivar hosts: every host of the app, also the hosts of single requests
     :ivar around: wrappers around each call of the app, the last one outermost; for test tools
     :param find_telemetry: returns the observer for the telemetry that the program has set up; None if there is none
@@ -41,6 +44,7 @@ class Installation:
         request_host: Callable[[], TaskHost],
         *,
         hold: bool,
+        has_journal: bool,
         has_settings: bool,
         find_telemetry: Callable[[], TaskObserver | None],
     ) -> None:
@@ -51,6 +55,7 @@ class Installation:
         self._app_host = app_host
         self._request_host = request_host
         self._hold = hold
+        self._has_journal = has_journal
         self._has_settings = has_settings
         self._find_telemetry = find_telemetry
         self._telemetry: TaskObserver | None = None
@@ -75,11 +80,8 @@ class Installation:
 
         Of several hosts in one loop: the host in the state; otherwise the last opened host that takes tasks.
         """
-        host = self.host
         if (SCOPE_KEY in scope and self._is_within(scope)) or scope["type"] == "lifespan" or self._hold:
             return None
-        if host is not None and host.runs_here():
-            return host
         here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
         told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
         if told in here:
@@ -104,22 +106,8 @@ class Installation:
         host = own or self.host_of(scope)
         if host is None:
             await self._run_apart(app, scope, receive, send)
-            return
-        # Every request of the app pays for the code from here on, with tasks or without.
-        request = RequestTasks(host, scope, send)
-        token = host.set_current(request.scope)
-        try:
-            await app(scope, receive, request.send)
-        except BaseException as exc:
-            if request.has_tasks:
-                await request.leave(exc)
-            raise
         else:
-            if request.has_tasks:
-                await request.leave(None)
-        finally:
-            request.end()
-            host.reset_current(token)
+            await run_request(host, app, scope, receive, send)
 
     async def _run_apart(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a lifespan, a request of a mounted app, or a request with a host of its own."""
@@ -129,7 +117,7 @@ class Installation:
             if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
                 raise FastAPITasksAlreadyAddedError(
                     "this app is mounted on one that has tasks, and uses those: the config, the limits, the "
-                    "observers and the telemetry of its own add_tasks() mean nothing. "
+                    "observers, the queues, the journal and the telemetry of its own add_tasks() mean nothing. "
                     "Give them to the add_tasks() of the parent"
                 )
             await app(scope, receive, send)
@@ -142,7 +130,13 @@ class Installation:
         The host is drained before the app receives `lifespan.shutdown`, and before the server receives
         `lifespan.startup.failed`.
         """
-        async with self._own(self._app_host()) as host:
+        async with AsyncExitStack() as stack:
+            try:
+                host = await stack.enter_async_context(self._own(self._app_host()))
+            except Exception:  # a queue refuses this event loop
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": format_exc()})
+                raise
 
             async def receive_when_drained() -> Message:
                 try:
@@ -162,6 +156,7 @@ class Installation:
                     self._look_for_telemetry()  # the startup may have set it up
                     self._add_telemetry(host)
                 await send(message)
+                _note_sent(host, message)
 
             self.open[host] = scope.get("state", {})
             self._note_opened()
@@ -202,10 +197,19 @@ class Installation:
         if not Installation._has_warned:
             Installation._has_warned = True
             _LOGGER.warning(
-                "tasks were used while no lifespan of the app was running, so each request waits for its own: "
+                "tasks were used while no lifespan of the app was running, so each request waits for its own%s: "
                 "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: "
-                "add_tasks() on its parent), or say add_tasks(app, hold=True) if that is what you want"
+                "add_tasks() on its parent), or say add_tasks(app, hold=True) if that is what you want",
+                ", and the journal keeps nothing" if self._has_journal else "",
             )
+
+
+def _note_sent(host: TaskHost, message: Message) -> None:
+    """Recover tasks from the journal, if the server knows that the startup is complete: from now on it may end the app
+    in order.
+    """
+    if message["type"] == "lifespan.startup.complete" and not host.closing.is_set():
+        host.take_over()
 
 
 async def _drain(host: TaskHost) -> None:
@@ -219,3 +223,20 @@ async def _drain(host: TaskHost) -> None:
             cancelled,
             abandoned,
         )
+
+
+async def run_request(host: TaskHost, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run one request or session, whose tasks belong to `host`."""
+    request = RequestTasks(host, scope, send)
+    token = host.set_current(request.scope)
+    try:
+        await app(scope, receive, request.send)
+    except BaseException as exc:
+        if (leaving := request.leave(exc)) is not None:
+            await leaving
+        raise
+    else:
+        if (leaving := request.leave(None)) is not None:
+            await leaving
+    finally:
+        host.reset_current(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, cast
@@ -35,7 +35,6 @@ class RequestTasks:
 
     :ivar host: the owner of the tasks
     :ivar tasks: the scope of the last route; None until the route asks for its scheduler
-    :ivar has_tasks: True if there is any scope
     :ivar outside: the scope of tasks that are scheduled outside of any route; None until there is one
     :ivar _earlier: the scopes of earlier routes
     :ivar _has_begun: True if the first message may go, or has gone, to the server
@@ -54,7 +53,6 @@ class RequestTasks:
         "_send",
         "_stack",
         "_waiter",
-        "has_tasks",
         "host",
         "outside",
         "tasks",
@@ -74,7 +72,6 @@ class RequestTasks:
         self._info: dict[str, Any] | None = None
         self._send = send
         self._stack: object = None
-        self.has_tasks = False
         self._is_direct = self._has_begun = False
         self._line: deque[Event] | None = None
         self._waiter: Event | None = None
@@ -86,7 +83,7 @@ class RequestTasks:
         :raises FastAPITasksUnsupportedError: if FastAPI has no exit stack for such a callback
         """
         stack: AsyncExitStack[Any] | None = scope.get(_FUNCTION_STACK_KEY)
-        if self._scheduler is not None and stack is self._stack:
+        if stack is self._stack and self._scheduler is not None:
             return self._scheduler
         if not isinstance(stack, AsyncExitStack):
             raise FastAPITasksUnsupportedError(
@@ -95,14 +92,13 @@ class RequestTasks:
         if self.tasks is not None:
             self._earlier = [*(self._earlier or ()), self.tasks]
         self.tasks = tasks = self.host.scope(in_route=True, info=self._describe(scope))
-        if self.is_over:
+        if self._send is _too_late:
             tasks.end()  # then the end of the route ends the scope
-        self.has_tasks = True
         self._stack = stack
         if scope["type"] == "websocket":
             leave_last(stack, partial(self._leave_session, tasks), is_async=True)
         elif tasks.in_order:
-            leave_last(stack, partial(self._leave_route, tasks))
+            leave_last(stack, partial(self._leave_route, tasks, stack))
         else:
             leave_last(stack, partial(self._leave_route_later, tasks), is_async=True)
         self._scheduler = scheduler = TasksScheduler(tasks)
@@ -116,7 +112,6 @@ class RequestTasks:
         if self.outside is None:
             self.outside = self.host.scope(info=info)
             self._is_direct = False
-            self.has_tasks = True
             if self._has_begun:
                 self.outside.end_route()
             if self.is_over:  # code that outlives the request calls this: no other code will end the scope
@@ -132,18 +127,32 @@ class RequestTasks:
         if info is None:
             scope = scope or {}
             self._info = info = {"method": scope.get("method", "WEBSOCKET"), "path": scope.get("path"), "route": None}
-        if scope is not None and "route" in scope:
-            info["route"] = getattr(scope["route"], "path", None)
+        if scope is not None and (route := scope.get("route")) is not None:
+            info["route"] = getattr(route, "path", None)
         return info
 
-    def _leave_route(self, tasks: TaskScope, exc_type: type[BaseException] | None, _exc: object, _tb: object) -> None:
+    def _leave_route(
+        self,
+        tasks: TaskScope,
+        stack: AsyncExitStack[Any],
+        exc_type: type[BaseException] | None,
+        _exc: object,
+        _tb: object,
+    ) -> None:
         # As the end of a `route()` block on asyncio. But the barrier comes later, before the first message.
-        tasks.end_route(failed=exc_type is not None)
-        self._note_route_left(failed=exc_type is not None)
+        if tasks.has_hooks:
+            stack.push_async_exit(partial(self._leave_route_later, tasks))  # the stack ends, and calls this next
+            return
+        failed = exc_type is not None
+        tasks.end_route(failed=failed)
+        if failed or self._waiter is not None:
+            self._note_route_left(failed=failed)
 
     async def _leave_route_later(self, tasks: TaskScope, *outcome: Any) -> None:
-        await tasks.route().__aexit__(*outcome)
-        self._note_route_left(failed=outcome[0] is not None)
+        try:
+            await tasks.route().__aexit__(*outcome)
+        finally:  # a hook may have raised
+            self._note_route_left(failed=tasks.outcome == "failure")
 
     def _note_route_left(self, *, failed: bool) -> None:
         if failed:
@@ -156,34 +165,37 @@ class RequestTasks:
         outcome = (None, None, None) if _client_left(exc) else (exc_type, exc, tb)
         await self._leave_route_later(tasks, *outcome)
 
-    def leave(self, exc: BaseException | None) -> Awaitable[None]:
-        """End the scope: the call of the app has returned, or raised `exc`."""
+    def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
+        """End the scopes: the call of the app has returned, or raised `exc`.
+
+        :return: None if they have ended, otherwise an awaitable that ends them
+        """
+        tasks = self.tasks
         if self.outside is not None:
             self._describe(self._asgi_scope)
-        self.end()  # first: on trio other code runs meanwhile, and may open another scope
-        if self.tasks is not None and self.outside is None and self._earlier is None:
-            return self.tasks.__aexit__(None if exc is None else type(exc), exc, None)
-        return self._leave_all(exc)
+        # Forget the ASGI scope, and the server's `send`, which refers to the scope. The scope refers to this object: in
+        # each request the cycle would be work for the garbage collector. Do it first: on trio other code runs
+        # meanwhile, and may open another scope.
+        self._send = _too_late
+        self._asgi_scope = None
+        if self.outside is not None or self._earlier is not None:
+            return self._leave_all(exc)
+        return None if tasks is None else tasks.leave(exc)
 
     async def _leave_all(self, exc: BaseException | None) -> None:
-        await self._decide_outside(failed=exc is not None)
-        for tasks in self._scopes():
-            await tasks.__aexit__(None if exc is None else type(exc), exc, None)
-        if self.outside is not None:
-            await self.outside.settle()
+        try:
+            await self._decide_outside(failed=exc is not None)
+        finally:  # a hook may have raised
+            for tasks in self._scopes():
+                await tasks.__aexit__(None if exc is None else type(exc), exc, None)
+            if self.outside is not None:
+                await self.outside.settle()
 
     async def routes_ended(self) -> None:
         """Wait for the routes that still run after the call of the app has returned."""
         while any(tasks.outcome is None for tasks in self._scopes()):
             self._waiter = Event()
             await self._waiter.wait()
-
-    def end(self) -> None:
-        """Forget the ASGI scope, and the server's `send`, which refers to the scope. The scope refers to this object:
-        in each request the cycle would be work for the garbage collector.
-        """
-        self._send = _too_late
-        self._asgi_scope = None
 
     @property
     def is_over(self) -> bool:
@@ -238,11 +250,12 @@ class RequestTasks:
 
     async def _settle(self, message: Message) -> None:
         tasks = self.tasks
+        if tasks is not None and tasks.in_route and message["type"] == "http.response.start" and tasks.route_runs_here:
+            # The route sends before FastAPI leaves its exit stack, like `app.frontend()`.
+            await tasks.route().__aexit__(None, None, None)
         if self.outside is not None:
             self._describe(self._asgi_scope)
-        if tasks is not None and message["type"] == "http.response.start" and tasks.route_runs_here:
-            tasks.end_route()  # the route sends before FastAPI leaves its exit stack, like `app.frontend()`
-        await self._decide_outside()
+            await self._decide_outside()
         for each in self._scopes():
             await each.settle()
         self._has_begun = True
@@ -252,11 +265,18 @@ class RequestTasks:
     async def _decide_outside(self, *, failed: bool = False) -> None:
         """Give tasks that were scheduled outside of any route the outcome of the last route; without one, `failed`."""
         if self.outside is not None and (self.tasks is None or self.tasks.outcome is not None):
+            if self.tasks is not None:
+                failed = self.tasks.outcome == "failure"
+            if self.outside.has_hooks:
+                await self.outside.route().__aexit__(Exception if failed else None, None, None)
+                return
             if not self.outside.in_order:
                 await self.outside.settle()  # otherwise after_route tasks may start before immediate tasks
-            self.outside.end_route(failed=failed if self.tasks is None else self.tasks.outcome == "failure")
+            self.outside.end_route(failed=failed)
 
-    def _scopes(self) -> list[TaskScope]:
+    def _scopes(self) -> Sequence[TaskScope]:
+        if self.tasks is not None and self.outside is None and self._earlier is None:
+            return (self.tasks,)
         return [tasks for tasks in (*(self._earlier or ()), self.tasks, self.outside) if tasks is not None]
 
 

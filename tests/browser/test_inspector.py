@@ -119,6 +119,57 @@ def test_the_counts_and_the_alive_tasks_are_shown(tab: Tab) -> None:
     assert tab.page.locator("#counts .none dt", has_text="running").count() == 0
 
 
+def test_a_hand_over_has_a_bar_an_end_and_its_message_in_words_and_in_colour(tab: Tab) -> None:
+    tab.open()
+    tab.server.post("/handed/7").raise_for_status()
+    tab.entry("POST /handed/7").click()
+    row = tab.page.locator("#chart .rows > li", has_text="send 7")
+    row.locator(".end.handed_over").wait_for()
+    assert "after_response · handed over" in row.inner_text()
+    bar = row.locator(".bar.handover.handed_over")
+    assert bar.count() == 1
+    assert row.locator(".bar.run").count() == 0
+    colours = [tab.page.evaluate("(e) => getComputedStyle(e).color", each.element_handle()) for each in (
+        row.locator(".mark"), tab.page.locator("#chart .rows > li", has_text="charge 7").locator(".mark"),
+    )]  # fmt: skip
+    row.locator("summary").click()
+    facts = row.locator(".facts").inner_text()
+    assert "waits for its hand-over, " in facts
+    assert "handed over to later" in facts
+    [message] = [line for line in facts.splitlines() if line.startswith("queue later, message ")]
+    assert len(message.split()[-1]) == 32
+    tab.page.locator("#chart .rows > li", has_text="charge 7").locator(".end.succeeded").wait_for()
+    assert tab.entry("POST /handed/7").locator(".unseen", has_text="1 handed over").count() == 1
+    assert tab.page.locator("#counts div", has_text="handed over").locator("dd").inner_text() != "0"
+    tab.page.get_by_label("Status").select_option("handed over")
+    tab.entry("POST /handed/7").wait_for()
+    assert colours[0] != colours[1]
+
+
+def test_a_refused_hand_over_is_a_failed_bar_before_the_run_here(tab: Tab) -> None:
+    tab.open()
+    tab.server.post("/handed/8").raise_for_status()
+    tab.entry("POST /handed/8").click()
+    row = tab.page.locator("#chart .rows > li", has_text="charge 8")
+    row.locator(".end.succeeded").wait_for()
+    assert (row.locator(".bar.handover.error").count(), row.locator(".bar.run.succeeded").count()) == (1, 1)
+    row.locator("summary").click()
+    assert "raises HandOverFailed" in row.locator(".facts").inner_text()
+
+
+def test_an_alive_task_shows_the_queue_for_which_it_waits_and_its_message(tab: Tab) -> None:
+    tab.open()
+    tab.server.post("/hanging").raise_for_status()
+    row = tab.page.locator("#alive-rows tr", has_text="hangs").first
+    row.wait_for()
+    text = row.inner_text()
+    assert "handing over" in text
+    assert "the queue 'hanging'" in text
+    assert "inspected.py" in text
+    assert "queue hanging, message " in text
+    tab.page.locator("#counts dt", has_text="handing over").wait_for()
+
+
 def test_failures_are_grouped_and_lead_to_their_request(tab: Tab) -> None:
     for _ in range(2):
         tab.server.post("/failures").raise_for_status()
@@ -224,7 +275,7 @@ def test_the_parts_of_the_page_have_roles_and_names(tab: Tab) -> None:
 def test_the_page_fits_its_screen_and_can_be_read(chromium: Any, server: Server, width: int, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = Tab(context.new_page(), server)
-    for path in ("/waits", "/failures", f"/orders/{'long' * 30}", "/orders/none"):
+    for path in ("/waits", "/failures", "/hanging", "/handed/7", f"/orders/{'long' * 30}", "/orders/none"):
         server.post(path)
     tab.open()
     tab.page.locator("#groups > li").wait_for()

@@ -17,7 +17,8 @@ def test_the_readme_has_a_line_for_each_example() -> None:
     assert sorted(row["name"] for row in rows) == sorted(NAMES)
     for row in rows:
         served = f"ADMIN_TOKEN=secret .venv/bin/uvicorn {Path(row['name']).stem}:app --app-dir examples"
-        assert row["command"] in (f".venv/bin/python examples/{row['name']}", served, "make demo"), row
+        command, *_options = row["command"].split(" --")
+        assert row["command"] in (served, "make demo") or command == f".venv/bin/python examples/{row['name']}", row
 
 
 def test_each_example_is_run_by_a_test() -> None:

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 from tests import wire
+from tests.handed import DownQueue, ListQueue, send_mail
 
 from fastapi_tasks import Task, TaskHost, Tasks, add_tasks, retry
 from taskphase.sentry import SentryTasks
@@ -247,6 +248,40 @@ async def elsewhere() -> None:
         await one.schedule(parent)
 
 
+async def handed() -> None:
+    """Hand-overs: confirmed, failed, cancelled, and refused so that the task runs here."""
+    init()
+    observer = SentryTasks()
+    later = ListQueue("later", [send_mail], system="redis")
+    app = app_with(observer, queues=[later])
+
+    @app.get("/items/{item}")
+    async def endpoint(item: int, tasks: Tasks) -> None:
+        NOTES["traceparent"] = sentry_sdk.get_traceparent()
+        NOTES["message"] = tasks.task(name="confirmed").after_response.schedule(send_mail, item).message_id
+
+    async with wire.lifespan(app):
+        await wire.request(app, path="/items/7", headers=FORWARDED)
+    async with host(observer, queues=[DownQueue("down", [send_mail])]) as one:
+        await one.task(name="fails").schedule(send_mail).wait()
+    async with host(observer, queues=[DownQueue("down", [send_mail], fallback="here")]) as two:
+        await two.task(name="here").schedule(send_mail).wait()
+    later.go_on = anyio.Event()
+    async with host(observer, queues=[later]) as three:
+        task = three.task(name="stopped").schedule(send_mail)
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        await task.wait()
+
+
+async def handed_in_a_stream() -> None:
+    """A hand-over where the SDK sends spans, and no transactions."""
+    init(trace_lifecycle="stream")
+    async with host(SentryTasks(), queues=[ListQueue("later", [send_mail])]) as one:
+        await one.schedule(send_mail).wait()
+    sentry_sdk.flush()
+
+
 async def paused() -> None:
     """Nothing is sent while a task starts another one, and awaits it."""
     init()
@@ -282,6 +317,8 @@ PROGRAMS = (
     streamed,
     elsewhere,
     paused,
+    handed,
+    handed_in_a_stream,
 )  # `off` first: `init()` cannot be undone
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """G9, G10: after a failed startup the tasks end first. Then the server hears of the failure."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from tests.backends import turns
 from tests.fastapi_tasks.apps import FEW, Journal
 
 from fastapi_tasks import TasksClosedError, add_tasks, current_host
+from fastapi_tasks.queues import Call, Queue
 
 # Of Starlette 0.49; FastAPI itself has taken them over since.
 pytestmark = pytest.mark.filterwarnings("ignore:The on_startup and on_shutdown parameters:DeprecationWarning")
@@ -74,6 +75,7 @@ class LifespanCall:
         self.app, self.journal = app, journal
         self.turns_since_failed = 0
         self.raised: BaseException | None = None
+        self.messages: list[Any] = []
         self._turns = 0
 
     async def run(self, **scope: Any) -> None:
@@ -98,6 +100,7 @@ class LifespanCall:
 
     async def _send(self, message: Any) -> None:
         self.journal.append(message["type"])
+        self.messages.append(message)
         self.turns_since_failed = -self._turns
 
 
@@ -230,3 +233,23 @@ async def test_a_server_that_raises_at_a_failed_startup_finds_the_host_drained_g
     with pytest.raises(Refused):
         await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
     assert statuses == ["succeeded"]
+
+
+class NowhereQueue(Queue):
+    def check_loop(self, backend: str) -> None:
+        raise LookupError(f"not on {backend}")
+
+    def prepare(self, call: Call, /) -> None: ...
+
+    async def publish(self, prepared: Any, headers: Mapping[str, str], /) -> None: ...
+
+
+async def test_the_server_hears_of_a_queue_that_refuses_the_event_loop_g21(journal: Journal, backend_name: str) -> None:
+    """Otherwise hypercorn takes the app for one without a lifespan, and serves it."""
+    app = FastAPI()
+    add_tasks(app, queues=[NowhereQueue("nowhere", [anyio.sleep])])
+    call = LifespanCall(app, journal)
+    await call.run()
+    assert journal == ["lifespan.startup.failed", "call ended"]
+    assert call.turns_since_failed == 0
+    assert f"LookupError: not on {backend_name}" in call.messages[-1]["message"]

@@ -67,6 +67,27 @@ async def test_a_request_is_gone_when_it_is_over_without_the_garbage_collector_g
         assert gone() is None
 
 
+@pytest.mark.parametrize("endpoint", [not_asked, nothing_scheduled, one_in_each_phase])
+async def test_a_request_makes_no_reference_cycle_g2(endpoint: Any, by_hand: None) -> None:
+    requests = 20
+    app = FastAPI()
+    app_with_tasks(app)
+    app.add_api_route("/", endpoint)
+
+    async def serve() -> None:
+        for _ in range(requests):
+            exchange = Exchange()
+            await app(exchange.scope, exchange.receive, exchange.send)
+            assert exchange.statuses == [200]
+            await turns()
+
+    async with serving(app):
+        await serve()  # fills caches
+        gc.collect()
+        await serve()
+        assert gc.collect() < requests  # unreachable objects: not one for each request
+
+
 async def test_what_is_sent_when_the_call_has_returned_is_refused_g12() -> None:
     async def keep_sending(scope: Any, receive: Any, send: Any) -> None:
         kept.append(send)

@@ -231,3 +231,48 @@ def test_a_task_that_sentry_has_not_seen_ends_no_transaction_of_its_parent_g20(p
     [parent] = programs["paused"].all("transaction")
 
     assert (spans(parent), status(parent)) == (["span of parent"], "ok")
+
+
+def test_a_hand_over_is_a_transaction_with_the_data_for_the_page_of_queues_g20_g21(programs: dict[str, Sent]) -> None:
+    sent = programs["handed"]
+    [confirmed] = sent.attempts("confirmed")
+    context = confirmed["contexts"]["trace"]
+
+    assert (context["op"], status(confirmed), trace(confirmed)) == (
+        "queue.publish", "ok", header(sent.notes["traceparent"]),
+    )  # fmt: skip
+    assert confirmed["transaction"] == "tests.handed.send_mail"
+    assert {name: value for name, value in context["data"].items() if name.startswith("messaging.")} == {
+        "messaging.destination.name": "later",
+        "messaging.message.id": sent.notes["message"],
+        "messaging.system": "redis",
+    }
+    assert own(confirmed)["message_id"] == sent.notes["message"]
+
+
+def test_a_hand_over_that_fails_is_an_error_and_a_cancelled_one_is_none_g9_g20_g21(programs: dict[str, Sent]) -> None:
+    sent = programs["handed"]
+    [failed], [stopped] = sent.attempts("fails"), sent.attempts("stopped")
+
+    assert [each["contexts"]["trace"]["op"] for each in (failed, stopped)] == ["queue.publish"] * 2
+    assert [status(each) for each in (failed, stopped)] == ["internal_error", "cancelled"]
+    [event] = [each for each in sent.all("event") if "exception" in each]
+    assert event["exception"]["values"][-1]["type"] == "HandOverFailed"
+    assert own(event)["message_id"] == own(failed)["message_id"]
+    assert sent.notes["left"] == 0
+
+
+def test_a_refused_hand_over_and_the_run_here_are_two_transactions_g20_g21(programs: dict[str, Sent]) -> None:
+    sent, ran = programs["handed"].attempts("here")
+
+    assert [each["contexts"]["trace"]["op"] for each in (sent, ran)] == ["queue.publish", "queue.process"]
+    assert [status(each) for each in (sent, ran)] == ["internal_error", "ok"]
+    assert not [name for name in ran["contexts"]["trace"]["data"] if name.startswith("messaging.")]
+
+
+def test_a_hand_over_is_a_segment_where_the_sdk_streams_spans_g20_g21(programs: dict[str, Sent]) -> None:
+    [segment] = [span for item in programs["handed_in_a_stream"].all("span") for span in item["items"]]
+
+    assert segment["attributes"]["sentry.op"]["value"] == "queue.publish"
+    assert segment["attributes"]["messaging.destination.name"]["value"] == "later"
+    assert len(segment["attributes"]["messaging.message.id"]["value"]) == 32

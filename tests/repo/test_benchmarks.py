@@ -45,11 +45,13 @@ print(json.dumps({{title: [group.base, {{name: case() for name, case in group.ca
 def test_a_wanted_figure_is_a_row_of_a_table() -> None:
     program = """
 import json
-from benchmarks import growth, memory, requests, tasks, traffic
+from benchmarks import growth, inspector, memory, requests, tasks, traffic
 from benchmarks.wanted import WANTED
-rows = [[title, name] for section in (growth, memory, requests, tasks)
+rows = [[title, name] for section in (growth, inspector, memory, requests, tasks)
     for title, group in section.groups("ours", quick=True).items() for name in group.cases]
 rows += [[traffic.TITLE, name] for name in traffic.SERVERS["ours"]]
+tables = [f"{traffic.JOURNAL}, {count}" for count in ("1 connection", f"{traffic.CONNECTIONS} connections")]
+rows += [[table, name] for table in tables for name in traffic.RECORDED.values()]
 print(json.dumps([rows, [[each.table, row] for each in WANTED for row in (each.row, each.base) if row]]))
 """
     rows, wanted = json.loads(run(program))

@@ -19,20 +19,25 @@ import pytest
 import fastapi_tasks
 import fastapi_tasks.errors
 import fastapi_tasks.inspector
+import fastapi_tasks.queues
 import fastapi_tasks.testing
 import taskphase
 import taskphase.errors
+import taskphase.queues
 import taskphase.testing
 from taskphase._batch import ScopedTaskDefinition
 from taskphase._definition import TaskDefinition
 from taskphase.opentelemetry import TraceTasks
 
 CORE_ERRORS = [
+    "JournalError",
+    "HandOverFailed",
     "NoCurrentError",
     "StrayCancellation",
     "TaskCancelled",
     "TaskDropped",
     "TaskFailed",
+    "TaskHandedOver",
     "TaskNotFinished",
     "TasksClosedError",
     "TasksError",
@@ -52,9 +57,12 @@ SHARED = [
     *CORE_ERRORS,
     "DrainReport",
     "HostStatistics",
+    "Journal",
+    "JournalEntry",
     "Limit",
     "LogTasks",
     "Phase",
+    "Queue",
     "RetryPolicy",
     "Scope",
     "Task",
@@ -72,6 +80,16 @@ SHARED = [
 ]
 
 RECORDING = ["JumpClock", "RecordedTasks", "RunMode", "UnexpectedFailures", "record_tasks"]
+
+QUEUES = [
+    "Call",
+    "HandOverFailed",
+    "HandedTask",
+    "Queue",
+    "TaskHandedOver",
+    "TasksUnportableError",
+    "running",
+]
 
 SIMULATION = [
     *(
@@ -96,21 +114,29 @@ FACES: dict[ModuleType, list[str]] = {
     fastapi_tasks: [*SHARED, *BINDING_ERRORS, "Tasks", "add_tasks", "get_tasks"],
     fastapi_tasks.inspector: ["History", "router"],
     fastapi_tasks.errors: sorted([*BINDING_ERRORS, *CORE_ERRORS]),
-    taskphase.testing: [*RECORDING, *SIMULATION, "TaskRecorder"],
+    taskphase.queues: QUEUES,
+    fastapi_tasks.queues: QUEUES,
+    taskphase.testing: [*RECORDING, *SIMULATION, "QUEUE_CONTRACT", "TaskRecorder", "queue_contract"],
     fastapi_tasks.testing: [*RECORDING, "AppTaskRecorder", "RecordedRequest"],
 }
 
-# Each has one observer, and imports a package that users install as an extra.
-OBSERVERS = {"sentry": "SentryTasks", "prometheus": "PrometheusTasks", "opentelemetry": "TraceTasks"}
+# Each has one class, and imports a package that users install as an extra.
+EXTRAS = {
+    "sentry": "SentryTasks",
+    "prometheus": "PrometheusTasks",
+    "opentelemetry": "TraceTasks",
+    "taskiq": "TaskiqQueue",
+    "celery": "CeleryQueue",
+}
 
-PUBLIC_MODULES = {"errors", "inspector", "testing", *OBSERVERS}
+PUBLIC_MODULES = {"errors", "inspector", "journal", "queues", "testing", *EXTRAS}
 
 # The public module of each class or function. If both packages export the name, the shorter path.
 HOMES = {
     getattr(module, name): module.__name__
     for module in (
         *(fastapi_tasks.testing, fastapi_tasks.inspector, fastapi_tasks.errors, fastapi_tasks),
-        *(taskphase.testing, taskphase.errors, taskphase),
+        *(taskphase.testing, taskphase.queues, taskphase.errors, taskphase),
     )
     for name in FACES[module]
     if isinstance(getattr(module, name), type | FunctionType)
@@ -118,7 +144,7 @@ HOMES = {
 
 SETTINGS = (
     "name=None, shield=None, on_error=None, when=None, timeout=None, retry=None, delay=None, limit=None, run_in=None, "
-    "key=None"
+    "key=None, queue=None"
 )
 LIMITS = "config=None, max_running=None, max_pending=None, max_threads=40, drain_timeout=0, shield_timeout=None"
 
@@ -177,17 +203,17 @@ def test_a_package_has_no_public_modules_but_these(package: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("package", [taskphase, fastapi_tasks], ids=lambda package: package.__name__)
-@pytest.mark.parametrize(("module", "name"), OBSERVERS.items())
-def test_a_module_of_an_extra_has_one_observer_with_documented_methods(
+@pytest.mark.parametrize(("module", "name"), EXTRAS.items())
+def test_a_module_of_an_extra_has_one_class_with_documented_methods(
     package: ModuleType, module: str, name: str
 ) -> None:
     face = importlib.import_module(f"{package.__name__}.{module}")
-    observer = getattr(face, name)
-    own = {name: value for name, value in vars(observer).items() if not name.startswith("_")}
+    found = getattr(face, name)
+    own = {name: value for name, value in vars(found).items() if not name.startswith("_")}
 
     assert (face.__all__, bool(face.__doc__)) == ([name], True)
-    assert observer.__doc__
-    assert f"{observer.__module__}.{observer.__qualname__}" == f"taskphase.{module}.{name}"
+    assert found.__doc__
+    assert f"{found.__module__}.{found.__qualname__}" == f"taskphase.{module}.{name}"
     assert [name for name, value in own.items() if not value.__doc__] == []
 
 
@@ -236,10 +262,13 @@ def test_a_traceback_names_the_public_package_and_no_private_module() -> None:
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
-        (fastapi_tasks.add_tasks, f"(app, *, {LIMITS}, hold=False, observers=(), telemetry=None)"),
+        (
+            fastapi_tasks.add_tasks,
+            f"(app, *, {LIMITS}, hold=False, observers=(), queues=(), journal=None, telemetry=None)",
+        ),
         (TraceTasks, "(*, tracer_provider=None, meter_provider=None, trace='child')"),
-        (taskphase.TaskHost, f"(*, {LIMITS}, observers=())"),
-        (taskphase.TaskHost.__init__, f"(*, {LIMITS}, observers=())"),
+        (taskphase.TaskHost, f"(*, {LIMITS}, observers=(), queues=(), journal=None)"),
+        (taskphase.TaskHost.__init__, f"(*, {LIMITS}, observers=(), queues=(), journal=None)"),
         (fastapi_tasks.inspector.History, "(keep=1000, failures=200, *, arguments=False)"),
         (
             fastapi_tasks.inspector.router,

@@ -30,10 +30,14 @@ COLOURS = re.compile(r"\x1b\[[\d;]*m")
 MODULES = [
     "taskphase",
     "taskphase.errors",
+    "taskphase.celery",
+    "taskphase.queues",
+    "taskphase.taskiq",
     "taskphase.testing",
     "fastapi_tasks",
     "fastapi_tasks.errors",
     "fastapi_tasks.inspector",
+    "fastapi_tasks.queues",
 ]
 MODULES += ["fastapi_tasks.testing"] if find_spec("fastapi_tasks.testing") else []
 

@@ -111,13 +111,6 @@ def use_frozen(module: ModuleType) -> None:
         sys.stdout.write("frozen\n")
 
 
-def use_queue(module: ModuleType) -> None:
-    with record_tasks(module.app) as tasks, serving(module) as client:
-        assert client.post("/orders/7").status_code == 200
-        tasks.wait_all()
-    assert module.queue.jobs == {"archive-7": ("archive", 7)}
-
-
 def use_request_ids(module: ModuleType) -> None:
     logging.getLogger("fastapi_tasks").setLevel(logging.WARNING)  # how long the drain took is not in the page
     with serving(module) as client:
@@ -415,7 +408,10 @@ USES = {
     "docs/how-to/websockets-and-streams.md#a-stream": Use(use_broken_stream),
     "docs/how-to/websockets-and-streams.md#when-the-client-leaves": Use(use_leaving_clients),
     "docs/how-to/periodic.md#in-one-process-of-several-with-a-lock-file": Use(use_two_workers),
-    "docs/how-to/move-to-a-queue.md#how-to-be-ready": Use(logged(use_queue, logging.INFO)),
+    "docs/how-to/survive-a-crash.md#survive-a-crash": Use(
+        requests(("POST", "/orders/7", 200)),
+        printed=("mail for order 7", "order 7: 995 cents, recovered: False"),
+    ),
     "docs/how-to/observability.md#a-line-for-each-start-and-each-end": Use(use_lines),
     "docs/how-to/observability.md#structlog": Use(use_structlog),
     "docs/how-to/observability.md#prometheus": Use(use_metrics),

@@ -150,6 +150,11 @@ class Server:
         self._close()
 
     @property
+    def journal_path(self) -> Path:
+        """The journal, for other processes of the same app."""
+        return self._journal
+
+    @property
     def pid(self) -> int:
         """The first process of the server, as a supervisor sees it; workers have other pids."""
         return self._process.pid

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
-from soak import chaos, report, steady
+from soak import chaos, queues, report, steady, tabs
 from soak.checker import check
 from soak.journal import Event, Journal, read
 from soak.kinds import Menu, Order, decode, encode
@@ -45,6 +46,17 @@ def test_the_rounds_have_every_server_and_signal() -> None:
     met = {(this.server, this.ending) for this in (chaos.Round.draw(SEED, number) for number in range(16))}
 
     assert met == {(kind.name, ending) for kind in SERVERS for ending in chaos.SIGNALS}
+
+
+def test_a_server_with_open_tabs_ends_within_the_bound_g9_g10() -> None:
+    outcome = tabs.run_round(tabs.SERVERS[0], 0.3)
+
+    assert outcome.broken == []
+    assert outcome.streams >= tabs.TABS
+    assert 0 < outcome.took <= tabs.BOUND
+    assert f"| uvicorn | 1 | {outcome.streams} | {outcome.took:.2f} | {outcome.took:.2f} | 0 |" in tabs.section(
+        [outcome]
+    )
 
 
 # The checker
@@ -394,7 +406,20 @@ def test_the_page_has_all_figures(outcomes: dict[int, chaos.Outcome]) -> None:
     samples = [steady.Sample(50 + second, 10, 20, 7, 8, 9) for second in range(80)]
     held_by_leg = [steady.Held(50 + leg, 1000 + leg, 11, 500, {"Task": 3}) for leg in range(steady.LEGS + 2)]
     long_lived = steady.Steady(SERVERS[1], 100, samples, held_by_leg, [0.001, 0.002], [0.001, 0.003])
-    page = report.page(report.Result(SEED, list(outcomes.values()), [long_lived], 60))
+    failing = [
+        queues.Round(
+            engine,
+            0,
+            ids={"1", "1b"},
+            runs=Counter({"1": 3}),
+            confirmed={"1", "1b"},
+            quiet_answers=[0.001, 0.002],
+            answers=[0.003, 0.004],
+            stall=(0.02, 0.01),
+        )
+        for engine in queues.ENGINES
+    ]
+    page = report.page(report.Result(SEED, list(outcomes.values()), [long_lived], 60, failing))
 
     assert f"**{len(ROUNDS)} servers ended" in page
     for kind in SERVERS:
@@ -402,4 +427,6 @@ def test_the_page_has_all_figures(outcomes: dict[int, chaos.Outcome]) -> None:
     assert "| 50.0 · 51.0 · 54.0 |" in page  # memory at rest
     assert "| 1,000 · 1,001 · 1,004 |" in page
     assert "| 3 · 3 · 3 |" in page
+    assert "| Celery | 1 | 1 | 2 | 1 | 2 | 0 | 0 | 1 | 0 |" in page
+    assert "| 20.0 | 0.0 | 10.0 | 0.0 |" in page
     assert "| 7 · 8 · 9 |" in page

@@ -11,6 +11,7 @@ import pytest
 from tests.backends import native_cancel_only, turns
 
 from taskphase import Task, TaskHost, TasksClosedError, TaskStatus
+from taskphase._drive.runner import Runner
 
 
 @native_cancel_only
@@ -71,17 +72,34 @@ async def test_a_task_that_comes_from_a_thread_at_the_last_moment_is_not_lost_g2
 ) -> None:
     """Between the drain's last look and the end."""
 
-    def close() -> bool:
+    def close(runner: Runner) -> bool:
         if not tasks:
             thread = threading.Thread(target=lambda: tasks.append(host.schedule(anyio.sleep, 0)))
             thread.start()
             thread.join()
-        return original()
+        return original(runner)
 
     tasks: list[Task[None]] = []
     async with TaskHost(drain_timeout=10) as host:
-        original = host._runner.close
-        monkeypatch.setattr(host._runner, "close", close)
+        original = Runner.close
+        monkeypatch.setattr(Runner, "close", close)
+    assert tasks[0].status is TaskStatus.SUCCEEDED
+
+
+async def test_a_task_of_a_signal_handler_at_the_last_moment_is_not_cancelled_g2_g9(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As above, but in the loop's thread, where the task starts at once."""
+
+    def close(runner: Runner) -> bool:
+        if not tasks:
+            tasks.append(host.schedule(turns, 5))
+        return original(runner)
+
+    tasks: list[Task[None]] = []
+    async with TaskHost(drain_timeout=10) as host:
+        original = Runner.close
+        monkeypatch.setattr(Runner, "close", close)
     assert tasks[0].status is TaskStatus.SUCCEEDED
 
 

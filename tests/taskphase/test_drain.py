@@ -189,7 +189,7 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
         return seen
 
     first, busy, last = run(main, backend)
-    assert first == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
+    assert first == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
     assert busy == HostStatistics(
         running=2,
         waiting=2,
@@ -197,16 +197,18 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
         delayed=1,
         limited=1,
         retrying=1,
+        handing_over=0,
         threads=1,
         succeeded=1,
         failed=1,
         cancelled=1,
         dropped=0,
+        handed_over=0,
         oldest_running=busy.oldest_running,
     )
     # The drain waited for the thread; the other tasks were cancelled, and one was dropped.
-    ends = {"succeeded": 2, "failed": 1, "cancelled": 7, "dropped": 1}
-    assert last == HostStatistics(0, 0, 0, 0, 0, 0, 0, **ends, oldest_running=None)
+    ends = {"succeeded": 2, "failed": 1, "cancelled": 7, "dropped": 1, "handed_over": 0}
+    assert last == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, **ends, oldest_running=None)
 
 
 @BACKENDS

@@ -1,4 +1,4 @@
-"""G20: an observer for another package imports the package only when it is asked for, and says how to install it."""
+"""G20, G21: an observer or queue imports its package only when it is asked for, and says how to install it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-EXTRAS = {"sentry": "sentry_sdk", "prometheus": "prometheus_client"}
+EXTRAS = {"sentry": "sentry_sdk", "prometheus": "prometheus_client", "taskiq": "taskiq", "celery": "celery"}
+INSTALL = {"taskiq": "taskiq taskiq-redis", "celery": "celery[redis]"}
+# The packages that those of the extras import.
+DRIVERS = {"taskiq_redis", "redis", "kombu"}
 
 
 def run(code: str) -> str:
@@ -23,13 +26,13 @@ def test_without_its_package_an_observer_says_what_to_install_g20(package: str, 
     output = run(f"import sys; sys.modules[{EXTRAS[extra]!r}] = None; import {package}.{extra}")
 
     name = EXTRAS[extra].replace("_", "-")
-    said = f"ImportError: taskphase.{extra} needs the package {name}: pip install {name}"
+    said = f"ImportError: taskphase.{extra} needs the package {name}: pip install {INSTALL.get(extra, name)}"
     assert output.splitlines()[-1] == said
 
 
 @pytest.mark.parametrize("package", ["taskphase", "fastapi_tasks"])
 def test_a_package_imports_no_package_of_an_extra_g20(package: str) -> None:
-    assert run(f"import sys, {package}; print(sorted({set(EXTRAS.values())!r} & set(sys.modules)))") == "[]\n"
+    assert run(f"import sys, {package}; print(sorted({set(EXTRAS.values()) | DRIVERS!r} & set(sys.modules)))") == "[]\n"
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -24,7 +24,7 @@ import pytest
 from tests.backends import turns, until
 
 from taskphase import Task, TaskCancelled, TaskHost, TasksSaturatedError, TaskStatus
-from taskphase._drive.job import _Events
+from taskphase._drive.events import Events as _Events
 
 S = TaskStatus
 

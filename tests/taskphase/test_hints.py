@@ -244,7 +244,7 @@ async def test_a_generator_function_is_refused_with_a_hint_g7() -> None:
 
 # Settings
 
-SETTINGS = "name, shield, on_error, when, timeout, retry, delay, limit, run_in, key"
+SETTINGS = "name, shield, on_error, when, timeout, retry, delay, limit, run_in, key, queue"
 TAKES_KEYWORDS = ".task() takes keyword arguments only: write .task(timeout=5).schedule(f, ...)"
 
 

@@ -86,7 +86,12 @@ async def test_a_line_has_the_attributes_of_all_records_and_the_seconds_g4_g20(
         other = host.task(name="mail", delay=3600).schedule(sync_work)
         other.cancel()
     start, end, other_end = (attributes(record) for record in caplog.records if record.levelno == logging.DEBUG)
-    shared = {"task_function": f"{__name__}.sync_work", "task_name": "mail", "task_phase": "immediate"}
+    shared = {
+        "task_function": f"{__name__}.sync_work",
+        "task_name": "mail",
+        "task_phase": "immediate",
+        "task_message_id": None,
+    }
     assert start == {
         "task_id": task.id, **shared, "task_attempt": 1, "task_status": "running",
         "task_age": start["task_age"], "task_running_for": 0.0,

@@ -22,7 +22,7 @@ prometheus_client = pytest.importorskip("prometheus_client")
 from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
-from taskphase.prometheus import PrometheusTasks  # noqa: E402
+from taskphase.prometheus import _BUCKETS, PrometheusTasks  # noqa: E402
 
 DRAIN = 5  # seconds for what a test has left; nothing needs them
 PATIENCE = 10  # seconds; a thread that waits for longer fails its test
@@ -327,5 +327,46 @@ async def test_nothing_is_kept_of_a_task_that_has_ended_g20(metrics: Metrics) ->
         host.schedule(wait)
         with pytest.raises(TasksSaturatedError):
             host.schedule(wait)
+    metrics.text()
     observer = metrics.observer
-    assert (observer._state_of, observer._due_at, list(observer._changes.waiting)) == ({}, {}, [])
+    assert (observer._states, observer._due_at, observer._functions, list(observer._changes.waiting)) == (
+        {},
+        {},
+        {},
+        [],
+    )
+
+
+async def test_without_a_scrape_the_memory_is_bounded_g20(metrics: Metrics) -> None:
+    async with TaskHost(observers=[metrics.observer], drain_timeout=DRAIN) as host:
+        for _ in range(50):
+            for _ in range(10):
+                host.schedule(work)
+            await until(lambda: not host.running)
+            assert len(metrics.observer._changes.waiting) < 64
+    assert metrics.values("tasks_ended_total", "outcome") == {("succeeded",): 500}
+    assert metrics.values("task_wait_seconds_count", "function") == {("work",): 500}
+
+
+def test_a_histogram_is_exposed_as_by_prometheus_client_g20(metrics: Metrics) -> None:
+    """The text is the same as after the same observations of a `Histogram`, without the time of its creation."""
+
+    async def main() -> None:
+        async with TaskHost(observers=[metrics.observer], drain_timeout=60) as host:
+            for seconds in (0, 0.005, 0.25, 7, 400):
+                await host.schedule(anyio.sleep, seconds)
+
+    simulate(main).result()
+    registry = CollectorRegistry()
+    by_labels = prometheus_client.Histogram(
+        "taskphase_task_duration_seconds",
+        "Seconds of one attempt, with its error handler.",
+        ["function", "phase", "outcome"],
+        registry=registry,
+        buckets=_BUCKETS,
+    )
+    for seconds in (0, 0.005, 0.25, 7, 400):
+        by_labels.labels("anyio.sleep", "immediate", "succeeded").observe(seconds)
+    expected = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+    found = [line for line in metrics.text().splitlines() if "taskphase_task_duration_seconds" in line]
+    assert found == expected

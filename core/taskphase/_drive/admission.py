@@ -10,24 +10,25 @@ Mails keep the order of `schedule()`: a direct call first reads all mails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import RLock, get_ident
 from typing import Any, cast
 
 from .._machine.calling import shown
-from .._machine.drain import DRAIN, DrainEvent, DrainStage, accepts, refusal
+from .._machine.drain import DrainStage, accepts, refusal
 from .._machine.life import LifeEvent, TaskStatus
 from .._machine.scope import ScopeState, Verdict
 from ..errors import TasksClosedError, TasksError
 from . import report
 from .current import scope_here
-from .hooks import Entry, Watching
-from .inbox import Inbox, Mail, Wait
+from .hooks import Entry, Telling, Watching, telling_here
+from .inbox import Mail, Wait
 from .job import JOB, Job
+from .outlets import prepare
 from .places import Places
 from .seam import Seam
 from .unit import Unit
-from .watching import TELLING, Observer, tell, watch
+from .watching import Observer, tell_all, watch
 
 # Each task needs these members (see `Symbol`).
 _NEW = TaskStatus.NEW
@@ -49,43 +50,52 @@ class Admission(Places):
     admits one job too many.
 
     :ivar stage: the stage of the drain
-    :ivar is_busy: True while a change here is half done
-    :ivar moving: the job that leaves one place for another; None if there is none
     :ivar on_admit: called with each job that has got a place; None unless the host closes
     :ivar watching: the hooks of the observers; None if there are none
     """
 
-    def __init__(self, seam: Seam[Job], host: Any, max_pending: int | None, observers: tuple[Observer, ...]) -> None:
-        self.seam = seam
-        self.host = host
+    is_busy: bool
+    __slots__ = (
+        "__weakref__",
+        "_has_running",
+        "_is_selective",
+        "_lock",
+        "_reserved",
+        "_thread",
+        "clock",
+        "hooks",
+        "host",
+        "on_admit",
+        "seam",
+        "stage",
+        "telling",
+        "watching",
+    )
+
+    def __init__(
+        self,
+        seam: Seam[Job],
+        host: Any,
+        max_running: int | None,
+        max_pending: int | None,
+        observers: tuple[Observer, ...],
+    ) -> None:
+        super().__init__(max_running, max_pending)
+        self.seam: Seam[Job] = seam
+        self.host: Any = host
         self.stage: DrainStage = DrainStage.OPEN
         self._is_selective: bool = max_pending is not None  # True if a job may be refused
-        self.is_busy: bool = False
         self.on_admit: Callable[[Job], None] | None = None
         self.hooks: tuple[Entry, ...] = ()
         self.watching: Watching | None = None
+        self.telling: Telling = telling_here()  # of the loop's thread
         watch(self, observers)
-        self._max_pending = max_pending
-        self.inbox: Inbox = Inbox()
-        self._mails = self.inbox.mails
         self._lock = RLock()
-        # A job that is taken and in no place yet. With `max_pending`, an interruption counts it.
-        self.moving: Job | None = None
-        self._moves_to = Wait.FOR_NOTHING
         self._reserved = 0
         self.clock: Callable[[], float] = seam.clock
         self._thread, self._has_running = seam.thread, seam.has_running
 
-    @property
-    def has_mail(self) -> bool:
-        """True if there are mails for the event loop."""
-        return bool(self._mails)
-
-    def on_their_way(self) -> Iterator[Job]:
-        """Yield the jobs in the inbox."""
-        yield from [job for mail in self.inbox if (job := mail.job) is not None and not job._has_ended]
-
-    def submit(self, job: Job, scope: Unit | None = None, maker: object = None) -> None:
+    def submit(self, job: Job, scope: Unit | None = None, maker: object = None) -> None:  # noqa: C901 - a call costs
         """Take `job`, or refuse `job` and change nothing. From any thread. `_place()` then decides, in the loop's
         thread: start, hold or drop.
 
@@ -94,12 +104,16 @@ class Admission(Places):
         :raises TasksClosedError: if the host takes no more tasks from the caller
         :raises TasksSaturatedError: if the job would have to wait, and `max_pending` jobs wait already
         :raises RuntimeError: if another event loop runs in the loop's thread
+        :raises TasksUnportableError: if a queue or a journal takes the job, and cannot carry its call
+        :raises ValueError: if `queue=` names a queue of another host
         """
+        if self.prepares or job.config.queue is not None:
+            prepare(job, scope, self.outlets, self.keeper)
         if (
             self.is_busy
             or get_ident() != self._thread
             or not self._has_running()
-            or (TELLING and self._thread in TELLING)
+            or self.telling.now  # no observer is called inside itself
         ):
             self._submit_by_mail(job, scope, maker)
             return
@@ -115,7 +129,8 @@ class Admission(Places):
             job._taken_at = now()
             if self.watching is not None:
                 self.moving = job
-                self._tell_scheduled(job, scope)
+                if self.watching.scheduled:
+                    self._tell_scheduled(job, scope, self.telling)
                 self._place(job, scope, maker)
             elif scope is None:
                 self.start(job)
@@ -140,7 +155,7 @@ class Admission(Places):
                 if self.watching is None:
                     self._wake(self._read_one, job)  # `_read()` waits for the lock
                     return
-                mail.is_told = get_ident() not in TELLING
+                mail.is_told = not telling_here().now
                 mail.is_ready = not mail.is_told
         except BaseException as exc:
             self._refuse(job, exc, by_mail=True)
@@ -148,7 +163,7 @@ class Admission(Places):
         # Without the lock: observers run the user's code, and may take locks of their own.
         try:
             if mail.is_told:
-                self._tell_scheduled(job, scope)
+                self._tell_scheduled(job, scope, telling_here())
         except BaseException:  # an interrupt
             mail.is_cancelled = True
             raise
@@ -172,7 +187,8 @@ class Admission(Places):
         if job.config.is_gated and not by_mail:
             self.gates.forget(job, keep_place=False)
         if is_told and self.watching is not None and not job._is_new:
-            self.end(job, LifeEvent.DROP)  # the observers know the job, so the job must end
+            telling = telling_here() if by_mail else self.telling
+            self.end(job, LifeEvent.DROP, telling=telling)  # the observers know the job, so the job must end
             return
         job._taken_at = None
         if isinstance(error, TasksError):
@@ -181,16 +197,16 @@ class Admission(Places):
     def note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
         """Tell the observers that `schedule(func)` raises `error`. From any thread."""
         # An observer that schedules is not told: it might schedule again, without end.
-        if self.watching is not None and get_ident() not in TELLING:
-            tell(self.watching.refused, func, error)
+        if self.watching is not None and not telling_here().now:
+            tell_all(self.watching.refused, telling_here(), (func, error))
 
-    def _tell_scheduled(self, job: Job, scope: Unit | None) -> None:
+    def _tell_scheduled(self, job: Job, scope: Unit | None, telling: Telling) -> None:
         if self.watching is not None and self.watching.scheduled:
             if scope is None:
                 scope = scope_here(self.host)
                 if scope is not None and scope._state in _OVER:
                     scope = None  # code that a scope has left behind
-            tell(self.watching.scheduled, job, scope)
+            tell_all(self.watching.scheduled, telling, (job, scope))
 
     def _wake(self, callback: Callable[[], None], job: Job | None = None) -> None:
         try:
@@ -205,7 +221,7 @@ class Admission(Places):
 
         :raises TasksClosedError: if the loop has ended
         """
-        if self.is_busy or not self.seam.runs_here() or (TELLING and self._thread in TELLING):
+        if self.is_busy or not self.seam.runs_here() or self.telling.now:
             self.inbox.add(Mail(None, call=func))
             self._wake(self._read_one)
             return
@@ -235,13 +251,10 @@ class Admission(Places):
 
     def _admit(self, job: Job, wait: Wait) -> None:
         by = JOB.get()
-        by_shielded = by is not None and by.config.shielded and not by._has_ended and self._owns(by)
+        by_shielded = by is not None and by.config.shielded and not by._has_ended and cast("object", by._runner) is self
         if not accepts(self.stage, by_shielded=by_shielded):
             raise TasksClosedError(refusal(self.stage, shown(job.function)))
         self._check_room(job, wait)
-
-    def _owns(self, job: Job) -> bool:
-        return cast("object", job._runner) is self
 
     def _read_one(self) -> None:
         # Each mail has one call, which reads one mail: threads that schedule without pause do not block the loop.
@@ -272,7 +285,7 @@ class Admission(Places):
     def _arrive(self, job: Job, mail: Mail) -> None:
         try:
             if not mail.is_told:
-                job._run_in_context(self._tell_scheduled, job, mail.scope)
+                job._run_in_context(self._tell_scheduled, job, mail.scope, self.telling)
         finally:  # an interrupt may come out of an observer
             if mail.is_cancelled:
                 self.cancel(job)
@@ -284,17 +297,3 @@ class Admission(Places):
             self._place(job, mail.scope, mail.maker)
         except Exception as exc:  # a foreign task group was closed meanwhile; or a task factory has raised
             self.drop(job, report.reason_of(exc))
-
-    def follow(self, event: DrainEvent) -> None:
-        """Enter the next stage of the drain."""
-        # With the lock: each job that a thread was allowed to schedule in the last stage is in the inbox by now.
-        with self._lock:
-            self.stage = DRAIN[self.stage][event]
-            self._is_selective = True
-
-    def close(self) -> bool:
-        """Close the runner, unless there are mails. Return True if the runner is closed: it then refuses all jobs."""
-        with self._lock:
-            if not self._mails:
-                self.stage = DRAIN[self.stage][DrainEvent.IDLE]
-        return self.stage is DrainStage.CLOSED

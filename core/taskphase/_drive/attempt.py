@@ -20,7 +20,7 @@ from .calls import call_function, call_handler
 from .cancelling import loop_has_gone
 from .job import JOB, Job
 from .raised import forget_locals, judge, plain
-from .watching import tell
+from .watching import tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _STARTING = TaskStatus.STARTING
@@ -65,7 +65,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
                 runner.note_left(job)
                 return
             if runner.watching is not None:
-                tell(runner.watching.started, job)
+                tell(runner.watching.started, runner.telling, job)
             if config.timeout is not None or not job._is_async:
                 result = await call_function(job)
             elif job._kwargs:
@@ -93,7 +93,8 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912, PLR0915 - in one fr
     try:
         if outcome is _RAISED:
             try:
-                await follow_failure(job, result)
+                if job._hand_over is None or not runs_here(job, result):
+                    await follow_failure(job, result)
             except BaseException as exc:
                 # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
                 # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
@@ -120,6 +121,8 @@ async def _may_begin(job: Job) -> bool:
     The job was cancelled before its first step. Or a task factory takes the first step inside `schedule()`: then wait
     for the next turn of the loop, in which the job is STARTING.
     """
+    if job._status is TaskStatus.RECORDING:
+        return await _may_begin_recorded(job)
     if not job._has_ended:
         try:
             await _turn()
@@ -131,6 +134,38 @@ async def _may_begin(job: Job) -> bool:
         job._runner.note_left(job)
         return False
     return True
+
+
+async def _may_begin_recorded(job: Job) -> bool:
+    """Return whether the attempt may begin: after the journal has counted the run."""
+    record = job._record
+    try:
+        if job not in job._runner.alive:
+            await _turn()  # a task factory takes the first step before the runner knows the native task
+        if record.error is None:
+            await record.begin(job)
+    except BaseException:
+        job._runner.cancel(job)
+        job._runner.note_left(job)
+        raise
+    if job._has_ended:
+        job._runner.note_left(job)
+        return False
+    if record.error is None:
+        job._move(LifeEvent.START)
+        return True
+    await _fail_unrecorded(job, record.error)
+    return False
+
+
+async def _fail_unrecorded(job: Job, error: Exception) -> None:
+    JOB.set(job)
+    if job._runner.seam.begins:
+        job._runner.seam.begin(job)
+    stray = None if job.config.on_error is None else await handle(job, error)
+    end_without_success(job, _FAIL, error)
+    if stray is not None:
+        raise stray
 
 
 @coroutine
@@ -178,6 +213,17 @@ async def follow_failure(job: Job, error: Exception) -> None:
         raise stray
 
 
+def runs_here(job: Job, error: Exception) -> bool:
+    """Have `job` run here after all, if its queue has refused it; return whether it does."""
+    with job._runner.busy():
+        if job._status is not TaskStatus.HANDING_OVER or not job._runner.run_here(job, error):
+            return False
+        stray = pause(job, 0, error)
+    if stray is not None:
+        raise stray
+    return True
+
+
 def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
     """Call the retry policy, in the context of the attempt.
 
@@ -210,7 +256,7 @@ async def handle(job: Job, error: Exception) -> BaseException | None:
     scope = job._runner.seam.cancel_scope(shield=job.config.shielded)
     job._follow_in(scope, LifeEvent.RAISE)
     if job._runner.watching is not None:
-        tell(job._runner.watching.moved, job)
+        tell(job._runner.watching.moved, job._runner.telling, job)
     if job.status is TaskStatus.ABORTING:
         scope.cancel()
     try:
@@ -237,10 +283,13 @@ def pause(job: Job, seconds: float, error: Exception) -> BaseException | None:
     runner.note_paused(job, seconds)
     try:
         try:
-            report.retrying(job, error, seconds)
+            if job.attempt:
+                report.retrying(job, error, seconds)
+            else:
+                report.runs_here(job)
         finally:
             if runner.watching is not None:
-                tell(runner.watching.attempt_ended, job, error, seconds)
+                tell_all(runner.watching.attempt_ended, runner.telling, (job, error, seconds))
     except BaseException as exc:
         job._began_at = None
         runner.cancel(job)

@@ -17,8 +17,9 @@ from .raised import show_from_function
 
 async def call_function(job: Job) -> Any:
     """Call the function: in the event loop if it is async, otherwise in a thread or in a process. Await an awaitable
-    result, except that of a process.
+    result, except that of a process. Or hand the task over to its queue.
 
+    :raises HandOverFailed: if the queue has not confirmed the hand-over
     :raises TimeoutError: if the call takes more than `timeout` seconds
     """
     # No frame here has the arguments as local variables: error trackers send the local variables of each frame.
@@ -27,6 +28,8 @@ async def call_function(job: Job) -> Any:
         if job._is_async:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
+        elif job._hand_over is not None:
+            return await job._hand_over.run(job)
         elif job.config.run_in == "process":
             return await call_in_process(job)
         else:

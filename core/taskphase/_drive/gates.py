@@ -1,4 +1,4 @@
-"""The gates between the phase of a task and its slot: its key, its delay, its limit."""
+"""The gates between the phase of a task and its slot: its key, its journal, its delay, its limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 
-from .._machine.life import NOT_DUE, LifeEvent, TaskStatus
+from .._machine.life import MAY_DROP, LifeEvent, TaskStatus
 from .._machine.limit import Limit
 from .job import Job
 from .pauses import Pauses
@@ -41,12 +41,14 @@ class Gates:
     *Invariant*, with a `Limit` that has a `max_pending`: a job is in `Line.waiting` before its place changes. Otherwise
     an interruption admits one job too many.
 
+    :ivar recording: the jobs that wait for their journal
     :ivar lines: the limits in use
     :ivar limited_count: the number of jobs that wait for a place of their limit. From any thread. There may be a limit
         for each customer, so `schedule()` must not look at each line
     """
 
     def __init__(self) -> None:
+        self.recording: dict[Job, None] = {}
         self.pauses: Pauses = Pauses()
         self.lines: dict[Limit, Line] = {}
         self.limited_count: int = 0
@@ -54,9 +56,9 @@ class Gates:
         self._held_keys: dict[Job, tuple[str, str]] = {}  # the name of a function may change meanwhile
 
     def __contains__(self, job: Job) -> bool:
-        """Return whether `job` is DELAYED, RETRYING or LIMITED."""
+        """Return whether `job` is DELAYED, RETRYING or LIMITED, or waits for its journal."""
         line = self.line_of(job)
-        return job in self.pauses.ends or (line is not None and job in line.limited)
+        return job in self.pauses.ends or job in self.recording or (line is not None and job in line.limited)
 
     def limited(self) -> Iterator[Job]:
         """Yield the jobs that wait for a place of their limit. From any thread."""
@@ -69,9 +71,9 @@ class Gates:
         return None if limit is None else self.lines.get(limit)
 
     def has_key_of(self, job: Job) -> bool:
-        """Return whether another job of the same function has the key of `job`."""
+        """Return whether another job of the same function has the key of `job`. In a journal the file decides that."""
         key = job.config.key
-        holder = None if key is None else self._keys.get((job.function, key))
+        holder = None if key is None or job._kept is not None else self._keys.get((job.function, key))
         return holder is not None and holder is not job and not holder._has_ended
 
     def note_held(self, job: Job) -> None:
@@ -86,8 +88,8 @@ class Gates:
         :raises TasksClosedError: if the foreign task group is closed; then call `forget()`
         """
         config = job.config
-        if job._status in NOT_DUE:
-            if config.key is not None:
+        if job._status in MAY_DROP:
+            if config.key is not None and job._kept is None:
                 self._held_keys[job] = job.function, config.key
                 self._keys[self._held_keys[job]] = job
             if config.delay:
@@ -108,6 +110,12 @@ class Gates:
         line.waiting.discard(job)
         return False
 
+    def record(self, job: Job) -> None:
+        """Have `job` wait for its journal."""
+        self._note_waits(job)
+        self.recording[job] = None
+        job._move(LifeEvent.RECORD)
+
     def pause(self, job: Job, seconds: float) -> None:
         """Have `job` wait for its next attempt."""
         self._note_waits(job)
@@ -122,6 +130,7 @@ class Gates:
         if held_key is not None and self._keys.get(held_key) is job:
             del self._keys[held_key]
         self.pauses.remove(job)
+        self.recording.pop(job, None)
         line = self.line_of(job)
         if line is not None:
             self._leave_line(line, job)

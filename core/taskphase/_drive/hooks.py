@@ -1,8 +1,9 @@
-"""The names of the hooks of observers, and the methods to call for each hook."""
+"""The names of the hooks of observers, the methods to call for each hook, and whether one is called now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from threading import local
 from typing import Any, NamedTuple
 
 HOOKS = ("scheduled", "refused", "due", "moved", "started", "attempt_ended", "ended", "scope_changed", "drained")
@@ -65,3 +66,28 @@ class Watching:
         entries = tuple(entries)
         for name in self.__slots__:
             setattr(self, name, Hooks.of(entry for entry in entries if entry.name == name))
+
+
+class Telling:
+    """Whether an observer runs now, in one thread.
+
+    :ivar now: True if so. Then `schedule()` and `cancel()` go by mail: no observer is called inside itself
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now: bool = False
+
+
+class _Local(local):
+    def __init__(self) -> None:
+        self.telling = Telling()
+
+
+_local = _Local()
+
+
+def telling_here() -> Telling:
+    """Return the `Telling` of this thread: the same for all runners."""
+    return _local.telling

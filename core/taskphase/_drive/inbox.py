@@ -19,7 +19,9 @@ class Wait(Enum):
     FOR_NOTHING = 0
     FOR_SLOT = 1
     FOR_LATER = 2
-    """For its phase, its delay or a place of its limit."""
+    """For its phase, its delay, a place of its limit or its turn to be handed over."""
+    FOR_NO_SLOT = 3
+    """For nothing, and it takes no slot: it is handed over."""
 
 
 @dataclass(eq=False, slots=True)
@@ -28,7 +30,7 @@ class Mail:
 
     :ivar scope: the scope of the job, or None
     :ivar maker: see `Unit._held`
-    :ivar wait: counts for `max_pending`, unless it is FOR_NOTHING
+    :ivar wait: counts for `max_pending`, unless it is FOR_NOTHING or FOR_NO_SLOT
     :ivar is_ready: False while the thread of `schedule()` tells the observers. The loop must not read the mail before:
         for each task, `scheduled()` is the first call
     :ivar is_told: False if an observer has called `schedule()`. Then the loop tells the observers, on arrival

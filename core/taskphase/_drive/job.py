@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from types import FunctionType, MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast
-
-from anyio import Event
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from .._machine.calling import check_call, name_of, qualname_of
 from .._machine.config import UNSET, TaskConfig
@@ -17,10 +14,10 @@ from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
 from .._machine.scope import Phase
 from .._machine.table import Row
 from .cancelling import CancelScope
-from .hooks import Watching
+from .events import Events
+from .keeping import Record
+from .owner import Owner
 from .portable import pack, refuse_async
-from .seam import Seam
-from .threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,35 +39,13 @@ _running_job = JOB.get  # (Python 3.11 is slow at finding the method)
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class Owner(Protocol):
-    """The part of a runner that an attempt and a handle need. See `Runner`."""
-
-    host: Any
-    clock: Callable[[], float]
-    watching: Watching | None
-    on_pause: Callable[[Job], None] | None
-
-    @property
-    def seam(self) -> Seam[Job]: ...
-    @property
-    def threads(self) -> Threads[Job]: ...
-    @property
-    def alive(self) -> MutableMapping[Job, object]: ...
-    def route_of(self, job: Job) -> object: ...
-    def call(self, func: Callable[[], None]) -> None: ...
-    def busy(self) -> AbstractContextManager[None]: ...
-    def cancel(self, job: Job) -> None: ...
-    def cancel_all(self, jobs: Iterable[Job]) -> None: ...
-    def note_paused(self, job: Job, seconds: float) -> None: ...
-    def resume(self, job: Job) -> None: ...
-    def note_left(self, job: Job) -> None: ...
-    def end(self, job: Job, event: LifeEvent, result: Any = None, error: BaseException | None = None) -> None: ...
-
-
 class Job:
     """One task: its call, its settings and its state. `Task` is the subclass for users.
 
     :ivar parent: the id of the task that made this one, or None
+    :ivar _hand_over: the `HandOver` of a task for a queue, otherwise None
+    :ivar _message_id: None in other jobs
+    :ivar _record: the `Record` of a task of a journal; missing in other jobs
     :ivar _payload: the call for a worker process; missing in other jobs
     :ivar _runner: the runner that has taken the job; missing before that
     :ivar _scope: see the comment above `_set_scope()`
@@ -88,9 +63,12 @@ class Job:
         "_context",
         "_ended_at",
         "_events",
+        "_hand_over",
         "_is_async",
         "_kwargs",
+        "_message_id",
         "_payload",
+        "_record",
         "_result",
         "_runner",
         "_scope",
@@ -115,7 +93,8 @@ class Job:
         parent: int | None
         _kwargs: Mapping[str, Any]
         _payload: bytes
-        _runner: Owner
+        _record: Record
+        _runner: Owner[Job]
         _ended_at: float
 
     def __init__(
@@ -142,7 +121,9 @@ class Job:
         self._scope: CancelScope | None = None
         self._result: Any = None
         self._status = _NEW
-        self._events: _Events | None = None
+        self._events: Events | None = None
+        self._hand_over: Any = None
+        self._message_id: str | None = None
 
     @property
     def name(self) -> str:
@@ -153,6 +134,26 @@ class Job:
     def function(self) -> str:
         """The name of the function, with its module and behind all partials: the same for each of its tasks."""
         return name_of(self.func)
+
+    @property
+    def message_id(self) -> str | None:
+        """Of a task that a queue or a journal takes: uuid4 hex, the same in the worker and after a crash. Otherwise
+        None.
+        """
+        return self._message_id
+
+    @property
+    def recovered(self) -> bool:
+        """True if a journal has recovered the task: the process that has scheduled the task has died, or has cut the
+        task off at its shutdown. So the task may have run before.
+        """
+        record = self._kept
+        return record is not None and record.is_recovered
+
+    @property
+    def _kept(self) -> Record | None:
+        """The `Record` of a task of a journal, otherwise None."""
+        return getattr(self, "_record", None)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -278,21 +279,11 @@ class Job:
         return self._own_context().run(func, *args, **kwargs)
 
     async def _wait_started(self) -> None:
-        self._events = events = self._events or _Events()  # first: after the look a signal handler may cancel the task
+        self._events = events = self._events or Events()  # first: after the look a signal handler may cancel the task
         if not (self.attempt or self._has_ended):
             await events.started.wait()
 
     async def _wait_ended(self) -> None:
-        self._events = events = self._events or _Events()  # as above
+        self._events = events = self._events or Events()  # as above
         if not self._has_ended:
             await events.ended.wait()
-
-
-class _Events:
-    """The events for code that waits for a task. Most tasks have none."""
-
-    __slots__ = ("ended", "started")
-
-    def __init__(self) -> None:
-        self.started = Event()
-        self.ended = Event()

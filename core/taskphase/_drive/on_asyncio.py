@@ -45,8 +45,10 @@ class AsyncioSeam:
     :ivar _barriers: the number of barriers since the last turn
     """
 
+    backend = "asyncio"
     cancelled: type[BaseException] = asyncio.CancelledError
     in_order = True  # the loop's queue is first in, first out
+    event: Callable[..., asyncio.Event] = asyncio.Event
 
     def __init__(self, *, may_enclose: bool) -> None:
         self.thread = get_ident()

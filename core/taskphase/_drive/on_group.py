@@ -39,7 +39,7 @@ class GroupSeam:
         self.thread = self._native.thread
         self.clock = self._native.clock
         self.in_order = self._native.in_order
-        self.cancel_scope = self._native.cancel_scope
+        self.cancel_scope, self.event = self._native.cancel_scope, self._native.event
         self.first_steps = self.turns = self._native.turns
         self.is_here = self._native.is_here
         self.runs_here = self._native.runs_here

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 class TrioSeam:
     """One run of trio. Jobs start in a nursery of their own."""
 
+    backend = "trio"
     cancelled: type[BaseException] = trio.Cancelled
     in_order = False
     cancel_scope: Callable[..., CancelScope] = trio.CancelScope
+    event: Callable[..., trio.Event] = trio.Event
 
     def __init__(self, *, may_enclose: bool) -> None:
         self.thread = get_ident()
@@ -65,6 +67,8 @@ class TrioSeam:
         # `start_soon()` copies the context of its caller. So the context of the job does not change.
         assert job._context is not None
         job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
+        if not job.config.is_gated:
+            job._context = None  # there is one attempt, and it has its copy
         return None
 
     async def turns(self) -> None:

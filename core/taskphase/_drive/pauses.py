@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
 
-from .job import Job, Owner
+from .job import Job
+from .owner import Owner
 
 _FEW = 64  # a heap of this size is not worth a cleaning
 
@@ -55,13 +56,13 @@ class Pauses:
             self._stop_timer()
             self._rings_at, self._stop_timer = math.inf, _nothing
 
-    def _set_timer(self, runner: Owner, end: float) -> None:
+    def _set_timer(self, runner: Owner[Job], end: float) -> None:
         if end < self._rings_at:
             stop = runner.seam.call_at(end, partial(self._ring, runner), partial(self._note_cancelled, runner))
             self._stop_timer()
             self._rings_at, self._stop_timer = end, stop
 
-    def _ring(self, runner: Owner) -> None:
+    def _ring(self, runner: Owner[Job]) -> None:
         with runner.busy():
             # The timer of uvloop may be a millisecond early.
             now = max(runner.clock(), self._rings_at)
@@ -82,11 +83,11 @@ class Pauses:
             heappop(heap)
         return heap[0][2] if heap else None
 
-    def _set_timer_again(self, runner: Owner) -> None:
+    def _set_timer_again(self, runner: Owner[Job]) -> None:
         if (job := self._first()) is not None:
             self._set_timer(runner, self.ends[job])
 
-    def _note_cancelled(self, runner: Owner) -> None:
+    def _note_cancelled(self, runner: Owner[Job]) -> None:
         """Note that the timer was cancelled (see `Seam.call_at()`): cancel the jobs without a shield."""
         with runner.busy():
             self._rings_at, self._stop_timer = math.inf, _nothing

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._machine.life import NOT_DUE, LifeEvent
+from .._machine.life import MAY_DROP, LifeEvent
 from .._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, Verdict, mismatch
 from . import report
 from .admission import Admission
 from .job import Job
 from .seam import Seam
 from .unit import Unit
-from .watching import Observer, tell
+from .watching import Observer, tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _DEFER = LifeEvent.DEFER
@@ -22,13 +22,20 @@ _TO_START, _TO_HOLD = Verdict.START, Verdict.HOLD
 class Phases(Admission):
     """The part of a runner that knows scopes. For the loop's thread.
 
-    :ivar deferred: the jobs that wait for their phase, each with its scope
     :ivar late: the scopes that are over while their routes still run
     """
 
-    def __init__(self, seam: Seam[Job], host: Any, max_pending: int | None, observers: tuple[Observer, ...]) -> None:
-        super().__init__(seam, host, max_pending, observers)
-        self.deferred: dict[Job, Unit] = {}
+    __slots__ = ("late",)
+
+    def __init__(
+        self,
+        seam: Seam[Job],
+        host: Any,
+        max_running: int | None,
+        max_pending: int | None,
+        observers: tuple[Observer, ...],
+    ) -> None:
+        super().__init__(seam, host, max_running, max_pending, observers)
         self.late: dict[Unit, None] = {}
 
     def _place(self, job: Job, scope: Unit | None, maker: object) -> None:  # noqa: C901 - a call costs each task
@@ -42,16 +49,16 @@ class Phases(Admission):
                 if job.phase is _AFTER_ROUTE:
                     scope._holds_for_route = True
                 if job.config.is_gated:
-                    self.gates.note_held(job)  # first: an interruption counts each job
+                    self._note_held(job)  # first: an interruption counts each job
                 self.deferred[job] = scope
                 if self.watching is not None:
-                    tell(self.watching.moved, job)
+                    tell(self.watching.moved, self.telling, job)
                 return
             if verdict is not _TO_START:
                 self.drop(job, mismatch(job.config.when))
                 return
             scope.unsettled = True
-        if self.watching is None or not self._is_held_back(job):
+        if self.watching is None or not self.watching.holds or not self._is_held_back(job):
             self.start(job)
 
     def release(self, job: Job) -> None:
@@ -67,6 +74,8 @@ class Phases(Admission):
             else:
                 self.start(job, self._let_go)
         except Exception as exc:
+            if self.keeper is not None and job._kept is not None:
+                self.cancel(job)  # the journal keeps the task for another host
             self.drop(job, report.reason_of(exc))
 
     def _is_held_back(self, job: Job) -> bool:
@@ -91,16 +100,16 @@ class Phases(Admission):
             scope._state = SCOPE[scope._state][ScopeEvent.GIVEN_UP]
             if self.watching is not None:
                 with self.busy():
-                    tell(self.watching.scope_changed, scope, "ended")
+                    tell_all(self.watching.scope_changed, self.telling, (scope, "ended"))
             for job in list(scope._held or ()):
                 self.drop(job, "its route was still running when the host closed")
 
     def drop(self, job: Job, reason: str, *, level: int | None = None) -> None:
-        """Drop a job that was never asked to start. If the job was cancelled meanwhile, or run by hand, do nothing.
+        """Drop a job that never takes a step. If the job was cancelled meanwhile, or run by hand, do nothing.
 
         :param level: of the log record; default: as `when` has it
         """
-        if job._status in NOT_DUE:
+        if job._status in MAY_DROP:
             self._let_go(job)
             try:
                 report.dropped(job, reason, level)

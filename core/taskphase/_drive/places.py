@@ -1,4 +1,4 @@
-"""The places of jobs: how many jobs wait in them, and the methods of a runner that admission calls.
+"""The places of jobs: which jobs are where, how many, and the methods of a runner that admission calls.
 
 (`phases.py` and `runner.py` import `admission.py`, so these methods are abstract here.)
 """
@@ -6,34 +6,151 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .._machine.life import LifeEvent
 from .._machine.limit import Limit
 from .._machine.scope import VERDICTS, Verdict
 from ..errors import TasksSaturatedError
 from .gates import Gates
+from .hooks import Telling
 from .inbox import Inbox, Wait
 from .job import Job
+from .keeping import Keeper
+from .outlets import Outlets
 from .unit import Unit
 
 _START = Verdict.START
 
 
 class Places(ABC):
-    """The jobs of a runner, by place: deferred, waiting or alive (see `Runner`). For the loop's thread.
+    """The jobs of a runner, by place. For the loop's thread.
+
+    *Invariant*: while `is_busy` is False, each job that was taken and has not ended is in one place: a mail,
+    `deferred`, `gates`, `_waiting` or `alive`. A job without a place would be lost: the host closes without it.
 
     :ivar deferred: the jobs that wait for their phase, each with its scope
+    :ivar gates: the jobs that wait for their delay, for a place of their limit or for their next attempt
+    :ivar alive: the jobs that were asked to start, until their native tasks leave. The value is the native task, or
+        None until the seam knows it: to cancel it, and to keep it from the garbage collector
+    :ivar outlets: the queues, and the part of `alive` that is being handed over; None if the host has no queues
+    :ivar keeper: the journal; None if the host has none
+    :ivar prepares: True if `submit()` has something to do for a queue or a journal
+    :ivar is_busy: True while a change is half done
+    :ivar moving: the job that leaves one place for another; None if there is none
     """
 
-    deferred: dict[Job, Unit]
-    gates: Gates
-    inbox: Inbox
-    is_busy: bool
-    moving: Job | None
-    _moves_to: Wait
-    _max_pending: int | None
+    __slots__ = (
+        "_mails",
+        "_max_pending",
+        "_max_running",
+        "_moves_to",
+        "_waiting",
+        "alive",
+        "deferred",
+        "gates",
+        "inbox",
+        "is_busy",
+        "keeper",
+        "moving",
+        "outlets",
+        "prepares",
+    )
+
+    def __init__(self, max_running: int | None, max_pending: int | None) -> None:
+        self.inbox: Inbox = Inbox()
+        self._mails = self.inbox.mails
+        self.deferred: dict[Job, Unit] = {}
+        self.gates: Gates = Gates()
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self.alive: dict[Job, object] = {}
+        self.outlets: Outlets | None = None
+        self.keeper: Keeper | None = None
+        self.prepares: bool = False
+        self.is_busy: bool = False
+        # A job that is taken and in no place yet. With `max_pending`, an interruption counts it.
+        self.moving: Job | None = None
+        self._moves_to = Wait.FOR_NOTHING
+        self._max_running = max_running
+        self._max_pending = max_pending
+
+    @property
+    def running(self) -> int:
+        """The number of jobs with a slot."""
+        return len(self.alive) - self.handing_over
+
+    @property
+    def handing_over(self) -> int:
+        """The number of jobs that are being handed over."""
+        return 0 if self.outlets is None else len(self.outlets.alive)
+
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def recording(self) -> int:
+        """The number of jobs that wait for their journal."""
+        return len(self.gates.recording)
+
+    @property
+    def delayed(self) -> int:
+        """The number of jobs that wait for their delay."""
+        return len(self.gates.pauses.ends) - self.retrying
+
+    @property
+    def retrying(self) -> int:
+        """The number of jobs that wait for their next attempt."""
+        return self.gates.pauses.retrying
+
+    @property
+    def limited(self) -> int:
+        """The number of jobs that wait for a place of their limit."""
+        return self.gates.limited_count
+
+    @property
+    def has_mail(self) -> bool:
+        """True if there are mails for the event loop."""
+        return bool(self._mails)
+
+    def on_their_way(self) -> Iterator[Job]:
+        """Yield the jobs in the inbox."""
+        yield from [job for mail in self.inbox if (job := mail.job) is not None and not job._has_ended]
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield every job that has not ended, in any order. For the loop's thread."""
+        yield from list(self.alive)
+        yield from list(self._waiting)
+        yield from list(self.deferred)
+        yield from list(self.gates.recording)
+        yield from list(self.gates.pauses.ends)
+        yield from list(self.gates.limited())
+        yield from self.on_their_way()
+
+    def snapshot(self) -> list[Job]:
+        """Return every job that has not ended, the oldest first. From any thread.
+
+        No job is missed that moves meanwhile: it enters its next place before it leaves the last one (`moving` comes
+        after the inbox), and the places are copied in the order of its way, those on its way back twice.
+        """
+        found = dict.fromkeys(self.on_their_way())
+        if (moving := self.moving) is not None:
+            found[moving] = None
+        found.update(dict.fromkeys(list(self.deferred)))
+        for _ in range(2):
+            for place in (
+                self.gates.recording,
+                self.gates.pauses.ends,
+                self.gates.limited(),
+                self._waiting,
+                self.alive,
+            ):
+                found.update(dict.fromkeys(list(place)))
+        return sorted((job for job in found if not job._has_ended), key=lambda job: job.id)
 
     @contextmanager
     def busy(self) -> Generator[None]:
@@ -53,10 +170,23 @@ class Places(ABC):
         verdict = _START if scope is None else VERDICTS[scope._state, job.phase, config.when]
         if verdict is Verdict.DROP or (verdict is _START and self.gates.has_key_of(job)):
             return Wait.FOR_NOTHING
-        if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job):
+        if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job) or self._will_record(job):
             return Wait.FOR_LATER
+        if job._hand_over is not None:
+            return Wait.FOR_NO_SLOT if job._hand_over.outlet.has_room else Wait.FOR_LATER
         is_full = self.waiting > 0 or self._is_full(self._on_their_way(Wait.FOR_NOTHING))
         return Wait.FOR_SLOT if is_full else Wait.FOR_NOTHING
+
+    def _will_record(self, job: Job) -> bool:
+        """Return whether `job` has to wait for its journal if its phase comes now."""
+        record = None if self.keeper is None else job._kept
+        return record is not None and record.will_wait()
+
+    def _note_held(self, job: Job) -> None:
+        """Note that a gated job waits for its phase."""
+        self.gates.note_held(job)
+        if self.keeper is not None and (record := job._kept) is not None:
+            record.note_held(job)
 
     def _has_free_place(self, job: Job) -> bool:
         """Return whether the limit of `job`, if there is one, has a place for it now."""
@@ -86,11 +216,9 @@ class Places(ABC):
             held, waiting = (0, 0) if line is None else (len(line.held), len(line.waiting))
             if waiting + self._on_their_way(wait, limit) >= limit.max_pending:
                 raise TasksSaturatedError(held, waiting, 0, limit.max_pending, limit=limit)
-        if self._max_pending is None or wait is Wait.FOR_NOTHING:
+        if self._max_pending is None or wait is Wait.FOR_NOTHING or wait is Wait.FOR_NO_SLOT:
             return
-        others = self.waiting + len(self.deferred) + self.delayed + self.limited
-        others += self._on_their_way(Wait.FOR_SLOT) + self._on_their_way(Wait.FOR_LATER)
-        if others >= self._max_pending:
+        if self._count_pending() >= self._max_pending:
             raise TasksSaturatedError(
                 running=self.running,
                 waiting=self.waiting,
@@ -100,25 +228,24 @@ class Places(ABC):
                 limited=self.limited,
             )
 
-    @property
-    @abstractmethod
-    def running(self) -> int:
-        """The number of jobs with a slot."""
+    def _count_pending(self) -> int:
+        """Return the number of jobs that count for `max_pending`."""
+        placed = self.waiting + len(self.deferred) + self.recording + self.delayed + self.limited
+        if self.outlets is not None:
+            placed += self.outlets.waiting
+        return placed + self._on_their_way(Wait.FOR_SLOT) + self._on_their_way(Wait.FOR_LATER)
 
-    @property
-    @abstractmethod
-    def waiting(self) -> int:
-        """The number of jobs that wait for a slot."""
+    def _is_full(self, more: int = 0) -> bool:
+        return self._max_running is not None and self.running + more >= self._max_running
 
-    @property
-    @abstractmethod
-    def delayed(self) -> int:
-        """The number of jobs that wait for their delay."""
-
-    @property
-    @abstractmethod
-    def limited(self) -> int:
-        """The number of jobs that wait for a place of their limit."""
+    def _has_place(self, job: Job) -> bool:
+        return (
+            job in self.alive
+            or job in self._waiting
+            or job in self.deferred
+            or job._has_ended
+            or (job.config.is_gated and job in self.gates)
+        )
 
     @abstractmethod
     def start(self, job: Job, leave: Callable[[Job], None] | None = None) -> None:
@@ -129,7 +256,14 @@ class Places(ABC):
         """Start, hold or drop a job, as its scope decides."""
 
     @abstractmethod
-    def end(self, job: Job, event: LifeEvent) -> None:
+    def end(
+        self,
+        job: Job,
+        event: LifeEvent,
+        result: Any = None,
+        error: BaseException | None = None,
+        telling: Telling | None = None,
+    ) -> None:
         """Bring a job to its end, and count the end."""
 
     @abstractmethod
@@ -139,14 +273,6 @@ class Places(ABC):
     @abstractmethod
     def drop(self, job: Job, reason: str, *, level: int | None = None) -> None:
         """End a job that was never asked to start."""
-
-    @abstractmethod
-    def _is_full(self, more: int = 0) -> bool:
-        """Return whether no slot is free after `more` other jobs have got one."""
-
-    @abstractmethod
-    def _has_place(self, job: Job) -> bool:
-        """Return whether `job` is in one of the places, or has ended."""
 
     @abstractmethod
     def _note_change(self) -> None:

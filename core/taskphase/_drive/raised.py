@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from .._machine.dispatch import Outcome
-from .._machine.life import TaskStatus
+from .._machine.life import TOLD_TO_STOP
 from ..errors import StrayCancellation
 from . import threads
 from .cancelling import is_cancelled_around
@@ -18,10 +18,8 @@ from .cancelling import is_cancelled_around
 if TYPE_CHECKING:
     from .job import Job
 
-_TOLD_TO_STOP = frozenset({TaskStatus.CANCELLING, TaskStatus.ABORTING})
-
 # Only frames of these modules are above the user's function.
-_OWN = frozenset(f"{__package__}.{name}" for name in ("attempt", "calls", "threads", "processes", "portable"))
+_OWN = frozenset(f"{__package__}.{name}" for name in ("attempt", "calls", "outlet", "threads", "processes", "portable"))
 
 # Read these attributes by the descriptors of the base class: an exception class of the user may override them.
 _exceptions: Any = BaseExceptionGroup.exceptions
@@ -60,7 +58,7 @@ def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | N
         return Outcome.RAISED if isinstance(exc, Exception) else Outcome.EXITED, exc, _together(exc, stray)
     is_asked_for = (
         is_enclosed
-        or job._status in _TOLD_TO_STOP
+        or job._status in TOLD_TO_STOP
         or seam.was_cancelled()
         or any(isinstance(part, threads.ThreadAbandoned) for part in cancellations)
     )

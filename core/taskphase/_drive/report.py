@@ -32,7 +32,28 @@ def observer_failed(observer: object, method: str, error: BaseException) -> None
 
 def failed(job: Job, error: BaseException) -> None:
     """Log a final failure. Call this inside the task's context."""
-    _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
+    if job.attempt:
+        _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
+    else:
+        _log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
+
+
+def unrecorded(job: Job, error: BaseException) -> None:
+    """Log that a task for failure runs without a record in its journal."""
+    text = "task %r is not in the journal, and would not survive a crash"
+    job._run_in_context(_log, logging.ERROR, text, job.name, error=error, job=job)
+
+
+def given_up(function: str, message_id: str, reason: str) -> None:
+    """Log that the journal keeps a task as failed that no host has run now."""
+    text = "the journal keeps a task of %s as failed (message %s): %s"
+    more = {"task_function": function, "task_message_id": message_id}
+    _log(logging.ERROR, text, shown(function), message_id, reason, more=more)
+
+
+def not_taken_over(error: BaseException) -> None:
+    """Log that the journal cannot take over tasks of other hosts. The journal tries again."""
+    _log(logging.WARNING, "no tasks of other hosts can be taken over now", error=error)
 
 
 def handler_failed(job: Job, error: BaseException) -> None:
@@ -61,6 +82,16 @@ def retrying(job: Job, error: BaseException, after: float) -> None:
     """Log that an attempt has failed and another attempt follows. Call this inside the task's context."""
     text = "task %r raised %s in attempt %d; the next one comes in %.3g s"
     _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after, job=job)
+
+
+def runs_here(job: Job) -> None:
+    """Log that a hand-over was refused, and the task runs in this program."""
+    _log(logging.WARNING, "task %r could not be handed over, and runs here", job.name, job=job)
+
+
+def queue_not_closed(name: str, error: BaseException) -> None:
+    """Log that the connection of a queue was not closed."""
+    _log(logging.WARNING, "the connection of the queue %r could not be closed", name, error=error)
 
 
 def dropped(job: Job, reason: str, level: int | None = None) -> None:
@@ -137,7 +168,9 @@ def _log(
     # The user's filters, handlers and exceptions may raise here. That must not change the end of a task.
     try:
         if LOGGER.isEnabledFor(level):
-            LOGGER.log(level, text, *args, exc_info=error, extra=None if job is None else {**_fields(job), **more})
+            LOGGER.log(
+                level, text, *args, exc_info=error, extra={**(_NO_MORE if job is None else _fields(job)), **more}
+            )
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
@@ -153,6 +186,7 @@ def _fields(job: Job) -> dict[str, object]:
         "task_phase": job.phase.value,
         "task_attempt": job.attempt,
         "task_status": job.status.value,
+        "task_message_id": job.message_id,
     }
 
 

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from .._machine.config import TaskConfig
-from .._machine.drain import DrainEvent
-from .._machine.life import ENDS, NOT_DUE, LifeEvent, TaskStatus
-from . import report
-from .gates import Gates
+from .._machine.config import AnyQueue, TaskConfig
+from .._machine.drain import DRAIN, DrainEvent, DrainStage
+from .._machine.life import ENDS, IN_ATTEMPT, NOT_DUE, TOLD_TO_STOP, LifeEvent, TaskStatus
+from .._queue import Queue
+from .hooks import Telling
 from .job import Job
-from .phases import Phases
+from .keeping import AnyJournal, Keeper
+from .kept import Kept
+from .outlets import Outlets, bring_home
 from .seam import Seam
 from .threads import Threads
-from .watching import Observer, for_each, tell
+from .watching import Observer, for_each, tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _START = LifeEvent.START
 
 
-class Runner(Phases):
+class Runner(Kept):
     """The jobs of one host, or of one foreign task group. For the loop's thread, except as `Admission` says.
 
-    *Invariant*: while `is_busy` is False, each job that was taken and has not ended is in one place: a mail,
-    `deferred`, `gates`, `_waiting` or `alive`. A job without a place would be lost: the host closes without it.
-
-    :ivar alive: the jobs that were asked to start, until their native tasks leave. The value is the native task, or
-        None until the seam knows it: to cancel it, and to keep it from the garbage collector
     :ivar on_pause: called with a job that begins a pause; None unless the host drains
     :ivar on_change: called when a job has left a place; None unless the host drains
     :ivar ended: the number of jobs that have ended, by status
     """
+
+    stage: DrainStage  # with their types, because base classes have their slots
+    outlets: Outlets | None
+    keeper: Keeper | None
+    prepares: bool
+    __slots__ = ("config", "ended", "on_change", "on_pause", "threads")
 
     def __init__(
         self,
@@ -45,72 +47,40 @@ class Runner(Phases):
         max_pending: int | None = None,
         max_threads: int = 40,
         observers: tuple[Observer, ...] = (),
+        queues: tuple[Queue, ...] = (),
+        journal: AnyJournal | None = None,
     ) -> None:
-        super().__init__(seam, host, max_pending, observers)
-        self.config = config
+        super().__init__(seam, host, max_running, max_pending, observers)
+        self.config: TaskConfig = config
+        self.outlets = Outlets(queues, config) if queues else None
+        self.keeper = None if journal is None else journal._keeper_for(self, config)
+        self.prepares = self.outlets is not None or self.keeper is not None
         self.threads: Threads[Job] = Threads(seam, max_threads, self._note_thread_ended)
-        self.gates: Gates = Gates()
-        self.alive: dict[Job, object] = {}
         self.on_pause: Callable[[Job], None] | None = None
         self.on_change: Callable[[], None] | None = None
         self.ended: dict[TaskStatus, int] = dict.fromkeys(ENDS, 0)
-        self._max_running = max_running
-        self._waiting: OrderedDict[Job, None] = OrderedDict()
-
-    @property
-    def running(self) -> int:
-        """The number of jobs with a slot."""
-        return len(self.alive)
-
-    @property
-    def waiting(self) -> int:
-        """The number of jobs that wait for a slot."""
-        return len(self._waiting)
-
-    @property
-    def delayed(self) -> int:
-        """The number of jobs that wait for their delay."""
-        return len(self.gates.pauses.ends) - self.retrying
-
-    @property
-    def retrying(self) -> int:
-        """The number of jobs that wait for their next attempt."""
-        return self.gates.pauses.retrying
-
-    @property
-    def limited(self) -> int:
-        """The number of jobs that wait for a place of their limit."""
-        return self.gates.limited_count
 
     @property
     def idle(self) -> bool:
         """True if no job, no mail and no thread that was left behind is here."""
-        jobs = self.alive or self._waiting or self.deferred or self.gates.pauses.ends or self.limited
+        jobs = self.alive or self._waiting or self.deferred or self.gates.pauses.ends or self.limited or self.recording
         return not (jobs or self.has_mail or self.threads.left_behind)
 
-    def jobs(self) -> Iterator[Job]:
-        """Yield every job that has not ended, in any order. For the loop's thread."""
-        yield from list(self.alive)
-        yield from list(self._waiting)
-        yield from list(self.deferred)
-        yield from list(self.gates.pauses.ends)
-        yield from list(self.gates.limited())
-        yield from self.on_their_way()
+    def follow(self, event: DrainEvent) -> None:
+        """Enter the next stage of the drain."""
+        # With the lock: each job that a thread was allowed to schedule in the last stage is in the inbox by now.
+        with self._lock:
+            self.stage = DRAIN[self.stage][event]
+            self._is_selective = True
 
-    def snapshot(self) -> list[Job]:
-        """Return every job that has not ended, the oldest first. From any thread.
-
-        No job is missed that moves meanwhile: it enters its next place before it leaves the last one (`moving` comes
-        after the inbox), and the places are copied in the order of its way, those on its way back twice.
-        """
-        found = dict.fromkeys(self.on_their_way())
-        if (moving := self.moving) is not None:
-            found[moving] = None
-        found.update(dict.fromkeys(list(self.deferred)))
-        for _ in range(2):
-            for place in (self.gates.pauses.ends, self.gates.limited(), self._waiting, self.alive):
-                found.update(dict.fromkeys(list(place)))
-        return sorted((job for job in found if not job._has_ended), key=lambda job: job.id)
+    def close(self) -> bool:
+        """Close the runner, unless it has a job or a mail. Return True if it is closed: it then refuses all jobs."""
+        # Busy: a job that an interruption schedules comes by mail, and between the last two lines none can come.
+        with self.busy(), self._lock:
+            closed = DRAIN[self.stage][DrainEvent.IDLE]
+            if self.idle and not self._mails:
+                self.stage = closed
+        return self.stage is DrainStage.CLOSED
 
     def abort(self) -> None:
         """Close the runner now, and cancel all jobs: the code that runs the host is being stopped."""
@@ -134,8 +104,10 @@ class Runner(Phases):
         watching, is_due = self.watching, False
         if watching is not None:
             is_due = job._status in NOT_DUE
-        if job.config.is_gated and not (past_gates or has_slot) and self._stops(job, leave):
-            return
+        if job.config.is_gated:
+            if not (past_gates or has_slot) and self._stops(job, leave):
+                return
+            has_slot = has_slot or job._hand_over is not None  # which needs none
         if self._max_running is not None and not has_slot and (self._waiting or self._is_full()):
             job._move(LifeEvent.QUEUE)
             self._waiting[job] = None
@@ -143,10 +115,12 @@ class Runner(Phases):
             native = self.seam.start(job)
             job._move(_START)
             self.alive[job] = native
+            if self.prepares:
+                self._note_entered(job)
         if leave is not None:
             leave(job)
         if watching is not None:
-            tell(watching.due if is_due else watching.moved, job)
+            tell(watching.due if is_due else watching.moved, self.telling, job)
 
     def _stops(self, job: Job, leave: Callable[[Job], None] | None) -> bool:
         """Return True if `job` was dropped because of its key, or waits at a gate."""
@@ -154,19 +128,29 @@ class Runner(Phases):
         if is_due and self.gates.has_key_of(job):
             self.drop(job, "another task of its function with the same key waits or runs", level=logging.DEBUG)
             return True
-        if not self.gates.stop(job):
+        record = job._kept if is_due and self.keeper is not None else None
+        if record is not None and record.must_wait(job):
+            self.gates.record(job)
+        elif not self.gates.stop(job):
             return False
         if leave is not None:
             leave(job)
         if self.watching is not None:
-            tell(self.watching.due if is_due else self.watching.moved, job)
+            tell(self.watching.due if is_due else self.watching.moved, self.telling, job)
         if self.on_pause is not None:
             self.on_pause(job)
         return True
 
     def adopt(self, job: Job) -> None:
-        """Take and start a job that was never scheduled here, without the checks of `submit()`, and past its gates."""
-        job._runner = self
+        """Take and start a job that was never scheduled here, without the checks of `submit()`, and past its gates.
+
+        Without queues the job runs here, also if it is for a queue.
+
+        :raises TasksUnportableError: if it is for a process, too, which cannot make the call
+        """
+        if self.outlets is None and isinstance(job.config.queue, AnyQueue):
+            bring_home(job)
+        job._runner = self  # pyright: ignore[reportAttributeAccessIssue] - it misreads a slot with a callable
         job._taken_at = self.clock()
         with self.busy():
             self.start(job, past_gates=True)
@@ -174,14 +158,14 @@ class Runner(Phases):
     def cancel(self, job: Job) -> None:
         """Ask a job to stop: at its next checkpoint if its code runs, otherwise it ends here. Idempotent."""
         status = job.status
-        if job._has_ended or status in (TaskStatus.CANCELLING, TaskStatus.ABORTING):
+        if job._has_ended or status in TOLD_TO_STOP:
             return
-        if status in (TaskStatus.RUNNING, TaskStatus.HANDLING):
+        if status in IN_ATTEMPT:
             scope = job._scope or job._set_scope(self.seam.enclose(self.alive[job]))
             job._move(LifeEvent.CANCEL)
             scope.cancel()
             if self.watching is not None:
-                tell(self.watching.moved, job)
+                tell(self.watching.moved, self.telling, job)
             return
         if status is TaskStatus.NEW and self.inbox.cancel_on_arrival(job):
             return
@@ -197,10 +181,18 @@ class Runner(Phases):
         """
         for_each(self.cancel, list(jobs))  # all of them now: a place that is given back may start the next one
 
-    def end(self, job: Job, event: LifeEvent, result: Any = None, error: BaseException | None = None) -> None:
+    def end(
+        self,
+        job: Job,
+        event: LifeEvent,
+        result: Any = None,
+        error: BaseException | None = None,
+        telling: Telling | None = None,
+    ) -> None:
         """Bring a job to its end, and count the end. During an attempt: in the context of the attempt.
 
         :param error: the exception of the attempt, a cancellation included
+        :param telling: of this thread, if it may be another one than the loop's
         """
         now = self.clock
         job._end(event, result, now())
@@ -208,12 +200,15 @@ class Runner(Phases):
         if job.config.is_gated:
             with self.busy():
                 self.gates.forget(job, keep_place=job in self.alive)
+            if self.keeper is not None and (record := job._kept) is not None:
+                record.note_ended(job)
         if self.watching is not None:
+            telling = telling or self.telling
             try:
                 if job._began_at is not None:
-                    tell(self.watching.attempt_ended, job, error, None)
+                    tell_all(self.watching.attempt_ended, telling, (job, error, None))
             finally:  # an observer may raise KeyboardInterrupt
-                tell(self.watching.ended, job)
+                tell(self.watching.ended, telling, job)
 
     def note_paused(self, job: Job, seconds: float) -> None:
         """Note that the attempt of `job` ends, and that the next one follows in `seconds`. While the runner is busy."""
@@ -222,8 +217,8 @@ class Runner(Phases):
         self.note_left(job)
 
     def resume(self, job: Job) -> None:
-        """Bring a job further that was delayed, limited, or between attempts. While the runner is busy."""
-        if self._mails and job in self.gates.pauses.ends:
+        """Bring a job further that was recorded, delayed, limited, or between attempts. While the runner is busy."""
+        if self._mails and job._status is not TaskStatus.LIMITED:
             self._read_all()  # these jobs were scheduled before, and may have been promised a place
             if job._has_ended:  # by one of the mails
                 return
@@ -252,6 +247,8 @@ class Runner(Phases):
             self.on_change()
 
     def _give_back(self, job: Job) -> None:
+        if self.outlets is not None:
+            self.outlets.leave(job)
         line = self.gates.line_of(job)
         if line is not None:
             with self.busy():
@@ -265,18 +262,6 @@ class Runner(Phases):
             runner.gates.give_back(job, slot)
         runner._note_change()
 
-    def _is_full(self, more: int = 0) -> bool:
-        return self._max_running is not None and self.running + more >= self._max_running
-
-    def _has_place(self, job: Job) -> bool:
-        return (
-            job in self.alive
-            or job in self._waiting
-            or job in self.deferred
-            or job._has_ended
-            or (job.config.is_gated and job in self.gates)
-        )
-
     def _fill(self) -> None:
         with self.busy():
             while self._waiting and not self._is_full():
@@ -288,12 +273,6 @@ class Runner(Phases):
 
     def _leave_line(self, job: Job) -> None:
         self._waiting.pop(job, None)
-
-    def _cannot_start(self, job: Job, error: Exception) -> None:
-        try:
-            report.not_started(job, error)
-        finally:  # a log handler may raise KeyboardInterrupt
-            self.cancel(job)
 
     def _note_change(self) -> None:
         if self.on_change is not None:

@@ -12,6 +12,13 @@ J_contra = TypeVar("J_contra", contravariant=True)
 """The record of a task."""
 
 
+class Event(Protocol):
+    """An event of asyncio or trio itself."""
+
+    def set(self) -> None: ...
+    async def wait(self) -> object: ...
+
+
 class Seam(Protocol[J_contra]):
     """The part of an event loop that a runner needs."""
 
@@ -123,7 +130,12 @@ class Seam(Protocol[J_contra]):
 
     @property
     def cancel_scope(self) -> Callable[..., CancelScope]:
-        """The class of cancel scopes. Its only parameter here is `shield`."""
+        """The class of cancel scopes. Its parameters here are `shield` and `deadline`."""
+        ...
+
+    @property
+    def event(self) -> Callable[..., Event]:
+        """The class of events, without parameters."""
         ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
@@ -136,6 +148,9 @@ class Seam(Protocol[J_contra]):
 
 class NativeSeam(Seam[J_contra], Protocol[J_contra]):
     """The seam of an event loop itself, not of a foreign task group."""
+
+    backend: str
+    """anyio's name of the event loop: "asyncio" or "trio"."""
 
     def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AbstractAsyncContextManager[None]:
         """Return a context that runs `work()` beside its body, in a native task. At its end the context waits

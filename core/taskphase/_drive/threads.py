@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Container
-from itertools import count
 from typing import Any, Generic, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, Event, current_time, to_thread
+from anyio import CapacityLimiter, current_time, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .seam import Seam
+from .cancelling import CancelScope
+from .seam import Event, Seam
 
 Owner = TypeVar("Owner")
 """The record of the task that a thread runs for."""
@@ -24,12 +24,68 @@ class ThreadAbandoned(BaseException):
     """The thread still runs: its host could not wait any longer."""
 
 
+class _Unlimited(CapacityLimiter):
+    """A limiter without a limit. anyio's `CapacityLimiter(inf)` has none either, but takes a turn of the event loop for
+    each call.
+    """
+
+    def __new__(cls) -> _Unlimited:
+        return object.__new__(cls)
+
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    async def acquire_on_behalf_of(self, borrower: object) -> None: ...
+    def release_on_behalf_of(self, borrower: object) -> None: ...
+
+
+_UNLIMITED = _Unlimited()
+
+
+class _Call:
+    """One call of a function in a thread. It holds a slot.
+
+    The task may stop waiting at the moment when the thread begins or ends. So each of the two first sets its own flag,
+    then reads the flags of the other. Then at least one of the two sees the other:
+
+    - `is_left` and `has_begun`: the thread does not call the function, or the task leaves the thread its slot.
+    - `is_left` and `has_ended`: the task releases the slot, or the thread does, or both do.
+
+    :ivar is_left: True if the task no longer waits
+    """
+
+    __slots__ = ("_free", "_func", "has_begun", "has_ended", "is_left")
+
+    def __init__(self, func: Callable[[], Any], free: Callable[[_Call], None]) -> None:
+        self._func, self._free = func, free
+        self.has_begun = self.has_ended = self.is_left = False
+
+    def work(self) -> tuple[Any] | GeneratorExit | None:
+        """Call the function, in the thread.
+
+        :return: the result, in a box: trio refuses a coroutine as the result of a thread. Or a `GeneratorExit`: on
+            asyncio a thread that raises it would close every coroutine that waits for the thread
+        """
+        self.has_begun = True
+        try:
+            return None if self.is_left else (self._func(),)
+        except GeneratorExit as exc:
+            return exc
+        finally:
+            del self._func  # a traceback refers to this frame, and the function to the task
+            self.has_ended = True
+            if self.is_left:
+                self._free(self)
+
+
 class Threads(Generic[Owner]):
     """The worker threads of one runner. Used in the thread of the event loop only.
 
     No code can stop a thread. So a cancelled task waits for its function, and ends with the result. Only a timeout,
     asyncio's own `cancel()` and a host that stops waiting leave a thread behind. Such a thread keeps its slot until it
     ends.
+
+    The end of a thread wakes the loop once: the task takes the result, and releases the slot. Only a thread that was
+    left behind sends a message about its slot.
 
     :param note_ended: called when a thread that was left behind has ended, with its job and its slot
     """
@@ -43,10 +99,9 @@ class Threads(Generic[Owner]):
         #   take the slot.
         # Invariant: while `_line` is not empty, all `_total` slots are in `_held`.
         self._total = total
-        self._held: set[object] = set()
-        self._line: OrderedDict[object, Event] = OrderedDict()
-        self._unlimited = CapacityLimiter(math.inf)
-        self._calls: dict[Owner, tuple[object, CancelScope]] = {}
+        self._held: set[_Call] = set()
+        self._line: OrderedDict[_Call, Event] = OrderedDict()
+        self._calls: dict[Owner, tuple[_Call, CancelScope]] = {}
         self._queue: dict[Owner, CancelScope] = {}
         self._left_behind: dict[object, Owner] = {}
         self._patience = True
@@ -81,8 +136,8 @@ class Threads(Generic[Owner]):
             self._queue[owner].deadline = _ABANDONED
         if owner not in self._calls:
             return False
-        slot, scope = self._calls[owner]
-        if slot not in self._held:  # the thread has ended, and its result is on the way
+        call, scope = self._calls[owner]
+        if call.has_ended:  # its result is on the way
             return False
         scope.deadline = _ABANDONED
         return True
@@ -99,93 +154,79 @@ class Threads(Generic[Owner]):
         :raises TimeoutError: after `timeout` seconds; the thread still runs
         :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
         """
-        slot = object()
+        call = _Call(func, self._free_from_thread)
         if len(self._held) < self._total:
-            self._held.add(slot)
+            self._held.add(call)
+        elif surely:
+            await self._wait_surely(owner, call)
         else:
-            await self._wait_in_line(owner, slot, shield=surely)
+            await self._wait_in_line(call)
         deadline = math.inf if timeout is None else current_time() + timeout
         # Shielded, so that a cancelled task waits for its thread. The wait ends early after:
         # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `forget()`.
         # - `abandon()`, which moves the deadline into the past: the host does not wait.
-        with CancelScope(shield=True, deadline=deadline if self._patience else _ABANDONED) as scope:
-            self._calls[owner] = slot, scope
+        scope = self._seam.cancel_scope(shield=True, deadline=deadline if self._patience else _ABANDONED)
+        self._calls[owner] = call, scope
+        try:
+            with scope:
+                answer = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=_UNLIMITED)
+        finally:
+            del self._calls[owner]
+            call.is_left = True
+            if not call.has_begun or call.has_ended:
+                self._release(call)
+            elif scope.deadline != _ABANDONED:
+                self._left_behind[call] = owner
+        if scope.cancelled_caught:
+            if scope.deadline == _ABANDONED:
+                raise ThreadAbandoned
+            raise TimeoutError(f"timed out after {timeout:g} seconds; its thread still runs")
+        if isinstance(answer, GeneratorExit):
             try:
-                return await self._run(slot, func), deadline
+                raise answer
             finally:
-                del self._calls[owner]
-                if slot in self._held and scope.deadline != _ABANDONED:
-                    self._left_behind[slot] = owner
-        if scope.deadline == _ABANDONED:
-            raise ThreadAbandoned
-        raise TimeoutError(f"timed out after {timeout:g} seconds; its thread still runs")
+                del answer  # the traceback refers to this frame: a cycle
+        assert answer is not None  # only a call that was left has no result
+        return answer[0], deadline
 
-    async def _wait_in_line(self, owner: Owner, slot: object, *, shield: bool) -> None:
-        deadline = math.inf if self._patience or not shield else _ABANDONED
-        with CancelScope(shield=shield, deadline=deadline) as scope:
-            if shield:
-                self._queue[owner] = scope
-            given = self._line[slot] = Event()
+    async def _wait_surely(self, owner: Owner, call: _Call) -> None:
+        """Wait in line whether the task is cancelled or not. Only `abandon()` and asyncio's own `cancel()` end this."""
+        self._queue[owner] = scope = self._seam.cancel_scope(shield=True)
+        if not self._patience:
+            scope.deadline = _ABANDONED
+        with scope:
             try:
-                await given.wait()
-                # Notice a cancellation that arrived after `given.set()`: `func` has not begun, and must not begin.
-                await checkpoint_if_cancelled()
-                return
-            except BaseException:
-                if self._line.pop(slot, None) is None:  # the slot was given to this call already
-                    self._release(slot)
-                raise
+                return await self._wait_in_line(call)
             finally:
-                self._queue.pop(owner, None)
+                del self._queue[owner]
         raise ThreadAbandoned
 
-    async def _run(self, slot: object, func: Callable[[], Any]) -> Any:
-        # Either the thread releases the slot when `func` has ended, or this task does if it was cancelled before the
-        # thread began. The first of the two to call `next(draw)`, which is atomic, gets 0 and must release the slot.
-        # A slot released twice would let too many threads run; a slot never released would be lost for ever.
-        draw = count()
-
-        def work() -> tuple[Any, GeneratorExit | None] | None:
-            nonlocal func
-            if next(draw):
-                return None
-            try:
-                return func(), None
-            except GeneratorExit as exc:
-                return None, exc
-            finally:
-                del func  # a traceback refers to this frame, and `func` to the task
-                self._free_from_thread(slot)
-
+    async def _wait_in_line(self, call: _Call) -> None:
+        given = self._line[call] = self._seam.event()
         try:
-            # The box has two reasons: trio refuses a coroutine as the result of a thread, and on asyncio a
-            # `GeneratorExit` from a thread would close every coroutine that waits for the thread.
-            boxed = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._unlimited)
-        except BaseException:  # a cancellation, or the system has no thread left
-            if not next(draw):
-                self._release(slot)
+            await given.wait()
+            # Notice a cancellation that arrived after `given.set()`: `func` has not begun, and must not begin.
+            await checkpoint_if_cancelled()
+        except BaseException:
+            if self._line.pop(call, None) is None:  # the slot was given to this call already
+                self._release(call)
             raise
-        assert boxed is not None  # only a cancelled call draws before its thread
-        result, exits = boxed
-        if exits is None:
-            return result
-        try:
-            raise exits
-        finally:
-            del boxed, exits  # the traceback refers to this frame: a cycle
 
-    def _free_from_thread(self, slot: object) -> None:
+    def _free_from_thread(self, call: _Call) -> None:
         try:
-            self._seam.call_from_thread(lambda: self._release(slot))
+            self._seam.call_from_thread(lambda: self._release(call))
         except RuntimeError:
             pass  # the loop has ended, so nobody needs the slot
 
-    def _release(self, slot: object) -> None:
-        self._held.remove(slot)
+    def _release(self, call: _Call) -> None:
+        """Give the slot of `call` to the next call in line. If it was released before, do nothing."""
+        if call not in self._held:
+            return
+        self._held.remove(call)
         if self._line:
             following, given = self._line.popitem(last=False)
             self._held.add(following)  # now, so that no other call takes the slot first
             given.set()
-        owner = self._left_behind.pop(slot, None)
+        owner = self._left_behind.pop(call, None)
         if owner is not None:
-            self._note_ended(owner, slot)
+            self._note_ended(owner, call)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from threading import RLock, get_ident
+from threading import RLock
 from types import MethodType
 from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
 
 from . import report
-from .hooks import Entry, Hook, Hooks, Watching
+from .hooks import Entry, Hook, Hooks, Telling, Watching
 
 T = TypeVar("T")
 
@@ -32,11 +32,6 @@ class Watched(Protocol):
     hooks: tuple[Entry, ...]
     watching: Watching | None
 
-
-TELLING: set[int] = set()
-"""The threads in which an observer runs now. There `schedule()` and `cancel()` go by mail: no observer is called inside
-itself.
-"""
 
 _lock = RLock()  # a finalizer may open a host in the thread that has the lock
 _watched: WeakSet[Watched] = WeakSet()
@@ -72,28 +67,56 @@ def forget_everywhere(observer: Observer) -> None:
         _refresh_all()
 
 
-def tell(hooks: Hooks, *args: object) -> None:
+def tell(hooks: Hooks, telling: Telling, subject: object) -> None:
     """Call all `hooks`. If a method raises, log the exception, and never call this method again, in any runner.
 
+    :param telling: of this thread
     :raises KeyboardInterrupt: if a signal arrives while an observer runs; all hooks have been called then
     """
     if not hooks:
         return
-    here = get_ident()
-    is_nested = here in TELLING
-    TELLING.add(here)
-    interrupt: KeyboardInterrupt | None = None
+    was_telling = telling.now
     try:
+        telling.now = True
         for hook in hooks:
-            try:
-                hook(*args)
-            except KeyboardInterrupt as exc:
-                interrupt = exc
-            except BaseException as exc:
-                _break_off(hooks, hook, exc)
+            hook(subject)
+    except BaseException as exc:
+        _go_on(hooks, hook, exc, (subject,))  # pyright: ignore[reportPossiblyUnboundVariable] - only a hook raises
     finally:
-        if not is_nested:
-            TELLING.discard(here)
+        telling.now = was_telling
+
+
+def tell_all(hooks: Hooks, telling: Telling, args: tuple[object, ...]) -> None:
+    """Do the same with any number of arguments: slower."""
+    if not hooks:
+        return
+    was_telling = telling.now
+    try:
+        telling.now = True
+        for hook in hooks:
+            hook(*args)
+    except BaseException as exc:
+        _go_on(hooks, hook, exc, args)  # pyright: ignore[reportPossiblyUnboundVariable] - only a hook raises
+    finally:
+        telling.now = was_telling
+
+
+def _go_on(hooks: Hooks, broken: Hook, error: BaseException, args: tuple[object, ...]) -> None:
+    """Note that the hook `broken` has raised `error`, and call the hooks behind it."""
+    interrupt = None
+    if isinstance(error, KeyboardInterrupt):
+        interrupt = error
+    else:
+        _break_off(hooks, broken, error)
+    del error
+    position = next(position for position, each in enumerate(hooks, 1) if each is broken)
+    for hook in hooks[position:]:
+        try:
+            hook(*args)
+        except KeyboardInterrupt as exc:
+            interrupt = exc
+        except BaseException as exc:
+            _break_off(hooks, hook, exc)
     if interrupt is not None:
         try:
             raise interrupt

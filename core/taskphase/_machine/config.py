@@ -16,7 +16,14 @@ When = Literal["success", "failure", "always"]
 RunIn = Literal["thread", "process"]
 Handler = Callable[[Any, Exception], object]
 Policy = Callable[[Any, Exception], float | timedelta | None]
+Here = Literal["here"]
 DEFAULT_WHEN: When = "success"
+
+
+class AnyQueue:
+    """The base class of `Queue`, which lives outside of this folder."""
+
+    name: str
 
 
 def check_seconds(name: str, value: object, *, finite: bool = False, what: str = "a number of seconds") -> float:
@@ -61,9 +68,11 @@ class TaskConfig:
         nothing
     :param key: of one function, at most one task with this key waits or runs in one host. The later task is dropped
         when its phase comes. Default: no key
+    :param queue: "here": run the task in this program although a queue takes its function. A `Queue` of the host: hand
+        the task over to it. Default: the queue whose list has the function; without one, the task runs here
     :raises TypeError: if a setting has the wrong type
-    :raises ValueError: if `when` or `run_in` is another word, or a number of seconds is negative, not a number, or (for
-        `delay`) infinite
+    :raises ValueError: if `when`, `run_in` or `queue` is another word, or a number of seconds is negative, not a
+        number, or (for `delay`) infinite
     """
 
     name: str | None = None
@@ -76,8 +85,11 @@ class TaskConfig:
     limit: Limit | None = None
     run_in: RunIn | None = None
     key: str | None = None
+    queue: AnyQueue | Here | None = None
     is_gated: bool = field(default=False, init=False, repr=False, compare=False)
-    """True if the task may wait for its delay, its limit or its next attempt, or has a key."""
+    """True if the task may wait for its delay, its limit or its next attempt, has a key, or is for a queue or
+    a journal.
+    """
 
     if TYPE_CHECKING:  # at run time the dataclass makes it
 
@@ -93,6 +105,7 @@ class TaskConfig:
             limit: Limit | None = None,
             run_in: RunIn | None = None,
             key: str | None = None,
+            queue: AnyQueue | Here | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -108,7 +121,8 @@ class TaskConfig:
     def _may_wait(self) -> bool:
         limit = self.limit
         is_limited = limit is not None and (limit.most < math.inf or limit.max_pending is not None)
-        return is_limited or bool(self.delay) or self.retry is not None or self.key is not None
+        is_outward = isinstance(self.queue, AnyQueue)
+        return is_limited or bool(self.delay) or self.retry is not None or self.key is not None or is_outward
 
     @property
     def shielded(self) -> bool:
@@ -133,6 +147,33 @@ class TaskConfig:
         merged._set("is_gated", merged._may_wait())
         return merged
 
+    def outward(self, queue: AnyQueue) -> "TaskConfig":
+        """Return the settings for a hand-over to `queue`: shielded, without the settings of the run."""
+        return self._changed(queue=queue, shield=True, timeout=None, retry=None, limit=None, run_in=None)
+
+    def at_home(self) -> "TaskConfig":
+        """Return the settings for a run here after a hand-over that was refused: the task waits for a moment."""
+        config = self._changed(queue="here")
+        config._set("is_gated", True)
+        return config
+
+    def kept(self, base: "TaskConfig", kept: "TaskConfig") -> "TaskConfig":
+        """Return the settings of a task for a journal, which the task may have to wait for: those of `kept`, where
+        `self` has the settings of `base`.
+        """
+        inherited = (name for name in _CHECKS if getattr(self, name) is getattr(base, name))
+        changes = {name: value for name in inherited if (value := getattr(kept, name)) is not None}
+        config = self._changed(**changes)
+        config._set("is_gated", True)
+        return config
+
+    def _changed(self, **changes: object) -> "TaskConfig":
+        changed = object.__new__(TaskConfig)
+        for name in _CHECKS:
+            changed._set(name, changes[name] if name in changes else getattr(self, name))
+        changed._set("is_gated", changed._may_wait())
+        return changed
+
 
 def _check_text(name: str, value: object) -> str:
     if not issubclass(type(value), str):
@@ -156,6 +197,13 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str, object], object]:
         return value
 
     return check
+
+
+def _check_queue(name: str, value: object) -> object:
+    if isinstance(value, AnyQueue) or value == "here":
+        return value
+    wrong = ValueError if isinstance(value, str) else TypeError
+    raise wrong(f"{name} must be 'here' or a Queue of the host, not {value!r}")
 
 
 def _check_limit(name: str, value: object) -> Limit:
@@ -220,6 +268,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(
         "limit": _check_limit,
         "run_in": _one_of(get_args(RunIn)),
         "key": _check_text,
+        "queue": _check_queue,
     }
 )
 """The check of each setting: returns the value to keep."""

@@ -18,11 +18,15 @@ to a few choices that replay the failure. `explore_shutdown()` starts a shutdown
 moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets, files,
 subprocesses and other threads do not.
 
+`queue_contract()` checks a queue of your own, with its engine.
+
 The tools work with and without pytest. The simulation uses private names of asyncio, anyio and trio. If a name has
 changed, it raises an error with that name.
 """
 
 from ._clock.jumping import JumpClock
+from ._contract.checking import queue_contract
+from ._contract.functions import QUEUE_CONTRACT
 from ._recording.expecting import UnexpectedFailures
 from ._recording.recorder import RunMode, TaskRecorder, record_tasks
 from ._recording.selection import RecordedTasks
@@ -49,6 +53,7 @@ __all__ = [
     "Livelock",
     "PCT",
     "Policy",
+    "QUEUE_CONTRACT",
     "RandomWalk",
     "RecordedTasks",
     "Replay",
@@ -61,6 +66,7 @@ __all__ = [
     "explore_shutdown",
     "mark",
     "pause",
+    "queue_contract",
     "record_tasks",
     "simulate",
 ]

@@ -11,9 +11,9 @@ from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from weakref import ref
 
-from taskphase import Phase, Scope, Task, TaskObserver, TasksError, TaskStatus
+from taskphase import Phase, Queue, Scope, Task, TaskObserver, TasksError, TaskStatus
 
-from ._text import arguments_of, failure_of, message_of, name_of, texts_of, type_name
+from ._text import arguments_of, failure_of, message_of, name_of, queue_message, texts_of, type_name
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class Ended(NamedTuple):
     :ivar changes: a status and its beginning, for each change; flat
     :ivar end: the time of the end
     :ivar function: the name, or a function that has it
+    :ivar message: see `queue_message()`
     """
 
     number: int
@@ -68,6 +69,7 @@ class Ended(NamedTuple):
     phase: Phase
     arguments: str | None
     failure: Failure | None
+    message: tuple[str | None, str] | None
 
     @classmethod
     def of(cls, story: Story) -> Ended:
@@ -76,7 +78,7 @@ class Ended(NamedTuple):
         return cls(number, request, beginning, story[CHANGES:-_FACTS], *story[-_FACTS:])
 
 
-_FACTS = 9
+_FACTS = 10
 """The number of fields of `Ended` behind the changes."""
 
 
@@ -161,7 +163,9 @@ class History(TaskObserver):
             story += (task.status, _now())
 
     def started(self, task: Task[Any], /) -> None:
-        """Note the first step of an attempt."""
+        """Note the first step of an attempt. A hand-over is no attempt, and `moved()` notes it."""
+        if task.message_id is not None and isinstance(task.config.queue, Queue):
+            return
         if (story := self._stories.get(task.id)) is not None:
             story += (_RUNNING, _now())
 
@@ -182,7 +186,8 @@ class History(TaskObserver):
         arguments = None if self._arguments is None else self._arguments.pop(task.id, None)
         failure = failure_of(cast(BaseException, task.exception)) if status is _FAILED else None
         story[KEY] = next(self._numbers)  # first: another thread that reads the story sees that it has ended
-        story += (status, now, task.id, task.parent, name, task.config.name, task.phase, arguments, failure)
+        config, message = task.config, None if task.message_id is None else queue_message(task)
+        story += (status, now, task.id, task.parent, name, config.name, task.phase, arguments, failure, message)
         self._ended.append(story)
         if failure is not None:
             self._failed.append(story)

@@ -10,6 +10,8 @@ from reprlib import Repr
 from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
+from taskphase import Queue, Task
+
 LONGEST = 300
 """The most characters of one text. A message may be a whole document."""
 
@@ -56,6 +58,17 @@ def message_of(error: BaseException) -> str:
         raise
     except BaseException:  # the class of a user may raise anything
         return "(the message cannot be read)"
+
+
+def queue_message(task: Task[Any]) -> tuple[str | None, str] | None:
+    """Return the name of the queue that takes a task, and the id of the message. None for a task without a message.
+
+    The name is None if the hand-over was refused, and the task runs here.
+    """
+    queue = task.config.queue
+    if task.message_id is None:
+        return None
+    return (escaped(queue.name) if isinstance(queue, Queue) else None), task.message_id
 
 
 def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -1,7 +1,10 @@
 // Small parts that both scripts of the page use.
 
 /** A sign for each end, so that no end is told by its colour alone. */
-export const GLYPHS = { alive: "▸", failed: "✕", cancelled: "⊘", dropped: "∅", succeeded: "✓" };
+export const GLYPHS = { alive: "▸", failed: "✕", cancelled: "⊘", dropped: "∅", handed_over: "↗", succeeded: "✓" };
+
+/** Write a status or an end: "handed_over" as two words. */
+export const said = (status) => status.replaceAll("_", " ");
 
 /** Make an element. Children that are strings become text nodes. An attribute that is null or false is left out. */
 export function el(tag, attributes = {}, ...children) {
@@ -40,6 +43,10 @@ function replaceChild(before, after) {
   if (isFocused) after.querySelector("[data-focus]")?.focus({ preventScroll: true });
 }
 
+/** Write the queue and the message of a task; "" for a task that no queue takes. */
+export const messageOf = ({ queue, message_id: message }) =>
+  message ? `${queue ? `queue ${queue}, ` : ""}message ${message}` : "";
+
 /** Write a duration: "0.31 ms", "12 ms", "1.24 s", "3 min". */
 export function seconds(value, isCoarse = false) {
   if (value < 1 && !isCoarse) {
@@ -59,7 +66,7 @@ export function matcher({ q, status }) {
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (task) => !status || (status === "alive" ? task.ended === null : task.ended !== null && task.status === status);
   const textOf = (task) =>
-    [task.name, task.function, task.phase, task.status, task.arguments, ...(task.error ?? [])].join(" ");
+    [task.name, task.function, task.phase, said(task.status), task.arguments, task.queue, task.message_id, ...(task.error ?? [])].join(" ");
   return (tasks, texts) =>
     tasks.some((task) => {
       if (!fits(task)) return false;

@@ -1,7 +1,7 @@
 // The page of the inspector: it reads the event stream, keeps what the history has told, and draws it.
 // Names, messages and paths are users' data. They become text nodes and nothing else.
 
-import { el, reconcile, seconds, clock, matcher, GLYPHS } from "./page-parts.js";
+import { el, messageOf, reconcile, said, seconds, clock, matcher, GLYPHS } from "./page-parts.js";
 import { drawChart } from "./waterfall.js";
 
 const $ = (id) => document.getElementById(id);
@@ -219,12 +219,15 @@ function drawWorkers() {
 
 function drawCounts(head) {
   const { counts, durations } = head;
+  const hasQueues = counts.handing_over + counts.handed_over > 0;
   const refused = head.refused.reduce((sum, row) => sum + row[3], 0);
   const rows = [
     ["running", counts.running], ["waiting", counts.waiting], ["limited", counts.limited],
     ["delayed", counts.delayed], ["deferred", counts.deferred], ["retrying", counts.retrying],
+    ...(hasQueues ? [["handing over", counts.handing_over]] : []),
     ["succeeded", counts.succeeded, "succeeded"], ["failed", counts.failed, "failed"],
     ["cancelled", counts.cancelled, "cancelled"], ["dropped", counts.dropped, "dropped"],
+    ...(hasQueues ? [["handed over", counts.handed_over, "handed_over"]] : []),
     ["refused", refused, "failed"],
     ["p50", durations ? seconds(durations.p50) : "–"], ["p99", durations ? seconds(durations.p99) : "–"],
   ];
@@ -258,8 +261,8 @@ function entryRow(entry, isChosen) {
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
   }
   const marks = Object.keys(GLYPHS).filter((kind) => counts.has(kind)).map((kind) => [kind, counts.get(kind)]).map(([kind, count]) =>
-    el("span", { class: `mark ${kind}`, title: `${count} ${kind}` },
-      el("span", { "aria-hidden": "true" }, `${GLYPHS[kind]}${count}`), el("span", { class: "unseen" }, `${count} ${kind} `)));
+    el("span", { class: `mark ${kind}`, title: `${count} ${said(kind)}` },
+      el("span", { "aria-hidden": "true" }, `${GLYPHS[kind]}${count}`), el("span", { class: "unseen" }, `${count} ${said(kind)} `)));
   const button = el("button", { type: "button", "aria-current": isChosen ? "true" : null, "data-focus": "" },
     el("span", { class: "title" }, titleOf(entry)),
     el("time", {}, clock(entry.at)),
@@ -318,8 +321,9 @@ function aliveRow(task) {
   return el("tr", { role: "row" },
     cell("Task", el("strong", {}, name),
       name === task.function ? "" : el("span", { class: "quiet" }, task.function),
+      task.message_id ? el("span", { class: "quiet" }, messageOf(task)) : "",
       task.arguments ? el("code", {}, task.arguments) : ""),
-    cell("Status", el("span", { class: "mark alive" }, task.status), el("span", { class: "quiet" }, task.phase)),
+    cell("Status", el("span", { class: "mark alive" }, said(task.status)), el("span", { class: "quiet" }, task.phase)),
     cell("Age", el("time", { class: "age", "data-at": task.scheduled })),
     cell("Attempt", task.attempt ? String(task.attempt) : "–"),
     cell("Shield", task.shield === false ? "–" : task.shield === true ? "yes" : `${task.shield} s`),

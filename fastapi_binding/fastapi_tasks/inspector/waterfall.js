@@ -1,13 +1,14 @@
 // The waterfall of one request: what it does, and below it what each of its tasks waits for and does.
 
-import { el, reconcile, seconds, GLYPHS } from "./page-parts.js";
+import { el, messageOf, reconcile, said, seconds, GLYPHS } from "./page-parts.js";
 
 const MOST_ROWS = 60; // a request may schedule thousands
 const STEPS = [1, 2, 5];
 
 const WORDS = {
+  record: "waits for its journal",
   start: "starts", phase: "waits for its phase", delay: "waits for its delay", limit: "waits for its limit",
-  slot: "waits for a slot", run: "runs", cancel: "is cancelled", handler: "its error handler runs", retry: "waits for the next attempt",
+  slot: "waits for a slot", run: "runs", handover: "waits for its hand-over", cancel: "is cancelled", handler: "its error handler runs", retry: "waits for the next attempt",
 };
 
 /** Draw `entry` into `place`. Seconds on the scale begin with the entry. */
@@ -84,7 +85,7 @@ function positioned(element, from, span, to = null) {
 
 function bar(kind, from, to, span) {
   if (from > span) return "";
-  return positioned(el("i", { class: `bar ${kind}`, title: `${kind}: ${seconds(to - from)}` }), from, span, Math.min(to, span));
+  return positioned(el("i", { class: `bar ${kind}`, title: `${said(kind)}: ${seconds(to - from)}` }), from, span, Math.min(to, span));
 }
 
 function requestRow(request, span, whole) {
@@ -116,7 +117,7 @@ function taskRow({ task, depth }, at, span, now) {
   const label = el("div", { class: "label" },
     el("span", { class: "name", title: name === task.function ? name : `${name}: ${task.function}` },
       el("b", { class: `mark ${kind}`, "aria-hidden": "true" }, GLYPHS[kind]), task.name ?? short(task.function)),
-    el("span", { class: "quiet" }, [task.phase, task.status, task.attempt > 1 ? `×${task.attempt}` : ""].filter(Boolean).join(" · ")));
+    el("span", { class: "quiet" }, [task.phase, said(task.status), task.attempt > 1 ? `×${task.attempt}` : ""].filter(Boolean).join(" · ")));
   label.style.setProperty("--depth", Math.min(depth, 6));
   const row = el("summary", { class: "row", "data-focus": "" }, label, track, el("div", { class: "figure" }, ran === null ? "" : seconds(ran)));
   return el("li", {}, el("details", {}, row, facts(task, offset, end)));
@@ -126,7 +127,7 @@ function taskRow({ task, depth }, at, span, now) {
 const short = (name) => name.replace(/^__main__\./, "").replace(/^.*<locals>\./, "").split(".").slice(-2).join(".");
 
 function ranFor(task, end) {
-  const first = task.segments.find(([kind]) => kind === "run");
+  const first = task.segments.find(([kind]) => kind === "run" || kind === "handover");
   return first ? end - first[1] : null;
 }
 
@@ -135,10 +136,11 @@ function facts(task, offset, end) {
     const length = (to ?? end - offset) - from;
     return el("li", {}, el("span", { class: "quiet" }, seconds(offset + from)), ` ${WORDS[kind]}, ${seconds(length)}`, error ? `, raises ${error}` : "");
   });
-  if (task.ended !== null) steps.push(el("li", {}, el("span", { class: "quiet" }, seconds(end)), ` ${task.status}`));
+  if (task.ended !== null) steps.push(el("li", {}, el("span", { class: "quiet" }, seconds(end)), ` ${said(task.status)}${task.status === "handed_over" ? ` to ${task.queue}` : ""}`));
   return el("div", { class: "facts" },
     el("ol", {}, ...steps),
     el("p", {}, el("span", { class: "quiet" }, `task ${task.id}${task.parent === null ? "" : `, scheduled by task ${task.parent}`} `), el("code", {}, task.function)),
+    task.message_id ? el("p", { class: "quiet" }, messageOf(task)) : "",
     task.arguments ? el("p", {}, el("span", { class: "quiet" }, "arguments "), el("code", {}, task.arguments)) : "",
     task.error ? el("p", {}, el("strong", {}, task.error[0]), `: ${task.error[1]} `, el("code", {}, task.error[2])) : "");
 }

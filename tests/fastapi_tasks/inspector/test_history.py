@@ -15,6 +15,7 @@ from weakref import ref
 import anyio
 import pytest
 from tests.backends import turns, until
+from tests.handed import DownQueue, ListQueue, send_mail
 
 from fastapi_tasks import Limit, TaskHost, TasksSaturatedError, retry
 from fastapi_tasks.inspector import History
@@ -66,6 +67,80 @@ async def fail() -> None:
 
 def sync_work() -> None:
     pass
+
+
+class TestHandOvers:
+    async def test_a_task_that_is_handed_over_has_a_bar_an_end_and_its_message_g20_g21(self, history: History) -> None:
+        later = ListQueue("later", [send_mail])
+        later.go_on = anyio.Event()
+        async with TaskHost(observers=[history], queues=[later]) as host:
+            task = host.task(name="mail").schedule(send_mail)
+            await until(lambda: task.status == "handing_over")
+            picture = await look(history, host)
+            [row] = picture["alive"]
+            assert (kinds(row), row["status"], row["queue"]) == (["start", "handover"], "handing_over", "later")
+            assert row["message_id"] == task.message_id
+            assert row["where"][0] == "the queue 'later'"
+            assert "handed.py" in row["where"][1]
+            assert picture["counts"]["handing_over"] == 1
+            later.go_on.set()
+            await task.wait()
+            picture = await look(history, host)
+            [row] = picture["tasks"]
+        assert (kinds(row), row["status"], row["queue"]) == (["start", "handover"], "handed_over", "later")
+        assert (row["message_id"], row["attempt"], row["error"]) == (task.message_id, 0, None)
+        assert (picture["counts"]["handed_over"], picture["counts"]["handing_over"]) == (1, 0)
+        assert picture["durations"] is None  # nothing has run
+
+    async def test_a_hand_over_that_waits_for_its_turn_shows_its_queue_alone_g20_g21(self, history: History) -> None:
+        class Narrow(ListQueue):
+            attempts_at_once = 1
+
+        later = Narrow("later", [send_mail])
+        later.go_on = anyio.Event()
+        async with TaskHost(observers=[history], queues=[later]) as host:
+            tasks = [host.task(name=name).schedule(send_mail) for name in ("first", "second")]
+            await until(lambda: all(task.status == "handing_over" for task in tasks))
+            found = await rows(history, host)
+            later.go_on.set()
+            for task in tasks:
+                await task.wait()
+        assert (len(found["first"]["where"]) > 1, found["second"]["where"]) == (True, ["the queue 'later'"])
+
+    async def test_a_refused_hand_over_is_a_failed_bar_before_the_run_g20_g21(self, history: History) -> None:
+        down = DownQueue("down", [send_mail], fallback="here")
+        async with TaskHost(observers=[history], queues=[down], drain_timeout=DRAIN) as host:
+            ran = host.task(name="mail").schedule(send_mail)
+            await ran.wait()
+            row = (await rows(history, host))["mail"]
+        assert kinds(row) in (["start", "handover", "retry", "start", "run"], ["start", "handover", "retry", "run"])
+        assert row["segments"][1][3:] == ["HandOverFailed"]
+        assert (row["status"], row["attempt"]) == ("succeeded", 1)
+        assert (row["queue"], row["message_id"]) == (None, ran.message_id)
+
+    async def test_a_hand_over_that_fails_is_a_failure_without_arguments_g4_g20_g21(self, history: History) -> None:
+        async with TaskHost(observers=[history], queues=[DownQueue("down", [send_mail])]) as host:
+            task = host.schedule(send_mail, 123456)
+            await task.wait()
+            picture = await look(history, host)
+        [group] = picture["failures"]
+        assert (group["error"], group["function"]) == ("HandOverFailed", "tests.handed.send_mail")
+        assert str(task.message_id) in group["message"]
+        assert "123456" not in json.dumps(picture)
+
+    async def test_only_a_task_of_a_queue_shows_a_queue_and_a_message_g20_g21(self, history: History) -> None:
+        later = ListQueue("later", [send_mail])
+        async with TaskHost(observers=[history], queues=[later], drain_timeout=DRAIN) as host:
+            async with host.scope() as scope, scope.route():
+                scope.task(name="mail").after_response.schedule(send_mail)
+                scope.task(name="here").after_response.schedule(work)
+                found = await rows(history, host)
+            await until(lambda: not host.tasks())
+        assert (found["mail"]["queue"], "queue" in found["here"], "message_id" in found["here"]) == (
+            "later",
+            False,
+            False,
+        )
 
 
 class TestTheStoryOfATask:

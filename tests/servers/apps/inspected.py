@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 from fastapi import FastAPI, HTTPException
+from tests.handed import DownQueue, ListQueue
 from tests.servers.harness import record
 
 from fastapi_tasks import Tasks, add_tasks, current_host, inspector
@@ -21,7 +23,35 @@ async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-add_tasks(app, observers=[history])
+
+
+async def send_mail(to: str) -> None: ...
+
+
+async def archive(to: str) -> None: ...
+
+
+async def charge(to: str) -> None:
+    await anyio.sleep(0.01)
+
+
+class Hanging(ListQueue):
+    """Confirms nothing."""
+
+    async def publish(self, prepared: Any, headers: Any, /) -> None:
+        await anyio.sleep_forever()
+
+
+add_tasks(
+    app,
+    observers=[history],
+    queues=[
+        ListQueue("later", [send_mail]),
+        Hanging("hanging", [archive], deadline=3600, attempt_timeout=3600),
+        DownQueue("down", [charge], fallback="here"),
+    ],
+    shield_timeout=0.2,  # for the hand-overs that hang
+)
 app.include_router(inspector.router(history, prefix="/_tasks", allow_unauthenticated=True))
 
 
@@ -68,3 +98,14 @@ async def name(text: str, tasks: Tasks) -> None:
 @app.post("/waits")
 async def wait(tasks: Tasks) -> None:
     tasks.task(name="waits").schedule(wait_for_nothing)
+
+
+@app.post("/handed/{order}")
+async def hand_over(order: str, tasks: Tasks) -> None:
+    tasks.task(name=f"send {order}").after_response.schedule(send_mail, order)
+    tasks.task(name=f"charge {order}").after_response.schedule(charge, order)
+
+
+@app.post("/hanging")
+async def hang(tasks: Tasks) -> None:
+    tasks.task(name="hangs").schedule(archive, "ada")

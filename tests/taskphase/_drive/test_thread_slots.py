@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -254,9 +255,8 @@ async def test_a_sync_handler_waiting_for_a_slot_does_not_outlast_shield_timeout
 
 
 class Line:
-    """A host with one thread, and sync tasks that need the thread. The messages of threads to the event loop wait in
-    `told`. So a test decides when the next task in line gets the slot of an ended thread, and what happens in the same
-    turn of the event loop.
+    """A host with one thread, and sync tasks that need the thread. The slots of ended threads wait in `ended`. So a
+    test decides when the next task in line gets such a slot, and what happens in the same turn of the event loop.
 
     :ivar begun: the names of the called functions, in order
     """
@@ -264,19 +264,28 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.host = TaskHost(max_threads=1, **settings)
         self.begun: list[str] = []
-        self.told: list[Callable[[], object]] = []
+        self.ended: list[Callable[[], object]] = []
         self._go_on: dict[str, threading.Event] = {}
         self._monkeypatch = monkeypatch
 
     async def __aenter__(self) -> Self:
         await self.host.__aenter__()
-        self._monkeypatch.setattr(self.host._runner.seam, "call_from_thread", self.told.append)
+        slots = self.host._runner.threads
+        release = slots._release
+
+        def keep(call: threads._Call) -> None:
+            if call.has_ended:
+                self.ended.append(partial(release, call))
+            else:
+                release(call)
+
+        self._monkeypatch.setattr(slots, "_release", keep)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._monkeypatch.undo()
-        for tell in self.told:
-            tell()
+        for release in self.ended:
+            release()
         for go_on in self._go_on.values():
             go_on.set()
         await self.host.__aexit__(*exc)
@@ -300,14 +309,14 @@ class Line:
         return tasks
 
     async def end(self, name: str) -> None:
-        """Let a thread end; the event loop does not know that its slot is free."""
+        """Let a thread end, and keep its slot."""
         self._go_on[name].set()
-        await until(lambda: self.told)
+        await until(lambda: self.ended)
         await turns(5)
 
     def give(self) -> None:
         """Give the slot of that thread to the next in line."""
-        self.told.pop()()
+        self.ended.pop()()
 
     async def all_began(self, *names: str) -> bool:
         await until(lambda: len(self.begun) >= len(names))
@@ -415,17 +424,81 @@ async def test_a_thread_that_is_still_to_begin_when_patience_ends_never_does_g4_
     assert line.host.statistics().threads == 0
 
 
-async def test_a_thread_that_has_ended_when_patience_ends_is_not_left_behind_g9(
+async def end_unseen(host: TaskHost, task: Task[Any], release: threading.Event) -> threads._Call:
+    """Let the thread of `task` end. The loop does not turn meanwhile, so the result is on its way.
+
+    :return: the call of the thread
+    """
+    calls = host._runner.threads._calls
+    await until(lambda: task in calls and calls[task][0].has_begun)
+    call, _ = calls[task]
+    release.set()
+    while not call.has_ended:
+        time.sleep(SHORT / 50)
+    return call
+
+
+async def test_a_thread_that_has_ended_when_patience_ends_is_not_left_behind_g9() -> None:
+    release = threading.Event()
+    async with TaskHost() as host:
+        task = host.schedule(release.wait)
+        await end_unseen(host, task, release)
+        assert not host._runner.threads.abandon(task)
+        await task.wait()
+    assert task.return_value is True
+
+
+async def test_a_timeout_at_the_end_of_a_thread_leaves_no_thread_behind_g8_g16() -> None:
+    release = threading.Event()
+    async with TaskHost(max_threads=1) as host:
+        slots = host._runner.threads
+        task = host.task(timeout=10 * SHORT).schedule(release.wait)
+        await end_unseen(host, task, release)
+        time.sleep(10 * SHORT)
+        await task.wait()
+        assert (slots.in_use, slots.left_behind) == (0, False)
+        assert await host.schedule(lambda: "got the slot") == "got the slot"
+
+
+async def test_a_slot_that_task_and_thread_release_is_given_once_g8() -> None:
+    """A task that stops waiting in the moment in which its thread ends."""
+    release = threading.Event()
+    async with TaskHost(max_threads=1, drain_timeout=10) as host:
+        slots = host._runner.threads
+        try:
+            first = host.schedule(release.wait)
+            call = await end_unseen(host, first, release)
+            await first
+            release.clear()
+            for _ in range(2):
+                host.schedule(release.wait)
+            await turns()
+            late = threading.Thread(target=slots._free_from_thread, args=[call])
+            late.start()
+            late.join()
+            await turns(5)
+            assert (slots.in_use, len(slots._calls)) == (1, 1)
+        finally:
+            release.set()
+
+
+async def test_only_a_thread_that_was_left_behind_sends_a_message_about_its_slot_g8(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def end_then(callback: Callable[[], object]) -> None:
-        call_from_thread(lambda: (callback(), left_behind.append(host._runner.threads.abandon(task))))
-
-    left_behind: list[bool] = []
-    async with TaskHost() as host:
-        call_from_thread = host._runner.seam.call_from_thread
-        monkeypatch.setattr(host._runner.seam, "call_from_thread", end_then)
-        task = host.schedule(lambda: "done")
-        await task.wait()
-    assert task.return_value == "done"
-    assert left_behind == [False]
+    """Each message wakes the event loop, which costs about as much as all other work for a short sync task."""
+    release = threading.Event()
+    messages: list[Callable[[], object]] = []
+    async with TaskHost(max_threads=2) as host:
+        monkeypatch.setattr(host._runner.seam, "call_from_thread", messages.append)
+        tasks = [host.schedule(lambda: None) for _ in range(5)]
+        for task in tasks:
+            await task
+        assert messages == []
+        try:
+            await host.task(timeout=SHORT).schedule(release.wait).wait()
+        finally:
+            release.set()
+        await until(lambda: messages)
+        assert host.statistics().threads == 1
+        messages.pop()()
+        assert host.statistics().threads == 0

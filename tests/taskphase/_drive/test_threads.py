@@ -7,12 +7,15 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+import sniffio
+import trio
 from anyio.lowlevel import checkpoint
 from tests.backends import turns, until
 
@@ -173,6 +176,45 @@ async def test_a_thread_may_call_back_into_the_loop_g8() -> None:
 
     async with TaskHost() as host:
         assert await host.schedule(work) == threading.current_thread().name
+
+
+async def test_a_thread_runs_in_a_copy_of_the_context_and_sees_no_async_library_g6_g8(anyio_backend_name: str) -> None:
+    def work() -> str:
+        with pytest.raises(sniffio.AsyncLibraryNotFoundError):
+            sniffio.current_async_library()
+        value = variable.get()
+        variable.set("changed")
+        if anyio_backend_name == "trio":
+            assert trio.from_thread.run_sync(trio.lowlevel.in_trio_task)
+        return value
+
+    variable = ContextVar("variable", default="")
+    variable.set("set")
+    async with TaskHost() as host:
+        assert await host.schedule(work) == "set"
+        assert variable.get() == "set"
+
+
+async def test_a_thread_that_has_timed_out_can_see_that_with_check_cancelled_g8_g16() -> None:
+    def work() -> None:
+        began.append(True)
+        anyio.from_thread.check_cancelled()
+        release.wait()
+        try:
+            anyio.from_thread.check_cancelled()
+        except BaseException as exc:
+            seen.append(type(exc))
+
+    began, seen = list[bool](), list[type]()
+    async with TaskHost(max_threads=1) as host:
+        while not began:  # on a busy machine the time may be up before the thread begins
+            release = threading.Event()
+            task = host.task(timeout=SHORT).schedule(work)
+            await task.wait()
+        assert isinstance(task.exception, TimeoutError)
+        release.set()
+        await until(lambda: host._runner.threads.in_use == 0)
+        assert seen == [anyio.get_cancelled_exc_class()]
 
 
 class Own(BaseException):

@@ -104,6 +104,11 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
         """The tasks that were dropped: the outcome of their route did not fit."""
         return self._with_status(TaskStatus.DROPPED)
 
+    @property
+    def handed_over(self) -> RecordedTasks[T_co]:
+        """The tasks that were handed over to a queue."""
+        return self._with_status(TaskStatus.HANDED_OVER)
+
     # Assert
 
     def one(self) -> Task[T_co]:

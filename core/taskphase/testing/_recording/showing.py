@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ..._machine.calling import qualname_of, shown
 from ..._machine.life import TaskStatus
+from ..._queue import Queue
 from .entry import Entry
 
 _MOST_CHARACTERS = 60  # of one argument or result: a line has several
@@ -47,10 +48,13 @@ def lines(entries: Iterable[Entry]) -> str:
 
 
 def _outcome(entry: Entry) -> str:
-    result = entry.task._result
-    match entry.task.status:
+    task = entry.task
+    result = task._result
+    match task.status:
         case TaskStatus.SUCCEEDED if result is not None:
             return f" -> {_short.repr(result)}"
+        case TaskStatus.HANDED_OVER if isinstance(task.config.queue, Queue):
+            return f" to {task.config.queue.name!r} as {task.message_id}"
         case TaskStatus.FAILED:
             return f": {_short.repr(result)}"
         case _:

@@ -1,0 +1,67 @@
+"""The part of a host that only the code needs that binds a framework."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextvars import Token
+from typing import Any
+
+from ._drive.current import BODY
+from ._drive.job import JOB
+from ._drive.runner import Runner
+from ._drive.watching import watch
+from ._observer import TaskObserver, check_observers
+from ._scope import Scope
+
+
+class Bound(ABC):
+    """Methods of a host, for bindings.
+
+    :ivar _takes_over: True if the opening of the host begins the recovery of tasks
+    """
+
+    _takes_over: bool = True
+
+    @property
+    @abstractmethod
+    def _runner(self) -> Runner: ...
+
+    def add_observer(self, observer: TaskObserver) -> None:
+        """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`."""
+        watch(self._runner, check_observers([observer]))
+
+    def set_current(self, scope: Callable[[], Scope] | None = None) -> Token[Any]:
+        """Make this host the current host of the running context: for code that binds a framework.
+
+        :param scope: returns the scope of the unit of work, for each `TasksScheduler` made by hand in this context
+        :return: the token for `reset_current()`
+        """
+        return BODY.set((self, JOB.get(), scope))
+
+    def reset_current(self, token: Token[Any]) -> None:
+        """Undo `set_current()`. In another context than `set_current()` this does nothing."""
+        try:
+            BODY.reset(token)
+        except ValueError:
+            pass  # test fixtures are entered and left in different contexts
+
+    def runs_here(self) -> bool:
+        """Return whether the event loop of this host runs in this thread. From any thread.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        return self._runner.seam.runs_here()
+
+    def take_over_later(self) -> None:
+        """Have `take_over()` begin the recovery, not the opening of the host. For bindings: call this first."""
+        self._takes_over = False
+
+    def take_over(self) -> None:
+        """Recover tasks from the journal, if there is one, from now on until the drain begins. The opening of the host
+        does that, without `take_over_later()`.
+
+        :raises TasksClosedError: if the host is not open yet
+        """
+        if (keeper := self._runner.keeper) is not None:
+            keeper.take_over()

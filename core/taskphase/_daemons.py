@@ -1,0 +1,86 @@
+"""Threads for a client that only has sync calls. They do not keep the program from its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from itertools import count
+from queue import SimpleQueue
+from threading import Thread
+
+from anyio import Event
+
+from ._drive.loops import native_seam
+
+
+class Daemons:
+    """A few threads of one event loop. anyio's own would let the end of the program wait for a client that hangs.
+
+    :param most: the number of threads, which start when they are needed
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._seam = native_seam()
+        self._most = most
+        self._name = name
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = 0
+
+    async def call(self, func: Callable[[], None], never: Callable[[], None] = lambda: None) -> None:
+        """Call `func` in a thread, in a copy of the current context. If this call is cancelled, a thread that has begun
+        goes on.
+
+        :param never: called instead if the cancellation comes before the thread begins
+        :raises Exception: the exception of `func`
+        """
+        draw = count()  # the first of the two to call `next(draw)`, which is atomic, decides if the thread begins
+        context = copy_context()
+        ended = Event()
+        errors: list[Exception] = []
+
+        def work() -> None:
+            if next(draw):
+                return
+            try:
+                context.run(func)
+            except Exception as exc:
+                errors.append(exc)
+            finally:
+                self._tell(ended)
+
+        self._calls.put(work)
+        self._begin_thread()
+        try:
+            await ended.wait()
+        except BaseException:
+            if not next(draw):
+                never()
+            raise
+        if errors:
+            try:
+                raise errors.pop()
+            finally:
+                del errors, work, func
+
+    def end(self) -> None:
+        """Let the threads end, each after its call."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+        self._threads = 0
+
+    def _begin_thread(self) -> None:
+        if self._threads < self._most:
+            self._threads += 1
+            Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
+
+    def _tell(self, ended: Event) -> None:
+        try:
+            self._seam.call_from_thread(ended.set)
+        except RuntimeError:
+            pass  # the event loop has ended
+
+
+def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call()
+        del call

@@ -1,0 +1,112 @@
+"""The seam of a journal: what a runner tells the journal of each task, and asks before the first step of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .._machine.config import TaskConfig
+
+
+class Record(Protocol):
+    """One task of a journal. For the loop's thread, but for `is_unwanted` and `will_wait()`.
+
+    :ivar is_recovered: True if the journal had the task before this host did
+    :ivar is_unwanted: True if user code has cancelled the task: the journal forgets the task. Otherwise a task that was
+        cancelled stays in the journal
+    :ivar error: the exception with which the task fails before its first step; None as long as the journal works
+    """
+
+    is_recovered: bool
+    is_unwanted: bool
+    error: Exception | None
+
+    def will_wait(self) -> bool:
+        """Return whether the task would have to wait for a write if its phase came now. From any thread."""
+        ...
+
+    def note_held(self, job: Any) -> None:
+        """Note that the task waits for its phase."""
+        ...
+
+    def must_wait(self, job: Any) -> bool:
+        """Return whether the task, whose phase has come, has to wait for a write. See `Runner.note_recorded()`."""
+        ...
+
+    @property
+    def must_begin(self) -> bool:
+        """True if `begin()` comes before the first step."""
+        ...
+
+    async def begin(self, job: Any) -> None:
+        """Wait until the journal has counted this run. In the native task of the run, which has a slot. May end the
+        job.
+        """
+        ...
+
+    def note_ended(self, job: Any) -> None:
+        """Note that the task has ended."""
+        ...
+
+
+class Keeper(Protocol):
+    """The part of a journal that belongs to one host.
+
+    :ivar recovered: the number of tasks that the host has recovered since it opened
+    """
+
+    recovered: int
+
+    def prepare(self, job: Any, scope: Any) -> None:
+        """Give `job` a `Record`, if the journal has its function. In `schedule()`, in any thread.
+
+        :raises TasksUnportableError: if the journal cannot carry an argument
+        """
+        ...
+
+    async def open(self) -> None:
+        """Open the file.
+
+        :raises JournalError: if that fails. `close()` is to be called all the same
+        """
+        ...
+
+    async def run(self) -> None:
+        """Write and recover tasks, until `stop()`."""
+        ...
+
+    def take_over(self) -> None:
+        """From now on recover tasks of other hosts, until the drain begins."""
+        ...
+
+    def stop(self) -> None:
+        """Have `run()` return: the host has run its last task."""
+        ...
+
+    async def close(self) -> None:
+        """Let other hosts have the tasks that are left, and close the file. A cancellation does not shorten this."""
+        ...
+
+
+class AnyJournal(ABC):
+    """The base class of `Journal`, which lives outside of this folder."""
+
+    @abstractmethod
+    def _keeper_for(self, runner: Any, config: TaskConfig) -> Keeper:
+        """Return the part of the journal for a host that opens.
+
+        :param config: the settings of the host
+        """
+
+
+async def open_keeper(keeper: Keeper) -> None:
+    """Open a keeper, or close it again.
+
+    :raises JournalError: if the file cannot be opened
+    """
+    try:
+        await keeper.open()
+    except BaseException:
+        await keeper.close()
+        raise

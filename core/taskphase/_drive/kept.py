@@ -1,0 +1,108 @@
+"""The jobs of a journal and of queues: those that wait for a write, were recovered, or are being handed over."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import cast
+
+from .._machine.drain import DrainStage
+from .._machine.life import ENDS, NOT_DUE, TOLD_TO_STOP, LifeEvent
+from . import report
+from .job import Job
+from .outlets import Outlets, run_here
+from .phases import Phases
+
+_STOPPED = ENDS | TOLD_TO_STOP
+
+
+class Kept(Phases):
+    """The part of a runner that knows a journal and queues. For the loop's thread."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def resume(self, job: Job) -> None:
+        """Bring a job further that has waited."""
+
+    def note_recorded(self, job: Job) -> None:
+        """Bring a job further whose journal has written the task; or have the job fail with the error of its record.
+
+        Nothing happens to a job that does not wait for its journal.
+        """
+        if job not in self.gates.recording:
+            return
+        record = job._kept
+        with self.busy():
+            try:
+                if record is None or record.error is None:
+                    self.resume(job)
+                else:
+                    self.alive[job] = self.seam.start(job)  # for the handler: see `attempt()`
+            except Exception as exc:
+                self._cannot_start(job, exc)
+            finally:
+                self.gates.recording.pop(job, None)
+            self._note_change()
+
+    def recover(self, job: Job) -> None:
+        """Take a job that a journal has recovered, past `max_pending`. While the host is open."""
+        with self.busy():
+            job._runner = self  # type: ignore[assignment]  # (there is no other kind)
+            job._taken_at = self.clock()
+            self.moving = job
+            try:
+                self._tell_scheduled(job, None, self.telling)
+                self._place(job, None, None)
+            except Exception as exc:
+                self._cannot_start(job, exc)
+            finally:
+                self.moving = None
+            if self.on_admit is not None and self._has_place(job):
+                self.on_admit(job)
+
+    def cancel_for_good(self, job: Job) -> None:
+        """As `cancel()`, for user code: a journal then forgets the task."""
+        if (record := job._kept) is not None:
+            record.is_unwanted = True
+        self.cancel(job)
+
+    def cut_off(self, job: Job) -> bool:
+        """Have the hand-over of `job` fail soon, because the drain waits for it no longer. Its handler goes on.
+
+        :return: False if `job` is not being handed over, or is for its journal to keep
+        """
+        order = job._hand_over
+        if order is None or job._kept is not None or job._status in NOT_DUE or job._status in _STOPPED:
+            return False
+        order.cut()
+        if job in self.gates.pauses.ends:
+            with self.busy():
+                self.resume(job)
+                self.gates.pauses.remove(job)
+        return True
+
+    def run_here(self, job: Job, error: Exception) -> bool:
+        """Have `job` run here after all, if its hand-over has failed by `error`. While the runner is busy.
+
+        :return: False if the queue may have it, its queue does not ask for that, no room is left, or the host closes
+        """
+        is_open = self.stage in (DrainStage.OPEN, DrainStage.GRACE)
+        is_free = not (self._waiting or self._is_full())
+        has_room = self._max_pending is None or is_free or self._count_pending() < self._max_pending
+        if not (is_open and has_room and run_here(job, error)):
+            return False
+        cast(Outlets, self.outlets).leave(job)
+        return True
+
+    def _note_entered(self, job: Job) -> None:
+        if self.outlets is not None:
+            self.outlets.enter(job)
+        record = job._kept
+        if record is not None and record.must_begin:
+            job._move(LifeEvent.RECORD)
+
+    def _cannot_start(self, job: Job, error: Exception) -> None:
+        try:
+            report.not_started(job, error)
+        finally:  # a log handler may raise KeyboardInterrupt
+            self.cancel(job)

@@ -1,0 +1,291 @@
+"""The way of tasks to a queue: who publishes when, and what becomes of a hand-over that fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Literal
+
+from anyio import Lock, Semaphore, current_time, move_on_after, sleep_until
+from anyio.lowlevel import RunVar
+
+from .._machine.config import TaskConfig
+from .._machine.dispatch import Outcome
+from .._machine.life import LifeEvent
+from .._queue import Queue, trace_headers
+from ..errors import HandOverFailed
+from . import report
+from .cancelling import CancelScope
+from .job import Job
+from .raised import judge, leaves
+from .watching import tell
+
+# Seconds: the longest pause before a probe, and the longest `Queue.close()`.
+_LONGEST_PAUSE = 1.0
+_LONGEST_CLOSE = 1.0
+
+
+class HandOver:
+    """The hand-over of one task.
+
+    :ivar prepared: what `Queue.prepare()` has returned
+    :ivar carried: the values of `Queue.carry`
+    :ivar deadline: seconds for all attempts; infinity for a task of a journal
+    :ivar here: the settings of the task if it runs here after all
+    :ivar attempts: the number of attempts to publish
+    :ivar outcome: "unknown" as soon as the queue may have the task
+    :ivar error: the exception of the last attempt
+    :ivar has_turn: True if the task has one of the turns of its outlet
+    :ivar is_cut: True if the drain does not wait for it any longer
+    :ivar ends_at: the time of its deadline, by the loop's clock; infinity before its start
+    :ivar scope: the scope around all its waits that have begun; None before the first
+    """
+
+    __slots__ = (
+        "attempts",
+        "carried",
+        "deadline",
+        "ends_at",
+        "error",
+        "has_turn",
+        "here",
+        "is_cut",
+        "message_id",
+        "outcome",
+        "outlet",
+        "prepared",
+        "scope",
+    )
+
+    def __init__(
+        self, outlet: Outlet, message_id: str, prepared: Any, carried: Mapping[str, str], here: TaskConfig
+    ) -> None:
+        self.outlet = outlet
+        self.message_id = message_id
+        self.prepared = prepared
+        self.carried = carried
+        self.here = here
+        self.deadline: float = outlet.queue.deadline
+        self.attempts = 0
+        self.outcome: Literal["refused", "unknown"] = "refused"
+        self.error: Exception | None = None
+        self.has_turn = False
+        self.is_cut = False
+        self.ends_at = inf
+        self.scope: CancelScope | None = None
+
+    def cut(self) -> None:
+        """Have the hand-over fail at its next checkpoint."""
+        self.is_cut = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+    async def run(self, job: Job) -> None:
+        """Hand the task over, in the context of `schedule()`. Returns when the queue has confirmed it.
+
+        :raises HandOverFailed: after the deadline, or after `cut()`
+        """
+        queue = self.outlet.queue
+        job._move(LifeEvent.HAND_OVER)
+        if job._runner.watching is not None:
+            tell(job._runner.watching.moved, job._runner.telling, job)
+        self.ends_at = job._runner.clock() + self.deadline
+        try:
+            # After `cut()` the queue must not get the task: `publish()` may do its work before its first checkpoint.
+            if self.is_cut or not await self.outlet.deliver(self, job):
+                raise HandOverFailed(queue.name, self.message_id, self.attempts, self.outcome) from self.error
+        finally:
+            self.scope = self.error = None
+            del self, job, queue  # as in `attempt()`
+
+
+class Outlet:
+    """One queue, in one host: takes turns, and finds out if the queue is down.
+
+    - While the queue works, at most `attempts_at_once` hand-overs publish at a time.
+    - After a failed attempt the queue is down. Then one hand-over at a time probes it, after a random pause that grows
+      with each failure, and the others wait. A hand-over whose probe has failed goes to the end of the line: its own
+      call may be the reason.
+
+    :ivar waiting: the hand-overs that wait for a turn or for the probe
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self._connection: Connection | None = None
+        self._turns = Semaphore(queue.attempts_at_once, fast_acquire=True)
+        self._probe = Lock(fast_acquire=True)
+        self._failures = 0
+        self._next_probe = 0.0
+        self.waiting: set[HandOver] = set()
+
+    @property
+    def is_down(self) -> bool:
+        """True from a failed attempt to the next success."""
+        return self._failures > 0
+
+    @property
+    def has_room(self) -> bool:
+        """True if a hand-over that begins now need not wait for its turn."""
+        return self._turns.value > 0 and not self.is_down
+
+    def enter(self, order: HandOver) -> None:
+        """Take a turn for `order`, if one is free. Otherwise `order` waits."""
+        if self.has_room:
+            self._turns.acquire_nowait()
+            order.has_turn = True
+        else:
+            self.waiting.add(order)
+
+    def leave(self, order: HandOver) -> None:
+        """Forget `order`, and give back its turn, if it has one."""
+        self.waiting.discard(order)
+        self._give_back(order)
+
+    def _give_back(self, order: HandOver) -> None:
+        if order.has_turn:
+            order.has_turn = False
+            self._turns.release()
+
+    async def close(self) -> None:
+        """Note that the host has ended."""
+        if self._connection is not None:
+            await self._connection.leave()
+
+    async def deliver(self, order: HandOver, job: Job) -> bool:
+        """Publish `order`, in as many attempts as it takes. Return False after its deadline, or after `order.cut()`."""
+        try:
+            # Nearly all hand-overs need only this attempt. It enters its own scope, and no other scope is needed.
+            if order.has_turn and not self.is_down and await self._attempt(order, job):
+                return True
+            order.scope = job._runner.seam.cancel_scope(deadline=order.ends_at)
+            with order.scope:
+                if order.is_cut:
+                    return False
+                await self._persist(order, job)
+                return True
+            return False
+        finally:
+            self.leave(order)
+            del order, job  # as in `attempt()`
+
+    async def _persist(self, order: HandOver, job: Job) -> None:
+        """Publish `order` in its turn, again and again."""
+        try:
+            while True:
+                if self.is_down:
+                    self.waiting.add(order)
+                    self._give_back(order)
+                    async with self._probe:
+                        if self.is_down:
+                            await sleep_until(self._next_probe)
+                        await self._take_turn(order)
+                        if self.is_down and await self._attempt(order, job):
+                            return
+                    continue
+                await self._take_turn(order)
+                if not self.is_down and await self._attempt(order, job):  # it may be down since the turn was given
+                    return
+        finally:
+            del order, job  # as in `attempt()`
+
+    async def _take_turn(self, order: HandOver) -> None:
+        if not order.has_turn:
+            await self._turns.acquire()
+            order.has_turn = True
+            self.waiting.discard(order)
+
+    def _note_failure(self) -> None:
+        self._failures = min(self._failures + 1, 10)
+        longest = min(_LONGEST_PAUSE, 0.1 * 2**self._failures)
+        self._next_probe = current_time() + random.uniform(0, longest)  # noqa: S311
+
+    async def _attempt(self, order: HandOver, job: Job) -> bool:
+        """Make one attempt to publish; return whether the queue has confirmed it."""
+        queue, before, around = self.queue, order.outcome, order.scope
+        order.attempts += 1
+        try:
+            ends_at = min(order.ends_at, job._runner.clock() + queue.attempt_timeout)
+            scope = job._runner.seam.cancel_scope(deadline=ends_at)
+            order.scope = around or scope
+            with scope:
+                self._connection = connection = self._connection or _connection_to(queue)
+                if not connection.is_open:
+                    await connection.open()
+                order.outcome = "unknown"  # until the end of the attempt is known
+                await queue.publish(order.prepared, {**order.carried, **trace_headers(order.carried)})
+                self._failures = 0
+                return True
+            if not order.is_cut:
+                order.error = TimeoutError("the queue has not answered in time")
+        except BaseException as exc:
+            outcome, error, stray = judge(exc, job)
+            if outcome is not Outcome.RAISED or stray is not None:
+                raise
+            order.error = error
+            if before == "refused" and _is_refusal(queue, error):
+                order.outcome = before
+        finally:
+            del order, job  # as in `attempt()`
+        self._note_failure()
+        return False
+
+
+def _is_refusal(queue: Queue, error: Exception) -> bool:
+    try:
+        return queue.refused(error) is True
+    except Exception:
+        return False
+
+
+class Connection:
+    """The connection of a queue in one event loop.
+
+    :ivar hosts: the number of hosts that use it
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._lock = Lock(fast_acquire=True)
+        self.is_open = False
+        self.hosts = 0
+
+    async def open(self) -> None:
+        """Open the connection, if it is not open."""
+        async with self._lock:
+            if not self.is_open:
+                await self._queue.open()
+                self.is_open = True
+
+    async def leave(self) -> None:
+        """Note that a host does not use the connection any more. Close it after the last host."""
+        self.hosts -= 1
+        async with self._lock:
+            if self.hosts:
+                return
+            try:
+                if self.is_open:
+                    self.is_open = False
+                    with move_on_after(_LONGEST_CLOSE):
+                        await self._queue.close()
+            except BaseException as exc:
+                if isinstance(exc, GeneratorExit) or any(isinstance(part, KeyboardInterrupt) for part in leaves(exc)):
+                    raise
+                report.queue_not_closed(self._queue.name, exc)
+            finally:
+                if not self.hosts:
+                    _connections.get().pop(self._queue, None)
+
+
+_connections: RunVar[dict[Queue, Connection]] = RunVar("taskphase_queue_connections")
+
+
+def _connection_to(queue: Queue) -> Connection:
+    """Return the connection of `queue` in the running event loop, for one more host."""
+    none: dict[Queue, Connection] = {}
+    connections = _connections.get(none)
+    _connections.set(connections)
+    connection = connections.setdefault(queue, Connection(queue))
+    connection.hosts += 1
+    return connection

@@ -1,0 +1,230 @@
+"""The queues of one host: which tasks they get, in which form, and how many are on their way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, cast
+from uuid import uuid4
+
+from anyio import create_task_group
+
+from .._machine.calling import is_async, name_of, shown, type_name
+from .._machine.config import AnyQueue, TaskConfig
+from .._machine.limit import Limit
+from .._machine.retrying import RetryPolicy
+from .._queue import Call, Queue
+from ..errors import HandOverFailed, TasksUnportableError
+from .job import Job
+from .keeping import Keeper
+from .outlet import HandOver, Outlet
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# These settings are about the run of the function. The queue has its own.
+_OF_THE_RUN = ("timeout", "limit", "retry", "shield", "run_in")
+
+
+class Outlets:
+    """The queues of one host. For the loop's thread, but for `route()`.
+
+    :ivar alive: the tasks that are being handed over, from their start until their native tasks leave
+    :ivar is_cut: True if the drain waits for no hand-over any longer: one that begins now fails
+    """
+
+    def __init__(self, queues: tuple[Queue, ...], config: TaskConfig) -> None:
+        self.alive: dict[Job, HandOver] = {}
+        self.is_cut: bool = False
+        self._config = config
+        self._outlets: dict[AnyQueue, Outlet] = {queue: Outlet(queue) for queue in queues}
+        self._last: tuple[TaskConfig, AnyQueue | None, TaskConfig] = (config, None, config)
+
+    @property
+    def waiting(self) -> int:
+        """The number of tasks that wait for their turn to be handed over, or for the probe."""
+        return sum(len(outlet.waiting) for outlet in self._outlets.values())
+
+    def enter(self, job: Job) -> None:
+        """Note that the native task of `job` is asked to start. Nothing happens to a job that runs here."""
+        order = job._hand_over
+        if order is not None:
+            self.alive[job] = order
+            if self.is_cut and job._kept is None:  # a journal keeps the task for another host
+                order.cut()
+            order.outlet.enter(order)
+
+    def leave(self, job: Job) -> None:
+        """Note that the native task of `job` leaves, or that `job` runs here after all."""
+        order = self.alive.pop(job, None)
+        if order is not None:
+            order.outlet.leave(order)
+
+    async def close(self) -> None:
+        """Note that the host has ended: close the connections that no other host uses."""
+        async with create_task_group() as closing:
+            for outlet in self._outlets.values():
+                closing.start_soon(outlet.close)
+
+    def route(self, job: Job) -> None:
+        """Prepare `job` for the queue that takes it, if there is one. In `schedule()`, in any thread.
+
+        :raises TasksUnportableError: if the queue does not take the call, or a setting means nothing there
+        :raises ValueError: if `queue=` names a queue that is not one of this host
+        """
+        config = job.config if job._hand_over is None else job._hand_over.here
+        if config.queue == "here":
+            return
+        func, args, kwargs = without_partials(job)
+        outlet = self._find(config.queue, func)
+        if outlet is None:
+            return
+        queue = outlet.queue
+        call = Call(
+            job.message_id or uuid4().hex,  # a journal has recovered the task: the worker must know it again
+            func,
+            name_of(func),
+            args,
+            kwargs,
+            queue.options_of(func),
+            self._settings_for(queue, config, func),
+        )
+        job._hand_over = HandOver(outlet, call.id, _prepare(queue, call), _carried(queue, call), config)
+        job._is_async = False
+        job._message_id = call.id
+        job.config = self._outward(config, queue)
+
+    def _find(self, asked: object, func: Callable[..., Any]) -> Outlet | None:
+        if not isinstance(asked, AnyQueue):
+            for each in self._outlets.values():
+                if each.queue.takes(func):
+                    return each
+            return None
+        outlet = self._outlets.get(asked)
+        if outlet is None:
+            raise _unknown(asked, func)
+        if not outlet.queue.takes(func):
+            raise TasksUnportableError(f"{shown(name_of(func))} is not in the list of the queue {asked.name!r}")
+        return outlet
+
+    def _settings_for(self, queue: Queue, config: TaskConfig, func: Callable[..., Any]) -> Mapping[str, Any]:
+        """Return the settings that the queue translates. Refuse others that this task alone has."""
+        if config is self._config:
+            return _NOTHING
+        settings: dict[str, Any] = {}
+        for name in _OF_THE_RUN:
+            value = getattr(config, name)
+            if value is None or value == getattr(self._config, name) or _asks_nothing(name, value):
+                continue
+            if name not in queue.maps:
+                raise TasksUnportableError(
+                    f"{shown(name_of(func))} cannot be handed over to {queue.name!r} with {name}=, which is about its "
+                    "run: set it where the worker is configured, or run the task here with queue='here'"
+                )
+            settings[name] = value
+        return settings
+
+    def _outward(self, config: TaskConfig, queue: Queue) -> TaskConfig:
+        last, last_queue, outward = self._last
+        if last is not config or last_queue is not queue:
+            outward = config.outward(queue)
+            self._last = config, queue, outward
+        return outward
+
+
+def route(job: Job, outlets: Outlets | None) -> None:
+    """Prepare `job` for one of the queues, or for none. See `Outlets.route()`."""
+    if outlets is not None:
+        outlets.route(job)
+    elif isinstance(job.config.queue, AnyQueue):
+        raise _unknown(job.config.queue, job.func)
+
+
+def prepare(job: Job, scope: object, outlets: Outlets | None, keeper: Keeper | None) -> None:
+    """Prepare `job` for one of the queues, and for the journal, if they have its function. In `schedule()`."""
+    route(job, outlets)
+    if keeper is not None:
+        keeper.prepare(job, scope)
+
+
+def run_here(job: Job, error: Exception) -> bool:
+    """Have `job` run in this program if its hand-over has failed by `error`, was surely refused, and its queue says so.
+
+    :return: whether the job runs here
+    """
+    order: HandOver = job._hand_over
+    refused = isinstance(error, HandOverFailed) and error.outcome == "refused"
+    if not refused or order.is_cut or order.outlet.queue.fallback is None:
+        return False
+    try:
+        bring_home(job)
+    except TasksUnportableError:
+        return False
+    return True
+
+
+def bring_home(job: Job) -> None:
+    """Have `job`, which is for a queue, run in this program instead.
+
+    :raises TasksUnportableError: with `run_in="process"`, if another process cannot make the call; nothing has changed
+    """
+    outward, job.config = job.config, (job.config if job._hand_over is None else job._hand_over.here).at_home()
+    try:
+        job._is_async = is_async(job.func) or job._pack()
+    except TasksUnportableError:
+        job.config = outward
+        raise
+    job._hand_over = None
+    job.attempt = 0
+
+
+def _unknown(queue: AnyQueue, func: Callable[..., Any]) -> ValueError:
+    text = f"{queue.name!r} is no queue of this host, so {shown(name_of(func))} was not scheduled"
+    return ValueError(f"{text}: give the queue to the host, queues=[...]")
+
+
+def without_partials(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+    """Return the function of `job` without partials, and its arguments, with the arguments of the partials."""
+    func, args, kwargs = job.func, job.args, job._kwargs
+    while issubclass(type(func), partial):
+        bound = cast("partial[Any]", func)
+        func, args, kwargs = bound.func, (*bound.args, *args), {**bound.keywords, **kwargs}
+    return func, args, kwargs
+
+
+def _asks_nothing(name: str, value: object) -> bool:
+    """Return whether `value` only lifts an inherited setting."""
+    match value:
+        case Limit():
+            return value.most == math.inf and value.max_pending is None
+        case RetryPolicy():
+            return value.attempts == 1
+        case _:
+            return value is False or value == "thread" or (name == "timeout" and value == math.inf)
+
+
+def _prepare(queue: Queue, call: Call) -> Any:
+    try:
+        return queue.prepare(call)
+    except TasksUnportableError:
+        raise
+    except Exception as exc:
+        # Not the exception itself: its message may contain an argument.
+        text = f"{shown(call.function)} cannot be handed over to {queue.name!r}: its call cannot be prepared"
+        raise TasksUnportableError(f"{text} ({type_name(exc)})") from None
+
+
+def _carried(queue: Queue, call: Call) -> Mapping[str, str]:
+    carried: dict[str, str] = {}
+    for name, variable in queue.carry.items():
+        value = variable.get(None)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise TasksUnportableError(
+                f"{shown(call.function)} cannot be handed over to {queue.name!r}: the context variable for {name!r} in "
+                f"carry= has a value of the class {shown(type_name(value))}, and only a str can be carried"
+            )
+        carried[name] = value
+    return carried

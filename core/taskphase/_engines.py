@@ -1,0 +1,103 @@
+"""What the queues for engines share: names on the wire, errors that mean "not published", refused arguments."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._machine.calling import check_call, name_of, shown, signature_of, type_name
+from ._queue import Call, Queue
+from .errors import TasksUnportableError
+
+# Marks a message of ours, and names its queue.
+MARK = "taskphase-queue"
+# Before the names of `Queue.carry`: a variable named "timeout" must not become a setting of the engine.
+_CARRIED = "taskphase-carry-"
+
+# A connection with one of these errors never was established.
+_NEVER_CONNECTED = frozenset(
+    {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENOENT}
+)
+
+
+def outward(queue: Queue, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers as they go to the worker."""
+    carried = queue.carry
+    return {MARK: queue.name, **{_CARRIED + key if key in carried else key: text for key, text in headers.items()}}
+
+
+def inward(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that `outward()` has got."""
+    return {key.removeprefix(_CARRIED): value for key, value in headers.items()}
+
+
+def never_connected(error: BaseException) -> bool:
+    """Return whether `error` is about a connection that was not established. The innermost reason decides."""
+    seen: set[int] = set()
+    reason: BaseException | None = error
+    while reason is not None and id(reason) not in seen:
+        seen.add(id(reason))
+        if isinstance(reason, socket.gaierror):
+            return True
+        if isinstance(reason, OSError) and reason.errno is not None:
+            return reason.errno in _NEVER_CONNECTED
+        reason = reason.__cause__ or reason.__context__
+    return False
+
+
+def is_answer_of_redis(error: BaseException) -> bool:
+    """Return whether a Redis has answered that it has not done the command: it is full, read-only, ..."""
+    exceptions = sys.modules.get("redis.exceptions")
+    reason: BaseException | None = error
+    while exceptions is not None and reason is not None:
+        if isinstance(reason, exceptions.ResponseError):
+            return True
+        reason = reason.__cause__
+    return False
+
+
+def check_arguments(call: Call, func: Callable[..., Any]) -> None:
+    """Refuse arguments that `func`, the function of a decorated object, does not accept.
+
+    :raises TasksUnportableError: for such arguments
+    """
+    try:
+        check_call(func, call.args, call.kwargs)
+    except TypeError as exc:
+        # The engine may have renamed the function.
+        text = str(exc).replace(shown(name_of(func)), shown(call.function))
+        raise TasksUnportableError(text) from None
+
+
+def refuse_argument(
+    call: Call, func: Callable[..., Any], queue: Queue, error: Exception, fits: Callable[[Any], bool]
+) -> TasksUnportableError:
+    """Return the error for a call that the engine cannot encode. It names the argument and its class.
+
+    :param fits: returns whether the engine can encode one argument
+    """
+    text = f"{shown(call.function)} cannot be handed over to {queue.name!r}"
+    for name, value in _named_arguments(call, func):
+        if not fits(value):
+            return TasksUnportableError(
+                f"{text}: its workers cannot get the argument {name}, an object of the class "
+                f"{shown(type_name(value))}, or something in it ({type_name(error)})"
+            )
+    return TasksUnportableError(f"{text}: its arguments cannot be encoded ({type_name(error)})")
+
+
+def _named_arguments(call: Call, func: Callable[..., Any]) -> list[tuple[str, Any]]:
+    try:
+        signature = signature_of(func)
+        parameters = [] if signature is None else list(signature.parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    found = [
+        (repr(names[index]) if index < len(names) else f"number {index + 1}", value)
+        for index, value in enumerate(call.args)
+    ]
+    return found + [(repr(name), value) for name, value in call.kwargs.items()]

@@ -1,0 +1,226 @@
+"""`CeleryQueue`: hands tasks over to the workers of a Celery app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial, wraps
+from typing import Any, Literal, cast
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from . import _engines
+from ._machine.calling import is_async, name_of, shown, type_name
+from .queues import Call, Queue, running
+
+try:
+    import celery
+except ImportError as _missing:
+    raise ImportError("taskphase.celery needs the package celery: pip install celery[redis]") from _missing
+
+from celery import signals
+from celery.local import Proxy
+from kombu import serialization
+
+from ._celery_client import THREADS, Client, Message, connection_of, longest_attempt
+
+__all__ = ["CeleryQueue"]
+
+# Seconds of an attempt beside the waits for the sockets.
+_MARGIN = 1.0
+# Seconds between two looks at a thread that an earlier attempt has left behind.
+_LOOK = 0.02
+# These options are the queue's own.
+_OWN_OPTIONS = frozenset(
+    {"args", "kwargs", "task_id", "producer", "publisher", "connection", "retry", "retry_policy", "task_type"}
+)
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+# Neither package has types.
+_signals: Any = signals
+_serialization: Any = serialization
+_STATE = "_taskphase_running"  # an attribute of Celery's request, for the time of its run
+
+
+class CeleryQueue(Queue):
+    """Hands tasks over to the workers of a Celery app. Make it in a module that program and workers import, after the
+    settings of the app: the constructor checks them, and registers the functions, each under the name of the function
+    with its module.
+
+    - Tasks that are decorated with `@app.task` need not be listed, and keep their names.
+    - Works on asyncio and on trio. Publishes in four threads of its own, with connections of its own, and never in the
+      event loop.
+    - The options of a function are options of `apply_async()`: `{send_mail: {"priority": 3, "time_limit": 60}}`.
+    - An `async def` runs in the worker by `anyio.run()`.
+
+    After publishing the promise is Celery's. Set `task_acks_late=True` and `task_reject_on_worker_lost=True`: otherwise
+    the task of a worker that is killed is lost. A Redis without an append-only file loses its messages in a crash. With
+    Redis, Celery can also lose a message that a worker takes at the moment when worker or Redis is killed, or when the
+    Redis is full. A worker that does not know the name drops the message: deploy workers first.
+
+    :param app: a Celery app. With Redis it needs `broker_transport_options={"socket_timeout": 2,
+        "socket_connect_timeout": 2}`; with RabbitMQ `{"read_timeout": 2, "write_timeout": 2, "confirm_publish": True}`
+        and `broker_connection_timeout`
+    :param functions: functions at the top of a module, or a dict of functions, with the options of each
+    :param name: in messages, records and telemetry; default: the name of the app's default queue
+    :param attempt_timeout: default: two seconds more than the timeouts of the sockets. At least one second more: a
+        thread that publishes cannot be stopped
+    :raises ValueError: if the settings of the app do not bound an attempt, or would lose messages silently; the message
+        says which setting helps
+    """
+
+    def __init__(
+        self,
+        app: celery.Celery,
+        functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], Mapping[str, Any]] = (),
+        *,
+        name: str | None = None,
+        deadline: float | timedelta = 10,
+        attempt_timeout: float | timedelta | None = None,
+        fallback: Literal["here"] | None = None,
+        carry: Mapping[str, ContextVar[Any]] | None = None,
+    ) -> None:
+        if not isinstance(app, celery.Celery):
+            raise TypeError(f"app must be a Celery app, not {shown(type_name(app))}")
+        self.app: Any = app
+        self._connection = connection_of(app)
+        longest = longest_attempt(app, self._connection)
+        if longest is None and attempt_timeout is None:
+            raise ValueError(
+                f"the timeouts of the transport {self._connection.transport_cls!r} are not known: give "
+                "attempt_timeout=, longer than publishing may take at most"
+            )
+        super().__init__(
+            self.app.conf.task_default_queue if name is None else name,
+            functions,
+            deadline=deadline,
+            attempt_timeout=(longest or 0) + 2 * _MARGIN if attempt_timeout is None else attempt_timeout,
+            fallback=fallback,
+            carry=carry,
+        )
+        if longest is not None and self.attempt_timeout <= longest + _MARGIN:
+            raise ValueError(
+                f"attempt_timeout={self.attempt_timeout:g} is too short: publishing may wait {longest:g} s for sockets,"
+                f" and a thread cannot be stopped. Set more than {longest + _MARGIN:g}, or shorter timeouts in "
+                "broker_transport_options"
+            )
+        self.attempts_at_once: int = THREADS
+        self._errors_are_sure = not self._connection.transport_options.get("retry_on_timeout")
+        self._clients: RunVar[Client] = RunVar("taskphase_celery_client")
+        self._tasks: dict[int, Any] = {}
+        for func in self.functions:
+            self._tasks[id(func)] = func if self._is_own(func) else self._register(func)
+            if own := _OWN_OPTIONS & self.options_of(func).keys():
+                raise ValueError(f"the options of {shown(name_of(func))} contain {sorted(own)}, which the queue sets")
+        # Celery calls the receivers of signals in the thread of the function, before and after it.
+        _signals.task_prerun.connect(self._note_begin, weak=False)
+        _signals.task_postrun.connect(self._note_end, weak=False)
+
+    def check_function(self, func: Callable[..., Any]) -> None:
+        """Refuse a function of the list that a worker could not import by its name."""
+        if not self._is_own(func):
+            super().check_function(func)
+
+    def takes(self, func: Callable[..., Any]) -> bool:
+        """Return whether `func` is listed, or decorated with `@app.task`."""
+        return super().takes(func) or self._is_own(func)
+
+    def prepare(self, call: Call, /) -> Message:
+        """Return the message, with a copy of the arguments."""
+        func: Any = call.func
+        task = self._tasks.get(id(func), func)
+        if self._is_own(func):
+            func = task.run
+            _engines.check_arguments(call, func)
+        serializer: str = call.options.get("serializer") or task.serializer or self.app.conf.task_serializer
+        values = (*call.args, *call.kwargs.values())
+        try:
+            kind, encoding, data = _serialization.dumps((call.args, dict(call.kwargs)), serializer)
+            if all(type(value) in _IMMUTABLE for value in values):
+                args, kwargs = list(call.args), dict(call.kwargs)
+            else:
+                args, kwargs = _serialization.loads(data, kind, encoding, accept=[kind])
+        except Exception as exc:
+
+            def fits(value: Any) -> bool:
+                return _can_encode(value, serializer)
+
+            raise _engines.refuse_argument(call, func, self, exc, fits) from None
+        options = {"ignore_result": task.ignore_result, **call.options, "task_id": call.id}
+        return Message(task, args, kwargs, options)
+
+    async def publish(self, prepared: Message, headers: Mapping[str, str], /) -> None:
+        """Publish the message in a thread. An attempt that was given up may go on there: then wait for its end."""
+        while prepared.is_busy:  # noqa: ASYNC110 - this hardly ever happens, and threads cannot set anyio's events
+            await anyio.sleep(_LOOK)
+        if not prepared.is_published:
+            client = self._clients.get()
+            prepared.is_busy = True
+            await client.threads.call(partial(client.send, prepared, _engines.outward(self, headers)), prepared.rest)
+
+    def refused(self, error: Exception, /) -> bool:
+        """Return whether no connection was established, or the Redis has answered with an error."""
+        return self._errors_are_sure and (_engines.never_connected(error) or _engines.is_answer_of_redis(error))
+
+    async def open(self) -> None:
+        """Make the threads. They connect later."""
+        self._clients.set(Client(self._connection, self.app))
+
+    async def close(self) -> None:
+        """Close the connections, and let the threads end."""
+        client = self._clients.get()
+        try:
+            await client.threads.call(client.close)
+        finally:
+            client.threads.end()
+
+    def _is_own(self, func: Callable[..., Any]) -> bool:
+        # The class first: `isinstance()` asks the object, which may be any callable of the user.
+        if not issubclass(type(func), celery.Task | Proxy):
+            return False
+        task: Any = func
+        return isinstance(task, celery.Task) and cast(Any, task).app is self.app
+
+    def _register(self, func: Callable[..., Any]) -> Any:
+        # A wrapper, because Celery cannot call async functions. The core has checked the arguments.
+        asynchronous = is_async(func)
+
+        @wraps(func)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return anyio.run(partial(func, *args, **kwargs)) if asynchronous else func(*args, **kwargs)
+
+        return self.app.task(name=name_of(func), shared=False, typing=False)(run)
+
+    def _note_begin(self, task: Any = None, **_: Any) -> None:
+        """Enter the context of a task of this queue, in a worker."""
+        if task is None or task.app is not self.app:
+            return
+        request = task.request
+        headers: dict[str, Any] = request.headers or {}
+        if headers.get(_engines.MARK) != self.name:
+            return
+        stack = ExitStack()
+        stack.enter_context(
+            running(self, name_of(task), request.id, _engines.inward(headers), attempt=request.retries + 1)
+        )
+        setattr(request, _STATE, (self, stack))
+
+    def _note_end(self, task: Any = None, retval: Any = None, **_: Any) -> None:
+        """Leave the context of a task of this queue, in a worker."""
+        request = getattr(task, "request", None)
+        queue, stack = getattr(request, _STATE, (None, None))
+        if queue is self:
+            delattr(request, _STATE)
+            error = retval if isinstance(retval, BaseException) else None
+            assert stack is not None
+            stack.__exit__(None if error is None else type(error), error, None)
+
+
+def _can_encode(value: Any, serializer: str) -> bool:
+    try:
+        _serialization.dumps(value, serializer)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""The SQLite file of a journal: how it is opened, and its schema.
+
+*Versions*: `user_version` of the file is the version of the schema. A later version may add columns with a default, and
+indexes. So a process that has opened the file before goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Literal, TypeAlias, TypeVar
+
+from ..errors import JournalError
+
+T = TypeVar("T")
+
+Sync: TypeAlias = Literal["full", "normal"]
+
+VERSION = 1
+"""The version of the schema that this code writes."""
+
+# The mark of a journal in the header of the file: "task" in ASCII.
+_APPLICATION_ID = 0x7461736B
+
+# Seconds between two tries to switch a new file to WAL. For this step SQLite does not wait for a lock.
+_PAUSE = 0.01
+
+# `owner` is the host that runs the task; NULL: any host may take the task. `counted` is 1 from the first step of a
+# recovered run on: `recoveries` includes this run.
+_SCHEMA = (
+    """
+    CREATE TABLE tasks (
+        number INTEGER PRIMARY KEY,
+        message_id TEXT NOT NULL UNIQUE,
+        function TEXT NOT NULL,
+        name TEXT NOT NULL,
+        phase TEXT NOT NULL,
+        arguments TEXT NOT NULL,
+        headers TEXT NOT NULL,
+        key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('due', 'failed')),
+        owner TEXT,
+        recoveries INTEGER NOT NULL DEFAULT 0,
+        counted INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        written_at REAL NOT NULL,
+        failed_at REAL
+    )
+    """,
+    "CREATE UNIQUE INDEX keys ON tasks (function, key) WHERE key IS NOT NULL AND state = 'due'",
+    "CREATE INDEX owners ON tasks (owner) WHERE state = 'due'",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+
+def connect(path: Path, sync: Sync, timeout: float) -> Connection:
+    """Open the file, or make it. For the thread that uses the connection. Begin and end transactions by hand.
+
+    :param timeout: the most seconds to wait for a lock of another process
+    :raises JournalError: if that fails, or the file is no journal, or of a newer version
+    """
+    connection: Connection | None = None
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+        _use_wal(path, connection, time.monotonic() + timeout)
+        connection.execute(f"PRAGMA synchronous = {sync.upper()}")
+        transact(connection, lambda: _check_schema(path, connection))
+    except BaseException as exc:
+        if connection is not None:
+            connection.close()
+        if isinstance(exc, (sqlite3.Error, OSError)):
+            raise JournalError(path, reason_of(exc)) from exc
+        raise
+    return connection
+
+
+def transact(connection: Connection, work: Callable[[], None]) -> None:
+    """Do `work()` in one transaction, which no other process interrupts."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite itself has rolled back
+            connection.execute("ROLLBACK")
+        raise
+
+
+def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T]) -> T:
+    """Open the file, return the result of `work` in one transaction, and close the file.
+
+    :raises JournalError: if that fails, or a due task has the key of the task
+    """
+    connection = connect(path, sync, timeout)
+    found: list[T] = []
+    try:
+        transact(connection, lambda: found.append(work(connection)))
+    except sqlite3.IntegrityError as exc:
+        raise JournalError(path, "a due task of the same function has the same key") from exc
+    except sqlite3.Error as exc:
+        raise JournalError(path, reason_of(exc)) from exc
+    finally:
+        connection.close()
+    return found[0]
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return the text of an error of SQLite or of the system, which names no value of a task."""
+    return str(exc) if isinstance(exc, (sqlite3.Error, OSError)) else type(exc).__name__
+
+
+def _use_wal(path: Path, connection: Connection, deadline: float) -> None:
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            if mode != "wal":
+                raise JournalError(path, f"SQLite offers the journal mode {mode} here, not WAL: use a local disk")
+            return
+
+
+def _check_schema(path: Path, connection: Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if (version, application, tables) == (0, 0, 0):
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    elif application != _APPLICATION_ID:
+        raise JournalError(path, "this is an SQLite file of another program: choose another path")
+    elif version > VERSION:
+        raise JournalError(
+            path, f"a newer taskphase has made it (version {version} of the schema, and this one knows {VERSION})"
+        )

@@ -1,0 +1,140 @@
+"""`Forms`: a task as a row of the file, and a row as a task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+from uuid import uuid4
+
+from .._drive.job import Job
+from .._drive.outlets import route, without_partials
+from .._machine.calling import name_of, shown, type_name
+from .._machine.config import TaskConfig
+from .._machine.scope import Phase
+from .._queue import trace_headers
+from .._scope import Scope
+from .._task import Task
+from ..errors import TasksUnportableError
+from ._arguments import pack
+from ._record import Keeps, Place, Record
+from ._statements import Recovered
+
+# The header of a task that runs here although a queue takes its function.
+_QUEUE = "taskphase.queue"
+
+# A hand-over of a task that the journal keeps need not end before the host.
+_OUTBOX = TaskConfig(shield=False)
+
+
+class Forms:
+    """The functions of a journal in one host, with their settings.
+
+    :param config: the settings of the host
+    :param names: the name of each function in the file
+    :param configs: the settings of each function, by its name in the file
+    :param functions: the functions, by their names in the file
+    :param carry: the context variables to keep, by name
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        names: Mapping[Callable[..., Any], str],
+        configs: Mapping[str, TaskConfig],
+        functions: Mapping[str, Callable[..., Any]],
+        carry: Mapping[str, ContextVar[str]],
+    ) -> None:
+        self._config = config
+        self._names = names
+        self._configs = configs
+        self._functions = functions
+        self._carry = carry
+        self._last: dict[str, tuple[TaskConfig, TaskConfig]] = {}
+
+    def prepare(self, job: Job, scope: Scope | None, keeper: Keeps) -> None:
+        """Give `job` a record, if the journal has its function. In `schedule()`, in any thread.
+
+        :raises TasksUnportableError: if the journal cannot carry an argument
+        """
+        func, args, kwargs = without_partials(job)
+        try:
+            name = self._names.get(func)
+        except Exception:  # the class of a user's object has no hash
+            return
+        if name is None:
+            return
+        arguments = pack(name, args, kwargs)
+        carried = self._carried(name)
+        headers: dict[str, str] = {**carried, **trace_headers(carried)}
+        if job.config.queue == "here":
+            headers[_QUEUE] = "here"
+        self._configure(job, name)
+        if job.message_id is None:
+            job._message_id = uuid4().hex
+        if scope is not None and not _may_wait_for_route(job, scope):
+            scope = None
+        job._record = Record(keeper, name, arguments, json.dumps(headers) if headers else "{}", scope)
+
+    def _configure(self, job: Job, name: str) -> None:
+        """Give `job` the settings of its function in the journal, and a hand-over all the time that it needs."""
+        before, after = self._last.get(name, (None, None))
+        if before is not job.config or after is None:
+            own = self._configs[name] if job._hand_over is None else _OUTBOX
+            before, after = job.config, job.config.kept(self._config if job._hand_over is None else job.config, own)
+            self._last[name] = before, after
+        job.config = after
+        if job._hand_over is not None:
+            job._hand_over.deadline = inf
+        elif after.run_in == "process" and not job._is_async and not hasattr(job, "_payload"):
+            job._pack()
+
+    def _carried(self, function: str) -> Mapping[str, str]:
+        carried: dict[str, str] = {}
+        for name, variable in self._carry.items():
+            value = variable.get(None)
+            if value is not None and type(value) is not str:
+                raise TasksUnportableError(
+                    f"{shown(function)} cannot go into the journal: the context variable for {name!r} in carry= has a "
+                    f"value of the class {shown(type_name(value))}, and only a str can be carried"
+                )
+            if value is not None:
+                carried[name] = value
+        return carried
+
+    def make(self, found: Recovered, keeper: Keeps) -> Job:
+        """Return a recovered task. Call this in the context of the task.
+
+        :raises TypeError: if the function has other parameters now
+        """
+        for name, variable in self._carry.items():
+            if name in found.headers:
+                variable.set(found.headers[name])
+        if "opentelemetry.trace" in sys.modules:
+            from ._tracing import continue_trace
+
+            continue_trace(found.headers)
+        func = self._functions[found.function]
+        own = TaskConfig(name=None if found.name == name_of(func) else found.name, key=found.key)
+        job: Task[Any] = Task(func, found.args, found.kwargs, self._config.merge(own))
+        job.phase = Phase(found.phase)
+        job._message_id = found.message_id
+        if _QUEUE not in found.headers:
+            route(job, keeper.runner.outlets)
+        self._configure(job, found.function)
+        job._record = record = Record(keeper, found.function, "", "", None)
+        record.place, record.is_recovered = Place.RECOVERED, True
+        return job
+
+
+def _may_wait_for_route(job: Job, scope: Scope) -> bool:
+    """Return whether `job` may be written at the end of the route, if it is scheduled in the route.
+
+    Not for websockets, which have no response to wait for. And not if the write comes before a first step that need not
+    wait for the route: because the file decides about a key, or because a hand-over comes after its record.
+    """
+    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or job._hand_over is not None)
+    return not (is_early or scope.info.get("method") == "WEBSOCKET")

@@ -1,0 +1,166 @@
+"""`Journal`: the settings of a journal, and its tasks for users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from anyio import to_thread
+
+from .._drive.keeping import AnyJournal
+from .._machine.calling import name_of, shown
+from .._machine.config import UNSET, TaskConfig, check_seconds
+from .._machine.limit import check_count
+from ._entries import JournalEntry
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+    from .._drive.runner import Runner
+    from ._keeper import Keeper
+    from ._share import Share
+
+T = TypeVar("T")
+
+
+class Journal(AnyJournal):
+    """Keeps tasks in a file, so that they survive a crash of the process. The file is an SQLite database.
+
+    :param path: the file, on a local disk. Its directory exists. Beside it are files of SQLite, and one for each host
+    :param functions: the functions whose tasks are kept; or a dict with the settings of each. A recovered run has these
+        settings, too
+    :param sync: "full": a task that is written survives a power cut. "normal": it survives a crash of the process
+    :param timeout: seconds or a `timedelta`, more than 0: a write that takes longer has failed
+    :param recoveries: 1 or more: a task whose process has died in so many recovered runs is kept as failed
+    :param names: the names of functions in the file. Default: the module and the qualified name. A function that was
+        renamed needs its old name here
+    :param carry: context variables with a `str`. A recovered run sees their values, by these names in the file
+    :raises TypeError: if a parameter has the wrong type
+    :raises ValueError: if a parameter is out of its range, or two functions have the same name
+    :raises RuntimeError: if the system has no `fcntl`, as Windows
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], TaskConfig],
+        *,
+        sync: Literal["full", "normal"] = "full",
+        timeout: float | timedelta = 5,
+        recoveries: int = 3,
+        names: Mapping[Callable[..., Any], str] | None = None,
+        carry: Mapping[str, ContextVar[str]] | None = None,
+    ) -> None:
+        if sync not in ("full", "normal"):
+            raise ValueError(f"sync must be 'full' or 'normal', not {sync!r}")
+        timeout = check_seconds("timeout", timeout, finite=True)
+        if not timeout:
+            raise ValueError("timeout must be more than 0 seconds")
+        check_count("recoveries", recoveries, least=1)
+        try:
+            from ._share import Share
+        except ImportError as exc:
+            raise RuntimeError(f"a journal needs sqlite3 and fcntl, which this Python does not have: {exc}") from exc
+        self._path: Path = Path(os.fspath(path)).absolute()
+        self._carry: Mapping[str, ContextVar[str]] = MappingProxyType(dict(carry or {}))
+        self._sync: Literal["full", "normal"] = sync
+        self._timeout = timeout
+        configs = _configs_of(functions)
+        self._names: Mapping[Callable[..., Any], str] = _names_of(configs, names or {})
+        self._configs: Mapping[str, TaskConfig] = {self._names[func]: config for func, config in configs.items()}
+        self._functions: Mapping[str, Callable[..., Any]] = {name: func for func, name in self._names.items()}
+        self._share_of: Callable[..., Share] = partial(
+            Share, self._path, frozenset(self._functions), sync=sync, timeout=timeout, recoveries=recoveries
+        )
+
+    def _keeper_for(self, runner: Runner, config: TaskConfig) -> Keeper:
+        from ._forms import Forms
+        from ._keeper import Keeper
+
+        forms = Forms(config, self._names, self._configs, self._functions, self._carry)
+        return Keeper(runner, forms, self._share_of)
+
+    def __repr__(self) -> str:
+        return f"<Journal {str(self._path)!r}>"
+
+    async def due(self) -> list[JournalEntry]:
+        """Return the tasks that wait or run, of all processes, the oldest first. Needs no open host.
+
+        :raises JournalError: if the file cannot be read
+        """
+        from ._statements import entries
+
+        return await self._ask(lambda connection: entries(connection, "due"))
+
+    async def failed(self) -> list[JournalEntry]:
+        """Return the tasks that have failed for good, of all processes, the oldest first. Needs no open host.
+
+        :raises JournalError: if the file cannot be read
+        """
+        from ._statements import entries
+
+        return await self._ask(lambda connection: entries(connection, "failed"))
+
+    async def retry(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
+        """Have a failed task run again, in any process. It begins within seconds, as soon as a host is open.
+
+        :return: False if no failed task has this `id`
+        :raises JournalError: if the file cannot be written; or a due task of the same function has the same key
+        """
+        from ._statements import retry
+
+        return await self._ask(lambda connection: retry(connection, id))
+
+    async def discard(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
+        """Delete a task from the file. If the task runs now, the run goes on.
+
+        :return: False if no task has this `id`
+        :raises JournalError: if the file cannot be written
+        """
+        from ._statements import discard
+
+        return await self._ask(lambda connection: discard(connection, id))
+
+    async def _ask(self, work: Callable[[Connection], T]) -> T:
+        from ._file import ask
+
+        return await to_thread.run_sync(ask, self._path, self._sync, self._timeout, work)
+
+
+def _configs_of(
+    functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], TaskConfig],
+) -> dict[Callable[..., Any], TaskConfig]:
+    if isinstance(functions, Mapping):
+        configs = dict(cast("Mapping[Callable[..., Any], TaskConfig]", functions))
+    else:
+        configs = dict.fromkeys(functions, UNSET)
+    for func, config in configs.items():
+        if not callable(func):
+            raise TypeError(f"the functions of a journal must be callable, not {func!r}")
+        if not isinstance(config, TaskConfig):
+            raise TypeError(f"the settings of {shown(name_of(func))} must be a TaskConfig, not {config!r}")
+        if config.key is not None:
+            raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
+    return configs
+
+
+def _names_of(
+    functions: Iterable[Callable[..., Any]], pinned: Mapping[Callable[..., Any], str]
+) -> dict[Callable[..., Any], str]:
+    """Return the name of each function in the file."""
+    names = {func: pinned.get(func, name_of(func)) for func in functions}
+    if foreign := [func for func in pinned if func not in names]:
+        raise ValueError(f"names has {shown(name_of(foreign[0]))}, which is no function of this journal")
+    found: dict[str, Callable[..., Any]] = {}
+    for func, name in names.items():
+        if type(name) is not str or not name.isprintable() or not name:
+            raise TypeError(f"the name of {shown(name_of(func))} must be a printable str, not {name!r}")
+        if found.setdefault(name, func) is not func:
+            raise ValueError(f"two functions of this journal have the name {shown(name)}: pin one with names={{...}}")
+    return names

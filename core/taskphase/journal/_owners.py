@@ -1,0 +1,112 @@
+"""Which hosts live? Each host that uses a journal is an *owner*: it holds a lock on a file beside the journal.
+
+The kernel releases the lock when the process dies, and not before: a process that only hangs keeps its tasks. Nobody
+waits for a time-out. The name of the file is `{journal}.{owner}.alive`; the file has the names of the functions that
+the owner knows.
+
+A child process of `fork()` would share the lock, and keep the lock of a dead parent. So the child closes these files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from threading import RLock
+from uuid import uuid4
+from weakref import WeakSet
+
+_SUFFIX = ".alive"
+
+# No process may be forked between the opening of a file and its entry in `_files`.
+_forking = RLock()
+
+
+class _LockFile:
+    """An open file that may be locked. At the end of the object the kernel releases the lock."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        with _forking:
+            self.fd: int = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            _files.add(self)
+
+    def lock(self) -> bool:
+        """Lock the file, without waiting. Return whether no other process, and no other owner, has the lock."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        with _forking:
+            if self in _files:
+                _files.discard(self)
+                os.close(self.fd)
+
+    __del__ = close
+
+
+_files: WeakSet[_LockFile] = WeakSet()
+
+
+def _in_child() -> None:
+    for file in list(_files):
+        file.close()
+    _forking.release()
+
+
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child)
+
+
+class Owner:
+    """The lock of this host.
+
+    :ivar id: a new one for each host, never used again
+    :raises OSError: if the file cannot be made
+    """
+
+    def __init__(self, journal: Path, functions: Iterable[str]) -> None:
+        self.id: str = uuid4().hex
+        self._journal = journal
+        self._path = journal.with_name(f"{journal.name}.{self.id}{_SUFFIX}")
+        new = self._path.with_suffix(".new")
+        self._file = _LockFile(new, os.O_CREAT | os.O_EXCL)
+        self._file.lock()
+        os.write(self._file.fd, json.dumps(sorted(functions)).encode())
+        new.rename(self._path)  # so no other host ever finds the file without its lock
+
+    def others(self) -> dict[str, frozenset[str]]:
+        """Return the functions of all other living owners. Remove the files of the dead.
+
+        For a transaction: an owner whose task is in the file has made its lock file before.
+        """
+        return {owner: functions for owner, functions in _living(self._journal) if owner != self.id}
+
+    def close(self) -> None:
+        """Release the lock. Never raises."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:
+            pass  # the directory is read-only: another owner removes the file
+        self._file.close()
+
+
+def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
+    for path in journal.parent.iterdir():
+        owner = path.name.removeprefix(f"{journal.name}.").removesuffix(_SUFFIX)
+        if path.name != f"{journal.name}.{owner}{_SUFFIX}":
+            continue
+        try:
+            file = _LockFile(path, 0)
+        except FileNotFoundError:
+            continue  # another host has closed, or has removed the file
+        try:
+            if file.lock():
+                path.unlink(missing_ok=True)
+            else:
+                yield owner, frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0)))
+        finally:
+            file.close()

@@ -1,0 +1,127 @@
+"""`Share`: the part of a journal that one host owns, with its lock, its connection and its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from sqlite3 import Connection
+
+from . import _statements
+from ._file import Sync, connect
+from ._owners import Owner
+from ._statements import Row, Taken
+from ._writer import Call, Writer
+
+
+class Share:
+    """Writes the tasks of one host, strikes them out, and takes tasks of dead hosts. For the event loop of the host.
+
+    :param functions: the names of the functions that this host can run
+    :param timeout: seconds for each call that waits
+    :param recoveries: a task whose recovered runs have died so often is kept as failed
+    :param call: of the event loop of the host
+    """
+
+    def __init__(
+        self, path: Path, functions: frozenset[str], *, sync: Sync, timeout: float, recoveries: int, call: Call
+    ) -> None:
+        self._path = path
+        self._functions = functions
+        self._timeout = timeout
+        self._recoveries = recoveries
+        self._call = call
+        self._owner: Owner | None = None
+        self._writer = Writer(path, partial(connect, path, sync, timeout))
+
+    async def open(self) -> None:
+        """Open the file and lock it for this host.
+
+        :raises JournalError: if that fails. `close()` is to be called all the same
+        """
+        await self._writer.do(self._claim, undo=self._unclaim, call=self._call, timeout=self._timeout)
+
+    async def write(self, rows: Iterable[Row]) -> frozenset[str]:
+        """Write tasks of this host, in one transaction. A cancellation gives the write up.
+
+        :return: the message ids of tasks whose keys are taken: they were not written
+        :raises JournalError: if the tasks are not on the disk. The writer strikes them out before it does anything else
+        """
+        rows = tuple(rows)
+        return await self._writer.do(
+            lambda connection: _statements.write(connection, self._id, rows),
+            undo=lambda connection: _statements.strike_out(connection, [row.message_id for row in rows]),
+            call=self._call,
+            timeout=self._timeout,
+        )
+
+    def strike_out(self, message_id: str, *, key: str | None = None) -> None:
+        """Note that a task needs no run any more: it has succeeded, or user code has cancelled it. Does not wait.
+
+        :param key: other processes wait for the end of a task with a key, so it is struck out at once
+        """
+        if key is None:
+            self._writer.strike_out(message_id)
+        else:
+            self._writer.post(lambda connection: _statements.strike_out(connection, [message_id]))
+
+    def keep_failed(self, message_id: str, error: str) -> None:
+        """Note that a task has failed for good. Does not wait."""
+        self._writer.post(lambda connection: _statements.keep_failed(connection, message_id, error))
+
+    async def take(self, most: int) -> Taken:
+        """Take due tasks that have no living owner.
+
+        :raises JournalError: if that fails. This host has taken nothing
+        """
+        taken: list[str] = []
+        return await self._writer.do(
+            partial(self._take, most, taken),
+            undo=lambda connection: _statements.give_back(connection, self._id, taken),
+            call=self._call,
+            timeout=self._timeout,
+        )
+
+    async def count_run(self, message_id: str) -> bool:
+        """Count a recovered run, before its first step. Return False if the task was discarded meanwhile.
+
+        :raises JournalError: if the run is not counted on the disk
+        """
+        return await self._writer.do(
+            lambda connection: _statements.count_run(connection, self._id, message_id),
+            call=self._call,
+            timeout=self._timeout,
+        )
+
+    async def close(self) -> None:
+        """Release the due tasks and the lock. The host has run its last task. Never raises JournalError: if the file
+        cannot be written, other hosts take the tasks as if this process had died.
+        """
+        if self._owner is not None:
+            self._writer.post(self._release)
+        await self._writer.close(call=self._call, timeout=self._timeout)
+        if self._owner is not None:
+            self._owner.close()
+
+    @property
+    def _id(self) -> str:
+        assert self._owner is not None, "open() comes first"
+        return self._owner.id
+
+    def _claim(self, _connection: Connection) -> None:
+        self._owner = Owner(self._path, self._functions)
+
+    def _unclaim(self, _connection: Connection) -> None:
+        if self._owner is not None:
+            self._owner.close()
+
+    def _take(self, most: int, taken: list[str], connection: Connection) -> Taken:
+        assert self._owner is not None
+        others = self._owner.others()
+        limits = {"recoveries": self._recoveries, "most": most}
+        result = _statements.take(connection, self._id, self._functions, others, **limits)
+        taken[:] = [task.message_id for task in result.tasks]
+        return result
+
+    def _release(self, connection: Connection) -> None:
+        _statements.release(connection, self._id)

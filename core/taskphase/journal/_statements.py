@@ -1,0 +1,225 @@
+"""What happens to the tasks in a journal. Each function here is a part of a transaction.
+
+    (nothing) -- write --> due -- strike_out (succeeded, cancelled, its route failed) --> (nothing)
+                           due -- keep_failed (failed for good; died too often; unknown function) --> failed
+                           failed -- retry --> due
+                           due, failed -- discard --> (nothing)
+
+A due task has an *owner*, the host that runs it, until the host releases it, or has died. Then another host takes it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from sqlite3 import Connection
+from typing import Any, NamedTuple, TypeVar
+
+from ._arguments import unpack
+from ._entries import JournalEntry
+
+T = TypeVar("T")
+
+# The most values in one statement.
+_MOST = 500
+
+_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
+
+
+class Row(NamedTuple):
+    """A task to write. `arguments` and `headers` are JSON."""
+
+    message_id: str
+    function: str
+    name: str
+    phase: str
+    arguments: str
+    headers: str
+    key: str | None
+
+
+class Recovered(NamedTuple):
+    """A task that this host has taken."""
+
+    message_id: str
+    function: str
+    name: str
+    phase: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    headers: Mapping[str, str]
+    key: str | None
+    recoveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What `take()` has done.
+
+    :ivar tasks: the tasks to run, the oldest first
+    :ivar given_up: the message ids, functions and reasons of tasks that are now kept as failed
+    """
+
+    tasks: list[Recovered]
+    given_up: list[tuple[str, str, str]]
+
+
+def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[str]:
+    """Write `rows` as due tasks of `owner`.
+
+    :return: the message ids of tasks that were not written, because a due task of the same function has the same key
+    """
+    now = time.time()
+    taken: list[str] = []
+    for has_key, some in groupby(rows, key=lambda row: row.key is not None):
+        # Rows with a key go in one by one: each may be refused.
+        for part in _parts(tuple(some), 1 if has_key else _MOST // (len(Row._fields) + 2)):
+            cursor = connection.execute(
+                "INSERT INTO tasks (message_id, function, name, phase, arguments, headers, key, owner, written_at,"  # noqa: S608
+                " state)"
+                f" VALUES {', '.join([_VALUES] * len(part))}"
+                " ON CONFLICT (function, key) WHERE key IS NOT NULL AND state = 'due' DO NOTHING",
+                [value for row in part for value in (*row, owner, now)],
+            )
+            if not cursor.rowcount:
+                taken.append(part[0].message_id)
+    return frozenset(taken)
+
+
+def strike_out(connection: Connection, message_ids: Iterable[str]) -> None:
+    """Delete due tasks that need no run any more."""
+    for part in _parts(tuple(message_ids), _MOST):
+        marks = ", ".join("?" * len(part))
+        connection.execute(f"DELETE FROM tasks WHERE message_id IN ({marks}) AND state = 'due'", part)  # noqa: S608
+
+
+def keep_failed(connection: Connection, message_id: str, error: str) -> None:
+    """Keep a due task as failed."""
+    connection.execute(
+        "UPDATE tasks SET state = 'failed', owner = NULL, error = ?, failed_at = ?"
+        " WHERE message_id = ? AND state = 'due'",
+        (error, time.time(), message_id),
+    )
+
+
+def take(
+    connection: Connection,
+    owner: str,
+    functions: frozenset[str],
+    others: Mapping[str, frozenset[str]],
+    *,
+    recoveries: int,
+    most: int,
+) -> Taken:
+    """Give `owner` due tasks that have no living owner. A task of an unknown function is kept as failed, unless a
+    living owner knows the function.
+
+    :param others: the functions of all other living owners
+    :param recoveries: a task is kept as failed if so many of its recovered runs have died
+    :param most: the most tasks to take
+    """
+    alive = [owner, *others]
+    known = functions.union(*others.values())
+    found = connection.execute(
+        "SELECT number, message_id, function, name, phase, arguments, headers, key, recoveries FROM tasks"  # noqa: S608
+        f" WHERE state = 'due' AND (owner IS NULL OR owner NOT IN ({', '.join('?' * len(alive))})) ORDER BY number",
+        alive,
+    )
+    tasks: list[Recovered] = []
+    numbers: list[int] = []
+    given_up: list[tuple[str, str, str]] = []
+    for number, message_id, function, name, phase, arguments, headers, key, died in found:
+        if died >= recoveries:
+            given_up.append((message_id, function, f"its process has died in {died} recovered runs"))
+        elif function in functions:
+            try:
+                call = unpack(arguments)
+                task = Recovered(message_id, function, name, phase, *call, json.loads(headers), key, died)
+            except ValueError:
+                given_up.append((message_id, function, "its arguments in the file are no JSON"))
+                continue
+            tasks.append(task)
+            numbers.append(number)
+            if len(numbers) == most:
+                break
+        elif function not in known:
+            given_up.append((message_id, function, "the journal of this app has no function with this name"))
+    found.close()
+    connection.executemany(
+        "UPDATE tasks SET owner = ?, counted = 0 WHERE number = ?", [(owner, number) for number in numbers]
+    )
+    for message_id, _, reason in given_up:
+        keep_failed(connection, message_id, reason)
+    return Taken(tasks, given_up)
+
+
+def give_back(connection: Connection, owner: str, message_ids: Iterable[str]) -> None:
+    """Let other hosts take tasks that `owner` has taken, and does not run."""
+    connection.executemany(
+        "UPDATE tasks SET owner = NULL WHERE message_id = ? AND owner = ?", [(each, owner) for each in message_ids]
+    )
+
+
+def count_run(connection: Connection, owner: str, message_id: str) -> bool:
+    """Count a recovered run, once. Return whether the task still is a due one of `owner`."""
+    where = "message_id = ? AND owner = ? AND state = 'due'"
+    connection.execute(
+        f"UPDATE tasks SET recoveries = recoveries + 1, counted = 1 WHERE {where} AND NOT counted",  # noqa: S608
+        (message_id, owner),
+    )
+    row = connection.execute(f"SELECT 1 FROM tasks WHERE {where}", (message_id, owner)).fetchone()  # noqa: S608
+    return row is not None
+
+
+def release(connection: Connection, owner: str) -> None:
+    """Let other hosts take the due tasks of `owner`, whose host has closed in order: no run of the tasks has died."""
+    connection.execute(
+        "UPDATE tasks SET owner = NULL, recoveries = recoveries - counted, counted = 0"
+        " WHERE state = 'due' AND owner = ?",
+        (owner,),
+    )
+
+
+def retry(connection: Connection, message_id: str) -> bool:
+    """Make a failed task due again. Return whether there is such a task.
+
+    :raises sqlite3.IntegrityError: if a due task of the same function has the same key
+    """
+    cursor = connection.execute(
+        "UPDATE tasks SET state = 'due', recoveries = 0, counted = 0, error = NULL, failed_at = NULL"
+        " WHERE message_id = ? AND state = 'failed'",
+        (message_id,),
+    )
+    return cursor.rowcount > 0
+
+
+def discard(connection: Connection, message_id: str) -> bool:
+    """Delete a task, due or failed. Return whether there was one."""
+    return connection.execute("DELETE FROM tasks WHERE message_id = ?", (message_id,)).rowcount > 0
+
+
+def entries(connection: Connection, state: str) -> list[JournalEntry]:
+    """Return the tasks in this state, the oldest first."""
+    found = connection.execute(
+        "SELECT message_id, function, name, phase, key, recoveries, error, written_at, arguments FROM tasks"
+        " WHERE state = ? ORDER BY number",
+        (state,),
+    )
+    return [
+        JournalEntry(
+            *(message_id, function, name, phase, key, recoveries, error),
+            datetime.fromtimestamp(written_at, UTC),
+            *unpack(arguments),
+        )
+        for message_id, function, name, phase, key, recoveries, error, written_at, arguments in found
+    ]
+
+
+def _parts(whole: tuple[T, ...], most: int) -> Iterator[tuple[T, ...]]:
+    """Yield `whole` in parts of at most `most` items."""
+    for begin in range(0, len(whole), most):
+        yield whole[begin : begin + most]

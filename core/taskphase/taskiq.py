@@ -1,0 +1,295 @@
+"""`TaskiqQueue`: hands tasks over to the workers of a Taskiq broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
+from datetime import timedelta
+from functools import wraps
+from typing import Any, Literal, NamedTuple
+
+from . import _engines
+from ._machine.calling import is_async, name_of, shown, type_name
+from .queues import Call, Queue, running
+
+try:
+    import taskiq
+except ImportError as _missing:
+    raise ImportError("taskphase.taskiq needs the package taskiq: pip install taskiq taskiq-redis") from _missing
+
+from pydantic import BaseModel
+from taskiq.labels import prepare_label
+from taskiq.utils import maybe_awaitable
+
+__all__ = ["TaskiqQueue"]
+
+# When a broker is back, so many attempts begin in one turn of the event loop. redis-py takes 0.3 ms for each.
+_AT_ONCE = 32
+# Taskiq renames a decorated function, and its object gets the new name.
+_RENAMED = "__taskiq_original"
+# These labels are objects of the program, and stay in the program.
+_LOCAL_LABELS = frozenset({"types_of_exceptions"})
+_FROM_THE_START = ("0", "0-0")
+# A copy of such an argument would be the argument itself.
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+
+_RUNNING: ContextVar[ExitStack | None] = ContextVar("taskphase_taskiq_running", default=None)
+
+
+class _Target(NamedTuple):
+    """A function that the broker knows.
+
+    :ivar name: on the wire
+    :ivar labels: prepared, as text
+    :ivar types: the types of the labels
+    """
+
+    name: str
+    labels: dict[str, str]
+    types: dict[str, int]
+
+
+class TaskiqQueue(Queue):
+    """Hands tasks over to the workers of a Taskiq broker. Make it in a module that program and workers import: the
+    constructor registers the functions with the broker, each under the name of the function with its module.
+
+    - Tasks that are decorated with `@broker.task` need not be listed, and keep their names.
+    - The queue starts the broker in the program when it is first needed, and shuts it down. Do not start it yourself.
+      A broker belongs to one event loop at a time.
+    - `.task(timeout=)` becomes the label `timeout`. Options of functions are labels: `{send_mail: {"priority": 3}}`.
+
+    After publishing the promise is the broker's. A `ListQueueBroker` loses the task of a worker that is killed. A
+    `RedisStreamBroker` runs it again after `idle_timeout`, with the next message; it never deletes messages without
+    `maxlen`. A Redis without an append-only file loses its messages in a crash. A worker that does not know the name
+    drops the message: deploy workers first.
+
+    :param broker: a Taskiq broker
+    :param functions: functions at the top of a module, or a dict of functions, with the labels of each
+    :param name: in messages, records and telemetry; default: the name of the broker's queue
+    :raises ValueError: if the broker would lose messages silently; the message says which setting helps
+    """
+
+    maps: frozenset[str] = frozenset({"timeout"})
+
+    def __init__(
+        self,
+        broker: taskiq.AsyncBroker,
+        functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], Mapping[str, Any]] = (),
+        *,
+        name: str | None = None,
+        deadline: float | timedelta = 10,
+        attempt_timeout: float | timedelta = 3,
+        fallback: Literal["here"] | None = None,
+        carry: Mapping[str, ContextVar[Any]] | None = None,
+    ) -> None:
+        if not isinstance(broker, taskiq.AsyncBroker):
+            raise TypeError(f"broker must be a Taskiq broker, not {shown(type_name(broker))}")
+        _check_broker(broker)
+        self.broker = broker
+        super().__init__(
+            _name_of_broker(broker) if name is None else name,
+            functions,
+            deadline=deadline,
+            attempt_timeout=attempt_timeout,
+            fallback=fallback,
+            carry=carry,
+        )
+        pool: Any = getattr(broker, "connection_pool", None)
+        self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
+        # With retries in the client an earlier try may have published.
+        self._errors_are_sure = _is_without_retries(pool)
+        self._targets: dict[int, _Target] = {}
+        for func in self.functions:
+            task = func if self._is_own(func) else self._register(func)
+            self._targets[id(func)] = self._target(task, self.options_of(func))
+        broker.add_middlewares(_WorkerSide(self))
+
+    def check_function(self, func: Callable[..., Any]) -> None:
+        """Refuse a function of the list that a worker could not import by its name."""
+        if not self._is_own(func):
+            super().check_function(func)
+
+    def takes(self, func: Callable[..., Any]) -> bool:
+        """Return whether `func` is listed, or decorated with `@broker.task`."""
+        return super().takes(func) or self._is_own(func)
+
+    def check_loop(self, backend: str) -> None:
+        """Refuse trio."""
+        if backend != "asyncio":
+            raise RuntimeError(
+                f"TaskiqQueue {self.name!r} works only on asyncio, because Taskiq does. On {backend} use "
+                "taskphase.celery.CeleryQueue, or make a Queue for streaQ, whose client works on both"
+            )
+
+    def prepare(self, call: Call, /) -> taskiq.TaskiqMessage:
+        """Return the message, with a copy of the arguments."""
+        func: Any = call.func
+        target = self._targets.get(id(func)) or self._target(func, {})
+        if self._is_own(func):
+            func = func.original_func
+            _engines.check_arguments(call, func)
+        labels, types = target.labels, target.types
+        for key, value in call.settings.items():
+            text, kind = prepare_label(value)
+            labels, types = {**labels, key: text}, {**types, key: kind}
+        try:
+            message = taskiq.TaskiqMessage(
+                task_id=call.id,
+                task_name=target.name,
+                labels=labels,
+                labels_types=types,
+                args=[_plain(value) for value in call.args],
+                kwargs={key: _plain(value) for key, value in call.kwargs.items()},
+            )
+            dumped = self.broker.formatter.dumps(message)
+            if all(type(value) in _IMMUTABLE for value in (*message.args, *message.kwargs.values())):
+                return message
+            return self.broker.formatter.loads(dumped.message)
+        except Exception as exc:
+            raise _engines.refuse_argument(call, func, self, exc, self._can_encode) from None
+
+    async def publish(self, prepared: taskiq.TaskiqMessage, headers: Mapping[str, str], /) -> None:
+        """Publish the message, through the middlewares of the broker."""
+        message = prepared.model_copy(update={"labels": {**_engines.outward(self, headers), **prepared.labels}})
+        middlewares: list[Any] = self.broker.middlewares
+        for middleware in middlewares:
+            if _has_own(middleware, "pre_send"):
+                message = await maybe_awaitable(middleware.pre_send(message))
+        await self.broker.kick(self.broker.formatter.dumps(message))
+        for middleware in reversed(middlewares):
+            if _has_own(middleware, "post_send"):
+                await maybe_awaitable(middleware.post_send(message))
+
+    def refused(self, error: Exception, /) -> bool:
+        """Return whether no connection was established, or the Redis has answered with an error."""
+        return self._errors_are_sure and (_engines.never_connected(error) or _engines.is_answer_of_redis(error))
+
+    async def open(self) -> None:
+        """Start the broker. In a worker its own program has started it."""
+        if not self.broker.is_worker_process:
+            await self.broker.startup()
+
+    async def close(self) -> None:
+        """Shut the broker down."""
+        if not self.broker.is_worker_process:
+            await self.broker.shutdown()
+
+    def _is_own(self, func: Callable[..., Any]) -> bool:
+        # The class, not `isinstance()`, which asks the object: it may be any callable of the user.
+        if not issubclass(type(func), taskiq.AsyncTaskiqDecoratedTask):
+            return False
+        task: Any = func
+        if task.broker is not self.broker:
+            return False
+        if task.__qualname__.endswith(_RENAMED):
+            task.__name__ = task.__name__.removesuffix(_RENAMED)
+            task.__qualname__ = task.__qualname__.removesuffix(_RENAMED)
+        return True
+
+    def _register(self, func: Callable[..., Any]) -> Any:
+        # A wrapper: Taskiq renames what it registers.
+        @wraps(func)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return func(*args, **kwargs)
+
+        @wraps(func)
+        async def run_async(*args: Any, **kwargs: Any) -> Any:
+            return await func(*args, **kwargs)
+
+        return self.broker.register_task(run_async if is_async(func) else run, name_of(func))
+
+    def _target(self, task: Any, options: Mapping[str, Any]) -> _Target:
+        labels = {key: value for key, value in {**task.labels, **options}.items() if key not in _LOCAL_LABELS}
+        prepared = {key: prepare_label(value) for key, value in labels.items()}
+        return _Target(
+            task.task_name,
+            {key: text for key, (text, _) in prepared.items()},
+            {key: kind for key, (_, kind) in prepared.items()},
+        )
+
+    def _can_encode(self, value: Any) -> bool:
+        try:
+            message = taskiq.TaskiqMessage(task_id="", task_name="", labels={}, args=[_plain(value)], kwargs={})
+            self.broker.formatter.loads(self.broker.formatter.dumps(message).message)
+        except Exception:
+            return False
+        return True
+
+
+class _WorkerSide(taskiq.TaskiqMiddleware):
+    """Surrounds the tasks of one queue with `running()`, in a worker. Taskiq calls both methods in the context of the
+    function.
+    """
+
+    def __init__(self, queue: TaskiqQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def pre_execute(self, message: taskiq.TaskiqMessage) -> taskiq.TaskiqMessage:
+        """Enter the context of the task."""
+        labels = message.labels
+        if labels.get(_engines.MARK) == self._queue.name:
+            task = self.broker.find_task(message.task_name)
+            function = message.task_name if task is None else name_of(task).removesuffix(_RENAMED)
+            stack = ExitStack()
+            stack.enter_context(
+                running(
+                    self._queue,
+                    function,
+                    message.task_id,
+                    _engines.inward(labels),
+                    attempt=int(labels.get("_retries", 0)) + 1,
+                )
+            )
+            _RUNNING.set(stack)
+        return message
+
+    def post_execute(self, message: taskiq.TaskiqMessage, result: taskiq.TaskiqResult[Any]) -> None:
+        """Leave the context of the task."""
+        stack = _RUNNING.get()
+        if stack is not None and message.labels.get(_engines.MARK) == self._queue.name:
+            _RUNNING.set(None)
+            error = result.error
+            stack.__exit__(None if error is None else type(error), error, None)
+
+
+def _check_broker(broker: taskiq.AsyncBroker) -> None:
+    kind: Any = getattr(broker, "consumer_id", _FROM_THE_START[0])
+    if kind not in _FROM_THE_START:
+        raise ValueError(
+            f"{type(broker).__name__}(consumer_id={kind!r}) would lose each message that is published before its group "
+            "of workers exists, for example after a restart of an empty Redis: set consumer_id='0'"
+        )
+    if any("PubSub" in base.__name__ for base in type(broker).__mro__):
+        raise ValueError(
+            f"{type(broker).__name__} loses each message that no worker is waiting for: use RedisStreamBroker, with "
+            "consumer_id='0'"
+        )
+
+
+def _name_of_broker(broker: taskiq.AsyncBroker) -> str:
+    name: Any = getattr(broker, "queue_name", None)
+    return name if isinstance(name, str) and name else "taskiq"
+
+
+def _has_own(middleware: taskiq.TaskiqMiddleware, method: str) -> bool:
+    return getattr(type(middleware), method) is not getattr(taskiq.TaskiqMiddleware, method)
+
+
+def _is_without_retries(pool: Any) -> bool:
+    """Return whether `pool` is a pool of redis-py whose connections try each command once, as is the default."""
+    settings: Any = getattr(pool, "connection_kwargs", None)
+    return settings is not None and not any(
+        settings.get(key) for key in ("retry", "retry_on_timeout", "retry_on_error")
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as Taskiq itself sends it."""
+    if type(value) in _IMMUTABLE:
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,93 @@
+"""An app whose tasks survive `kill -9`: the environment has the path of the journal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+from fastapi import FastAPI, HTTPException
+from tests.servers.harness import record
+
+from fastapi_tasks import Journal, Tasks, add_tasks, current_task
+
+PATH = "TASKS_DB"  # environment variable: the path of the journal
+RENAMED = "TASKS_RENAMED"  # environment variable: set in the next version of the app, which has lost a function
+
+
+def note(event: str, subject: str) -> None:
+    task = current_task()
+    record("again" if task.recovered else event, subject)
+
+
+async def work(subject: str) -> None:
+    """Take a while, so that a kill finds tasks in all states."""
+    await anyio.sleep(0.02)
+    note("ran", subject)
+
+
+async def wait(subject: str) -> None:
+    """Wait for the end of the process. A recovered run ends at once."""
+    note("started", subject)
+    if not current_task().recovered:
+        await anyio.sleep_forever()
+
+
+async def kill(subject: str) -> None:
+    """Kill the process, each time."""
+    record("kills", subject)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def new_name(subject: str) -> None:
+    note("started", subject)
+
+
+app = FastAPI()
+functions = [work, new_name if RENAMED in os.environ else wait, kill]
+add_tasks(app, journal=Journal(os.environ.get(PATH, "unused"), functions, sync="normal"))
+
+
+@app.get("/ready")
+async def ready() -> None: ...
+
+
+@app.post("/order/{subject}")
+async def order(subject: str, tasks: Tasks) -> str:
+    tasks.after_route.schedule(work, f"{subject}.route")
+    tasks.after_response.schedule(work, f"{subject}.response")
+    return subject
+
+
+@app.post("/refused/{subject}")
+async def refused(subject: str, tasks: Tasks) -> None:
+    tasks.after_response.schedule(work, f"{subject}.refused")
+    raise HTTPException(418)
+
+
+@app.post("/wait/{subject}")
+async def waiting(subject: str, tasks: Tasks) -> None:
+    tasks.after_response.schedule(wait, subject)
+
+
+@app.post("/kill/{subject}")
+async def poison(subject: str, tasks: Tasks) -> None:
+    tasks.task(delay=0.05).after_response.schedule(kill, subject)  # the client has the response by then
+
+
+@app.post("/fork")
+async def fork() -> int:
+    """Fork a child that outlives this process. It leaves the session of the server, and the sockets."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        for each in list(Path("/proc/self/fd").iterdir()):
+            with suppress(OSError):
+                if str(each.readlink()).startswith("socket:"):
+                    os.close(int(each.name))
+        time.sleep(60)
+        os._exit(0)
+    return child

@@ -1,0 +1,99 @@
+"""A program with a journal, for tests: its functions, its hosts and its disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from tests.taskphase.journal.stores import die, look
+from tests.taskphase.journal.test_writer import Disk
+
+from taskphase import Journal, Task, TaskHost, current_task
+from taskphase.journal._keeper import Keeper
+
+MOMENT = 0.01  # seconds between two looks at the file, which another thread writes
+
+
+class Program:
+    """Functions that note their runs.
+
+    :ivar runs: (name, argument, recovered) of each first step
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: list[tuple[str, object, bool]] = []
+        self.release = anyio.Event()
+        self.options: dict[str, Any] = {"sync": "normal"}
+
+    def _note(self, name: str, argument: object) -> Task[Any]:
+        task = current_task()
+        self.runs.append((name, argument, task.recovered))
+        return task
+
+    async def send(self, argument: object = None) -> object:
+        self._note("send", argument)
+        return argument
+
+    async def fail(self, argument: object = None) -> None:
+        self._note("fail", argument)
+        raise LookupError(argument)
+
+    async def wait(self, argument: object = None) -> None:
+        """Wait until `release`. A recovered run does not wait."""
+        if not self._note("wait", argument).recovered:
+            await self.release.wait()
+
+    async def hold(self, argument: object = None) -> None:
+        """Wait until `release`, also in a recovered run."""
+        self._note("hold", argument)
+        await self.release.wait()
+
+    def journal(self, **options: Any) -> Journal:
+        return Journal(self.path, [self.send, self.fail, self.wait, self.hold], **{**self.options, **options})
+
+    @asynccontextmanager
+    async def host(self, journal: Journal | None = None, **settings: Any) -> AsyncIterator[TaskHost]:
+        async with TaskHost(journal=self.journal() if journal is None else journal, **settings) as host:
+            yield host
+
+    def rows(self) -> dict[str, str]:
+        """Return the state of each task in the file."""
+        return dict(look(self.path))
+
+    async def has(self, rows: dict[str, str]) -> None:
+        """Wait until the file has exactly these tasks."""
+        while self.rows() != rows:
+            await anyio.sleep(MOMENT)
+
+
+def keeper_of(host: TaskHost) -> Keeper:
+    keeper = host._runner.keeper
+    assert isinstance(keeper, Keeper)
+    return keeper
+
+
+def disk_of(host: TaskHost) -> Disk:
+    """Put a disk that may hang or fail under the file of `host`."""
+    writer, disk = keeper_of(host).share._writer, Disk()
+    disk(writer._connection)
+    connect = writer._connect
+    writer._connect, writer._connection = lambda: disk(connect()), disk  # type: ignore[assignment]
+    return disk
+
+
+async def killed(program: Program, *, function: str = "wait", argument: object = None, **settings: Any) -> str:
+    """Return the message id of a task whose host has died while the task was running."""
+    host = TaskHost(journal=program.journal())
+    host.take_over_later()  # otherwise it takes the task of the last killed host, whose death it would share
+    async with host:
+        task = host.task(**settings).schedule(getattr(program, function), argument)
+        await task.started.wait()
+        share = keeper_of(host).share
+        die(share)
+        share._timeout = 0.001  # nobody answers any more
+    program.runs[:] = [run for run in program.runs if run[2]]
+    return str(task.message_id)

@@ -1,0 +1,186 @@
+"""G22: files that are no journal, cannot be written, are of a newer version, or on a full disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+from tests.taskphase.journal.stores import look, opened, row, share
+
+from taskphase import JournalError
+from taskphase.journal._file import VERSION, connect
+
+
+async def refusal(path: Path) -> str:
+    mine = share(path, timeout=0.5)
+    with pytest.raises(JournalError) as raised:
+        await mine.open()
+    await mine.close()
+    assert raised.value.path == path
+    assert str(path) in str(raised.value)
+    return raised.value.reason
+
+
+async def test_all_files_of_a_journal_are_for_its_user_only_g22(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with opened(tmp_path / "tasks.db") as mine:
+            await mine.write([row()])
+            modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}
+    assert len(modes) == 4  # the database, two files of SQLite, the lock
+
+
+async def test_the_settings_of_the_connection_are_those_that_were_asked_for_g22(tmp_path: Path) -> None:
+    def settings(sync: str) -> list[object]:
+        connection = connect(tmp_path / "tasks.db", sync, 5)  # type: ignore[arg-type]
+        found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+        connection.close()
+        return found
+
+    assert settings("full") == ["wal", 2]
+    assert settings("normal") == ["wal", 1]
+
+
+async def test_a_file_of_a_newer_version_is_refused_and_left_alone_g22(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with opened(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    assert "newer taskphase" in await refusal(path)
+
+
+async def test_columns_of_a_later_version_do_not_disturb_an_open_journal_g22(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with opened(path) as mine:
+        with sqlite3.connect(path) as connection:
+            connection.execute("ALTER TABLE tasks ADD COLUMN later TEXT NOT NULL DEFAULT ''")
+            connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        connection.close()
+        await mine.write([row()])
+        assert look(path, "state") == ["due"]
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone_g22(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE tasks (number INTEGER)")
+    connection.close()
+    assert "another program" in await refusal(path)
+    assert look(path, "number") == []
+
+
+@pytest.mark.parametrize("place", ["header", "pages"])
+async def test_a_corrupt_file_is_refused_g22(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "tasks.db"
+    async with opened(path) as mine:
+        await mine.write([row() for _ in range(200)])
+    data = bytearray(path.read_bytes())
+    data[slice(0, 100) if place == "header" else slice(100, 4096)] = os.urandom(100 if place == "header" else 3996)
+    path.write_bytes(data)
+    reason = await refusal(path)
+    assert any(word in reason for word in ("not a database", "malformed"))
+
+
+async def test_a_path_that_cannot_be_opened_is_refused_g22(tmp_path: Path) -> None:
+    assert "No such file" in await refusal(tmp_path / "nowhere" / "tasks.db")
+    assert "directory" in await refusal(tmp_path)
+
+
+async def test_a_lock_of_another_program_fails_the_write_after_the_timeout_g22(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with opened(path, timeout=0.2) as mine:
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError):
+            await mine.write([row()])
+        other.rollback()
+        other.close()
+        mine._timeout = 5
+        await mine.write([row()])
+        assert len(look(path)) == 1
+
+
+async def test_many_hosts_that_make_the_file_at_once_succeed_g22(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with opened(path) as mine:
+            await mine.write([row()])
+
+    path = tmp_path / "tasks.db"
+    async with anyio.create_task_group() as tg:
+        for _ in range(8):
+            tg.start_soon(write)
+    assert len(look(path)) == 8
+
+
+PROGRAM = """
+import os, resource, signal, sys
+import anyio
+from pathlib import Path
+from tests.taskphase.journal.stores import look, opened, row
+from taskphase import JournalError
+
+async def main():
+    path = Path(sys.argv[2])
+    if sys.argv[1] == "read-only":
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        try:
+            async with opened(path):
+                print("opened")
+        except JournalError as exc:
+            print(exc.reason)
+        return
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    async with opened(path) as mine:
+        await mine.write([row("app.send", "x")])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        written = 1
+        try:
+            while written < 100:
+                await mine.write([row("app.send", "x" * 10_000)])
+                written += 1
+        except JournalError as exc:
+            print(exc.reason)
+        assert 1 < written < 100, written
+        assert len(look(path)) == written, (written, look(path))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await mine.write([row("app.send", "x")])
+        assert len(look(path)) == written + 1
+
+anyio.run(main)
+"""
+
+
+def run(mode: str, path: Path) -> str:
+    command = [sys.executable, "-c", PROGRAM, mode, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_disk_that_takes_no_more_fails_the_writes_until_it_takes_more_g22(tmp_path: Path) -> None:
+    assert run("full", tmp_path / "tasks.db").strip() in ("disk I/O error", "database or disk is full")
+
+
+def test_a_file_that_the_process_may_only_read_is_refused_g22() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        path = Path(folder) / "tasks.db"
+        connect(path, "normal", 5).close()
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        try:
+            reason = run("read-only", path)
+            assert any(word in reason for word in ("Permission denied", "readonly"))
+        finally:
+            Path(folder).chmod(0o700)

@@ -1,0 +1,331 @@
+"""G22: the tasks of a host that has died or closed run in another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from tests.backends import turns, until
+from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, keeper_of, killed
+from tests.taskphase.journal.stores import look
+from tests.taskphase.journal.test_writer import reached
+
+from taskphase import Journal, Limit, Phase, Task, TaskConfig, TaskHost, TaskObserver, TaskStatus, current_task, retry
+from taskphase.journal import _keeper
+
+S = TaskStatus
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> Program:
+    return Program(tmp_path / "tasks.db")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have hosts look for tasks of dead hosts often."""
+    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+
+
+class Seen(TaskObserver):
+    def __init__(self) -> None:
+        self.tasks: list[Task[Any]] = []
+        self.told: list[str] = []
+
+    def scheduled(self, task: Task[Any], scope: object, /) -> None:
+        assert scope is None
+        self.tasks.append(task)
+        self.told.append("scheduled")
+
+    def due(self, task: Task[Any], /) -> None:
+        self.told.append(f"due {task.status.value}")
+
+    def started(self, _task: Task[Any], /) -> None:
+        self.told.append("started")
+
+    def ended(self, _task: Task[Any], /) -> None:
+        self.told.append("ended")
+
+
+async def test_the_task_of_a_dead_host_runs_in_a_living_one_g22(program: Program) -> None:
+    seen = Seen()
+    async with program.host(observers=[seen], config=TaskConfig(timeout=3)) as host:
+        message_id = await killed(program, argument={"a": [1]}, name="my task")
+        await program.has({})
+        (task,) = seen.tasks
+        assert program.runs == [("wait", {"a": [1]}, True)]
+        assert (task.message_id, task.recovered, task.name, task.parent) == (message_id, True, "my task", None)
+        assert (task.phase, task.attempt, task.status, task.config.timeout) == (Phase.IMMEDIATE, 1, S.SUCCEEDED, 3)
+        assert host.statistics().recovered == 1
+        assert seen.told == ["scheduled", "due recording", "started", "ended"]
+        assert host.tasks() == ()
+
+
+async def test_a_closed_host_leaves_its_tasks_to_the_next_one_g9_g22(program: Program) -> None:
+    async with program.host() as host, host.scope() as tasks:
+        async with tasks.route():
+            tasks.after_route.schedule(program.wait, 1)
+            tasks.task(delay=100).after_route.schedule(program.wait, 2)
+            after_response = tasks.after_response.schedule(program.wait, 3)
+        assert look(program.path, "phase") == ["after_route", "after_route", "after_response"]
+        await turns()
+    assert after_response.status is S.CANCELLED
+    program.runs.clear()
+    async with program.host():
+        await program.has({})
+    assert sorted(program.runs) == [("wait", number, True) for number in (1, 2, 3)]
+
+
+async def test_take_over_begins_when_the_binding_says_so_g22(program: Program) -> None:
+    await killed(program)
+    host = TaskHost(journal=program.journal())
+    host.take_over_later()
+    async with host:
+        await anyio.sleep(5 * MOMENT)
+        assert program.runs == []
+        host.take_over()
+        await program.has({})
+
+
+async def test_take_over_ends_when_the_drain_begins_g9_g22(program: Program) -> None:
+    async with program.host(drain_timeout=10) as host:
+        task = host.schedule(program.hold)
+        await task.started.wait()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(host.aclose)
+            await host.closing.wait()
+            await killed(program)
+            await anyio.sleep(10 * MOMENT)
+            assert program.runs == []
+            program.release.set()
+    assert len(program.rows()) == 1
+
+
+async def test_recovered_tasks_pass_max_pending_but_not_max_running_and_limits_g15_g19_g22(program: Program) -> None:
+    async with program.host() as host:
+        for number in range(6):
+            host.schedule(program.hold, number)
+        await until(lambda: len(program.runs) == 6)
+    program.runs.clear()
+    limit = Limit(1)
+    journal = Journal(program.path, {program.hold: TaskConfig(limit=limit)}, sync="normal")
+    async with TaskHost(journal=journal, max_running=2, max_pending=0) as host:
+        await until(lambda: len(host.tasks()) == 6)
+        await until(lambda: program.runs)
+        assert (len(program.runs), host.running, host.limited) == (1, 1, 5)
+        program.release.set()
+        await program.has({})
+
+
+async def test_a_waiting_recovered_task_is_not_counted_as_a_death_g22(program: Program) -> None:
+    async with program.host() as host:
+        tasks = [host.schedule(program.hold, number) for number in range(3)]
+        await until(lambda: len(program.runs) == 3)
+    program.runs.clear()
+    async with program.host(max_running=1):
+        await until(lambda: program.runs)
+        assert look(program.path, "recoveries") == [1, 0, 0]
+    assert look(program.path, "recoveries") == [0, 0, 0]  # a shutdown is no death
+    assert [task.status for task in tasks] == [S.CANCELLED] * 3
+
+
+async def test_a_run_is_counted_on_the_disk_before_its_first_step_g22(program: Program) -> None:
+    await killed(program)
+    host = TaskHost(journal=program.journal())
+    host.take_over_later()
+    async with host:
+        disk = disk_of(host)
+        execute = disk.execute
+
+        def watch(statement: str, *args: Any) -> Any:
+            if "recoveries + 1" in statement:
+                disk.hangs = "COMMIT"
+            return execute(statement, *args)
+
+        disk.execute = watch  # type: ignore[method-assign]
+        host.take_over()
+        await reached(disk)
+        await turns()
+        assert (program.runs, host.running, [task.status for task in host.tasks()]) == ([], 1, [S.RECORDING])
+        disk.go_on.set()
+        await program.has({})
+        assert [name for name, _, _ in program.runs] == ["wait"]
+
+
+async def test_a_run_that_cannot_be_counted_waits_until_it_can_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskphase.journal._record._PAUSE", MOMENT)
+    await killed(program)
+    host = TaskHost(journal=program.journal())
+    host.take_over_later()
+    async with host:
+        disk, failed = disk_of(host), list[str]()
+        execute = disk.execute
+
+        def watch(statement: str, *args: Any) -> Any:
+            if "recoveries + 1" in statement and len(failed) < 3:
+                failed.append(statement)
+                raise disk.error
+            return execute(statement, *args)
+
+        disk.execute = watch  # type: ignore[method-assign]
+        host.take_over()
+        await program.has({})
+        assert (len(failed), program.runs) == (3, [("wait", None, True)])
+
+
+async def test_a_shielded_run_that_cannot_be_counted_does_not_keep_the_host_open_g9_g22(program: Program) -> None:
+    await killed(program)
+    async with program.host(config=TaskConfig(shield=True)) as host:
+        disk_of(host).fails = "UPDATE tasks SET recoveries"
+        await until(lambda: host.tasks())
+    assert program.runs == []
+    assert list(program.rows().values()) == ["due"]
+
+
+async def test_a_task_that_is_discarded_before_its_run_never_runs_g22(program: Program) -> None:
+    first, second = await killed(program, argument=1), ""
+    async with program.host(max_running=1) as host:
+        busy = host.schedule(anyio.sleep_forever)
+        await until(lambda: len(host.tasks()) == 2)
+        assert await program.journal().discard(first)
+        busy.cancel()
+        await until(lambda: not host.tasks())
+        assert host.statistics().dropped == 1
+    assert (program.runs, second) == ([], "")
+
+
+async def test_a_recovered_task_that_user_code_cancels_is_struck_out_g22(program: Program) -> None:
+    await killed(program, function="hold")
+    async with program.host() as host:
+        await until(lambda: program.runs)
+        host.tasks()[0].cancel()
+        await program.has({})
+
+
+async def test_a_failed_recovered_task_is_kept_and_can_be_retried_g22(program: Program) -> None:
+    message_id = await killed(program)
+    journal = Journal(program.path, {program.fail: TaskConfig(retry=retry(attempts=2, backoff=0))}, sync="normal")
+    other = program.journal()
+    async with TaskHost(journal=other) as host:
+        await program.has({})
+        task = host.schedule(program.fail)
+        await program.has({str(task.message_id): "failed"})
+    program.runs.clear()
+    async with TaskHost(journal=journal):
+        assert await journal.retry(str(task.message_id))
+        await until(lambda: len(program.runs) == 2)
+        await program.has({str(task.message_id): "failed"})
+    assert message_id != task.message_id
+
+
+async def test_carry_and_the_context_of_a_recovered_task_are_its_own_g6_g22(program: Program) -> None:
+    async def note() -> None:
+        found.append((user.get(), other.get(), current_task().recovered))
+        user.set("changed")
+        await program.release.wait()
+
+    user, other = ContextVar("user", default="nobody"), ContextVar("other", default="default")
+    found: list[tuple[str, str, bool]] = []
+    journal = Journal(program.path, [note], sync="normal", carry={"user": user})
+    user.set("ann")
+    other.set("set")
+    async with TaskHost(journal=journal) as host:
+        host.schedule(note)
+        await until(lambda: found)
+    async with TaskHost(journal=journal):
+        await until(lambda: len(found) == 2)
+        program.release.set()
+    assert found == [("ann", "set", False), ("ann", "default", True)]
+
+
+async def test_a_recovered_task_is_in_the_trace_of_its_request_g22(program: Program) -> None:
+    async def note() -> None:
+        found.append(trace.get_current_span().get_span_context().trace_id)
+        await program.release.wait()
+
+    found: list[int] = []
+    journal = Journal(program.path, [note], sync="normal")
+    async with TaskHost(journal=journal) as host:
+        with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
+            host.schedule(note)
+        await until(lambda: found)
+    async with TaskHost(journal=journal):
+        await until(lambda: len(found) == 2)
+        program.release.set()
+    assert found == [span.get_span_context().trace_id] * 2
+
+
+async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g22(
+    program: Program, logged: Callable[[], list[tuple[str, str]]]
+) -> None:
+    async def old(a: int, b: int) -> None:
+        assert (a, b) == (1, 2)
+        await program.release.wait()
+
+    async def new(a: int) -> None: ...
+
+    async def gone() -> None:
+        await program.release.wait()
+
+    async with TaskHost(journal=Journal(program.path, [old, gone], names={old: "old"})) as host:
+        tasks = [host.schedule(old, 1, 2), host.schedule(gone)]
+        for task in tasks:
+            await task.started.wait()
+    journal = Journal(program.path, [new], names={new: "old"})
+    async with TaskHost(journal=journal):
+        await program.has({str(task.message_id): "failed" for task in tasks})
+    errors = [text for level, text in logged() if level == "ERROR"]
+    assert len(errors) == 2
+    assert all(f"(message {task.message_id})" in "".join(errors) for task in tasks)
+    reasons = {entry.function: entry.error for entry in await journal.failed()}
+    assert reasons.pop("old") == "it cannot be called any more: TypeError"
+    assert list(reasons.values()) == ["the journal of this app has no function with this name"]
+
+
+async def test_many_due_tasks_are_taken_in_parts_and_all_run_g22(program: Program) -> None:
+    async with program.host() as host:
+        for number in range(250):
+            host.schedule(program.wait, number)
+        await until(lambda: len(program.runs) == 250)
+    program.runs.clear()
+    most = 0
+    async with program.host() as host:
+        while len(program.runs) < 250:
+            most = max(most, len(host.tasks()))
+            await anyio.sleep(0.001)
+        await program.has({})
+    assert most <= 100
+    assert sorted(program.runs) == [("wait", number, True) for number in range(250)]
+
+
+async def test_two_living_hosts_never_run_a_task_at_once_g22(program: Program) -> None:
+    message_ids = [await killed(program, argument=number) for number in range(10)]
+    async with program.host() as one, program.host() as two:
+        await program.has({})
+        assert sum(host.statistics().succeeded for host in (one, two)) == len(message_ids)
+    assert sorted(program.runs) == [("wait", number, True) for number in range(10)]
+
+
+async def test_an_observer_that_cancels_a_recovered_task_loses_no_other_g20_g22(program: Program) -> None:
+    class Cancels(TaskObserver):
+        def scheduled(self, task: Task[Any], _scope: object, /) -> None:
+            if task.args == (1,):
+                task.cancel()
+
+    async with program.host() as host:
+        for number in range(3):
+            host.schedule(program.wait, number)
+        await until(lambda: len(program.runs) == 3)
+    program.runs.clear()
+    async with program.host(observers=[Cancels()]) as host:
+        await program.has({})
+        assert sorted(program.runs) == [("wait", 0, True), ("wait", 2, True)]
+        assert keeper_of(host)._present == 0

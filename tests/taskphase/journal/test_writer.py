@@ -1,0 +1,348 @@
+"""G22: the thread that writes, its transactions, and writes that fail or take too long."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+from tests.backends import native_cancel_only, turns
+from tests.taskphase.journal.stores import ALL, SEND, call_here, ids, look, opened, row, share, wrap
+
+from taskphase import JournalError
+from taskphase.journal._file import connect
+from taskphase.journal._writer import Writer
+
+
+class Disk:
+    """A connection to a disk that may hang or fail.
+
+    :ivar fails: before the statement that begins with this word, the disk raises
+    :ivar hangs: before the statement that begins with this word, the disk waits for `go_on`
+    """
+
+    def __init__(self) -> None:
+        self.fails = self.hangs = "never"
+        self.error: Exception = sqlite3.OperationalError("database or disk is full")
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.commits = 0
+
+    def __call__(self, connection: Any) -> Any:
+        self.connection = connection
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def execute(self, statement: str, *args: Any) -> Any:
+        if statement.startswith(self.hangs):
+            self.hangs = "never"
+            self.reached.set()
+            self.go_on.wait()
+        if statement.startswith(self.fails):
+            raise self.error
+        self.commits += statement == "COMMIT"
+        return self.connection.execute(statement, *args)
+
+
+async def reached(disk: Disk) -> None:
+    await anyio.to_thread.run_sync(disk.reached.wait)
+
+
+async def test_writes_that_gather_while_the_disk_works_share_a_transaction_g22(tmp_path: Path) -> None:
+    path, disk = tmp_path / "tasks.db", Disk()
+    mine = share(path)
+    wrap(mine, disk)
+    await mine.open()
+    disk.hangs, before = "COMMIT", disk.commits
+    rows = [row(SEND, number) for number in range(20)]
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(mine.write, rows[:1])
+        await reached(disk)
+        for each in rows[1:]:
+            tg.start_soon(mine.write, [each])
+        await turns()
+        disk.go_on.set()
+    assert disk.commits == before + 2
+    assert sorted(look(path, "message_id")) == sorted(ids(rows))
+    await mine.close()
+
+
+def test_many_threads_with_event_loops_share_one_writer_g22(tmp_path: Path) -> None:
+    """The anyio backends are mixed: each thread has a loop of its own."""
+
+    def answer(number: int, step: int, _connection: sqlite3.Connection) -> tuple[int, int]:
+        return number, step
+
+    async def write(number: int) -> None:
+        call = call_here()
+        for step in range(50):
+            done.append(await writer.do(partial(answer, number, step), call=call, timeout=10))  # noqa: PERF401
+
+    async def close() -> None:
+        await writer.close(call=call_here(), timeout=10)
+
+    path = tmp_path / "tasks.db"
+    writer = Writer(path, lambda: connect(path, "normal", 5))
+    done: list[tuple[int, int]] = []
+    backends = ["asyncio", "trio"] * 3
+    threads = [
+        threading.Thread(target=anyio.run, args=(write, number), kwargs={"backend": backend})
+        for number, backend in enumerate(backends)
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    anyio.run(close)
+    writer._thread.join()
+    assert sorted(done) == [(number, step) for number in range(6) for step in range(50)]
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
+async def test_an_error_reaches_each_caller_of_its_transaction_and_no_other_g22(tmp_path: Path, statement: str) -> None:
+    async def write(number: int) -> None:
+        try:
+            await mine.write([rows[number]])
+        except JournalError as exc:
+            errors[number] = exc
+
+    path, disk = tmp_path / "tasks.db", Disk()
+    mine = share(path)
+    wrap(mine, disk)
+    await mine.open()
+    rows = [row(SEND, number) for number in range(5)]
+    errors: dict[int, JournalError] = {}
+    disk.hangs, disk.fails = "BEGIN", statement
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(write, 0)
+        await reached(disk)
+        tg.start_soon(write, 1)
+        await turns()
+        disk.go_on.set()
+    assert sorted(errors) == [0, 1]
+    assert errors[0] is not errors[1]
+    assert (errors[0].path, errors[0].reason) == (path, "database or disk is full")
+    assert isinstance(errors[0].__cause__, sqlite3.OperationalError)
+    disk.fails = "never"
+    await mine.write(rows[2:])
+    await mine.close()
+    assert look(path, "message_id") == ids(rows[2:])
+
+
+async def test_a_bug_in_one_write_ends_no_thread_g22(tmp_path: Path) -> None:
+    def broken(_connection: sqlite3.Connection) -> None:
+        raise LookupError("secret")
+
+    async with opened(tmp_path / "tasks.db") as mine:
+        with pytest.raises(JournalError) as raised:
+            await mine._writer.do(broken, call=call_here(), timeout=5)
+        assert raised.value.reason == "LookupError"
+        await mine.write([row()])
+
+
+async def test_what_nobody_waits_for_is_tried_until_it_is_done_g22(tmp_path: Path) -> None:
+    path, disk = tmp_path / "tasks.db", Disk()
+    mine = share(path)
+    wrap(mine, disk)
+    await mine.open()
+    await mine.write(rows := [row(), row()])
+    disk.fails = "COMMIT"
+    mine.strike_out(rows[0].message_id)
+    mine.keep_failed(rows[1].message_id, "error")
+    with pytest.raises(JournalError):
+        await mine.write([row()])
+    assert look(path, "state") == ["due", "due"]
+    disk.fails = "never"
+    assert await mine.write([last := row()]) == frozenset()
+    assert look(path) == [(rows[1].message_id, "failed"), (last.message_id, "due")]
+    assert mine._writer._owed == []
+    await mine.close()
+
+
+async def test_more_rows_than_a_statement_takes_are_written_and_struck_out_in_order_g22(tmp_path: Path) -> None:
+    async with opened(path := tmp_path / "tasks.db") as mine:
+        rows = [row(SEND, number, key="a" if number in (3, 700) else None) for number in range(1100)]
+        assert await mine.write(rows) == {rows[700].message_id}
+        written = [each for each in ids(rows) if each != rows[700].message_id]
+        assert look(path, "message_id") == written
+        for each in written[:-1]:
+            mine.strike_out(each)
+        await mine.write([])
+        assert look(path, "message_id") == written[-1:]
+
+
+async def test_a_task_that_ends_joins_the_next_write_or_leaves_soon_g22(tmp_path: Path) -> None:
+    """Its end wakes no thread that has just written."""
+    path, disk = tmp_path / "tasks.db", Disk()
+    mine = share(path)
+    wrap(mine, disk)
+    await mine.open()
+    await mine.write(rows := [row(), row()])
+    before = disk.commits
+    mine.strike_out(rows[0].message_id)
+    await mine.write([])
+    assert (look(path, "message_id"), disk.commits) == ([rows[1].message_id], before + 1)
+    while not mine._writer._sleeps:
+        await anyio.sleep(0.01)
+    mine.strike_out(rows[1].message_id)  # wakes the thread
+    while look(path):
+        await anyio.sleep(0.01)
+    await mine.close()
+
+
+async def test_a_task_with_a_key_that_ends_is_struck_out_at_once_g22_g24(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    mine = share(path)
+    await mine.open()
+    await mine.write([only := row(key="a")])
+    with anyio.fail_after(5):
+        mine.strike_out(only.message_id, key="a")
+        assert not mine._writer._struck_out
+        while look(path):
+            await anyio.sleep(0.001)
+    await mine.close()
+
+
+class TestGivenUp:
+    @pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
+    async def test_a_write_that_takes_too_long_fails_and_is_struck_out_next_g22(
+        self, tmp_path: Path, statement: str
+    ) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        mine = share(path)
+        wrap(mine, disk)
+        await mine.open()
+        disk.hangs, mine._timeout = statement, 0.01
+        with pytest.raises(JournalError, match="longer than"):
+            await mine.write([row()])
+        with pytest.raises(JournalError, match="longer than"):
+            await mine.write([row()])  # its turn has not come
+        seen: list[Any] = []
+        mine._timeout = 5
+        disk.go_on.set()
+        await mine._writer.do(lambda c: seen.append(look(path)), call=call_here(), timeout=5)
+        assert seen == [[]]
+        await mine.close()
+        assert look(path) == []
+
+    async def test_a_write_whose_caller_is_cancelled_is_struck_out_g22(self, tmp_path: Path) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        mine = share(path)
+        wrap(mine, disk)
+        await mine.open()
+        disk.hangs = "COMMIT"
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(mine.write, [row()])
+            await reached(disk)
+            tg.cancel_scope.cancel()
+        disk.go_on.set()
+        await mine.close()
+        assert look(path) == []
+
+    @native_cancel_only
+    async def test_a_native_cancellation_right_after_the_write_strikes_it_out_g22(self, tmp_path: Path) -> None:
+        async with opened(path := tmp_path / "tasks.db") as mine:
+            native = asyncio.ensure_future(mine.write([row()]))
+            loop = asyncio.get_running_loop()
+            written, set_events = threading.Event(), list[Callable[[], object]]()
+
+            def catch(callback: Callable[[], object]) -> None:
+                set_events.append(callback)
+                written.set()
+
+            await turns(1)
+            native.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await native
+            mine._call = catch
+            native = loop.create_task(mine.write([row()]))
+            await turns(2)
+            await anyio.to_thread.run_sync(written.wait)
+            native.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await native
+            mine._call = call_here()
+            await mine.write([])
+            assert look(path) == []
+
+    async def test_an_opening_that_is_given_up_leaves_no_lock_g22(self, tmp_path: Path) -> None:
+        disk = Disk()
+        mine = share(tmp_path / "tasks.db", timeout=0.01)
+        wrap(mine, disk)
+        disk.hangs = "BEGIN"
+        with pytest.raises(JournalError):
+            await mine.open()
+        await mine.close()
+        disk.go_on.set()
+        await anyio.to_thread.run_sync(mine._writer._thread.join)
+        assert list(tmp_path.glob("*.alive")) == []
+
+    async def test_a_taking_that_is_given_up_leaves_the_tasks_to_others_g22(self, tmp_path: Path) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        async with opened(path) as first:
+            await first.write([only := row()])
+        second = share(path)
+        wrap(second, disk)
+        await second.open()
+        await second.write([runs := row()])
+        disk.hangs, second._timeout = "COMMIT", 0.01
+        with pytest.raises(JournalError):
+            await second.take(ALL)
+        disk.go_on.set()
+        second._timeout = 5
+        await second.write([])
+        async with opened(path) as third:
+            assert [each.message_id for each in (await third.take(ALL)).tasks] == [only.message_id]
+            assert look(path, "message_id, owner") == [(only.message_id, third._id), (runs.message_id, second._id)]
+        await second.close()
+
+
+class TestTheEnd:
+    async def test_close_waits_for_work_in_the_queue_g22(self, tmp_path: Path) -> None:
+        path = tmp_path / "tasks.db"
+        mine = share(path)
+        await mine.open()
+        await mine.write(rows := [row() for _ in range(50)])
+        for each in rows:
+            mine.strike_out(each.message_id)
+        await mine.close()
+        assert look(path) == []
+        mine._writer._thread.join()
+
+    async def test_close_does_not_wait_for_a_disk_that_hangs_for_ever_g22(self, tmp_path: Path) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        mine = share(path)
+        wrap(mine, disk)
+        await mine.open()
+        await mine.write([row()])
+        disk.hangs, mine._timeout = "BEGIN", 0.01
+        await mine.close()
+        async with opened(path) as other:
+            assert len((await other.take(ALL)).tasks) == 1
+            disk.go_on.set()
+            mine._writer._thread.join()
+            assert look(path, "owner") == [other._id]
+
+    async def test_a_cancellation_does_not_shorten_close_g22(self, tmp_path: Path) -> None:
+        mine = share(tmp_path / "tasks.db")
+        await mine.open()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await mine.close()
+        mine._writer._thread.join()
+
+    async def test_a_closed_writer_refuses_a_write_at_once_g22(self, tmp_path: Path) -> None:
+        mine = share(tmp_path / "tasks.db")
+        await mine.open()
+        await mine.close()
+        with pytest.raises(JournalError, match="closed"):
+            await mine.write([row()])

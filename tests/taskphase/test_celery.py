@@ -1,0 +1,304 @@
+"""G21: `CeleryQueue`, with the broker in memory that Celery has. See tests/queues/ for real brokers and workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from tests.servers.harness import free_port
+from tests.taskphase import engine_jobs
+from tests.taskphase.engine_jobs import archive, fail, request_id, send_mail
+
+from taskphase import TaskHost, TasksUnportableError
+from taskphase.queues import Call
+
+celery = pytest.importorskip("celery")
+
+from celery import signals  # noqa: E402
+
+from taskphase.celery import CeleryQueue  # noqa: E402
+
+JOBS = "tests.taskphase.engine_jobs"
+SECRET = "secret-of-the-test"
+REDIS = {"socket_timeout": 2, "socket_connect_timeout": 3}
+RABBIT = {"read_timeout": 2, "write_timeout": 2, "confirm_publish": True}
+
+
+@pytest.fixture(autouse=True)
+def seen() -> list[tuple[Any, ...]]:
+    engine_jobs.seen.clear()
+    return engine_jobs.seen
+
+
+@pytest.fixture
+def app() -> Iterator[Any]:
+    """Return an app whose broker is in memory, and has no messages."""
+    app = celery.Celery("tests", broker="memory://", set_as_current=False)
+    with app.connection_for_write() as connection:
+        connection.default_channel.queues.clear()
+    yield app
+    app.close()
+
+
+def app_with(broker: str, options: Any, **settings: Any) -> Any:
+    app = celery.Celery("tests", broker=broker, set_as_current=False)
+    app.conf.update(broker_transport_options=options, **settings)
+    return app
+
+
+def messages(app: Any) -> list[Any]:
+    """Take all messages from the broker."""
+    found: list[Any] = []
+    with app.connection_for_read() as connection:
+        simple = connection.SimpleQueue("celery")
+        while len(simple):
+            message = simple.get(block=False)
+            message.ack()
+            found.append(message)
+        simple.close()
+    return found
+
+
+async def hand_over(queue: CeleryQueue, func: Any, *args: Any, **settings: Any) -> Any:
+    async with TaskHost(queues=[queue]) as host:
+        task = host.task(**settings).schedule(func, *args)
+        await task.wait()
+    assert task.status == "handed_over", task.exception
+    return task
+
+
+@pytest.mark.parametrize(
+    ("broker", "options", "settings", "missing"),
+    [
+        ("redis://h", {}, {}, "lacks socket_timeout, socket_connect_timeout for Redis: .* could wait for ever"),
+        ("redis://h", {"socket_timeout": 2}, {}, "lacks socket_connect_timeout for Redis"),
+        ("rediss://h", {"socket_connect_timeout": 2}, {}, "lacks socket_timeout for Redis"),
+        ("sentinel://h", {}, {}, "for Redis"),
+        ("amqp://h", {}, {}, "lacks read_timeout, write_timeout, confirm_publish for RabbitMQ"),
+        ("amqp://h", {"read_timeout": 2, "write_timeout": 2}, {}, "would not wait for the broker's answer"),
+        ("amqp://h", RABBIT, {"broker_connection_timeout": None}, "broker_connection_timeout=None"),
+        ("filesystem://", {}, {}, "give attempt_timeout="),
+        ("memory://", {}, {"task_always_eager": True}, "task_always_eager=True"),
+    ],
+)
+def test_an_app_that_may_hang_or_lose_messages_is_refused_g21(
+    broker: str, options: Any, settings: Any, missing: str
+) -> None:
+    with pytest.raises(ValueError, match=missing):
+        CeleryQueue(app_with(broker, options, **settings), [archive])
+
+
+@pytest.mark.parametrize(
+    ("broker", "options", "longest"),
+    [("redis://h", REDIS, 5), ("redis://h;redis://i", REDIS, 8), ("amqp://h", RABBIT, 8), ("memory://", {}, 0)],
+)
+def test_an_attempt_is_longer_than_the_sockets_may_wait_g21(broker: str, options: Any, longest: float) -> None:
+    app = app_with(broker, options)
+    assert CeleryQueue(app, [archive]).attempt_timeout == longest + 2
+    assert CeleryQueue(app, [archive], attempt_timeout=longest + 1.1).attempt_timeout == longest + 1.1
+    with pytest.raises(ValueError, match=r"attempt_timeout=.* is too short"):
+        CeleryQueue(app, [archive], attempt_timeout=longest + 1)
+
+
+def test_a_transport_without_known_timeouts_needs_a_time_of_its_own_g21() -> None:
+    assert CeleryQueue(app_with("filesystem://", {}), [archive], attempt_timeout=2).attempt_timeout == 2
+
+
+def test_options_that_the_queue_sets_are_refused_g21(app: Any) -> None:
+    with pytest.raises(ValueError, match=r"\['retry', 'task_id'\], which the queue sets"):
+        CeleryQueue(app, {archive: {"task_id": "1", "retry": True, "priority": 3}})
+    with pytest.raises(TypeError, match="app must be a Celery app, not str"):
+        CeleryQueue("redis://h")  # type: ignore[arg-type]
+
+
+def test_a_listed_function_keeps_its_names_g21(app: Any) -> None:
+    CeleryQueue(app, [archive, send_mail])
+    assert (archive.__name__, archive.__qualname__) == ("archive", "archive")
+    assert (send_mail.__name__, send_mail.__qualname__) == ("send_mail", "send_mail")
+    assert {name for name in app.tasks if not name.startswith("celery.")} == {f"{JOBS}.archive", f"{JOBS}.send_mail"}
+
+
+async def test_a_message_has_the_id_the_options_and_the_arguments_g21(app: Any) -> None:
+    queue = CeleryQueue(app, {send_mail: {"priority": 3, "time_limit": 60, "headers": {"mine": "1"}}}, name="later")
+    order = [1]
+    async with TaskHost(queues=[queue]) as host:
+        task = host.schedule(send_mail, order, copy="b")
+        order.append(2)
+        await task.wait()
+    [message] = messages(app)
+    assert message.payload[:2] == [[[1]], {"copy": "b"}]
+    assert (message.headers["id"], message.headers["task"]) == (task.message_id, f"{JOBS}.send_mail")
+    assert (message.headers["timelimit"], message.properties["priority"]) == ([60, None], 3)
+    assert (message.headers["mine"], message.headers["taskphase-queue"]) == ("1", "later")
+
+
+async def test_results_are_stored_although_nobody_waits_for_them_here_g21(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery would subscribe to the result in the thread that publishes."""
+
+    @app.task(ignore_result=True, shared=False)
+    def send(order: str) -> None: ...
+
+    subscriptions: list[object] = []
+    # Each thread has its own backend.
+    monkeypatch.setattr(type(app.backend), "on_task_call", lambda *call: subscriptions.append(call))
+    queue = CeleryQueue(app, {archive: {}, fail: {"ignore_result": True}})
+    for func in (archive, fail, send):
+        await hand_over(queue, func, "a")
+    assert [message.headers["ignore_result"] for message in messages(app)] == [False, True, True]
+    assert subscriptions == []
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "named"),
+    [
+        ((object(),), {}, "'order', an object of the class object"),
+        (([SECRET, {"a": object()}],), {}, "'order', an object of the class list"),
+        ((SECRET, SECRET, object()), {}, "number 3, an object of the class object"),
+        ((SECRET,), {"copy": {"a": object()}}, "'copy', an object of the class dict"),
+    ],
+)
+async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(
+    app: Any, args: Any, kwargs: Any, named: str
+) -> None:
+    async with TaskHost(queues=[CeleryQueue(app, [send_mail], name="later")]) as host:
+        with pytest.raises(TasksUnportableError) as refused:
+            host.schedule(send_mail, *args, **kwargs)
+    said = str(refused.value)
+    assert f"{JOBS}.send_mail cannot be handed over to 'later': its workers cannot get the argument {named}" in said
+    assert SECRET not in said
+    assert messages(app) == []
+
+
+async def test_a_carried_variable_is_no_setting_of_the_engine_g21(app: Any) -> None:
+    request_id.set("r1")
+    await hand_over(CeleryQueue(app, [archive], carry={"id": request_id}), archive, "a")
+    [message] = messages(app)
+    assert message.headers["id"] != "r1"
+
+
+async def test_a_timeout_is_refused_because_celery_has_none_for_all_workers_g21(app: Any) -> None:
+    async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
+        with pytest.raises(TasksUnportableError, match="timeout="):
+            host.task(timeout=3).schedule(archive, "a")
+
+
+async def test_a_decorated_task_is_handed_over_without_being_listed_g21(app: Any) -> None:
+    @app.task(name="mails", bind=True, shared=False)
+    def send(self: Any, order: str) -> None: ...
+
+    queue = CeleryQueue(app)
+    task = await hand_over(queue, send, "a")
+    [message] = messages(app)
+    assert (message.headers["task"], message.headers["id"]) == ("mails", task.message_id)
+    async with TaskHost(queues=[queue]) as host:
+        for args in ((), ("a", "b")):
+            with pytest.raises(TypeError, match="argument"):
+                host.schedule(send, *args)
+
+
+async def test_a_task_of_another_app_runs_here_g21(app: Any) -> None:
+    other = celery.Celery("other", broker="memory://", set_as_current=False)
+
+    @other.task(shared=False)
+    def send(order: str) -> str:
+        return order
+
+    async with TaskHost(queues=[CeleryQueue(app)]) as host:
+        assert await host.schedule(send, "a") == "a"
+    assert messages(app) == []
+
+
+class Publishing:
+    """Notes the threads that publish, and holds them up until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.threads: list[threading.Thread] = []
+        self.request_ids: list[str] = []
+
+    def note(self, **_: Any) -> None:
+        self.threads.append(threading.current_thread())
+        self.request_ids.append(request_id.get(""))
+        assert self.go_on.wait(10)
+
+
+@pytest.fixture
+def publishing() -> Iterator[Publishing]:
+    noting = Publishing()
+    signals.before_task_publish.connect(noting.note)
+    yield noting
+    noting.go_on.set()
+    signals.before_task_publish.disconnect(noting.note)
+
+
+async def test_few_threads_of_its_own_publish_g21(app: Any, publishing: Publishing) -> None:
+    async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
+        tasks = [host.schedule(archive, number) for number in range(30)]
+        for task in tasks:
+            await task.wait()
+    assert len(messages(app)) == 30
+    assert len(set(publishing.threads)) <= 4
+    assert threading.current_thread() not in publishing.threads
+    assert all(thread.daemon for thread in publishing.threads)
+    for thread in set(publishing.threads):
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+async def test_celery_publishes_in_the_context_of_schedule_g6_g21(app: Any, publishing: Publishing) -> None:
+    """The instrumentation of Celery by other tools needs the current span."""
+    async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
+        request_id.set("r1")
+        task = host.schedule(archive, "a")
+        request_id.set("r2")
+        await task.wait()
+    assert publishing.request_ids == ["r1"]
+
+
+async def test_a_thread_that_an_attempt_left_behind_is_waited_for_g21(app: Any, publishing: Publishing) -> None:
+    publishing.go_on.clear()
+    async with TaskHost(queues=[CeleryQueue(app, [archive], attempt_timeout=1.01)]) as host:
+        task = host.schedule(archive, "a")
+        await anyio.sleep(1.5)  # the first attempt is over, its thread is not
+        assert len(publishing.threads) == 1
+        publishing.go_on.set()
+        await task.wait()
+    assert task.status == "handed_over"
+    assert len(messages(app)) == 1
+
+
+async def test_a_refused_connection_means_not_published_g21() -> None:
+    broker = f"redis://127.0.0.1:{free_port()}/0"
+    for options, is_sure in ((REDIS, True), ({**REDIS, "retry_on_timeout": True}, False)):
+        queue = CeleryQueue(app_with(broker, options), [archive])
+        prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
+        await queue.open()
+        with pytest.raises(celery.exceptions.OperationalError) as failed, anyio.fail_after(1):
+            await queue.publish(prepared, {})
+        await queue.close()
+        assert queue.refused(failed.value) is is_sure
+    assert not queue.refused(TimeoutError())
+
+
+@pytest.mark.parametrize("func", [send_mail, archive])
+def test_the_function_in_a_worker_has_a_view_of_its_task_g21(app: Any, func: Any, seen: list[Any]) -> None:
+    CeleryQueue(app, [func], name="later", carry={"x": request_id})
+    headers = {"taskphase-queue": "later", "taskphase-carry-x": "r1"}
+    app.tasks[f"{JOBS}.{func.__name__}"].apply(("a",), task_id="m1", headers=headers, retries=1)
+    assert seen == [(f"{JOBS}.{func.__name__}", "m1", 2, "r1", "a")]
+    assert request_id.get("") == ""
+
+
+def test_a_function_that_fails_in_a_worker_leaves_nothing_behind_g21(app: Any, seen: list[Any]) -> None:
+    CeleryQueue(app, [fail], name="later", carry={"x": request_id})
+    headers = {"taskphase-queue": "later", "taskphase-carry-x": "r1"}
+    result = app.tasks[f"{JOBS}.fail"].apply(("a",), task_id="m1", headers=headers)
+    assert isinstance(result.result, LookupError)
+    assert len(seen) == 1
+    assert request_id.get("") == ""
