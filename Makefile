@@ -9,7 +9,7 @@ PIP := -m pip --disable-pip-version-check
 
 help:
 	@echo 'make demo         run the quickstart app under uvicorn: print what runs when, and a SIGTERM during shielded work'
-	@echo 'make test         lint, then run all tests on asyncio, uvloop and trio'
+	@echo 'make test         lint, then run all tests on asyncio, uvloop and trio, in a process for each core'
 	@echo 'make test-browser test the inspector in a Chromium that the machine has (a part of make test)'
 	@echo 'make test-early   test the packages with early scopes: each task enters its cancel scope at its first step'
 	@echo 'make test-oldest  test the packages with the oldest supported FastAPI'
@@ -27,14 +27,18 @@ help:
 demo: $(VENV)-demo/ready
 	PYTHONPATH=core:fastapi_binding $(VENV)-demo/bin/python examples/demo.py
 
+# One process for each core, but at most 4. `worksteal` gives each process the neighbours of a file, until it has no test
+# left and takes half of the tests of another process.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-browser: $(VENV)/ready
 	$(BIN)/python -m pytest tests/browser
 
 test-early: $(VENV)/ready
-	TASKPHASE_SCOPES=early $(BIN)/python -m pytest tests/taskphase tests/fastapi_tasks
+	TASKPHASE_SCOPES=early $(BIN)/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
@@ -52,7 +56,7 @@ OF_STARLETTE_0_49 := -W "ignore:The on_startup and on_shutdown parameters:Deprec
 	-W "ignore:Async generator 'starlette.requests.Request.stream' was garbage collected:ResourceWarning"
 
 test-oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest $(OF_STARLETTE_0_49) tests/taskphase tests/fastapi_tasks
+	.venv-oldest/bin/python -m pytest $(PARALLEL) $(OF_STARLETTE_0_49) tests/taskphase tests/fastapi_tasks
 
 # pyenv runs only the versions that PYENV_VERSION lists, so list all of them.
 PYENV := PYENV_VERSION=$(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
@@ -62,7 +66,7 @@ test-newer: $(NEWER:%=.venv-%/tested)
 	@echo "newer Pythons found: $(or $(NEWER),none)"
 
 .venv-python%/tested: .venv-python%/ready
-	.venv-python$*/bin/python -m pytest tests/taskphase tests/fastapi_tasks
+	.venv-python$*/bin/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks
 
 .PRECIOUS: .venv-python%/ready
 .venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt
@@ -73,7 +77,7 @@ test-newer: $(NEWER:%=.venv-%/tested)
 	touch $@
 
 property: $(VENV)/ready
-	$(BIN)/python -m pytest property_tests
+	$(BIN)/python -m pytest $(PARALLEL) property_tests
 
 property-deep: $(VENV)/ready
 	$(BIN)/python -m property_tests.deep $(if $(HOURS),--hours $(HOURS))
@@ -81,7 +85,7 @@ property-deep: $(VENV)/ready
 property-mutants: $(VENV)/ready
 	$(BIN)/python -m property_tests.mutants
 
-bench: $(VENV)/ready $(VENV)-peer/ready
+bench: $(VENV)/ready $(VENV)-peer/ready $(VENV)-taskflow/ready $(VENV)-dbos/ready
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
 bench-guard: $(VENV)/ready
@@ -123,5 +127,12 @@ $(VENV)-peer/ready: pyproject.toml constraints.txt
 	$(VENV)-peer/bin/python $(PIP) install --quiet -c constraints.txt --group peer
 	touch $@
 
+# Packages that keep tasks in SQLite, each with its own dependencies.
+$(VENV)-taskflow/ready $(VENV)-dbos/ready: $(VENV)-%/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python $(PIP) install --quiet -c constraints.txt 'pip>=25.1'
+	$(VENV)-$*/bin/python $(PIP) install --quiet -c constraints.txt --group peer-$*
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-python3.* $(VENV)-peer $(VENV)-demo site .cache
+	rm -rf $(VENV) .venv-oldest .venv-python3.* $(VENV)-peer $(VENV)-taskflow $(VENV)-dbos $(VENV)-demo site .cache

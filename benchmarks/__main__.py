@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from . import figures, machine, report, traffic
+from . import figures, keepers, machine, report, traffic
 from .figures import Table
 from .measure import say
 from .processes import PYTHONS, ROOT
@@ -32,8 +32,9 @@ def main() -> None:
         report.draw(report.read())
         return
     libraries = [library for library, python in PYTHONS.items() if python.exists()]
-    if len(libraries) < len(PYTHONS):
-        say("without the fastapi-tasks of PyPI: `make bench` makes the environment for it")
+    missing = [library for library, python in (PYTHONS | keepers.PYTHONS).items() if not python.exists()]
+    if missing:
+        say(f"without {', '.join(missing)}: `make bench` makes the environment for each other package")
     begin, tables = time.perf_counter(), []
     for section in options.only:
         say(f"{time.perf_counter() - begin:4.0f} s: {section}")
@@ -42,7 +43,7 @@ def main() -> None:
     say(f"{time.perf_counter() - begin:4.0f} s\n")
     verdicts = judge(tables)
     print(report.text(tables, verdicts))
-    if options.only == list(ROUNDS) and not options.quick and len(libraries) == len(PYTHONS):
+    if options.only == list(ROUNDS) and not options.quick and not missing:
         report.write(machine.facts(), tables, verdicts)
         print(f"written: {report.FOLDER.relative_to(ROOT)}/")
 

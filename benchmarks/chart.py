@@ -61,7 +61,8 @@ def room(strings: Iterable[str]) -> int:
 
 def value(figure: Figure, unit: str) -> str:
     """Return the ratio, and the value with its unit."""
-    number = f"{figure.value:.1f}" if unit == "us" else f"{figure.value:.0f}"
+    digits = {"us": 1, "ms": 2}.get(unit, 0)
+    number = f"{figure.value:.{digits}f}"
     return f"{figure.ratio:.2f} ({number} {unit})"
 
 

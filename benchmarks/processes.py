@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from . import keepers
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PYTHONS = {"ours": Path(sys.executable), "theirs": Path(f"{sys.prefix}-peer") / "bin" / "python"}
@@ -21,7 +23,7 @@ PYTHONS = {"ours": Path(sys.executable), "theirs": Path(f"{sys.prefix}-peer") / 
 def start_python(library: str, *arguments: str) -> subprocess.Popen[str]:
     """Start Python with `arguments` in the environment of `library`, from the root of the repository."""
     return subprocess.Popen(
-        [PYTHONS[library], *arguments],
+        [(PYTHONS | keepers.PYTHONS)[library], *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         stdin=subprocess.PIPE,

@@ -137,7 +137,7 @@ def rows(table: Table) -> list[tuple[str, ...]]:
 
 
 def cells(figure: Figure, unit: str) -> tuple[str, ...]:
-    value = f"{figure.value:.2f}" if unit == "us" else f"{figure.value:.0f}"
+    value = f"{figure.value:.2f}" if unit in ("us", "ms") else f"{figure.value:.0f}"
     more = (f"{number:.2f}" for number in figure.more.values())
     return figure.name, value, f"{figure.ratio:.2f}", f"{figure.low:.2f} to {figure.high:.2f}", *more
 
@@ -158,4 +158,4 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.partition(" connections")[0].lower()).strip("-").removesuffix("-16")
+    return re.sub(r"[^a-z0-9]+", "-", title.partition(" connection")[0].lower()).strip("-").removesuffix("-16")

@@ -11,12 +11,20 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from fastapi import FastAPI
 
-from .apps import RECORDED, make_apps, make_recorded_app
+from . import keepers
 
 
 def main(name: str, library: str) -> None:
     with TemporaryDirectory(prefix="benchmark-", dir=Path.cwd()) as place:
-        serve(make_recorded_app(name, Path(place)) if name in RECORDED.values() else make_apps(library)[name][0])
+        serve(make_app(name, library, Path(place)))
+
+
+def make_app(name: str, library: str, place: Path) -> FastAPI:
+    if library in keepers.APPS:
+        return keepers.APPS[library](place)
+    from .apps import RECORDED, make_apps, make_recorded_app  # not every environment has `fastapi_tasks`
+
+    return make_recorded_app(name, place) if name in RECORDED.values() else make_apps(library)[name][0]
 
 
 def serve(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from . import keepers
 from .apps import RECORDED, UNRECORDED
 from .figures import Table, figure_of
 from .load import GENERATOR, load
@@ -49,6 +50,7 @@ def _measure_journal(libraries: Sequence[str], rounds: int) -> list[Table]:
     if "ours" not in libraries:
         return []
     names = [("ours", name) for name in (UNRECORDED, *RECORDED.values())]
+    names += [(library, name) for library, name in keepers.NAMES.items() if keepers.is_measured(library)]
     return [_measure(JOURNAL, names, UNRECORDED, connections, rounds) for connections in (1, CONNECTIONS)]
 
 

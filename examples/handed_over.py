@@ -68,7 +68,6 @@ elif QUEUE == "celery":
 
     engine: Any = Celery("shop", broker=REDIS)
     engine.conf.update(
-        broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
         task_acks_late=True,
         task_reject_on_worker_lost=True,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
-from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class
+from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after
 from hypothesis import strategies as st
 
 from taskphase import Task, TaskHost, TaskStatus
@@ -74,32 +75,31 @@ works = st.builds(
 
 
 class Closing:
-    """A host that closes while it runs all this work."""
+    """A host that closes while it runs all this work: its body ends, or a scope around the host is cancelled."""
 
-    def __init__(self, works: list[Work], grace: float, patience: float | None) -> None:
+    def __init__(self, works: list[Work], grace: float, patience: float | None, *, is_cancelled: bool) -> None:
         self.works = works
+        self.ends_after, self.cancelled_after = (math.inf, BEGIN) if is_cancelled else (BEGIN, math.inf)
         self.host = TaskHost(drain_timeout=grace, shield_timeout=patience)
         self.ends: dict[int, tuple[float, TaskStatus | None]] = {}
 
     async def main(self) -> float:
         async with create_task_group() as watchers:
-            async with self.host:
-                for number, work in enumerate(self.works):
-                    if work.kind == "plain":
-                        self.host.tg.start_soon(self._plain, number, work.seconds)
-                        continue
-                    timeout = TIMEOUT if work.kind == "times out" else None
-                    on_error = {"raises": self._handle, "raises for a thread": self._handle_in_thread}.get(work.kind)
-                    definition = self.host.task(
-                        name=str(number), shield=work.shield, on_error=on_error, timeout=timeout
-                    )
-                    if work.in_thread:
-                        task = definition.schedule(pause, work.seconds)
-                    else:
-                        task = definition.schedule(self._do, work)
-                    watchers.start_soon(self._watch, number, task)
-                await anyio.sleep(BEGIN)
+            with move_on_after(self.cancelled_after):
+                async with self.host:
+                    for number, work in enumerate(self.works):
+                        if work.kind == "plain":
+                            self.host.tg.start_soon(self._plain, number, work.seconds)
+                            continue
+                        watchers.start_soon(self._watch, number, self._schedule(str(number), work))
+                    await anyio.sleep(self.ends_after)
             return current_time()
+
+    def _schedule(self, name: str, work: Work) -> Task[Any]:
+        timeout = TIMEOUT if work.kind == "times out" else None
+        on_error = {"raises": self._handle, "raises for a thread": self._handle_in_thread}.get(work.kind)
+        definition = self.host.task(name=name, shield=work.shield, on_error=on_error, timeout=timeout)
+        return definition.schedule(pause, work.seconds) if work.in_thread else definition.schedule(self._do, work)
 
     async def _do(self, work: Work) -> None:
         try:

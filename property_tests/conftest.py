@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
+
+from property_tests.forgetting import forget_apps
 
 _FAILURES = DirectoryBasedExampleDatabase(Path(__file__).parents[1] / ".hypothesis" / "examples")
 
@@ -30,3 +33,9 @@ def as_long_as_it_takes() -> None:
     deep run. A test that is killed earlier does not report its failure.
     """
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def no_app_is_kept() -> Iterator[None]:
+    yield
+    forget_apps()

@@ -28,6 +28,7 @@ from fastapi_tasks._installation import Installation
 from property_tests import apps, building
 from property_tests.apps import Described, Layer, Plan, Route
 from property_tests.building import Builder
+from property_tests.forgetting import forget_apps
 from property_tests.journal import FOR_EVER, Journal, Wire
 from property_tests.wire_model import check
 from taskphase.testing import Fifo, RandomWalk, simulate
@@ -57,6 +58,7 @@ def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -
     app = Builder(described, journal).app()
     with journal.logs(), _lifespan_elsewhere(app) if described.mode == "elsewhere" else nullcontext():
         simulate(lambda: _serve(app, journal), backend=backend, policy=policy, turns=backend == "trio").result()
+    forget_apps()
     return journal
 
 

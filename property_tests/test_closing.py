@@ -36,11 +36,12 @@ async def nothing() -> None:
     works=st.lists(works, min_size=1, max_size=4),
     grace=st.sampled_from([0, 1, 2]),
     patience=st.sampled_from([None, 0, 1.5]),
+    is_cancelled=st.booleans(),
 )
 def test_each_ends_when_its_kind_has_to_and_the_host_closes_with_the_last_g9(
-    backend: Any, works: list[Work], grace: float, patience: float | None
+    backend: Any, works: list[Work], grace: float, patience: float | None, is_cancelled: bool
 ) -> None:
-    closing = Closing(works, grace, patience)
+    closing = Closing(works, grace, patience, is_cancelled=is_cancelled)
     closed = simulate(closing.main, backend=backend).result()
     patience = math.inf if patience is None else patience
     # Raw work gets no time of its own: it is cancelled when the tasks have ended.

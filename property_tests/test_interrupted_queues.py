@@ -16,7 +16,8 @@ from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO
 from tests.queueing import FakeQueue, Step, archive
 
-from property_tests.test_interruptions import ENDS, Tracer
+from property_tests.test_interruptions import ENDS
+from property_tests.tracer import Place, Tracer
 from taskphase import HandOverFailed, Task, TaskHost, TasksClosedError, TasksSaturatedError, TaskStatus
 
 S = TaskStatus
@@ -60,7 +61,7 @@ class Program:
                 self.tasks[0].cancel()
             self.schedule(self.host, 10)
 
-    async def run(self, at: int) -> Tracer:
+    async def run(self, at: Place | None) -> Tracer:
         tracer = Tracer(at, self.interrupt)
         before = sys.gettrace()
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
@@ -119,15 +120,15 @@ def test_at_any_interruption_each_hand_over_ends_once_and_turns_are_kept_g2_g8_g
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     backend, options = anyio_backend
 
-    def run(at: int) -> tuple[Program, Tracer]:
+    def run(at: Place | None) -> tuple[Program, Tracer]:
         program = Program(action, steps, fallback)
         return program, anyio.run(program.run, at, backend=backend, backend_options=options)
 
     for _ in range(2):  # Python 3.12 traces no opcodes in the first run
-        _, tracer = run(-1)
-    assert tracer.count > 300
+        _, tracer = run(None)
+    assert len(tracer.places) > 300
     first = 2 if options.get("use_uvloop") else int(backend == "trio")
     every = 3 if not steps else 50  # with pauses in real time
-    for at in range(first, tracer.count, every):
+    for at in tracer.places[first::every]:
         program, tracer = run(at)
         program.check(f"{action} at {tracer.where}")

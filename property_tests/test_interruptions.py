@@ -2,20 +2,15 @@
 
 G2, G3, G8, G9, G15, G18, G19, G24.
 
-A tracer takes the place of the handler. One small program runs again and again, each time with the interruption one
-step later: at each place of this library where Python runs signal handlers or the garbage collector. These places are
-after calls, at the begin of functions and of loop rounds, and where a container is built.
+One small program runs again and again, each time with the interruption one step later (see `tracer.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dis
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import anyio
@@ -23,11 +18,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO
 
-import taskphase
+from property_tests.tracer import Place, Tracer
 from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksSaturatedError, TasksScheduler, TaskStatus
 
-HOME = Path(taskphase.__file__).parent
-FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.py"))}
 ENDS = {
     TaskStatus.SUCCEEDED,
     TaskStatus.FAILED,
@@ -37,40 +30,6 @@ ENDS = {
 }
 DRAIN_TIMEOUT = 10
 PENDING = {TaskStatus.WAITING, TaskStatus.DEFERRED}
-
-PLACES = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP"}
-
-
-class Tracer:
-    """Calls `interrupt()` at the place number `at`, and counts the places."""
-
-    def __init__(self, at: int, interrupt: Callable[[], None]) -> None:
-        self.count = 0
-        self.where = "nowhere"
-        self._at = at
-        self._interrupt = interrupt
-        self._previous: dict[FrameType, str] = {}
-
-    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename not in FILES:
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode":
-            previous = self._previous.get(frame)
-            self._previous[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if previous is None or previous in PLACES:
-                if self.count == self._at:
-                    self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                    sys.settrace(None)
-                    self._interrupt()
-                self.count += 1
-        elif event == "return":
-            self._previous.pop(frame, None)
-        return self._step
 
 
 class Program:
@@ -132,7 +91,7 @@ class Program:
         if self.action in ("schedule", "both"):
             self.schedule(self.host, self.work, "interruption, second")
 
-    async def run(self, at: int) -> Tracer:
+    async def run(self, at: Place | None) -> Tracer:
         tracer = Tracer(at, self.interrupt)
         before = sys.gettrace()
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
@@ -252,7 +211,7 @@ class GatedProgram(Program):
 
 
 def run(
-    backend: tuple[str, dict[str, Any]], at: int, *setting: Any, kind: type[Program] = Program
+    backend: tuple[str, dict[str, Any]], at: Place | None, *setting: Any, kind: type[Program] = Program
 ) -> tuple[Program, Tracer]:
     program = kind(*setting)
     tracer = anyio.run(program.run, at, backend=backend[0], backend_options=backend[1])
@@ -270,10 +229,10 @@ def test_at_any_interruption_each_task_ends_once_and_limits_hold_g2_g3_g8_g15(
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = (action, max_running, max_pending)
     for _ in range(2):  # Python 3.12 traces no opcodes in the first run
-        _, tracer = run(anyio_backend, -1, *setting)
-    assert tracer.count > 300
+        _, tracer = run(anyio_backend, None, *setting)
+    assert len(tracer.places) > 300
     every = 5 if anyio_backend[1].get("use_uvloop") else 1  # uvloop runs the same code of this library as asyncio
-    for at in range(0, tracer.count, every):
+    for at in tracer.places[::every]:
         program, tracer = run(anyio_backend, at, *setting)
         program.check(f"{action} at {tracer.where}")
 
@@ -289,15 +248,15 @@ def test_at_any_interruption_limits_and_keys_hold_g2_g8_g18_g19_g24(
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = (action, most, max_pending)
     for _ in range(2):  # as above
-        _, tracer = run(anyio_backend, -1, *setting, kind=GatedProgram)
-    assert tracer.count > 300
+        _, tracer = run(anyio_backend, None, *setting, kind=GatedProgram)
+    assert len(tracer.places) > 300
     first = 2 if anyio_backend[1].get("use_uvloop") else int(anyio_backend[0] == "trio")
-    for at in range(first, tracer.count, 3):  # each place on one of the loops
+    for at in tracer.places[first::3]:  # each place on one of the loops
         program, tracer = run(anyio_backend, at, *setting, kind=GatedProgram)
         program.check(f"{action} at {tracer.where}")
 
 
-async def _start_a_batch(at: int) -> tuple[Tracer, list[TaskStatus]]:
+async def _start_a_batch(at: Place | None) -> tuple[Tracer, list[TaskStatus]]:
     """Start the batches of a scheduler made by hand in a route; the interruption cancels all of their tasks."""
     tasks: list[Task[Any]] = []
     tracer = Tracer(at, lambda: [task.cancel() for task in tasks])
@@ -321,10 +280,10 @@ async def _start_a_batch(at: int) -> tuple[Tracer, list[TaskStatus]]:
 @pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
 def test_a_batch_whose_tasks_an_interruption_cancels_starts_the_others_g2_g8(anyio_backend: Any) -> None:
     backend, options = anyio_backend
-    anyio.run(_start_a_batch, -1, backend=backend, backend_options=options)  # (Python 3.12 traces no opcodes in it)
-    tracer, ends = anyio.run(_start_a_batch, -1, backend=backend, backend_options=options)
+    anyio.run(_start_a_batch, None, backend=backend, backend_options=options)  # (Python 3.12 traces no opcodes in it)
+    tracer, ends = anyio.run(_start_a_batch, None, backend=backend, backend_options=options)
     assert ends == [TaskStatus.SUCCEEDED] * 3
-    assert tracer.count > 30
-    for at in range(tracer.count):
+    assert len(tracer.places) > 30
+    for at in tracer.places:
         tracer, ends = anyio.run(_start_a_batch, at, backend=backend, backend_options=options)
         assert set(ends) == {TaskStatus.CANCELLED}, tracer.where

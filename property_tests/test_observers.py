@@ -26,9 +26,10 @@ from property_tests.promises import (
 )
 from property_tests.runtime import tell
 from property_tests.simulated import nothing
-from property_tests.test_interruptions import DRAIN_TIMEOUT, GatedProgram, Tracer
+from property_tests.test_interruptions import DRAIN_TIMEOUT, GatedProgram
 from property_tests.test_interruptions import Program as SmallProgram
 from property_tests.test_runtime import outcome
+from property_tests.tracer import Place, Tracer
 from taskphase import Scope, Task, TaskHost, TaskObserver, TasksError, TaskStatus, current_host, retry
 from taskphase._drive.hooks import HOOKS
 from taskphase._machine.life import ENDS
@@ -187,7 +188,7 @@ class Diary(TaskObserver):
 
 
 def run(
-    backend: tuple[str, dict[str, Any]], at: int, *setting: Any, kind: type[SmallProgram] = SmallProgram
+    backend: tuple[str, dict[str, Any]], at: Place | None, *setting: Any, kind: type[SmallProgram] = SmallProgram
 ) -> tuple[SmallProgram, Tracer, Diary]:
     """Run a program of the interruptions, observed."""
     program, diary = kind(*setting), Diary()
@@ -217,9 +218,9 @@ def test_at_any_interruption_observers_are_told_of_each_task_in_order_g8_g20(
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = (action, max_running, max_pending)
     for _ in range(2):  # (Python 3.12 traces no opcodes in the first run)
-        _, tracer, _ = run(anyio_backend, -1, *setting)
+        _, tracer, _ = run(anyio_backend, None, *setting)
     every = 7 if anyio_backend[1].get("use_uvloop") else 1  # the code is that of asyncio
-    for at in range(0, tracer.count, every):
+    for at in tracer.places[::every]:
         program, tracer, diary = run(anyio_backend, at, *setting)
         check_observed(program, diary, f"{action} at {tracer.where}")
 
@@ -231,9 +232,9 @@ def test_interrupted_observers_hear_of_delayed_tasks_in_order_g18_g19_g20(
     caplog.set_level(logging.CRITICAL, logger="taskphase")
     setting = ("both", 1, 2)
     for _ in range(2):  # as above
-        _, tracer, _ = run(anyio_backend, -1, *setting, kind=GatedProgram)
+        _, tracer, _ = run(anyio_backend, None, *setting, kind=GatedProgram)
     first = 2 if anyio_backend[1].get("use_uvloop") else int(anyio_backend[0] == "trio")
-    for at in range(first, tracer.count, 3):  # each place on one of the loops
+    for at in tracer.places[first::3]:  # each place on one of the loops
         program, tracer, diary = run(anyio_backend, at, *setting, kind=GatedProgram)
         check_observed(program, diary, f"at {tracer.where}")
 

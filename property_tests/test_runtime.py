@@ -39,15 +39,6 @@ from taskphase.testing._simulation.faults import Fault
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def only_what_is_new_is_collected() -> Iterator[None]:
-    """Freeze the objects of earlier tests: the garbage collector runs after each example here."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 # The decisions that deviate from first in, first out, and the choice at each.
 deviations = st.dictionaries(st.integers(0, 60), st.integers(1, 4), max_size=6)
 

@@ -27,6 +27,8 @@ import httpx
 from tests.servers.apps.journal import PATH
 from tests.servers.harness import ANSWER_WITHIN, ROOT, SERVERS, Record, Server, ServerKind
 
+from .overlaps import Death, overlaps
+
 ROUNDS = 200
 SEED = 20
 PAGE = ROOT / "docs" / "soak.md"
@@ -36,9 +38,10 @@ APP = "tests.servers.apps.journal:app"
 CLIENTS = 4
 JOBS = 3
 KILLS = 10  # of one server, one after the other, with one file
+WORKERS = 20  # kills of one of two workers, one after the other, with one file
 SETTLES_WITHIN = 60.0
 HANGS = 10.0  # seconds of SIGSTOP
-SMALL = "8m"  # the size of the disk that becomes full: room for a whole WAL
+SMALL = 8  # MiB: the size of the disk that becomes full, with room for a whole WAL
 
 _BY_NAME = {kind.name: kind for kind in SERVERS}
 _UVICORN = _BY_NAME["uvicorn"]
@@ -57,6 +60,8 @@ class Series:
     :ivar answered: the subjects of requests that a server has answered with 200
     :ivar refused: the subjects of requests whose routes have failed
     :ivar rounds: the number of crashes, or of other faults
+    :ivar deaths: the kills of processes
+    :ivar at_once: the number of runs that overlapped another run of the same task, both in living processes
     """
 
     name: str
@@ -65,6 +70,8 @@ class Series:
     refused: set[str] = field(default_factory=set)
     runs: Counter[str] = field(default_factory=Counter)
     recovered: int = 0
+    deaths: list[Death] = field(default_factory=list[Death])
+    at_once: int = 0
     broken: list[str] = field(default_factory=list[str])
 
     def judge(self, records: Sequence[Record], path: Path) -> None:
@@ -75,6 +82,9 @@ class Series:
         self.broken += [f"{each} was answered, and never ran" for each in sorted(wanted - self.runs.keys())]
         self.broken += [f"{each} ran, and its route has failed" for each in sorted(self._forbidden & self.runs.keys())]
         self.broken += [f"a row is left: {each}" for each in rows(path)]
+        found = list(overlaps(records, self.deaths))
+        self.at_once += len(found)
+        self.broken += found
 
     @property
     def _forbidden(self) -> set[str]:
@@ -87,10 +97,14 @@ class Series:
 
 
 class Load:
-    """Clients that post until the server is gone, or `stop()`."""
+    """Clients that post until the server is gone, or `stop()`.
 
-    def __init__(self, server: Server, outcome: Series, prefix: str) -> None:
+    :param outlasts: True: after a broken connection the clients go on, because another worker answers
+    """
+
+    def __init__(self, server: Server, outcome: Series, prefix: str, *, outlasts: bool = False) -> None:
         self._outcome = outcome
+        self._outlasts = outlasts
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._post, args=(server.base_url, f"{prefix}.{number}"))
@@ -114,6 +128,8 @@ class Load:
                 try:
                     status = client.post(f"/{'refused' if number % 4 == 3 else 'order'}/{subject}").status_code
                 except httpx.TransportError:
+                    if self._outlasts:
+                        continue
                     return
                 # 500: the journal cannot be written.
                 (self._outcome.answered if status == 200 else self._outcome.refused).add(subject)
@@ -138,11 +154,13 @@ def until(condition: Callable[[], object], within: float = SETTLES_WITHIN) -> bo
     return True
 
 
-def kill(server: Server) -> None:
+def kill(server: Server, outcome: Series) -> None:
     """End all processes of a server at once."""
+    at = time.monotonic()
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+    outcome.deaths.append(Death(at, until=time.monotonic()))
 
 
 def processes(server: Server) -> list[int]:
@@ -163,12 +181,44 @@ def kills(kind: ServerKind, count: int, seed: int, place: Path) -> Series:
     path, chance, outcome = place / "tasks.db", random.Random(f"{seed}-{kind.name}"), Series(f"`kill -9`: {kind.name}")
     with Server(kind, APP, {PATH: str(path)}) as server:
         for number in range(count):
+            before = len(outcome.answered)
             load = Load(server, outcome, str(number))
+            if number % 4:
+                until(lambda before=before: len(outcome.answered) > before, ANSWER_WITHIN)
             time.sleep(chance.uniform(0.05, 0.5))
-            kill(server)
+            kill(server, outcome)
             load.stop()
             outcome.rounds += 1
             server.start_again()
+        until(lambda: not rows(path))
+        outcome.judge(server.journal(), path)
+    return outcome
+
+
+def kill_workers(count: int, seed: int, place: Path) -> Series:
+    """Kill one of two workers `count` times at random moments under load. The processes that live take its tasks while
+    they serve: the other worker, and the new one that uvicorn starts.
+    """
+    path, chance = place / "tasks.db", random.Random(f"{seed}-worker")
+    outcome = Series("`kill -9` of one of two workers")
+    with Server(KINDS[1], APP, {PATH: str(path)}) as server:
+        load = Load(server, outcome, "a", outlasts=True)
+        try:
+            while outcome.rounds < count and until(lambda: len(processes(server)) == 2):
+                time.sleep(chance.uniform(0.05, 1))
+                victim = chance.choice(processes(server))
+                at = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
+                until(lambda victim=victim: victim not in processes(server))
+                outcome.deaths.append(Death(at, victim, time.monotonic()))
+                outcome.rounds += 1
+                left = set(rows(path))
+                if not until(lambda left=left: not left.intersection(rows(path))):
+                    outcome.broken.append("tasks of a killed worker are left, and other workers live")
+        finally:
+            load.stop()
+        if outcome.rounds < count:
+            outcome.broken.append("uvicorn has not started another worker")
         until(lambda: not rows(path))
         outcome.judge(server.journal(), path)
     return outcome
@@ -206,9 +256,11 @@ def poison(place: Path) -> Series:
         server.post("/order/before").raise_for_status()
         server.post("/kill/a").raise_for_status()
         server.wait()
+        outcome.deaths.append(Death(time.monotonic()))
         for _ in range(3):
             server._process = server._start()
             server.wait()
+            outcome.deaths.append(Death(time.monotonic()))
         server.start_again()
         until(lambda: [row[0] for row in rows(path)] == ["failed"])
         if server.events("a") != ["kills"] * 4:
@@ -232,8 +284,10 @@ def forked(place: Path) -> Series:
         child = int(server.post("/fork").text)
         server.post("/wait/stays").raise_for_status()
         time.sleep(0.3)
+        at = time.monotonic()
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
+        outcome.deaths.append(Death(at, until=time.monotonic()))
         load.stop()
         server.start_again()
         if not until(lambda: not rows(path)):
@@ -252,7 +306,7 @@ def full(place: Path) -> Series | None:
     """Fill the disk under load, and make room again. None if this user may mount no disk."""
     outcome, disk = Series("a full disk", 1), place / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL}m", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
         return None
     try:
@@ -270,7 +324,7 @@ def full(place: Path) -> Series | None:
             load.stop()
             if not before or "disk is full" not in server.output():
                 outcome.broken.append("the disk was not full")
-            kill(server)
+            kill(server, outcome)
             server.start_again()
             until(lambda: not rows(path))
             outcome.judge(server.journal(), path)
@@ -282,7 +336,8 @@ def full(place: Path) -> Series | None:
 def run(seed: int, rounds: int) -> Iterator[Series]:
     """Run `rounds` crashes in all, and the other faults once each; some servers at the same time."""
     with ThreadPoolExecutor(JOBS) as pool:
-        faults = [pool.submit(_in_a_place, fault) for fault in (hang, poison, forked, full)]
+        workers = partial(kill_workers, min(WORKERS, rounds), seed)
+        faults = [pool.submit(_in_a_place, fault) for fault in (workers, hang, poison, forked, full)]
         parts = {
             kind.name: [
                 pool.submit(_in_a_place, partial(kills, kind, min(KILLS, left), seed + left))
@@ -316,7 +371,8 @@ def _sum(one: Series, two: Series) -> Series:
         one.refused | {prefix + each for each in two.refused},
         one.runs + Counter({prefix + each: count for each, count in two.runs.items()}),
         one.recovered + two.recovered,
-        one.broken + two.broken,
+        at_once=one.at_once + two.at_once,
+        broken=one.broken + two.broken,
     )
 
 
@@ -324,26 +380,42 @@ def section(outcomes: Sequence[Series]) -> str:
     """Return the part of the page, in Markdown."""
     if not outcomes:
         return ""
-    heads = ("fault", "rounds", "answered with 200", "failed routes", "tasks run", "recovered", "twins", "broken")
+    heads = ("fault", "rounds", "answered with 200", "failed routes", "tasks run", "recovered")
+    heads += ("twins", "at once", "broken")
     lines: list[Sequence[object]] = [heads, ["---"] * len(heads)]
     lines += [
         (
             *(each.name, each.rounds, f"{len(each.answered):,}", f"{len(each.refused):,}", f"{len(each.runs):,}"),
-            *(f"{each.recovered:,}", f"{each.twins:,}", len(each.broken)),
+            *(f"{each.recovered:,}", f"{each.twins:,}", each.at_once, len(each.broken)),
         )
         for each in outcomes
     ]
     table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
     return f"""{HEADING}
 
-{CLIENTS} clients order two tasks of a [journal](how-to/survive-a-crash.md) with each request, in routes that succeed
-and in routes that fail. All processes of the server are killed at a random moment in the first half second, and started
-again with the same file. `python -m soak.crashes` runs these rounds alone.
+{CLIENTS} clients order two tasks of a [journal](how-to/survive-a-crash.md) with each request. One route of four fails.
+`python -m soak.crashes` runs these rounds alone. The journal has `sync="normal"`.
+
+- *`kill -9`*: 0.05 to 0.5 s after the first answer all processes of the server get SIGKILL. In one round of four the
+  time counts from the begin of the load. Then the server starts again with the same file.
+- *`kill -9` of one of two workers*: under load one worker gets SIGKILL, up to 1 s after both are there. The other one
+  serves on, and uvicorn starts a new one. The next kill waits until these two have run the tasks of the dead one.
+- *SIGSTOP*: after 1 s under load one of two workers gets SIGSTOP, {HANGS:g} s later SIGCONT. The load goes on for 1 s.
+  Meanwhile the other worker serves, and looks for tasks of the dead every 2 s. uvicorn itself kills a worker that does
+  not answer for 5 s. So uvicorn has `--timeout-worker-healthcheck 60` here.
+- *A task that kills its process*: the server starts again after each of four deaths. The fifth process keeps the task
+  as failed, and serves.
+- *A forked child*: the app forks a child that closes the sockets and sleeps for a minute. Then the parent alone gets
+  SIGKILL, and the server starts again.
+- *A full disk*: the file is on a tmpfs of {SMALL} MiB, which only root can mount. After 0.2 s under load a second
+  file takes all the room that is left. 2 s later it is removed. The load goes on for 2 s, and all processes get
+  SIGKILL. Then the server starts again.
 
 What is checked: each task of a request that was answered with 200 runs, and no task of a failed route does. At the end
-the file is empty. "Recovered" counts runs in a later process, "twins" counts runs of tasks that had run: the process
-has died before the end of the run was in the file. While a process only hangs, no task runs twice. uvicorn kills
-workers that hang, so its health check is off in this round.
+the file is empty. "Recovered" counts runs in a later process, or in another worker. "Twins" counts runs of tasks that
+had run: the process has died before the end of the run was in the file. "At once" counts runs of a task that went on in
+another living process: each run notes its begin and its end, with the process and with the monotonic clock, which all
+processes of the machine share. While a process only hangs, no task runs twice.
 
 {table}"""
 
@@ -352,7 +424,7 @@ def tell(outcome: Series) -> None:
     """Print one series."""
     print(
         f"{outcome.name}: {outcome.rounds} rounds, {len(outcome.answered)} answered, {len(outcome.refused)} failed, "
-        f"{len(outcome.runs)} ran, {outcome.recovered} recovered, {outcome.twins} twins",
+        f"{len(outcome.runs)} ran, {outcome.recovered} recovered, {outcome.twins} twins, {outcome.at_once} at once",
         flush=True,
     )
     for broken in outcome.broken[:5]:

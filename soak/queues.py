@@ -254,7 +254,8 @@ killed, for up to 4 s, one fault after the other for {LOAD:g} s. In one round of
 
 What is checked: each task has an id of its own. Each id runs at least once, or `on_error` gets it once. A task that is
 `refused` never runs. "Lost after that" counts tasks that the broker had confirmed, and that Redis or the engine lost.
-(A worker of Celery takes a message from Redis and notes it in two steps. A fault between them loses the message.)
+(A worker of Celery takes a message from a list by `BRPOP`. Its next command writes the message to the hash `unacked`.
+If the worker or the Redis is killed between the two commands, or the Redis is full then, the message is lost.)
 
 {_table(heads, rows)}
 The next table has milliseconds, while the broker fails, and before. A stall is a time without a turn of the event loop.

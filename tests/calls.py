@@ -47,10 +47,12 @@ def note(file: Path) -> None:
     part.rename(file)
 
 
-def occupy(seconds: float) -> tuple[float, float]:
-    """Return when this call began and ended, by a clock that all processes share."""
+def hold(started: Path, until: Path) -> tuple[float, float]:
+    """Write the file `started`, and wait for the file `until`. Return when this call began and ended, by a clock that
+    all processes share.
+    """
     began = time.monotonic()
-    time.sleep(seconds)
+    wait(started, until)
     return began, time.monotonic()
 
 

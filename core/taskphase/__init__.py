@@ -44,7 +44,7 @@ from .errors import (
     TasksSaturatedError,
     TasksUnportableError,
 )
-from .journal import Journal, JournalEntry
+from .journal import Journal, JournalEntry, JournalOverview
 
 __all__ = [
     "DrainReport",
@@ -53,6 +53,7 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "JournalError",
+    "JournalOverview",
     "Limit",
     "LogTasks",
     "NoCurrentError",

@@ -11,6 +11,12 @@ from ._daemons import Daemons
 
 # Threads for publishing. Celery's client is sync, and more threads would only wait for the interpreter's lock.
 THREADS = 4
+# The options of a transport, by its kind, where the app sets none. Times in seconds: a broker that works answers in
+# milliseconds.
+_BOUNDS: Mapping[str, Mapping[str, Any]] = {
+    "redis": {"socket_timeout": 2, "socket_connect_timeout": 2},
+    "amqp": {"read_timeout": 2, "write_timeout": 2, "confirm_publish": True},
+}
 _ProducerPool: Any = pools.ProducerPool  # has no types
 
 
@@ -75,15 +81,20 @@ class Client:
 
 
 def connection_of(app: Any) -> Any:
-    """Return a connection, not yet connected, which tries each of its hosts once."""
+    """Return a connection, not yet connected, which tries each of its hosts once, with bounded waits.
+
+    The bounds are not for the connections of workers. A worker whose acknowledgement gets no answer in time keeps the
+    place of its message for ever, and takes no further messages when no place is left (Celery 5.7).
+    """
     if app.conf.task_always_eager:
         raise ValueError(
             "task_always_eager=True runs tasks in this program, in the middle of an attempt to publish: set it to "
             "False, or give the host queues=[] to run tasks here"
         )
-    hosts = len(app.connection_for_write().alt) or 1
-    once = {"max_retries": hosts - 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-    return app.connection_for_write(transport_options=once)
+    of_app = app.connection_for_write()
+    once = {"max_retries": (len(of_app.alt) or 1) - 1}
+    bounds = _BOUNDS.get(of_app.transport.driver_type, {})
+    return app.connection_for_write(transport_options={**bounds, **of_app.transport_options, **once})
 
 
 def longest_attempt(app: Any, connection: Any) -> float | None:
@@ -93,12 +104,22 @@ def longest_attempt(app: Any, connection: Any) -> float | None:
     """
     options: Mapping[str, Any] = connection.transport_options
     hosts = len(connection.alt) or 1
-    match connection.transport.driver_type:
+    driver = connection.transport.driver_type
+    off = {key: options[key] for key in _BOUNDS.get(driver, ()) if not options[key]}
+    if off:
+        why = (
+            "publishing would not wait for the broker's answer"
+            if off.keys() == {"confirm_publish"}
+            else "a thread that publishes could wait for ever"
+        )
+        raise ValueError(
+            f"with {off} in broker_transport_options of the Celery app {why}: leave them out, and CeleryQueue sets its "
+            "own"
+        )
+    match driver:
         case "redis":
-            _require("Redis", options, {"socket_timeout": 2, "socket_connect_timeout": 2})
-            return float(options["socket_connect_timeout"] * hosts + options["socket_timeout"])
+            return float((options["socket_connect_timeout"] + options["socket_timeout"]) * hosts)
         case "amqp":
-            _require("RabbitMQ", options, {"read_timeout": 2, "write_timeout": 2, "confirm_publish": True})
             timeout = app.conf.broker_connection_timeout
             if not timeout:
                 raise ValueError(f"broker_connection_timeout={timeout!r} would wait for ever: set it to 2")
@@ -107,17 +128,3 @@ def longest_attempt(app: Any, connection: Any) -> float | None:
             return 0.0
         case _:
             return None
-
-
-def _require(transport: str, options: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    missing = [key for key in wanted if not options.get(key)]
-    if missing:
-        why = (
-            "publishing would not wait for the broker's answer"
-            if missing == ["confirm_publish"]
-            else ("a thread that publishes could wait for ever")
-        )
-        raise ValueError(
-            f"the Celery app lacks {', '.join(missing)} for {transport}: {why}. Set "
-            f"app.conf.broker_transport_options = {dict(wanted)} before you make the CeleryQueue"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from types import MappingProxyType
 
@@ -32,12 +32,14 @@ class DrainReport:
         or handed over
     :ivar cancelled: the number of tasks of each name that the drain has cancelled
     :ivar abandoned: the number of tasks of each name whose threads still ran when `shield_timeout` was over
+    :ivar kept: of both, the number of tasks of each name that stay in the journal: another process runs them
     """
 
     seconds: float
     completed: int
     cancelled: Mapping[str, int]
     abandoned: Mapping[str, int]
+    kept: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Drain:
@@ -92,9 +94,10 @@ class Drain:
             else:
                 self._go_on(now)
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
-        report.drained(cut, self._abandoned)
+        kept = [job for job in (*cut, *self._abandoned) if (record := job._kept) is not None and record.stays]
+        report.drained(cut, self._abandoned, kept)
         completed = _completed(runner) - before
-        result = DrainReport(current_time() - began, completed, _named(cut), _named(self._abandoned))
+        result = DrainReport(current_time() - began, completed, *map(_named, (cut, self._abandoned, kept)))
         self._swept.clear()  # a closed host keeps no task
         self._shields.clear()
         self._abandoned.clear()

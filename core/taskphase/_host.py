@@ -224,7 +224,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         :param info: `scope.info`, for observers; default: an empty dict
         :raises TasksClosedError: if the host is not open yet
         """
-        return Scope(self._open_runner or self._refuse(), self._group, self._config, in_route=in_route, info=info)
+        return Scope(self._open_runner or self._refuse(), self._group, self._config, in_route, info)
 
     @property
     def tg(self) -> TaskGroup:
@@ -238,6 +238,11 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         if self._open_runner is None:
             self._refuse()
         return self._group
+
+    @property
+    def journal(self) -> AnyJournal | None:
+        """The `Journal` of this host, or None."""
+        return self._journal
 
     @property
     def _runner(self) -> Runner:

@@ -21,7 +21,7 @@ class LogTasks(TaskObserver):
 
     Each record has the attributes of all records about a task (`task_id`, `task_function` and so on), and two more:
 
-    - `task_age`: the seconds from `schedule()` to now
+    - `task_age`: the seconds from `schedule()` to now; of a task that a journal has recovered, from its recovery
     - `task_running_for`: the seconds of the last attempt or hand-over; 0 at its start; None if the task ends outside
       of both
 
@@ -49,11 +49,11 @@ class LogTasks(TaskObserver):
         age = task.age
         queue = queue_of(task.config)
         what: object = task.attempt
-        text = "task %r started attempt %d, %.3f s after schedule()"
+        text = "task %r started attempt %d, %.3f s after %s"
         if queue is not None:
-            text, what = "the hand-over of task %r to %r began, %.3f s after schedule()", queue.name
+            text, what = "the hand-over of task %r to %r began, %.3f s after %s", queue.name
         more = {"task_age": age, "task_running_for": 0.0}
-        report.observed(task, self._level, text, task.name, what, age, more=more)
+        report.observed(task, self._level, text, task.name, what, age, _beginning(task), more=more)
 
     def attempt_ended(self, task: Task[Any], _error: BaseException | None, retry_after: float | None, /) -> None:
         """Log the end of a task, in the context of its last attempt."""
@@ -68,15 +68,20 @@ class LogTasks(TaskObserver):
 
     def _log_end(self, task: Task[Any]) -> None:
         age, seconds = task.age, task.running_for
-        text = "task %r ended as %s, %.3f s after schedule()"
-        args: tuple[object, ...] = (task.name, task.status.value, age)
+        text = "task %r ended as %s, %.3f s after %s"
+        args: tuple[object, ...] = (task.name, task.status.value, age, _beginning(task))
         queue = queue_of(task.config)
         if queue is not None and task.status is TaskStatus.HANDED_OVER:
-            text = "task %r was handed over to %r as message %s, %.3f s after schedule()"
-            args = (task.name, queue.name, task.message_id, age)
+            text = "task %r was handed over to %r as message %s, %.3f s after %s"
+            args = (task.name, queue.name, task.message_id, age, _beginning(task))
         if seconds is not None and queue is not None:
             text, args = f"{text}; the hand-over took %.3f s", (*args, seconds)
         elif seconds is not None:
             text, args = f"{text}; attempt %d took %.3f s", (*args, task.attempt, seconds)
         more = {"task_age": age, "task_running_for": seconds}
         report.observed(task, self._level, text, *args, more=more)
+
+
+def _beginning(task: Task[Any]) -> str:
+    """Return what the age of `task` begins with."""
+    return "its recovery" if task.recovered else "schedule()"

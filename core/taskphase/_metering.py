@@ -62,6 +62,7 @@ class Counts:
         self._lock = RLock()  # a finalizer may schedule, and be refused, in the thread that has the lock
         self._refused: Counter[tuple[str, str]] = Counter()
         self._dropped: Counter[tuple[str, str]] = Counter()
+        self._recovered: Counter[tuple[str, str]] = Counter()
         self._seen: set[tuple[str, str]] = set()
         meter = provider.get_meter(NAME)
         self.duration = meter.create_histogram(
@@ -100,6 +101,12 @@ class Counts:
             unit="{task}",
             description="Tasks that never ran, because the outcome of the route did not fit.",
         )
+        meter.create_observable_counter(
+            "taskphase.task.recovered",
+            [lambda _: self._pairs(self._recovered, PHASE)],
+            unit="{task}",
+            description="Tasks that a journal has recovered: their process has died, or was shut down.",
+        )
 
     def note_refused(self, function: str, error: str) -> None:
         with self._lock:
@@ -108,6 +115,10 @@ class Counts:
     def note_dropped(self, function: str, phase: str) -> None:
         with self._lock:
             self._dropped[function, phase] += 1
+
+    def note_recovered(self, function: str, phase: str) -> None:
+        with self._lock:
+            self._recovered[function, phase] += 1
 
     def _alive(self, _: CallbackOptions) -> Iterable[Observation]:
         # `list()` copies in one step, while other threads change the dict.

@@ -214,7 +214,9 @@ def trace_headers(carried: Mapping[str, str]) -> dict[str, str]:
     :param carried: other headers. If the program puts a trace into them, the answer is an empty dict, too
     """
     headers: dict[str, str] = {}
-    if "opentelemetry.trace" in sys.modules and not any(name.lower() == "traceparent" for name in carried):
+    if "opentelemetry.trace" not in sys.modules:
+        return headers
+    if not (carried and any(name.lower() == "traceparent" for name in carried)):
         from opentelemetry import propagate
 
         propagate.inject(headers)

@@ -69,8 +69,8 @@ class Routed(Unit):
 
         :raises BaseException: the exception of the last hook that raised
         """
-        if self.outcome is None and exc_type is not GeneratorExit:
-            await _call(self._hooks or [], "success" if exc_type is None else "failure")
+        if self._hooks and self.outcome is None and exc_type is not GeneratorExit:
+            await _call(self._hooks, "success" if exc_type is None else "failure")
 
     def _refuse_to_end(self) -> None:
         """Refuse a call that would end the route, and cannot wait for hooks.
@@ -131,13 +131,13 @@ async def _call(hooks: list[RouteHook], outcome: Outcome) -> None:
 
     :raises BaseException: the exception of the last hook that raised
     """
-    if not hooks:
-        return
     try:
         await hooks.pop(0)(outcome)
     except GeneratorExit:  # the coroutine of the route is being closed: nothing may wait
         raise
     except BaseException:
-        await _call(hooks, "failure")
+        if hooks:
+            await _call(hooks, "failure")
         raise
-    await _call(hooks, outcome)
+    if hooks:
+        await _call(hooks, outcome)

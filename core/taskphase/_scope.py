@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup
 
 from ._batch import SchedulesPhases
 from ._drive.current import BODY, body_here
-from ._drive.hooks import Watching
 from ._drive.job import JOB, Job
 from ._drive.runner import Runner
 from ._drive.watching import tell_all
@@ -59,7 +58,6 @@ class Scope(Routed, SchedulesPhases):
         runner: Runner,
         tg: TaskGroup,
         config: TaskConfig,
-        *,
         in_route: bool = False,
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -76,11 +74,9 @@ class Scope(Routed, SchedulesPhases):
         self._config = config
         self._token: Token[Any] | None = None
         if in_route:
-            self._owner = runner.seam.running()
-            BODY.set((runner.host, JOB.get(), self._itself))
-
-    def _itself(self) -> Scope:
-        return self
+            running = runner.seam.running  # (Python 3.11 is slow at calling an attribute of an object)
+            self._owner = running()
+            BODY.set((runner.host, JOB.get(), self))
 
     def route(self) -> Route:
         """Return an async context manager around the route: the part of the scope that produces its answer.
@@ -136,7 +132,18 @@ class Scope(Routed, SchedulesPhases):
     def route_runs_here(self) -> bool:
         """True if the route has not ended, and this code runs in it."""
         body = body_here() if self.in_route else None
-        return body is not None and getattr(body[2], "__self__", None) is self
+        return body is not None and body[2] is self
+
+    @property
+    def is_observed(self) -> bool:
+        """True if an observer or the journal may read `info`."""
+        return self._runner.watching is not None or self._runner.keeper is not None
+
+    @property
+    def ends_at_once(self) -> bool:
+        """True if `end_route()` may end the route: no hook or first step has to come before, or just after."""
+        in_order = self._runner.seam.in_order or (self._state is _ROUTE and not self.unsettled and not self._held)
+        return in_order and self._hooks is None
 
     @property
     def in_order(self) -> bool:
@@ -158,19 +165,15 @@ class Scope(Routed, SchedulesPhases):
         if self.unsettled:
             await self._let_step()
         if (watching := self._runner.watching) is not None:
-            await _wait_for_ends(self, watching)
+            await watching.wait_for_ends(self)
 
     async def _let_step(self) -> None:
+        """Have the tasks that were asked to start take their first steps, and the tasks that these steps schedule."""
         for _ in range(_GENERATIONS):
             self.unsettled = False
             await self._runner.seam.first_steps()
             if not self.unsettled:
                 break
-
-    async def _keep_order(self) -> None:
-        """Have the tasks of earlier phases take their first steps before the next phase starts."""
-        if not self._runner.seam.in_order:
-            await self._let_step()
 
     async def _leave_route(self, exc_type: type[BaseException] | None) -> None:
         """End the route. If the scope was over before, end the scope, too.
@@ -184,11 +187,11 @@ class Scope(Routed, SchedulesPhases):
             failed = exc_type is not None
         finally:
             self._hooks = None
-            if self.unsettled:
-                await self._keep_order()
+            if self.unsettled and not self.in_order:
+                await self._let_step()
             if self._end_route(failed=failed):
-                if self.unsettled:
-                    await self._keep_order()
+                if self.unsettled and not self.in_order:
+                    await self._let_step()
                 self.end()
 
     def note_first_message(self) -> None:
@@ -199,7 +202,7 @@ class Scope(Routed, SchedulesPhases):
     async def __aenter__(self) -> Scope:
         self._owner = self._runner.seam.running()
         if self._runner.host is not None:
-            self._token = BODY.set((self._runner.host, JOB.get(), self._itself))
+            self._token = BODY.set((self._runner.host, JOB.get(), self))
         return self
 
     async def __aexit__(
@@ -211,13 +214,13 @@ class Scope(Routed, SchedulesPhases):
             if self._state is _ROUTE and not self.in_route:
                 await self._leave_route(exc_type)
         finally:
-            if self.unsettled:
-                await self._keep_order()
+            if self.unsettled and not self.in_order:
+                await self._let_step()
             self.end()
             if self._owner is self._runner.seam.running():
                 self._owner = None  # from now on this native task may wait for deferred tasks: another runs the route
         if (watching := self._runner.watching) is not None and may_wait(exc):
-            await _wait_for_ends(self, watching)
+            await watching.wait_for_ends(self)
 
     def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
         """End the scope as the end of an `async with` block does, for code that binds a framework.
@@ -292,8 +295,3 @@ class Scope(Routed, SchedulesPhases):
                     runner.drop(job, mismatch(job.config.when))
         finally:
             runner.is_busy = was_busy
-
-
-async def _wait_for_ends(scope: Scope, watching: Watching) -> None:
-    for settled in watching.settled:
-        await settled(scope)

@@ -60,9 +60,10 @@ class CeleryQueue(Queue):
     Redis, Celery can also lose a message that a worker takes at the moment when worker or Redis is killed, or when the
     Redis is full. A worker that does not know the name drops the message: deploy workers first.
 
-    :param app: a Celery app. With Redis it needs `broker_transport_options={"socket_timeout": 2,
-        "socket_connect_timeout": 2}`; with RabbitMQ `{"read_timeout": 2, "write_timeout": 2, "confirm_publish": True}`
-        and `broker_connection_timeout`
+    :param app: a Celery app. The connections of the queue, not of workers, have the timeouts of two seconds, and with
+        RabbitMQ `confirm_publish`, unless `broker_transport_options` of the app set others. Leave them out: workers
+        would have them, too, and a worker of Celery whose acknowledgement gets no answer in time may take no further
+        messages
     :param functions: functions at the top of a module, or a dict of functions, with the options of each
     :param name: in messages, records and telemetry; default: the name of the app's default queue
     :param attempt_timeout: default: two seconds more than the timeouts of the sockets. At least one second more: a

@@ -101,7 +101,8 @@ class TasksUnportableError(TasksError, TypeError):
 
 class HandOverFailed(TasksError):
     """A task was not handed over to its queue within the deadline, or the shutdown has cut the hand-over off. The
-    `__cause__` is the exception of the last attempt to publish; None if there was no attempt.
+    `__cause__` is the exception of the last attempt to publish; None if there was no attempt, or the shutdown has cut
+    the attempt off.
 
     :ivar queue: the name of the queue
     :ivar message_id: `task.message_id`

@@ -54,6 +54,9 @@ class TraceTasks(TaskObserver):
     A task of a queue has one PRODUCER span for its hand-over, in place of the spans of attempts. `Queue.publish()` gets
     the trace of this span among its headers, and `taskphase.queues.running()` continues it in the worker.
 
+    The span of a task that a journal has recovered is in the trace of the request, too, and has the attribute
+    `taskphase.task.recovered`.
+
     Tasks that were scheduled before the observer was there have no span and are not counted.
 
     :param tracer_provider: makes the spans; default: the global provider, also if the program sets it later
@@ -90,7 +93,9 @@ class TraceTasks(TaskObserver):
     def scheduled(self, task: Task[Any], _scope: Scope | None, /) -> None:
         """Begin to count the task."""
         state = "waiting" if task.phase is Phase.IMMEDIATE else "deferred"
-        self._lives[task.id] = Life(task.function, task.phase.value, state)
+        self._lives[task.id] = life = Life(task.function, task.phase.value, state)
+        if task.recovered:
+            self._counts.note_recovered(life.function, life.phase)
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count the refusal."""
@@ -126,6 +131,7 @@ class TraceTasks(TaskObserver):
                 **life.labels,
                 "taskphase.task.id": task.id,
                 "taskphase.task.name": exportable(task.name),
+                **({"taskphase.task.recovered": True} if task.recovered else {}),
                 **(own if queue is None else _of_message(task, queue)),
             },
             links=[Link(cause)] if self._links and cause.is_valid else None,

@@ -56,6 +56,7 @@ class PrometheusTasks(TaskObserver):
     | `taskphase_task_wait_seconds`, a histogram: from the phase to the first step | `function`, `phase` |
     | `taskphase_tasks_ended_total`: each task once | `function`, `phase`, `outcome` |
     | `taskphase_tasks_retried_total`: attempts that another attempt follows | `function` |
+    | `taskphase_tasks_recovered_total`: tasks that a journal has recovered | `function` |
     | `taskphase_tasks_refused_total`: calls of `schedule()` that raise | `function`, `error` |
     | `taskphase_handover_duration_seconds`, a histogram: hand-overs to queues | `function`, `queue`, `outcome` |
 
@@ -64,7 +65,7 @@ class PrometheusTasks(TaskObserver):
       `handed_over`. Of a hand-over it is `handed_over`, `refused`, `unknown` (see `HandOverFailed`) or `cancelled`. A
       hand-over is no attempt, so the other histograms do not have it.
     - The wait does not include the `delay` of the task.
-    - `state` is `deferred`, `delayed`, `limited`, `waiting`, `running`, `retrying` or `handing_over`.
+    - `state` is `deferred`, `recording`, `delayed`, `limited`, `waiting`, `running`, `retrying` or `handing_over`.
 
     A scrape may come in any thread. One observer may watch several hosts: its metrics are their sums. In the
     multi-process mode of prometheus_client the gauge is the sum of the processes that are alive.
@@ -112,11 +113,13 @@ class PrometheusTasks(TaskObserver):
         ends = counter("tasks_ended", "Tasks that have ended.", *named, "outcome")
         retries = counter("tasks_retried", "Attempts that another attempt follows.", "function")
         refusals = counter("tasks_refused", "Calls of schedule() that raise.", "function", "error")
-        metrics = (alive, durations, waits, ends, retries, refusals, handovers)
+        recoveries = counter("tasks_recovered", "Tasks that a journal has recovered.", "function")
+        metrics = (alive, durations, waits, ends, retries, refusals, recoveries, handovers)
         self._changes = Changes(metrics, self._set_alive)
         self._alive: Series[Gauge] = Series(alive)
         self._durations, self._waits, self._handovers = Series(durations), Series(waits), Series(handovers)
         self._ends, self._retries, self._refusals = Series(ends), Series(retries), Series(refusals)
+        self._recoveries = Series(recoveries)
         self._states = SharedStates(self._changes, self._alive) if is_shared else States()
         self._most = 1 if is_shared else _MOST
         self._due_at: dict[int, float] = {}  # the age of a task when its later phase came
@@ -133,8 +136,10 @@ class PrometheusTasks(TaskObserver):
     # Each of the next methods is a part of the cost of each task.
 
     def scheduled(self, task: Task[Any], _scope: Scope | None, /) -> None:
-        """Count the task as deferred."""
+        """Count the task as deferred, and a recovery."""
         self._states[task.id] = _DEFERRED
+        if task.recovered:
+            self._note(self._recover, (task.function,))
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count a refusal."""
@@ -198,6 +203,9 @@ class PrometheusTasks(TaskObserver):
 
     def _refuse(self, labels: tuple[str, ...], _: float) -> None:
         self._refusals[labels].inc()
+
+    def _recover(self, labels: tuple[str, ...], _: float) -> None:
+        self._recoveries[labels].inc()
 
     def _wait(self, labels: tuple[str, ...], seconds: float) -> None:
         self._waits[labels].observe(seconds)

@@ -25,6 +25,9 @@ _OP = "queue.process"
 _OP_OF_HAND_OVER = "queue.publish"
 _ORIGIN = "auto.queue.taskphase"
 _CONTEXT = "taskphase"  # of an event, beside "trace" and "runtime"
+_HEADERS = ("sentry-trace", "baggage")
+_RECOVERED = "taskphase.recovered"  # a tag, because Sentry searches no contexts
+_IN_JOURNAL = "taskphase.sentry."  # before the name of a header of the trace, in the file of a journal
 
 
 class _Attempt(NamedTuple):
@@ -57,7 +60,8 @@ class SentryTasks(TaskObserver):
     - Error events have the name of the function as their transaction. They come from the ERROR records of the logger
       `taskphase`, as without this observer: one event for each task that has failed for good.
 
-    The context `taskphase` of each event names the task and the attempt, never the arguments. Without
+    The context `taskphase` of each event names the task and the attempt, never the arguments. A task that a journal has
+    recovered is in the trace of its request, and has the tag `taskphase.recovered`. Without
     `sentry_sdk.init()` nothing happens. Put this observer first in the list: then the log lines of others belong to the
     task, too.
     """
@@ -68,8 +72,7 @@ class SentryTasks(TaskObserver):
     def scheduled(self, task: Task[Any], _scope: Scope | None, /) -> None:
         """Keep the trace of the code that schedules the task."""
         if sentry_sdk.is_initialized():
-            headers = {"sentry-trace": sentry_sdk.get_traceparent(), "baggage": sentry_sdk.get_baggage()}
-            self._traces[task.id] = {name: value for name, value in headers.items() if value is not None}
+            self._traces[task.id] = _trace_of(task)
 
     def started(self, task: Task[Any], /) -> None:
         """Begin a scope and a transaction."""
@@ -87,10 +90,15 @@ class SentryTasks(TaskObserver):
                 "function": task.function,
                 "name": task.name,
                 "phase": task.phase.value,
-                "attempt": task.attempt,
+                **_number_of(task),
                 **({} if task.message_id is None else {"message_id": task.message_id}),
+                **({"recovered": True} if task.recovered else {}),
             },
         )
+        if task.recovered:
+            scope.set_tag(_RECOVERED, "true")
+        else:
+            scope.remove_tag(_RECOVERED)  # of the task that has scheduled this one
         if around is None or around.scope is not old:
             # Otherwise the fork has it: a task that schedules itself again and again would add one each time.
             scope.add_event_processor(_set_transaction)
@@ -107,6 +115,25 @@ class SentryTasks(TaskObserver):
         self._traces.pop(task.id, None)
 
 
+def _trace_of(task: Task[Any]) -> dict[str, str]:
+    """Return the headers of the trace around this code; for a recovered task, of the request that has scheduled it."""
+    record = task._kept
+    if record is not None and record.is_recovered:
+        kept = {name: record.headers[_IN_JOURNAL + name] for name in _HEADERS if _IN_JOURNAL + name in record.headers}
+        if kept:
+            return kept
+    found = zip(_HEADERS, (sentry_sdk.get_traceparent(), sentry_sdk.get_baggage()), strict=True)
+    headers = {name: value for name, value in found if value is not None}
+    if record is not None:
+        record.headers.update({_IN_JOURNAL + name: value for name, value in headers.items()})
+    return headers
+
+
+def _number_of(task: Task[Any]) -> dict[str, int]:
+    """Return the number of the attempt. A hand-over is no attempt at the task."""
+    return {"attempt": task.attempt} if queue_of(task.config) is None else {}
+
+
 def _begin(task: Task[Any], trace: dict[str, str]) -> Span | StreamedSpan:
     """Begin the transaction of an attempt or of a hand-over, on the current scope."""
     queue = queue_of(task.config)
@@ -115,8 +142,10 @@ def _begin(task: Task[Any], trace: dict[str, str]) -> Span | StreamedSpan:
         "taskphase.task.id": task.id,
         "taskphase.task.name": task.name,
         "taskphase.task.phase": task.phase.value,
-        "taskphase.task.attempt": task.attempt,
+        **{f"taskphase.task.{name}": number for name, number in _number_of(task).items()},
     }
+    if task.recovered:
+        data["taskphase.task.recovered"] = True
     if queue is not None:
         data |= {"messaging.destination.name": queue.name, "messaging.message.id": str(task.message_id)}
         if queue.system is not None:

@@ -214,14 +214,15 @@ def _note_sent(host: TaskHost, message: Message) -> None:
 
 async def _drain(host: TaskHost) -> None:
     report = await host.aclose()
-    cancelled, abandoned = sum(report.cancelled.values()), sum(report.abandoned.values())
+    cancelled, abandoned, kept = (sum(of.values()) for of in (report.cancelled, report.abandoned, report.kept))
     if report.completed or cancelled or abandoned:
         _LOGGER.info(
-            "tasks drained in %.3g s: %d completed, %d cancelled, %d abandoned",
+            "tasks drained in %.3g s: %d completed, %d cancelled, %d abandoned%s",
             report.seconds,
             report.completed,
             cancelled,
             abandoned,
+            f"; {kept} of these in the journal, for another process" if kept else "",
         )
 
 

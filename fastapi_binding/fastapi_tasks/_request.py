@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anyio import Event
 from starlette.types import Message, Scope, Send
@@ -39,8 +39,13 @@ class RequestTasks:
     :ivar _earlier: the scopes of earlier routes
     :ivar _has_begun: True if the first message may go, or has gone, to the server
     :ivar _is_direct: True if `send()` passes messages on without a look at the scopes
-    :ivar _line: the events of the messages that wait; None if no message waits or is being sent
+    :ivar _line: the events of the messages that wait behind one that is being sent; None if none is being sent
+    :ivar _stack: the exit stack of the last route. Like `_scheduler` missing until the route asks for its scheduler
     """
+
+    if TYPE_CHECKING:
+        _stack: AsyncExitStack[Any]
+        _scheduler: TasksScheduler
 
     __slots__ = (
         "_asgi_scope",
@@ -65,15 +70,13 @@ class RequestTasks:
         state["fastapi_tasks_host"] = host
         self.tasks: TaskScope | None = None
         self.outside: TaskScope | None = None
-        self._scheduler: TasksScheduler | None = None
         self._earlier: list[TaskScope] | None = None
         self.host = host
         self._asgi_scope: Scope | None = scope
         self._info: dict[str, Any] | None = None
         self._send = send
-        self._stack: object = None
         self._is_direct = self._has_begun = False
-        self._line: deque[Event] | None = None
+        self._line: deque[Event] | tuple[()] | None = None
         self._waiter: Event | None = None
 
     def open(self, scope: Scope) -> TasksScheduler:
@@ -83,7 +86,7 @@ class RequestTasks:
         :raises FastAPITasksUnsupportedError: if FastAPI has no exit stack for such a callback
         """
         stack: AsyncExitStack[Any] | None = scope.get(_FUNCTION_STACK_KEY)
-        if stack is self._stack and self._scheduler is not None:
+        if self.tasks is not None and stack is self._stack:
             return self._scheduler
         if not isinstance(stack, AsyncExitStack):
             raise FastAPITasksUnsupportedError(
@@ -91,26 +94,25 @@ class RequestTasks:
             )
         if self.tasks is not None:
             self._earlier = [*(self._earlier or ()), self.tasks]
-        self.tasks = tasks = self.host.scope(in_route=True, info=self._describe(scope))
+        self.tasks = tasks = self.host.scope(in_route=True)
+        if tasks.is_observed:
+            tasks.info = self._describe(scope)
         if self._send is _too_late:
             tasks.end()  # then the end of the route ends the scope
         self._stack = stack
         if scope["type"] == "websocket":
             leave_last(stack, partial(self._leave_session, tasks), is_async=True)
-        elif tasks.in_order:
-            leave_last(stack, partial(self._leave_route, tasks, stack))
         else:
-            leave_last(stack, partial(self._leave_route_later, tasks), is_async=True)
+            leave_last(stack, partial(self._leave_route, self, tasks, stack))
         self._scheduler = scheduler = TasksScheduler(tasks)
         return scheduler
 
     def scope(self) -> TaskScope:
         """Return the scope of tasks that are scheduled outside of the route, not by its scheduler."""
-        info = self._describe(self._asgi_scope)
         if self.tasks is not None and self._has_begun:
             return self.tasks
         if self.outside is None:
-            self.outside = self.host.scope(info=info)
+            self.outside = self.host.scope(info=self._describe(self._asgi_scope))
             self._is_direct = False
             if self._has_begun:
                 self.outside.end_route()
@@ -131,22 +133,18 @@ class RequestTasks:
             info["route"] = getattr(route, "path", None)
         return info
 
+    @staticmethod  # without a bound method the garbage collector has less to do
     def _leave_route(
-        self,
-        tasks: TaskScope,
-        stack: AsyncExitStack[Any],
-        exc_type: type[BaseException] | None,
-        _exc: object,
-        _tb: object,
+        request: RequestTasks, tasks: TaskScope, stack: AsyncExitStack[Any], exc_type: Any, _exc: object, _tb: object
     ) -> None:
-        # As the end of a `route()` block on asyncio. But the barrier comes later, before the first message.
-        if tasks.has_hooks:
-            stack.push_async_exit(partial(self._leave_route_later, tasks))  # the stack ends, and calls this next
+        # As the end of a `route()` block. But the barrier comes later, before the first message.
+        if not tasks.ends_at_once:
+            stack.push_async_exit(partial(request._leave_route_later, tasks))  # the stack ends, and calls this next
             return
         failed = exc_type is not None
         tasks.end_route(failed=failed)
-        if failed or self._waiter is not None:
-            self._note_route_left(failed=failed)
+        if failed or request._waiter is not None:
+            request._note_route_left(failed=failed)
 
     async def _leave_route_later(self, tasks: TaskScope, *outcome: Any) -> None:
         try:
@@ -170,7 +168,6 @@ class RequestTasks:
 
         :return: None if they have ended, otherwise an awaitable that ends them
         """
-        tasks = self.tasks
         if self.outside is not None:
             self._describe(self._asgi_scope)
         # Forget the ASGI scope, and the server's `send`, which refers to the scope. The scope refers to this object: in
@@ -180,7 +177,7 @@ class RequestTasks:
         self._asgi_scope = None
         if self.outside is not None or self._earlier is not None:
             return self._leave_all(exc)
-        return None if tasks is None else tasks.leave(exc)
+        return None if self.tasks is None else self.tasks.leave(exc)
 
     async def _leave_all(self, exc: BaseException | None) -> None:
         try:
@@ -215,17 +212,25 @@ class RequestTasks:
             self._is_direct = self._has_begun = True
             if tasks is not None:
                 tasks.note_first_message()
-        return self._send(message)
+        send = self._send  # (Python 3.11 is slow at calling an attribute of an object)
+        return send(message)
 
     async def _send_in_line(self, message: Message) -> None:
         """Send the first message, and messages that come while it waits: one at a time, in their order."""
         if self._line is None:
-            self._line = deque()
+            self._line = ()
         else:
-            await self._wait_in_line(self._line)
+            await self._wait_in_line()
         try:
             if not self._has_begun:
-                await self._settle(message)
+                tasks = self.tasks
+                if self.outside is not None or self._earlier is not None or (tasks is not None and tasks.in_route):
+                    await self._settle_others(message)
+                if tasks is not None:
+                    await tasks.settle()
+                self._has_begun = True
+                if (last := self.tasks or self.outside) is not None:
+                    last.note_first_message()
             await self._send(message)
         finally:
             if self._line:
@@ -234,7 +239,8 @@ class RequestTasks:
                 self._line = None
                 self._is_direct = self._has_begun
 
-    async def _wait_in_line(self, line: deque[Event]) -> None:
+    async def _wait_in_line(self) -> None:
+        self._line = line = self._line if isinstance(self._line, deque) else deque[Event]()
         turn = Event()
         line.append(turn)
         try:
@@ -248,7 +254,8 @@ class RequestTasks:
                 self._line = None
             raise
 
-    async def _settle(self, message: Message) -> None:
+    async def _settle_others(self, message: Message) -> None:
+        """Prepare the barrier of the last route: end the route if it sends by itself, and wait for other scopes."""
         tasks = self.tasks
         if tasks is not None and tasks.in_route and message["type"] == "http.response.start" and tasks.route_runs_here:
             # The route sends before FastAPI leaves its exit stack, like `app.frontend()`.
@@ -258,9 +265,6 @@ class RequestTasks:
             await self._decide_outside()
         for each in self._scopes():
             await each.settle()
-        self._has_begun = True
-        if (last := self.tasks or self.outside) is not None:
-            last.note_first_message()
 
     async def _decide_outside(self, *, failed: bool = False) -> None:
         """Give tasks that were scheduled outside of any route the outcome of the last route; without one, `failed`."""
@@ -274,9 +278,7 @@ class RequestTasks:
                 await self.outside.settle()  # otherwise after_route tasks may start before immediate tasks
             self.outside.end_route(failed=failed)
 
-    def _scopes(self) -> Sequence[TaskScope]:
-        if self.tasks is not None and self.outside is None and self._earlier is None:
-            return (self.tasks,)
+    def _scopes(self) -> list[TaskScope]:
         return [tasks for tasks in (*(self._earlier or ()), self.tasks, self.outside) if tasks is not None]
 
 

@@ -19,7 +19,7 @@ from property_tests.mutants.child import LIMIT
 ROOT = Path(__file__).resolve().parents[2]
 
 # The imports of the properties, and pytest's settings. Some properties use helpers of the other tests.
-_COPIED = ("core", "fastapi_binding", "property_tests", "tests", "pyproject.toml")
+_COPIED = ("core", "fastapi_binding", "property_tests", "tests", "conftest.py", "pyproject.toml")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 # Checks that each old text is there, which is never true in a copy with a bug.

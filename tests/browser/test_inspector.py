@@ -270,6 +270,13 @@ def test_the_parts_of_the_page_have_roles_and_names(tab: Tab) -> None:
         assert tab.page.get_by_role(role).count() == 1
 
 
+def test_without_a_journal_the_page_shows_none_and_loads_nothing_for_it(tab: Tab) -> None:
+    tab.open()
+    assert tab.page.get_by_text("journal").filter(visible=True).count() == 0
+    assert tab.page.get_by_text("recovered").count() == 0
+    assert not [url for url in tab.requests if "journal" in url]
+
+
 @pytest.mark.parametrize("width", [390, 768, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_its_screen_and_can_be_read(chromium: Any, server: Server, width: int, scheme: str) -> None:

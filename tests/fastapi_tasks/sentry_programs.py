@@ -1,8 +1,8 @@
 """Programs with `sentry_sdk.init()`, which patches FastAPI, Starlette and logging for good: they need a process.
 
-    python -m tests.fastapi_tasks.sentry_programs BACKEND
+    python -m tests.fastapi_tasks.sentry_programs BACKEND FILE
 
-The last line of the output is JSON: of each program the items that reached the transport, and notes.
+The file gets JSON: of each program the items that reached the transport, and notes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +25,7 @@ from sentry_sdk.transport import Transport
 from tests import wire
 from tests.handed import DownQueue, ListQueue, send_mail
 
-from fastapi_tasks import Task, TaskHost, Tasks, add_tasks, retry
+from fastapi_tasks import Journal, Task, TaskHost, Tasks, add_tasks, current_host, current_task, retry
 from taskphase.sentry import SentryTasks
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -274,6 +276,37 @@ async def handed() -> None:
         await task.wait()
 
 
+async def recovered() -> None:
+    """A task of a request whose first two runs the shutdown cuts off. The third one fails, and has a child."""
+    init()
+
+    async def fails_at_last() -> None:
+        runs.append(current_task().recovered)
+        if len(runs) < 3:
+            await anyio.sleep_forever()
+        await current_host().task(name="child").schedule(succeeds)
+        raise LookupError
+
+    runs: list[bool] = []
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder, "tasks.db"), [fails_at_last], sync="normal")
+        app = FastAPI()
+        add_tasks(app, observers=[SentryTasks()], journal=journal)
+
+        @app.get("/items/{item}")
+        async def endpoint(item: int, tasks: Tasks) -> None:
+            NOTES["traceparent"] = sentry_sdk.get_traceparent()
+            tasks.task(name="mail").after_response.schedule(fails_at_last)
+
+        for number in range(3):
+            async with wire.lifespan(app):
+                if not number:
+                    await wire.request(app, path="/items/7", headers=FORWARDED)
+                while len(runs) <= number or (number == 2 and not await journal.failed()):
+                    await anyio.sleep(0.01)
+    NOTES["runs"] = runs
+
+
 async def handed_in_a_stream() -> None:
     """A hand-over where the SDK sends spans, and no transactions."""
     init(trace_lifecycle="stream")
@@ -318,10 +351,12 @@ PROGRAMS = (
     elsewhere,
     paused,
     handed,
+    recovered,
     handed_in_a_stream,
 )  # `off` first: `init()` cannot be undone
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.CRITICAL)
     logging.getLogger("taskphase").setLevel(logging.DEBUG)
-    sys.stdout.write(json.dumps({each.__name__: run(each, sys.argv[1]) for each in PROGRAMS}, default=repr))
+    results = {each.__name__: run(each, sys.argv[1]) for each in PROGRAMS}
+    Path(sys.argv[2]).write_text(json.dumps(results, default=repr))

@@ -443,3 +443,18 @@ async def test_an_argument_that_is_no_json_is_a_500_and_nothing_is_half_done_g22
         assert (await server.get()).status == 500
         await turns()
         assert (program.rows(), program.runs) == ({}, [])
+
+
+async def test_the_line_of_the_drain_counts_tasks_that_stay_in_the_journal_g9_g22(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="fastapi_tasks")
+    app = app_with_tasks(journal=program.journal(), drain_timeout=0)
+    async with serving(app):
+        host_of(app).schedule(anyio.sleep_forever)
+        host_of(app).schedule(program.hold)
+        await until(lambda: program.runs)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "fastapi_tasks"]
+    assert line.partition(" s: ")[2] == (
+        "0 completed, 2 cancelled, 0 abandoned; 1 of these in the journal, for another process"
+    )

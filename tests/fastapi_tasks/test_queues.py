@@ -120,14 +120,16 @@ async def test_without_a_lifespan_the_call_waits_for_its_hand_overs_and_closes_g
 
 
 async def test_requests_without_a_lifespan_share_the_connection_of_their_loop_g13_g21() -> None:
-    queue = FakeQueue(then="hang")
-    app = app_of(queue, shield_timeout=0)
+    queue, answer = FakeQueue(), anyio.Event()
+    queue._take = lambda *_: answer.wait()  # type: ignore[method-assign]
+    app = app_of(queue)
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(wire.request, app)
         await until(lambda: len(queue.attempts) == 9)
         assert queue.connections == ["open"]
-        group.cancel_scope.cancel()
+        answer.set()
+    assert queue.connections == ["open", "close"]
 
 
 async def test_lifespans_of_one_loop_close_the_connection_with_the_last_one_g13_g21() -> None:

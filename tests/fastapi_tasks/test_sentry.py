@@ -37,11 +37,12 @@ class Sent:
 
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop", "trio"])
-def programs(request: pytest.FixtureRequest) -> dict[str, Sent]:
-    command = [sys.executable, "-W", "error", "-m", "tests.fastapi_tasks.sentry_programs", request.param]
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sent]:
+    file = tmp_path_factory.mktemp("sentry") / "results.json"
+    command = [sys.executable, "-W", "error", "-m", "tests.fastapi_tasks.sentry_programs", request.param, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_WITHIN, check=False)
     assert done.returncode == 0, done.stderr
-    return {name: Sent(**result) for name, result in json.loads(done.stdout.splitlines()[-1]).items()}
+    return {name: Sent(**result) for name, result in json.loads(file.read_text()).items()}
 
 
 def own(item: Item) -> dict[str, Any]:
@@ -262,6 +263,16 @@ def test_a_hand_over_that_fails_is_an_error_and_a_cancelled_one_is_none_g9_g20_g
     assert sent.notes["left"] == 0
 
 
+def test_a_hand_over_has_no_number_of_an_attempt_g20_g21(programs: dict[str, Sent]) -> None:
+    handed = programs["handed"]
+    sent, ran = handed.attempts("here")
+    [failed] = handed.attempts("fails")
+
+    number = "taskphase.task.attempt"
+    assert [own(each).get("attempt") for each in (failed, sent, ran)] == [None, None, 1]
+    assert [each["contexts"]["trace"]["data"].get(number) for each in (failed, sent, ran)] == [None, None, 1]
+
+
 def test_a_refused_hand_over_and_the_run_here_are_two_transactions_g20_g21(programs: dict[str, Sent]) -> None:
     sent, ran = programs["handed"].attempts("here")
 
@@ -276,3 +287,21 @@ def test_a_hand_over_is_a_segment_where_the_sdk_streams_spans_g20_g21(programs: 
     assert segment["attributes"]["sentry.op"]["value"] == "queue.publish"
     assert segment["attributes"]["messaging.destination.name"]["value"] == "later"
     assert len(segment["attributes"]["messaging.message.id"]["value"]) == 32
+
+
+def test_a_recovered_task_is_in_the_trace_of_its_request_and_has_a_tag_g20_g22(programs: dict[str, Sent]) -> None:
+    sent = programs["recovered"]
+    assert sent.notes["runs"] == [False, True, True]
+    request = header(sent.notes["traceparent"])
+    assert request[0] == "0123456789abcdef0123456789abcdef"
+    runs = sent.attempts("mail")
+    assert [(trace(each), status(each)) for each in runs] == [
+        (request, "cancelled"), (request, "cancelled"), (request, "internal_error"),
+    ]  # fmt: skip
+    assert [own(each).get("recovered") for each in runs] == [None, True, True]
+    assert [each["tags"].get("taskphase.recovered") for each in runs] == [None, "true", "true"]
+    assert len({own(each)["message_id"] for each in runs}) == 1
+    (event,) = sent.all("event")
+    assert (trace(event)[0], event["tags"]["taskphase.recovered"]) == (request[0], "true")
+    (child,) = sent.attempts("child")
+    assert (trace(child)[0], child["tags"].get("taskphase.recovered")) == (request[0], None)

@@ -22,8 +22,8 @@ READY_WITHIN = 20.0  # seconds; a worker of Celery starts in about 2 s on 2 core
 POLL_EVERY = 0.02  # seconds; a process outside of the test sends no events
 
 COMMANDS = {
-    "taskiq": "taskiq worker tests.queues.programs.handed:broker --workers 1 --shutdown-timeout 2",
-    "celery": "celery -A tests.queues.programs.handed:app worker --concurrency 1 --loglevel INFO "
+    "taskiq": "taskiq worker tests.queues.programs.{program}:broker --workers 1 --shutdown-timeout 2",
+    "celery": "celery -A tests.queues.programs.{program}:app worker --concurrency 1 --loglevel INFO "
     "--without-gossip --without-mingle --without-heartbeat",
 }
 IS_READY = {"taskiq": "Listening started", "celery": " ready."}
@@ -118,10 +118,14 @@ class Worker:
     """A worker of an engine, with its child processes.
 
     :param journal: the path of the journal of the app
+    :param program: a module of tests/queues/programs
     """
 
-    def __init__(self, engine: str, env: Mapping[str, str], journal: Path, directory: Path) -> None:
+    def __init__(
+        self, engine: str, env: Mapping[str, str], journal: Path, directory: Path, program: str = "handed"
+    ) -> None:
         self._engine = engine
+        self._command = COMMANDS[engine].format(program=program)
         self._env = {**env, JOURNAL: str(journal)}
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -143,7 +147,7 @@ class Worker:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *COMMANDS[self._engine].split()],
+                [sys.executable, "-m", *self._command.split()],
                 cwd=ROOT,
                 env={**os.environ, **self._env, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,

@@ -11,6 +11,11 @@ from tests.servers.harness import SERVERS, Server, ServerKind
 UVICORN = SERVERS[0]
 APP = "tests.queues.programs.app:app"
 
+# Settings of `programs/handed.py`. With times as long as these, a busy machine makes neither a twin nor a failure. A
+# worker keeps them if a server has others: a worker of Celery whose acknowledgement gets no answer in time takes no
+# further messages.
+PATIENT = {"DEADLINE": "60", "ATTEMPT": "30", "IDLE": "600"}
+
 
 class Setting:
     """One engine: its Redis, its workers, and servers of the app.
@@ -34,12 +39,19 @@ class Setting:
         """Start a server of the app."""
         return self._stack.enter_context(Server(kind, APP, {**self._env(), **env}, is_to_answer=is_to_answer))
 
-    def start_worker(self, server: Server) -> Worker:
+    def start_worker(self, server: Server, **env: str) -> Worker:
         """Start a worker that writes into the journal of `server`."""
-        return self._stack.enter_context(Worker(self.engine, self._env(), server.journal_path, self.directory))
+        env = {**self._env(), **env}
+        return self._stack.enter_context(Worker(self.engine, env, server.journal_path, self.directory))
+
+    def start_worker_of_the_contract(self) -> Worker:
+        """Start a worker that knows the functions of `queue_contract()`."""
+        journal = self.directory / "journal"
+        return self._stack.enter_context(Worker(self.engine, self._env(), journal, self.directory, "contract"))
 
     def _env(self) -> dict[str, str]:
-        return {"ENGINE": self.engine, "BROKER_PORT": str(self.redis.port), "STOP": str(self.stop_file)}
+        port, stop = str(self.redis.port), str(self.stop_file)
+        return {**PATIENT, "ENGINE": self.engine, "BROKER_PORT": port, "STOP": stop}
 
 
 @pytest.fixture(params=["taskiq", "celery"])

@@ -37,6 +37,11 @@ def failures(server: Server) -> dict[str, list[str]]:
     return found
 
 
+def unanswered(server: Server) -> set[str]:
+    """Return the ids whose last attempt had no answer before the deadline: a task that is truly `unknown`."""
+    return {entry.subject for entry in server.journal() if entry.event == "reason_TimeoutError"}
+
+
 def wait_for_runs(server: Server, ids: Iterable[str]) -> None:
     wanted = set(ids)
     poll(lambda: wanted <= runs(server).keys(), f"runs of {len(wanted)} ids")
@@ -113,7 +118,7 @@ def test_an_argument_that_cannot_be_carried_fails_the_request_g21(setting: Setti
 
 def test_a_redis_that_hangs_delays_tasks_and_loses_none_g21(setting: Setting) -> None:
     setting.start_redis()
-    server = setting.start_server()
+    server = setting.start_server(ATTEMPT="1")
     setting.start_worker(server)
     ids = place_orders(server, ["before"])
     wait_for_runs(server, ids)
@@ -129,7 +134,7 @@ def test_a_redis_that_hangs_delays_tasks_and_loses_none_g21(setting: Setting) ->
 
 def test_a_redis_that_comes_back_empty_gets_all_tasks_g21(setting: Setting) -> None:
     setting.start_redis()
-    server = setting.start_server()
+    server = setting.start_server(ATTEMPT="1")
     setting.start_worker(server)
     wait_for_runs(server, place_orders(server, ["before"]))
 
@@ -144,7 +149,7 @@ def test_a_redis_that_comes_back_empty_gets_all_tasks_g21(setting: Setting) -> N
 
 def test_a_redis_that_is_down_for_longer_than_the_deadline_refuses_g21(setting: Setting) -> None:
     setting.start_redis()
-    server = setting.start_server(DEADLINE="1")
+    server = setting.start_server(DEADLINE="1", ATTEMPT="1")
     worker = setting.start_worker(server)
     wait_for_runs(server, place_orders(server, ["before"]))
     worker.kill()
@@ -152,39 +157,66 @@ def test_a_redis_that_is_down_for_longer_than_the_deadline_refuses_g21(setting: 
     setting.redis.kill()
     ids = place_orders(server, map(str, range(5)))
     poll(lambda: failures(server).keys() >= ids, "the errors")
-    setting.redis.start()
-    later = place_orders(server, ["later"])
-    worker.start()
-    wait_for_runs(server, later)
-
     told = failures(server)
+    setting.redis.start()
+    worker.start()
+    order_until_one_runs(server)
+
     assert told.keys() == ids
     assert {len(outcomes) for outcomes in told.values()} == {1}
-    # A connection that Redis has closed may be noticed only after the call was written.
-    assert Counter(outcomes[0] for outcomes in told.values())["unknown"] <= 2
+    assert not {each for each in ids if told[each] == ["refused"]} & runs(server).keys()
+    # A connection that Redis has closed may be noticed only after the call was written: two were open. Else `unknown`
+    # says that the deadline has cut an attempt off.
+    assert len({each for each in ids if told[each] == ["unknown"]} - unanswered(server)) <= 2
+
+
+def order_until_one_runs(server: Server) -> None:
+    """Order tasks until a worker has run one. With a short deadline others may fail before the queue knows that the
+    Redis is there again.
+    """
+    ids: set[str] = set()
+
+    def order() -> bool:
+        ids.update(place_orders(server, [f"later-{len(ids)}"]))
+        time.sleep(0.2)
+        return bool(ids & runs(server).keys())
+
+    poll(order, "a run")
 
 
 def test_a_full_redis_refuses_g21(setting: Setting) -> None:
-    setting.start_redis("--maxmemory", "1kb", "--maxmemory-policy", "noeviction")
-    server = setting.start_server(DEADLINE="1")
+    setting.start_redis("--maxmemory-policy", "noeviction")
+    server = setting.start_server(DEADLINE="2")
+    worker = setting.start_worker(server)
+    wait_for_runs(server, place_orders(server, ["before"]))
+    worker.kill()
 
+    setting.redis.command("CONFIG", "SET", "maxmemory", "1")
     ids = place_orders(server, map(str, range(3)))
     poll(lambda: failures(server).keys() >= ids, "the errors")
+    told = failures(server)
+    setting.redis.command("CONFIG", "SET", "maxmemory", "0")
+    worker.start()
+    order_until_one_runs(server)
 
-    assert failures(server) == {each: ["refused"] for each in ids}
+    # The deadline may cut an attempt off: then Redis has perhaps not said no. Each other task surely was refused.
+    refused = ids - unanswered(server)
+    assert told == {each: ["refused" if each in refused else "unknown"] for each in ids}
+    assert refused
+    assert not refused & runs(server).keys()
 
 
 def test_a_task_whose_worker_is_killed_runs_again_g21(setting: Setting) -> None:
     setting.start_redis()
     server = setting.start_server()
-    setting.start_worker(server)
+    setting.start_worker(server, IDLE="1")
 
     def beginnings() -> list[int]:
         events = [entry.event for entry in server.journal() if entry.event.startswith("began_in_")]
         return [int(event.removeprefix("began_in_")) for event in events]
 
     server.post("/long/1")
-    poll(lambda: len(beginnings()) == 1, "the first run")
+    poll(lambda: bool(beginnings()), "the first run")
     os.kill(beginnings()[0], signal.SIGKILL)  # of the two processes of a worker the one that runs tasks
     setting.stop_file.touch()
     if setting.engine == "taskiq":
@@ -192,14 +224,15 @@ def test_a_task_whose_worker_is_killed_runs_again_g21(setting: Setting) -> None:
         poll(lambda: bool(place_orders(server, [str(time.monotonic_ns())])) and "1" in runs(server), "the second run")
     wait_for_runs(server, ["1"])
 
-    assert len(beginnings()) == 2
+    # More runs on a busy machine: Taskiq gives the message to another one after each second without acknowledgement.
+    assert len(set(beginnings())) >= 2
     assert failures(server) == {}
 
 
 @pytest.mark.parametrize(("deadline", "shield"), [("1", "8"), ("8", "1")])
 def test_a_stop_with_a_redis_that_hangs_tells_each_task_once_g21(setting: Setting, deadline: str, shield: str) -> None:
     setting.start_redis()
-    server = setting.start_server(DEADLINE=deadline, SHIELD=shield)
+    server = setting.start_server(DEADLINE=deadline, SHIELD=shield, ATTEMPT="1")
     worker = setting.start_worker(server)
     wait_for_runs(server, place_orders(server, ["before"]))
     worker.kill()

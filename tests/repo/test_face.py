@@ -59,6 +59,7 @@ SHARED = [
     "HostStatistics",
     "Journal",
     "JournalEntry",
+    "JournalOverview",
     "Limit",
     "LogTasks",
     "Phase",

@@ -7,6 +7,7 @@ rows of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are in uses_of_
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Generator
@@ -114,6 +115,12 @@ def use_reports(module: ModuleType) -> None:
         assert client.get("/reports/0").status_code == 404
 
 
+def use_frozen(module: ModuleType) -> None:
+    gc.unfreeze()
+    with serving(module):
+        assert gc.get_freeze_count() > 10_000
+
+
 def use_ten_lines(module: ModuleType) -> None:
     """Do what the page does with curl, and run the test of the page, if any."""
     email = "ada@example.org"
@@ -168,5 +175,6 @@ USES = {
     "docs/testing.md#without-fastapi": Use(None, ("stored hello",)),
     "docs/index.md#ten-lines": Use(use_ten_lines),
     "docs/faq.md#can-the-client-ask-for-the-status-and-the-result-later": Use(use_reports),
+    "docs/faq.md#why-do-a-few-responses-take-30-ms-longer": Use(use_frozen),
     "docs/what-you-get.md#request-ids-in-tasks": Use(use_request_id),
 }

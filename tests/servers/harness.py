@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from random import randrange
 from types import TracebackType
 from typing import Self
 
@@ -101,10 +103,19 @@ SERVERS = (
 )
 
 
+# Each process of pytest-xdist has 4,000 ports of its own, so that no two tests take the same port. The system gives
+# connections only ports from 32,768 on. The first number is random: another pytest may run on the machine.
+_FIRST_PORT = 12_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 5)
+_numbers = count(randrange(4_000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port on which no process listens, and that this function has not returned for a long time."""
+    while True:
+        port = _FIRST_PORT + next(_numbers) % 4_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -102,6 +103,24 @@ def test_an_answered_request_keeps_its_promise_through_kills_g22(kind: ServerKin
     assert {f"{subject}.refused" for subject in refused} & ran == set()
 
 
+@servers("uvicorn", "hypercorn-trio", "granian")
+def test_a_death_before_the_end_of_the_route_keeps_the_commit_and_no_task_g22(kind: ServerKind, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    with Server(kind, APP, {PATH: str(path)}) as server:
+        with pytest.raises(httpx.TransportError):
+            server.post("/die/a")
+        assert server.events("a") == ["committed"]
+        assert rows(path) == []
+        if server._process.poll() is None:
+            kill(server)
+        server.start_again()
+        server.post("/order/b").raise_for_status()
+        server.wait_for("ran b.route", "ran b.response")
+        assert {entry.subject for entry in server.journal() if entry.event in ("ran", "again")} == {
+            *("b.route", "b.response")
+        }
+
+
 @servers("uvicorn", "hypercorn-trio")
 def test_a_second_server_takes_the_tasks_of_a_killed_one_only_g22(kind: ServerKind, tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
@@ -114,6 +133,32 @@ def test_a_second_server_takes_the_tasks_of_a_killed_one_only_g22(kind: ServerKi
         os.killpg(first.pid, signal.SIGKILL)
         second.wait_for("again a")
         until(lambda: not rows(path))
+
+
+def test_the_living_workers_take_the_tasks_of_a_killed_one_and_serve_on_g22(tmp_path: Path) -> None:
+    """uvicorn replaces the worker: either the other one or the new one takes the tasks."""
+
+    def began(number: int) -> int:
+        """Return the process in which run `number` of the task has begun."""
+        runs = [entry.subject for entry in server.journal() if entry.event == "began"]
+        return int([each for each in runs if each.startswith(runs[0].split("/")[0])][number].split("/")[1])
+
+    path, kind = tmp_path / "tasks.db", BY_NAME["uvicorn"]
+    kind = replace(kind, name="2 workers", arguments=kind.arguments.replace("--workers 1", "--workers 2"))
+    with Server(kind, APP, {PATH: str(path)}) as server:
+        until(lambda: len(list(tmp_path.glob("*.alive"))) == 2)
+        server.post("/wait/a").raise_for_status()
+        server.wait_for("started a")
+        victim = began(0)
+        assert victim != server.pid
+        os.kill(victim, signal.SIGKILL)
+        with httpx.Client(base_url=server.base_url, timeout=ANSWER_WITHIN, trust_env=False) as client:
+            client.post("/order/b").raise_for_status()
+        server.wait_for("again a", "ran b.route", "ran b.response")
+        assert began(1) not in (victim, server.pid)
+        until(lambda: not rows(path))
+        until(lambda: len(list(tmp_path.glob("*.alive"))) == 2)
+        assert server.events("a") == ["started", "again"]
 
 
 def test_a_task_that_kills_its_process_comes_back_three_times_and_is_kept_g22(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import anyio
 import pytest
-from soak import chaos, queues, report, steady, tabs
+from soak import chaos, crashes, queues, report, steady, tabs
 from soak.checker import check
 from soak.journal import Event, Journal, read
 from soak.kinds import Menu, Order, decode, encode
 from soak.memory import held
+from soak.overlaps import Death, overlaps
 from soak.records import Findings, Terms
 from soak.servers import SERVERS
+from tests.servers.harness import Record
 
 from taskphase import TaskHost
+from taskphase.journal._file import connect
 
 SEED = 7
 ROUNDS = (0, 1, 2, 3, 4, 13, 6, 7)  # one of each server with SIGTERM, and one with SIGINT, SIGKILL, SIGINT, SIGINT
@@ -57,6 +60,38 @@ def test_a_server_with_open_tabs_ends_within_the_bound_g9_g10() -> None:
     assert f"| uvicorn | 1 | {outcome.streams} | {outcome.took:.2f} | {outcome.took:.2f} | 0 |" in tabs.section(
         [outcome]
     )
+
+
+# Runs that overlap
+
+
+@pytest.mark.parametrize(
+    ("lines", "deaths", "found"),
+    [
+        ("1 began m/7|2 ended m/7|3 began m/8|4 ended m/8", [], 0),
+        ("1 began m/7|2 began n/8|3 ended m/7|4 ended n/8", [], 0),
+        ("1 began m/7|3 began m/8|4 ended m/8", [Death(2, 7)], 0),
+        ("1 began m/7|3 began m/8|4 ended m/8", [Death(2)], 0),
+        ("1 began m/7|3 began m/7|4 ended m/7", [Death(2)], 0),
+        ("2 began m/7|3 began m/8|4 ended m/8", [Death(1, 7, until=3)], 0),
+        ("2 began m/7|3 began m/8|4 ended m/8", [Death(1), Death(5)], 1),
+        ("1 began m/7|3 began m/8|4 ended m/8", [], 1),
+        ("1 began m/7|3 began m/8|4 ended m/8", [Death(2, 9)], 1),
+        ("1 began m/7|2 began m/8|4 ended m/8", [Death(3, 7)], 1),
+        ("1 began m/7|2 began m/8|3 ended m/7|4 ended m/8", [], 1),
+        ("1 began m/7|2 began m/8|3 ended m/8|4 began m/9|5 ended m/9|6 ended m/7", [], 2),
+    ],
+)
+def test_runs_of_one_task_in_two_living_processes_are_reported_g22(
+    lines: str, deaths: list[Death], found: int, tmp_path: Path
+) -> None:
+    connect(tmp_path / "tasks.db", "normal", 5).close()
+    records = [Record.parse(line) for line in lines.split("|")]
+    assert len(list(overlaps(records, deaths))) == found
+    outcome = crashes.Series("planted", deaths=deaths)
+    outcome.judge(records, tmp_path / "tasks.db")
+    assert (outcome.at_once, len(outcome.broken)) == (found, found)
+    assert f"| 0 | 0 | {found} | {found} |" in crashes.section([outcome])
 
 
 # The checker

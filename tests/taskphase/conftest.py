@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.queueing import RAN
 
 
 @pytest.fixture
@@ -13,6 +14,12 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str
     """Return a function that returns the records so far of the logger `taskphase`: (level, message)."""
     caplog.set_level(logging.DEBUG, logger="taskphase")
     return lambda: [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "taskphase"]
+
+
+@pytest.fixture
+def cleared() -> None:
+    """Forget the calls that `tests.queueing` has noted in earlier tests."""
+    RAN.clear()
 
 
 @pytest.fixture

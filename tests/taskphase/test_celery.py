@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
 from tests.servers.harness import free_port
+from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
 from tests.taskphase.engine_jobs import archive, fail, request_id, send_mail
 
@@ -19,6 +21,7 @@ celery = pytest.importorskip("celery")
 
 from celery import signals  # noqa: E402
 
+from taskphase._celery_client import connection_of, longest_attempt  # noqa: E402
 from taskphase.celery import CeleryQueue  # noqa: E402
 
 JOBS = "tests.taskphase.engine_jobs"
@@ -73,12 +76,12 @@ async def hand_over(queue: CeleryQueue, func: Any, *args: Any, **settings: Any) 
 @pytest.mark.parametrize(
     ("broker", "options", "settings", "missing"),
     [
-        ("redis://h", {}, {}, "lacks socket_timeout, socket_connect_timeout for Redis: .* could wait for ever"),
-        ("redis://h", {"socket_timeout": 2}, {}, "lacks socket_connect_timeout for Redis"),
-        ("rediss://h", {"socket_connect_timeout": 2}, {}, "lacks socket_timeout for Redis"),
-        ("sentinel://h", {}, {}, "for Redis"),
-        ("amqp://h", {}, {}, "lacks read_timeout, write_timeout, confirm_publish for RabbitMQ"),
-        ("amqp://h", {"read_timeout": 2, "write_timeout": 2}, {}, "would not wait for the broker's answer"),
+        ("redis://h", {"socket_timeout": None}, {}, "with {'socket_timeout': None} in .* could wait for ever"),
+        ("redis://h", {"socket_connect_timeout": 0}, {}, "with {'socket_connect_timeout': 0} in"),
+        ("rediss://h", {"socket_timeout": None}, {}, "could wait for ever"),
+        ("sentinel://h", {"socket_timeout": None}, {}, "could wait for ever"),
+        ("amqp://h", {"read_timeout": None, "confirm_publish": False}, {}, "could wait for ever"),
+        ("amqp://h", {"confirm_publish": False}, {}, "would not wait for the broker's answer"),
         ("amqp://h", RABBIT, {"broker_connection_timeout": None}, "broker_connection_timeout=None"),
         ("filesystem://", {}, {}, "give attempt_timeout="),
         ("memory://", {}, {"task_always_eager": True}, "task_always_eager=True"),
@@ -93,7 +96,14 @@ def test_an_app_that_may_hang_or_lose_messages_is_refused_g21(
 
 @pytest.mark.parametrize(
     ("broker", "options", "longest"),
-    [("redis://h", REDIS, 5), ("redis://h;redis://i", REDIS, 8), ("amqp://h", RABBIT, 8), ("memory://", {}, 0)],
+    [
+        ("redis://h", REDIS, 5),
+        ("redis://h;redis://i", REDIS, 10),
+        ("amqp://h", RABBIT, 8),
+        ("memory://", {}, 0),
+        ("redis://h", {}, 4),
+        ("amqp://h", {}, 8),
+    ],
 )
 def test_an_attempt_is_longer_than_the_sockets_may_wait_g21(broker: str, options: Any, longest: float) -> None:
     app = app_with(broker, options)
@@ -101,6 +111,14 @@ def test_an_attempt_is_longer_than_the_sockets_may_wait_g21(broker: str, options
     assert CeleryQueue(app, [archive], attempt_timeout=longest + 1.1).attempt_timeout == longest + 1.1
     with pytest.raises(ValueError, match=r"attempt_timeout=.* is too short"):
         CeleryQueue(app, [archive], attempt_timeout=longest + 1)
+
+
+@pytest.mark.parametrize("broker", ["redis://h", "amqp://h"])
+def test_the_bounds_of_an_attempt_are_not_for_workers_g21(broker: str) -> None:
+    app = app_with(broker, {"visibility_timeout": 60})
+    queue = CeleryQueue(app, [archive])
+    assert queue._connection.transport_options.items() > app.connection_for_read().transport_options.items()
+    assert app.connection_for_read().transport_options == {"visibility_timeout": 60}
 
 
 def test_a_transport_without_known_timeouts_needs_a_time_of_its_own_g21() -> None:
@@ -284,6 +302,39 @@ async def test_a_refused_connection_means_not_published_g21() -> None:
         await queue.close()
         assert queue.refused(failed.value) is is_sure
     assert not queue.refused(TimeoutError())
+
+
+@pytest.fixture
+def brokers(request: pytest.FixtureRequest) -> Iterator[list[SilentBroker]]:
+    count, hangs = request.param
+    with ExitStack() as stack:
+        yield [stack.enter_context(SilentBroker(hangs=hangs)) for _ in range(count)]
+
+
+async def fail_to_publish(brokers: list[SilentBroker], socket_timeout: float) -> None:
+    options = {"socket_timeout": socket_timeout, "socket_connect_timeout": 0.05}
+    app = app_with(";".join(f"redis://127.0.0.1:{each.port}/0" for each in brokers), options)
+    longest = longest_attempt(app, connection_of(app))
+    assert longest is not None
+    queue = CeleryQueue(app, [archive], attempt_timeout=longest + 1.01)
+    prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
+    await queue.open()
+    with pytest.raises(celery.exceptions.OperationalError), anyio.fail_after(queue.attempt_timeout):
+        await queue.publish(prepared, {})
+    await queue.close()
+
+
+@pytest.mark.parametrize("brokers", [(1, False), (3, False)], ids=lambda each: str(each[0]), indirect=True)
+async def test_an_attempt_tries_each_host_once_g21(brokers: list[SilentBroker]) -> None:
+    await fail_to_publish(brokers, socket_timeout=5)
+    assert [each.connections for each in brokers] == [1] * len(brokers)
+
+
+@pytest.mark.parametrize("brokers", [(1, True), (5, True)], ids=lambda each: str(each[0]), indirect=True)
+async def test_an_attempt_at_hosts_that_hang_ends_in_its_time_g21(brokers: list[SilentBroker]) -> None:
+    """A thread that publishes for longer cannot be stopped."""
+    await fail_to_publish(brokers, socket_timeout=0.4)
+    assert [each.connections for each in brokers] == [1] * len(brokers)
 
 
 @pytest.mark.parametrize("func", [send_mail, archive])

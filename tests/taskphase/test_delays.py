@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.backends import MOVABLE, native_cancel_only, turns, until
+from tests.virtual import now, on_each_loop, run
 
 from taskphase import (
     Limit,
@@ -28,23 +28,13 @@ from taskphase import (
     TaskStatus,
     current_task,
 )
-from taskphase.testing import JumpClock, record_tasks, simulate
+from taskphase.testing import JumpClock, record_tasks
 
 S = TaskStatus
-on_each_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-
-def run(program: Callable[[], Awaitable[Any]], backend: Any) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
 
 
 async def fail() -> None:
     raise LookupError
-
-
-async def now() -> float:
-    return anyio.current_time()
 
 
 @on_each_loop

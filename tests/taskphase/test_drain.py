@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from tests.backends import until
+from tests.virtual import on_each_loop, run
 
 from taskphase import (
     DrainReport,
@@ -21,18 +21,11 @@ from taskphase import (
     TaskStatus,
     current_host,
 )
-from taskphase.testing import pause, simulate
+from taskphase.testing import pause
 from taskphase.testing._simulation.running import Backend
 
-BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
-
-def run(program: Callable[[], Awaitable[Any]], backend: Backend) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
-
-
-@BACKENDS
+@on_each_loop
 @pytest.mark.parametrize(
     ("shield", "expected"), [(False, 1), (0, 1), (0.5, 1.5), (2, 3), (True, 11), (100, 11), (math.inf, 11)]
 )
@@ -58,7 +51,7 @@ def test_a_shield_of_some_seconds_ends_so_long_after_the_unshielded_are_cancelle
     assert ended == [pytest.approx(expected)]
 
 
-@BACKENDS
+@on_each_loop
 def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Backend) -> None:
     async def outer() -> None:
         await anyio.sleep(1)
@@ -78,7 +71,7 @@ def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Back
     assert [task.status for task in later] == [TaskStatus.CANCELLED] * 2
 
 
-@BACKENDS
+@on_each_loop
 def test_a_handler_has_the_shield_of_its_task_and_no_longer_g4_g9(backend: Backend) -> None:
     async def fail() -> None:
         await anyio.sleep(1)
@@ -111,7 +104,7 @@ def test_a_shield_of_seconds_is_inherited_and_overridden_like_any_setting() -> N
     assert TaskConfig().protection == 0
 
 
-@BACKENDS
+@on_each_loop
 def test_the_report_says_how_many_ended_and_names_what_was_cut_short_g9(backend: Backend) -> None:
     async def main() -> tuple[DrainReport, DrainReport | None, DrainReport]:
         host = TaskHost(drain_timeout=1, shield_timeout=2)
@@ -156,7 +149,7 @@ def test_a_host_that_is_not_open_has_nothing_to_tell() -> None:
             ask()
 
 
-@BACKENDS
+@on_each_loop
 def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
     async def fail() -> None:
         raise ValueError
@@ -211,7 +204,7 @@ def test_the_statistics_count_each_task_once_g15(backend: Backend) -> None:
     assert last == HostStatistics(0, 0, 0, 0, 0, 0, 0, 0, **ends, oldest_running=None)
 
 
-@BACKENDS
+@on_each_loop
 @pytest.mark.parametrize(("patience", "closes", "abandoned"), [(None, 5, {}), (2, 2, {"slow": 1})])
 def test_a_thread_that_outlived_its_timeout_is_waited_for_or_reported_g2_g9_g16(
     backend: Backend, patience: float | None, closes: float, abandoned: dict[str, int]

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from datetime import timedelta
 from functools import partial
@@ -21,6 +21,7 @@ import tests.queueing
 from anyio import create_task_group
 from tests.backends import turns, until
 from tests.queueing import RAN, REQUEST, FakeQueue, archive, send_mail
+from tests.virtual import on_each_loop, run
 
 from taskphase import (
     HandOverFailed,
@@ -45,21 +46,11 @@ from taskphase import (
     retry,
 )
 from taskphase.queues import Call, Queue, running
-from taskphase.testing import record_tasks, simulate
+from taskphase.testing import record_tasks
 
 S = TaskStatus
-on_each_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 Logged = Callable[[], list[tuple[str, str]]]
-
-
-@pytest.fixture(autouse=True)
-def _cleared() -> None:
-    RAN.clear()
-
-
-def run(program: Callable[[], Awaitable[Any]], backend: Any) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
+pytestmark = pytest.mark.usefixtures("cleared")
 
 
 def ignore(*_args: object) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -12,6 +12,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 from tests.queueing import RAN, FakeQueue, Step, archive, send_mail
+from tests.virtual import on_each_loop, run
 
 from taskphase import (
     DrainReport,
@@ -24,21 +25,11 @@ from taskphase import (
     TaskStatus,
     current_host,
 )
-from taskphase.testing import pause, simulate
+from taskphase.testing import pause
 
 S = TaskStatus
-on_each_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 Logged = Callable[[], list[tuple[str, str]]]
-
-
-@pytest.fixture(autouse=True)
-def _cleared() -> None:
-    RAN.clear()
-
-
-def run(program: Callable[[], Awaitable[Any]], backend: Any) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
+pytestmark = pytest.mark.usefixtures("cleared")
 
 
 class Heard:
@@ -86,6 +77,31 @@ class TestConnections:
         assert queue.connections == ["open", "close"]
         async with TaskHost(queues=[queue]) as third:
             await third.schedule(archive, 4).wait()
+        assert queue.connections == ["open", "close"] * 2
+
+    async def test_a_host_that_publishes_while_another_one_disconnects_connects_again_g13_g21(self) -> None:
+        class Slow(FakeQueue):
+            async def close(self) -> None:
+                closes.set()
+                await go_on.wait()
+                await super().close()
+
+        async def use() -> None:
+            async with TaskHost(queues=[queue]) as host:
+                await host.schedule(archive, 1).wait()
+
+        queue, closes, go_on = Slow(), anyio.Event(), anyio.Event()
+        async with TaskHost(queues=[queue]) as other:
+            async with anyio.create_task_group() as group:
+                group.start_soon(use)
+                await closes.wait()
+                task = other.schedule(archive, 2)
+                await turns()
+                assert (task.status, queue.connections) == (S.HANDING_OVER, ["open"])
+                go_on.set()
+            await task.wait()
+            await use()
+            assert (task.status, queue.connections) == (S.HANDED_OVER, ["open", "close", "open"])
         assert queue.connections == ["open", "close"] * 2
 
     def test_each_loop_has_a_connection_of_its_own_g13_g21(self) -> None:

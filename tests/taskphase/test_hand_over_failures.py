@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 from tests.queueing import RAN, FakeQueue, Lost, Refused, Step, archive, fail_here, send_mail
+from tests.virtual import on_each_loop, run
 
 from taskphase import (
     HandOverFailed,
@@ -29,21 +30,10 @@ from taskphase import (
     current_task,
     retry,
 )
-from taskphase.testing import simulate
 
 S = TaskStatus
-on_each_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 Logged = Callable[[], list[tuple[str, str]]]
-
-
-@pytest.fixture(autouse=True)
-def _cleared() -> None:
-    RAN.clear()
-
-
-def run(program: Callable[[], Awaitable[Any]], backend: Any) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
+pytestmark = pytest.mark.usefixtures("cleared")
 
 
 class Heard:
@@ -94,6 +84,22 @@ class TestAttempts:
                 await host.schedule(send_mail, "ada").wait()
             [(_, first), (_, second)] = queue.attempts
             assert 2 <= second - first <= 2 + 0.2
+
+        run(main, backend)
+
+    @pytest.mark.parametrize("shield", [None, 3])
+    def test_the_cause_is_the_attempt_that_was_cut_off_not_an_earlier_one_g21(
+        self, backend: Any, shield: float | None
+    ) -> None:
+        """The deadline cuts it off, or the shutdown."""
+
+        async def main() -> None:
+            queue, heard = FakeQueue(steps=("refuse",), then="hang", deadline=5, attempt_timeout=10), Heard()
+            async with TaskHost(queues=[queue], shield_timeout=shield) as host:
+                host.task(on_error=heard).schedule(send_mail, "ada")
+            [error] = heard.errors
+            assert (error.attempts, error.outcome) == (2, "unknown")
+            assert type(error.__cause__) is (TimeoutError if shield is None else type(None))
 
         run(main, backend)
 

@@ -7,12 +7,12 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from tests.backends import turns, until
+from tests.virtual import now, on_each_loop, run
 
 from taskphase import (
     Limit,
@@ -24,24 +24,16 @@ from taskphase import (
     TasksScheduler,
     TaskStatus,
 )
+from taskphase._definition import TaskDefinition
 from taskphase._drive.inbox import Inbox
-from taskphase.testing import record_tasks, simulate
+from taskphase._drive.runner import Runner
+from taskphase.testing import record_tasks
 
 S = TaskStatus
-on_each_loop = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-
-def run(program: Callable[[], Awaitable[Any]], backend: Any) -> Any:
-    """Run `program` in virtual time."""
-    return simulate(program, backend=backend).result()
 
 
 async def fail() -> None:
     raise LookupError
-
-
-async def now() -> float:
-    return anyio.current_time()
 
 
 def has_no_lines(host: TaskHost) -> bool:
@@ -331,12 +323,24 @@ class TestMaxPending:
         run(main, backend)
 
 
+async def left_behind(limited: TaskDefinition, runner: Runner, release: threading.Event) -> Task[Any]:
+    """Return a task that has timed out, and whose thread keeps the place of its limit until `release`.
+
+    On a busy machine the time is over before the thread begins. Then the task leaves no thread behind: try again.
+    """
+    while True:
+        task = limited.task(timeout=0.01).schedule(release.wait)
+        await task.wait()
+        await turns()
+        if runner.gates.lines:
+            return task
+
+
 async def test_a_thread_that_outlives_its_timeout_keeps_its_place_g16_g19() -> None:
     release = threading.Event()
     async with TaskHost() as host:
         limited = host.task(limit=Limit(1))
-        first = limited.task(timeout=0.01).schedule(release.wait)
-        await first.wait()
+        first = await left_behind(limited, host._runner, release)
         assert isinstance(first.exception, TimeoutError)
         second = limited.schedule(now)
         await turns()
@@ -362,7 +366,8 @@ async def test_an_attempt_after_a_timeout_waits_for_the_thread_of_the_last_one_g
         await until(lambda: task.status is S.LIMITED)
         release.set()
         assert await task
-    assert most == [1, 1]
+    assert most == [1] * len(most)
+    assert len(most) > 1  # a busy machine may need more attempts
     assert has_no_lines(host)
 
 
@@ -433,9 +438,8 @@ async def test_a_task_whose_group_is_closed_when_its_turn_comes_gives_its_place_
     async with anyio.create_task_group() as tg:
         tasks = TasksScheduler(tg)
         limited = tasks.task(limit=Limit(1))
-        first = limited.task(timeout=0.01).schedule(release.wait)
+        await left_behind(limited, tasks._scope._runner, release)
         made = [limited.schedule(anyio.sleep, 0) for _ in range(500)]
-        await first.wait()
     with pytest.raises(TasksClosedError):
         tasks.schedule(anyio.sleep, 0)
     release.set()

@@ -91,6 +91,7 @@ async def test_a_line_has_the_attributes_of_all_records_and_the_seconds_g4_g20(
         "task_name": "mail",
         "task_phase": "immediate",
         "task_message_id": None,
+        "task_recovered": False,
     }
     assert start == {
         "task_id": task.id, **shared, "task_attempt": 1, "task_status": "running",

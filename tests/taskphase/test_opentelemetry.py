@@ -401,6 +401,7 @@ class TestMetrics:
                 limited = host.task(limit=limit).schedule(wait)
                 retrying = host.task(retry=lambda task, error: 60).schedule(flaky)
                 delayed = host.task(delay=60).schedule(wait)
+                await running.started.wait()
                 await until(lambda: retrying.status.value == "retrying")
                 assert states() == {
                     ("wait", "deferred"): 1,

@@ -44,7 +44,7 @@ SECRET = "hunter2"
 @pytest.fixture(autouse=True)
 def light_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a worker import no main module: the one of pytest takes long."""
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
 
 
 @pytest.fixture
@@ -501,11 +501,25 @@ async def test_the_drain_kills_a_shielded_worker_when_its_time_is_over_g9_g23(fi
 # Places
 
 
-async def test_as_many_calls_run_at_a_time_as_there_are_cores_g23(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_as_many_calls_run_at_a_time_as_there_are_cores_g23(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("cpu_count", "process_cpu_count"):
         monkeypatch.setattr(os, name, lambda: 2, raising=False)
+    started, go = ([tmp_path / f"{name} {number}" for number in range(8)] for name in ("started", "go"))
+
+    def running() -> list[int]:
+        return [number for number in range(8) if started[number].exists() and not go[number].exists()]
+
     async with TaskHost(config=IN_PROCESS) as host, TaskHost(config=IN_PROCESS) as other:
-        spans = [await task for task in [each.schedule(calls.occupy, 0.05) for each in (host, other) for _ in range(4)]]
+        began = anyio.current_time()
+        tasks = [(host, other)[number // 4].schedule(calls.hold, started[number], go[number]) for number in range(8)]
+        await until(lambda: len(running()) >= 2)
+        await anyio.sleep(anyio.current_time() - began)  # in this time a third process would start, too
+        for left in range(8, 0, -1):
+            await until(lambda: len(running()) >= min(left, 2))  # noqa: B023
+            go[running()[0]].touch()
+        spans = [await task for task in tasks]
     most = max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
     assert most == 2
 

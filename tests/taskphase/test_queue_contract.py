@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, NoReturn
 
@@ -73,8 +74,8 @@ class Good(Queue):
             return func(*body["args"], **body["kwargs"])
 
 
-async def check(kind: type[Good]) -> None:
-    engine = Engine()
+async def check(kind: type[Good], engine: Engine | None = None, within: float = 0.7) -> None:
+    engine = engine or Engine()
 
     def make_queue(**settings: Any) -> Good:
         return kind(engine, **settings)
@@ -90,7 +91,8 @@ async def check(kind: type[Good]) -> None:
                 with running(worker, name, message, headers):
                     await result
 
-    await queue_contract(make_queue, work, down=lambda: engine.be("down"), hung=lambda: engine.be("hung"), within=0.7)
+    down, hung = (partial(engine.be, state) for state in ("down", "hung"))
+    await queue_contract(make_queue, work, down=down, hung=hung, trace=True, within=within)
 
 
 async def test_a_queue_that_keeps_the_contract_passes_g21() -> None:
@@ -164,6 +166,13 @@ class Forgets(Good):
 
     async def publish(self, prepared: Any, headers: Mapping[str, str]) -> None:
         await super().publish(prepared, {})
+
+
+class LosesTrace(Good):
+    """Carries only the variables."""
+
+    async def publish(self, prepared: Any, headers: Mapping[str, str]) -> None:
+        await super().publish(prepared, {name: headers[name] for name in self.carry if name in headers})
 
 
 class Renames(Good):
@@ -253,6 +262,7 @@ BROKEN: dict[type[Good], str] = {
     TakesAll: "raise TasksUnportableError in prepare",
     Tells: "the message of the error has the argument",
     Forgets: "'carried': None",
+    LosesTrace: "'trace': None",
     Renames: "no worker has run message",
     Anonymous: "no worker has run message",
     StaysClosed: "the queue has not taken",
@@ -277,6 +287,58 @@ def messages(error: BaseException) -> list[str]:
     if isinstance(error, BaseExceptionGroup):
         return [text for inner in error.exceptions for text in messages(inner)]
     return [str(error)]
+
+
+async def test_a_thread_that_others_start_is_not_blamed_on_the_queue_g21() -> None:
+    """As trio in guest mode does at any time."""
+
+    class Slow(Good):
+        """Its constructor lasts until another thread has started one."""
+
+        def __init__(self, engine: Engine, **settings: Any) -> None:
+            super().__init__(engine, **settings)
+            go_on.set()
+            assert has_started.wait(5)
+
+    def start() -> None:
+        assert go_on.wait(5)
+        threads.append(threading.Thread(target=may_end.wait, args=(5,), name="of others"))
+        threads[0].start()
+        has_started.set()
+
+    go_on, has_started, may_end = threading.Event(), threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+    other = threading.Thread(target=start)
+    other.start()
+    try:
+        await check(Slow)
+    finally:
+        may_end.set()
+        other.join()
+        threads[0].join()
+
+
+class Careless(Engine):
+    """Loses the first message after each fault."""
+
+    @asynccontextmanager
+    async def be(self, state: str) -> AsyncGenerator[None]:
+        async with super().be(state):
+            yield
+        self.messages = Sieve()  # type: ignore[assignment]
+
+
+class Sieve(list[Any]):
+    has_lost = False
+
+    def append(self, message: Any, /) -> None:
+        if self.has_lost:
+            super().append(message)
+        self.has_lost = True
+
+
+async def test_an_engine_may_lose_the_first_message_after_a_fault_g21() -> None:
+    await check(Good, Careless(), within=3)
 
 
 async def test_a_queue_that_refuses_the_backend_is_not_checked_there_g13_g21(backend_name: str) -> None:

@@ -276,7 +276,6 @@ async def ask_slowly(task: Task[Any], error: Exception) -> float:
         ({"retry": 3}, "must be a policy, not 3"),
         ({"retry": retry}, "must be a policy"),
     ],
-    ids=repr,
 )
 def test_a_policy_or_handler_that_cannot_be_one_is_refused_at_once_g4_g16(settings: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):

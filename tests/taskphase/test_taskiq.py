@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.backends import ASYNCIO
 from tests.servers.harness import free_port
+from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
 from tests.taskphase.engine_jobs import Order, archive, count_orders, fail, request_id, send_mail
 
@@ -19,6 +20,8 @@ taskiq = pytest.importorskip("taskiq")
 taskiq_redis = pytest.importorskip("taskiq_redis")
 
 import redis  # noqa: E402
+import redis.asyncio.retry  # noqa: E402
+import redis.backoff  # noqa: E402
 from taskiq.receiver import Receiver  # noqa: E402
 
 from taskphase.taskiq import TaskiqQueue  # noqa: E402
@@ -291,7 +294,19 @@ async def test_a_worker_that_hands_over_leaves_its_broker_open_g21() -> None:
     assert broker.events == []
 
 
-@pytest.mark.parametrize(("settings", "is_sure"), [({}, True), ({"retry_on_timeout": True}, False)])
+AGAIN: Any = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_sure"),
+    [
+        ({}, True),
+        ({"retry_on_timeout": True}, False),
+        ({"retry": AGAIN}, False),
+        ({"retry_on_error": [redis.exceptions.ReadOnlyError]}, False),
+    ],
+    ids=["once", "timeout", "retry", "error"],
+)
 async def test_a_refused_connection_means_not_published_g21(settings: Any, is_sure: bool) -> None:
     broker = taskiq_redis.RedisStreamBroker(f"redis://127.0.0.1:{free_port()}", consumer_id="0", **settings)
     queue = TaskiqQueue(broker, [archive])
@@ -299,6 +314,18 @@ async def test_a_refused_connection_means_not_published_g21(settings: Any, is_su
     with pytest.raises(redis.exceptions.ConnectionError) as failed:
         await queue.publish(prepared, {})
     assert queue.refused(failed.value) is is_sure
+
+
+async def test_without_settings_an_attempt_tries_once_g21() -> None:
+    """Otherwise an earlier try may have published."""
+    with SilentBroker(hangs=False) as silent:
+        broker = taskiq_redis.RedisStreamBroker(f"redis://127.0.0.1:{silent.port}", consumer_id="0")
+        queue = TaskiqQueue(broker, [archive])
+        prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await queue.publish(prepared, {})
+        await queue.close()
+        assert silent.connections == 1
 
 
 def test_other_errors_may_have_been_published_g21() -> None:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 from tests.handed import DownQueue, ListQueue, Refusal, send_mail, write_file
+from tests.queueing import FakeQueue
 
 from taskphase import HandOverFailed, HostStatistics, LogTasks, Task, TaskConfig, TaskHost, TaskStatus
 from taskphase._machine.life import ENDS, IN_ATTEMPT, WAITS
@@ -73,6 +74,22 @@ class TestLines:
         ends = [line.partition(",")[::2] for _, line in logged() if " ended as " in line]
         assert [end for end, _ in ends] == ["task 'fails' ended as failed", "task 'early' ended as cancelled"]
         assert ["the hand-over took" in more for _, more in ends] == [True, False]
+
+    async def test_a_hand_over_that_fails_is_no_failed_attempt_in_the_log_g4_g21(self, logged: Logged) -> None:
+        errors: list[Exception] = []
+
+        async def keep(_task: object, error: Exception) -> None:
+            errors.append(error)
+
+        queue = FakeQueue(send_mail, then="hang", most=1)
+        async with TaskHost(queues=[queue], shield_timeout=0) as host:
+            for name in ("publishes", "waits"):
+                host.task(name=name, on_error=keep).schedule(send_mail)
+            await until(lambda: queue.attempts)
+        assert sorted(error.attempts for error in errors if isinstance(error, HandOverFailed)) == [0, 1]
+        assert sorted(text for level, text in logged() if level == "ERROR") == [
+            f"the hand-over of task '{name}' to 'later' failed" for name in ("publishes", "waits")
+        ]
 
     async def test_a_refused_task_that_runs_here_has_the_lines_of_an_attempt_g20_g21(self, logged: Logged) -> None:
         down = DownQueue("down", [send_mail], fallback="here")

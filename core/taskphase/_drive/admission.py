@@ -109,10 +109,11 @@ class Admission(Places):
         """
         if self.prepares or job.config.queue is not None:
             prepare(job, scope, self.outlets, self.keeper)
+        has_running = self._has_running  # (Python 3.11 is slow at calling an attribute of an object)
         if (
             self.is_busy
             or get_ident() != self._thread
-            or not self._has_running()
+            or not has_running()
             or self.telling.now  # no observer is called inside itself
         ):
             self._submit_by_mail(job, scope, maker)
@@ -125,7 +126,7 @@ class Admission(Places):
             if self._is_selective or (limit is not None and limit.max_pending is not None):
                 self._reserve(job, scope, maker, by_mail=False)
             job._runner = self  # type: ignore[assignment]  # (there is no other kind)
-            now = self.clock  # (Python 3.11 is slow at calling an attribute of an object)
+            now = self.clock  # (as above)
             job._taken_at = now()
             if self.watching is not None:
                 self.moving = job

@@ -17,7 +17,7 @@ from .raised import show_from_function
 
 async def call_function(job: Job) -> Any:
     """Call the function: in the event loop if it is async, otherwise in a thread or in a process. Await an awaitable
-    result, except that of a process. Or hand the task over to its queue.
+    result, but not the result of a process. A task of a queue is handed over instead.
 
     :raises HandOverFailed: if the queue has not confirmed the hand-over
     :raises TimeoutError: if the call takes more than `timeout` seconds

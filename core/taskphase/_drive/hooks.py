@@ -67,6 +67,11 @@ class Watching:
         for name in self.__slots__:
             setattr(self, name, Hooks.of(entry for entry in entries if entry.name == name))
 
+    async def wait_for_ends(self, scope: object) -> None:
+        """Wait as the test tools want, at the barrier and at the end of a scope."""
+        for settled in self.settled:
+            await settled(scope)
+
 
 class Telling:
     """Whether an observer runs now, in one thread.

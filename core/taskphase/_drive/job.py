@@ -147,7 +147,7 @@ class Job:
         """True if a journal has recovered the task: the process that has scheduled the task has died, or has cut the
         task off at its shutdown. So the task may have run before.
         """
-        record = self._kept
+        record = self._kept if self._message_id is not None else None
         return record is not None and record.is_recovered
 
     @property

@@ -15,11 +15,14 @@ class Record(Protocol):
     :ivar is_recovered: True if the journal had the task before this host did
     :ivar is_unwanted: True if user code has cancelled the task: the journal forgets the task. Otherwise a task that was
         cancelled stays in the journal
+    :ivar headers: go with the task to the process that recovers the task. An observer may add some in `scheduled()`,
+        which is before the write
     :ivar error: the exception with which the task fails before its first step; None as long as the journal works
     """
 
     is_recovered: bool
     is_unwanted: bool
+    headers: dict[str, str]
     error: Exception | None
 
     def will_wait(self) -> bool:
@@ -37,6 +40,11 @@ class Record(Protocol):
     @property
     def must_begin(self) -> bool:
         """True if `begin()` comes before the first step."""
+        ...
+
+    @property
+    def stays(self) -> bool:
+        """True if the journal keeps the task, which was cancelled, for another process."""
         ...
 
     async def begin(self, job: Any) -> None:

@@ -1,4 +1,4 @@
-"""The jobs of a journal and of queues: those that wait for a write, were recovered, or are being handed over."""
+"""The jobs that wait for the journal, were recovered by the journal, or are being handed over to a queue."""
 
 from __future__ import annotations
 

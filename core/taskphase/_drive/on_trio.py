@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from sys import intern
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ class TrioSeam:
     def start(self, job: Job) -> object:
         # `start_soon()` copies the context of its caller. So the context of the job does not change.
         assert job._context is not None
-        job._context.run(self._nursery.start_soon, attempt, job, name=job.name)
+        name = job.config.name or intern(job.function)  # the tasks of one function share their name
+        job._context.run(self._nursery.start_soon, attempt, job, name=name)
         if not job.config.is_gated:
             job._context = None  # there is one attempt, and it has its copy
         return None

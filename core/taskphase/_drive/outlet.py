@@ -35,7 +35,7 @@ class HandOver:
     :ivar here: the settings of the task if it runs here after all
     :ivar attempts: the number of attempts to publish
     :ivar outcome: "unknown" as soon as the queue may have the task
-    :ivar error: the exception of the last attempt
+    :ivar error: the exception of the last attempt; None if `cut()` has ended the attempt
     :ivar has_turn: True if the task has one of the turns of its outlet
     :ivar is_cut: True if the drain does not wait for it any longer
     :ivar ends_at: the time of its deadline, by the loop's clock; infinity before its start
@@ -80,6 +80,10 @@ class HandOver:
         self.is_cut = True
         if self.scope is not None:
             self.scope.cancel()
+
+    def note_no_answer(self) -> None:
+        """Note that an attempt was cut off: by its own time, by the deadline or by `cut()`."""
+        self.error = None if self.is_cut else TimeoutError("the queue has not answered in time")
 
     async def run(self, job: Job) -> None:
         """Hand the task over, in the context of `schedule()`. Returns when the queue has confirmed it.
@@ -217,11 +221,11 @@ class Outlet:
                 await queue.publish(order.prepared, {**order.carried, **trace_headers(order.carried)})
                 self._failures = 0
                 return True
-            if not order.is_cut:
-                order.error = TimeoutError("the queue has not answered in time")
+            order.note_no_answer()
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
             if outcome is not Outcome.RAISED or stray is not None:
+                order.note_no_answer()  # the scope of the hand-over has cut the attempt off
                 raise
             order.error = error
             if before == "refused" and _is_refusal(queue, error):

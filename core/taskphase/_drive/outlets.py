@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
-from uuid import uuid4
 
 from anyio import create_task_group
 
@@ -17,6 +16,7 @@ from .._machine.limit import Limit
 from .._machine.retrying import RetryPolicy
 from .._queue import Call, Queue
 from ..errors import HandOverFailed, TasksUnportableError
+from .identity import new_message_id
 from .job import Job
 from .keeping import Keeper
 from .outlet import HandOver, Outlet
@@ -82,7 +82,7 @@ class Outlets:
             return
         queue = outlet.queue
         call = Call(
-            job.message_id or uuid4().hex,  # a journal has recovered the task: the worker must know it again
+            job.message_id or new_message_id(),  # a journal has recovered the task: the worker must know it again
             func,
             name_of(func),
             args,

@@ -32,10 +32,13 @@ def observer_failed(observer: object, method: str, error: BaseException) -> None
 
 def failed(job: Job, error: BaseException) -> None:
     """Log a final failure. Call this inside the task's context."""
-    if job.attempt:
-        _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
-    else:
+    if not job.attempt:
         _log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
+    elif (order := job._hand_over) is not None:  # its exception has the number of attempts to publish
+        text = "the hand-over of task %r to %r failed"
+        _log(logging.ERROR, text, job.name, order.outlet.queue.name, error=error, job=job)
+    else:
+        _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
 
 
 def unrecorded(job: Job, error: BaseException) -> None:
@@ -142,12 +145,16 @@ def waiting_for(jobs: Iterable[Job]) -> None:
         _log(logging.INFO, "closing the task host: waiting for %d: %s", total, listed)
 
 
-def drained(cancelled: Iterable[Job], abandoned: Iterable[Job]) -> None:
-    """Log the names and the number of tasks that the drain has cut short."""
-    for what, jobs in (("cancelled", cancelled), ("abandoned, with its thread still running", abandoned)):
+def drained(cancelled: Iterable[Job], abandoned: Iterable[Job], kept: Iterable[Job]) -> None:
+    """Log the names and the number of tasks that the drain has cut short, and of those in the journal among them."""
+    for level, what, jobs in (
+        (logging.WARNING, "cancelled", cancelled),
+        (logging.WARNING, "abandoned, with its thread still running", abandoned),
+        (logging.INFO, "of these in the journal, for another process", kept),
+    ):
         listed, total = _listed(jobs)
         if total:
-            _log(logging.WARNING, "closing the task host: %d %s: %s", total, what, listed)
+            _log(level, "closing the task host: %d %s: %s", total, what, listed)
 
 
 def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
@@ -187,6 +194,7 @@ def _fields(job: Job) -> dict[str, object]:
         "task_attempt": job.attempt,
         "task_status": job.status.value,
         "task_message_id": job.message_id,
+        "task_recovered": job.recovered,
     }
 
 

@@ -158,8 +158,8 @@ class TaskConfig:
         return config
 
     def kept(self, base: "TaskConfig", kept: "TaskConfig") -> "TaskConfig":
-        """Return the settings of a task for a journal, which the task may have to wait for: those of `kept`, where
-        `self` has the settings of `base`.
+        """Return the settings of a task in a journal. The task may have to wait for the journal. Where `self` has the
+        setting of `base`, the setting of `kept` counts.
         """
         inherited = (name for name in _CHECKS if getattr(self, name) is getattr(base, name))
         changes = {name: value for name in inherited if (value := getattr(kept, name)) is not None}

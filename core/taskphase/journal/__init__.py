@@ -3,7 +3,7 @@
 `sqlite3` and `fcntl` are imported by `Journal(...)`. The file, the lock and the thread are opened by a host.
 """
 
-from ._entries import JournalEntry
+from ._entries import JournalEntry, JournalOverview
 from ._journal import Journal
 
-__all__ = ["Journal", "JournalEntry"]
+__all__ = ["Journal", "JournalEntry", "JournalOverview"]

@@ -110,6 +110,22 @@ def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T])
     return found[0]
 
 
+def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
+    """Return the result of `work`, which only reads. No writer waits for this, and this waits for no writer.
+
+    :raises JournalError: if that fails, or there is no file
+    """
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=timeout, isolation_level=None)
+        try:
+            connection.execute("BEGIN")  # what the statements read is the file at one moment
+            return work(connection)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as exc:
+        raise JournalError(path, reason_of(exc)) from exc
+
+
 def reason_of(exc: BaseException) -> str:
     """Return the text of an error of SQLite or of the system, which names no value of a task."""
     return str(exc) if isinstance(exc, (sqlite3.Error, OSError)) else type(exc).__name__

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from math import inf
 from typing import Any
-from uuid import uuid4
 
+from .._drive.identity import new_message_id
 from .._drive.job import Job
 from .._drive.outlets import route, without_partials
 from .._machine.calling import name_of, shown, type_name
@@ -74,10 +73,10 @@ class Forms:
             headers[_QUEUE] = "here"
         self._configure(job, name)
         if job.message_id is None:
-            job._message_id = uuid4().hex
+            job._message_id = new_message_id()
         if scope is not None and not _may_wait_for_route(job, scope):
             scope = None
-        job._record = Record(keeper, name, arguments, json.dumps(headers) if headers else "{}", scope)
+        job._record = Record(keeper, name, arguments, headers, scope)
 
     def _configure(self, job: Job, name: str) -> None:
         """Give `job` the settings of its function in the journal, and a hand-over all the time that it needs."""
@@ -125,7 +124,7 @@ class Forms:
         if _QUEUE not in found.headers:
             route(job, keeper.runner.outlets)
         self._configure(job, found.function)
-        job._record = record = Record(keeper, found.function, "", "", None)
+        job._record = record = Record(keeper, found.function, "", dict(found.headers), None)
         record.place, record.is_recovered = Place.RECOVERED, True
         return job
 

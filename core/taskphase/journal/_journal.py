@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
 from .._drive.keeping import AnyJournal
 from .._machine.calling import name_of, shown
 from .._machine.config import UNSET, TaskConfig, check_seconds
 from .._machine.limit import check_count
-from ._entries import JournalEntry
+from ._entries import JournalEntry, JournalOverview
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ._share import Share
 
 T = TypeVar("T")
+
+_LIMITER: RunVar[CapacityLimiter | None] = RunVar("taskphase.journal.overview")
 
 
 class Journal(AnyJournal):
@@ -94,18 +97,31 @@ class Journal(AnyJournal):
 
         :raises JournalError: if the file cannot be read
         """
-        from ._statements import entries
-
-        return await self._ask(lambda connection: entries(connection, "due"))
+        return await self._entries("due")
 
     async def failed(self) -> list[JournalEntry]:
         """Return the tasks that have failed for good, of all processes, the oldest first. Needs no open host.
 
         :raises JournalError: if the file cannot be read
         """
-        from ._statements import entries
+        return await self._entries("failed")
 
-        return await self._ask(lambda connection: entries(connection, "failed"))
+    async def overview(self, most: int = 100, *, arguments: bool = False) -> JournalOverview:
+        """Return the oldest tasks that wait or run, the last failures, and the counts, of all processes. No task waits
+        for this. A cancellation ends the wait.
+
+        :param most: the most tasks in each list, 1 or more
+        :param arguments: True to have `args` and `kwargs`, unless they are very long. Otherwise both are empty
+        :raises JournalError: if the file cannot be read, or no host has opened it so far
+        """
+        from ._file import read
+        from ._statements import overview
+
+        check_count("most", most, least=1)
+        work = partial(overview, lives=self._lives(), most=most, has_arguments=arguments)
+        return await to_thread.run_sync(
+            read, self._path, self._timeout, work, abandon_on_cancel=True, limiter=_limiter()
+        )
 
     async def retry(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
         """Have a failed task run again, in any process. It begins within seconds, as soon as a host is open.
@@ -127,10 +143,31 @@ class Journal(AnyJournal):
 
         return await self._ask(lambda connection: discard(connection, id))
 
+    async def _entries(self, state: str) -> list[JournalEntry]:
+        from ._statements import entries
+
+        return await self._ask(partial(entries, state=state, lives=self._lives()))
+
+    def _lives(self) -> Callable[[str], bool]:
+        from ._owners import lives
+
+        return cache(partial(lives, self._path))
+
     async def _ask(self, work: Callable[[Connection], T]) -> T:
         from ._file import ask
 
         return await to_thread.run_sync(ask, self._path, self._sync, self._timeout, work)
+
+
+def _limiter() -> CapacityLimiter:
+    """Return the limiter of overviews, of this event loop. One thread: a disk that hangs holds no other one. And all
+    other threads may be in use, when the inspector shows why.
+    """
+    limiter = _LIMITER.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(1)
+        _LIMITER.set(limiter)
+    return limiter
 
 
 def _configs_of(

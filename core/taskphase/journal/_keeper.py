@@ -23,7 +23,7 @@ from ..errors import JournalError
 from ._forms import Forms
 from ._record import Place, Record
 from ._share import Share
-from ._statements import Recovered
+from ._statements import Recovered, Row
 
 # Seconds between two looks for tasks of hosts that have died.
 _PAUSE = 2.0
@@ -70,7 +70,7 @@ class Keeper:
         """Open the file."""
         self._is_asked, self._may_take, self._has_room = Event(), Event(), Event()
         self._scope = CancelScope()
-        self._share = self._share_of(call=self.runner.seam.call_from_thread)
+        self._share = self._share_of(seam=self.runner.seam)
         await self._share.open()
 
     async def close(self) -> None:
@@ -85,6 +85,7 @@ class Keeper:
             async with create_task_group() as tg:
                 tg.start_soon(outlast, self.runner.seam, self._write_asked, name="taskphase.journal.write")
                 tg.start_soon(outlast, self.runner.seam, self._recover, name="taskphase.journal.recover")
+                tg.start_soon(outlast, self.runner.seam, self.share.watch, name="taskphase.journal.watch")
 
     def stop(self) -> None:
         """Have `run()` return."""
@@ -111,8 +112,7 @@ class Keeper:
         if not chosen:
             return
         try:
-            with CancelScope(shield=outcome == "failure"):
-                await self._write(chosen)
+            await self._write(chosen, shield=outcome == "failure")
         except JournalError as exc:
             for job in jobs:
                 if not job._has_ended and _record(job).place is Place.HERE:
@@ -122,16 +122,19 @@ class Keeper:
             if outcome == "success":
                 raise
 
-    async def _write(self, jobs: list[Job]) -> None:
+    async def _write(self, jobs: list[Job], *, shield: bool = False) -> None:
         """Write `jobs` in one transaction, and bring those further that wait for that.
 
+        :param shield: True: a cancel scope around this call does not shorten it
         :raises JournalError: if that fails
         """
-        rows = [_record(job).row_of(job) for job in jobs]
+        rows: list[Row] = []
         for job in jobs:
-            _record(job).place = Place.ON_ITS_WAY
+            record = _record(job)
+            record.place = Place.ON_ITS_WAY
+            rows.append(record.row_of(job))
         try:
-            taken = await self.share.write(rows)
+            taken = await self.share.write(rows, shield=shield)
         except BaseException:
             for job in jobs:
                 _record(job).place = Place.HERE

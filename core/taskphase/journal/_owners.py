@@ -2,7 +2,7 @@
 
 The kernel releases the lock when the process dies, and not before: a process that only hangs keeps its tasks. Nobody
 waits for a time-out. The name of the file is `{journal}.{owner}.alive`; the file has the names of the functions that
-the owner knows.
+the owner knows. It is made as `{journal}.{owner}.alive.new`.
 
 A child process of `fork()` would share the lock, and keep the lock of a dead parent. So the child closes these files.
 """
@@ -19,6 +19,7 @@ from uuid import uuid4
 from weakref import WeakSet
 
 _SUFFIX = ".alive"
+_NEW = f"{_SUFFIX}.new"
 
 # No process may be forked between the opening of a file and its entry in `_files`.
 _forking = RLock()
@@ -62,7 +63,7 @@ os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, a
 
 
 class Owner:
-    """The lock of this host.
+    """The lock of this host. Make it in a transaction.
 
     :ivar id: a new one for each host, never used again
     :raises OSError: if the file cannot be made
@@ -72,11 +73,17 @@ class Owner:
         self.id: str = uuid4().hex
         self._journal = journal
         self._path = journal.with_name(f"{journal.name}.{self.id}{_SUFFIX}")
-        new = self._path.with_suffix(".new")
+        new = self._path.with_suffix(_NEW)
         self._file = _LockFile(new, os.O_CREAT | os.O_EXCL)
-        self._file.lock()
-        os.write(self._file.fd, json.dumps(sorted(functions)).encode())
-        new.rename(self._path)  # so no other host ever finds the file without its lock
+        try:
+            self._file.lock()
+            with os.fdopen(self._file.fd, "wb", closefd=False) as file:
+                file.write(json.dumps(sorted(functions)).encode())
+            new.rename(self._path)  # so no other host ever finds the file without its lock
+        except OSError:
+            self._file.close()
+            new.unlink(missing_ok=True)
+            raise
 
     def others(self) -> dict[str, frozenset[str]]:
         """Return the functions of all other living owners. Remove the files of the dead.
@@ -94,8 +101,22 @@ class Owner:
         self._file.close()
 
 
+def lives(journal: Path, owner: str) -> bool:
+    """Return whether an owner lives. Changes nothing."""
+    try:
+        file = _LockFile(journal.with_name(f"{journal.name}.{owner}{_SUFFIX}"), 0)
+    except FileNotFoundError:
+        return False
+    try:
+        return not file.lock()
+    finally:
+        file.close()
+
+
 def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
     for path in journal.parent.iterdir():
+        if path.name.startswith(f"{journal.name}.") and path.name.endswith(_NEW):
+            path.unlink(missing_ok=True)  # the process that made the file has died: no other transaction goes on
         owner = path.name.removeprefix(f"{journal.name}.").removesuffix(_SUFFIX)
         if path.name != f"{journal.name}.{owner}{_SUFFIX}":
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from traceback import format_exception_only
 from typing import Protocol
@@ -62,7 +63,9 @@ class Record:
 
     __slots__ = ("arguments", "error", "function", "headers", "is_recovered", "is_unwanted", "keeper", "place", "route")
 
-    def __init__(self, keeper: Keeps, function: str, arguments: str, headers: str, route: Scope | None) -> None:
+    def __init__(
+        self, keeper: Keeps, function: str, arguments: str, headers: dict[str, str], route: Scope | None
+    ) -> None:
         self.keeper = keeper
         self.function = function
         self.arguments = arguments
@@ -76,7 +79,9 @@ class Record:
     def row_of(self, job: Job) -> Row:
         """Return the row of the task for the file."""
         return Row(
-            str(job.message_id), self.function, job.name, job.phase.value, self.arguments, self.headers, job.config.key
+            *(str(job._message_id), self.function, job.name, job.phase.value, self.arguments),
+            json.dumps(self.headers) if self.headers else "{}",
+            job.config.key,
         )
 
     def will_wait(self) -> bool:
@@ -108,6 +113,11 @@ class Record:
     def must_begin(self) -> bool:
         """True if `begin()` comes before the first step."""
         return self.place is Place.RECOVERED
+
+    @property
+    def stays(self) -> bool:
+        """True if the journal keeps the task, which was cancelled, for another process."""
+        return self.place in (Place.IN_FILE, Place.RECOVERED) and not self.is_unwanted
 
     async def begin(self, job: Job) -> None:
         """Wait until the recovered run is counted. Drop the job if its row is gone."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
+from typing import Any
 
+from .._drive.seam import Seam
 from . import _statements
 from ._file import Sync, connect
 from ._owners import Owner
 from ._statements import Row, Taken
-from ._writer import Call, Writer
+from ._waiting import LoopWriter
 
 
 class Share:
@@ -20,40 +22,38 @@ class Share:
     :param functions: the names of the functions that this host can run
     :param timeout: seconds for each call that waits
     :param recoveries: a task whose recovered runs have died so often is kept as failed
-    :param call: of the event loop of the host
+    :param seam: of the event loop of the host
     """
 
     def __init__(
-        self, path: Path, functions: frozenset[str], *, sync: Sync, timeout: float, recoveries: int, call: Call
+        self, path: Path, functions: frozenset[str], *, sync: Sync, timeout: float, recoveries: int, seam: Seam[Any]
     ) -> None:
         self._path = path
         self._functions = functions
         self._timeout = timeout
         self._recoveries = recoveries
-        self._call = call
         self._owner: Owner | None = None
-        self._writer = Writer(path, partial(connect, path, sync, timeout))
+        self._writer = LoopWriter(path, partial(connect, path, sync, timeout), self._write, seam, self._unlock)
 
     async def open(self) -> None:
         """Open the file and lock it for this host.
 
         :raises JournalError: if that fails. `close()` is to be called all the same
         """
-        await self._writer.do(self._claim, undo=self._unclaim, call=self._call, timeout=self._timeout)
+        await self._writer.do(self._claim, undo=self._unclaim, timeout=self._timeout)
 
-    async def write(self, rows: Iterable[Row]) -> frozenset[str]:
+    def write(self, rows: Sequence[Row], *, shield: bool = False) -> Coroutine[Any, Any, frozenset[str]]:
         """Write tasks of this host, in one transaction. A cancellation gives the write up.
 
-        :return: the message ids of tasks whose keys are taken: they were not written
+        :param shield: True: a cancel scope around this call does not shorten it
+        :return: message ids of tasks whose keys are taken: they were not written
         :raises JournalError: if the tasks are not on the disk. The writer strikes them out before it does anything else
         """
-        rows = tuple(rows)
-        return await self._writer.do(
-            lambda connection: _statements.write(connection, self._id, rows),
-            undo=lambda connection: _statements.strike_out(connection, [row.message_id for row in rows]),
-            call=self._call,
-            timeout=self._timeout,
-        )
+        return self._writer.write(rows, timeout=self._timeout, shield=shield)
+
+    async def watch(self) -> None:
+        """End writes that take too long, until this is cancelled."""
+        await self._writer.watch()
 
     def strike_out(self, message_id: str, *, key: str | None = None) -> None:
         """Note that a task needs no run any more: it has succeeded, or user code has cancelled it. Does not wait.
@@ -78,7 +78,6 @@ class Share:
         return await self._writer.do(
             partial(self._take, most, taken),
             undo=lambda connection: _statements.give_back(connection, self._id, taken),
-            call=self._call,
             timeout=self._timeout,
         )
 
@@ -89,19 +88,19 @@ class Share:
         """
         return await self._writer.do(
             lambda connection: _statements.count_run(connection, self._id, message_id),
-            call=self._call,
             timeout=self._timeout,
         )
 
     async def close(self) -> None:
-        """Release the due tasks and the lock. The host has run its last task. Never raises JournalError: if the file
-        cannot be written, other hosts take the tasks as if this process had died.
+        """Release the due tasks, and then the lock. The host has run its last task. Never raises JournalError: if the
+        file cannot be written, other hosts take the tasks as if this process had died.
+
+        While the disk hangs, the thread keeps the lock, and this does not wait for it: another host must not run a task
+        that the thread is about to strike out.
         """
         if self._owner is not None:
             self._writer.post(self._release)
-        await self._writer.close(call=self._call, timeout=self._timeout)
-        if self._owner is not None:
-            self._owner.close()
+        await self._writer.close(timeout=self._timeout)
 
     @property
     def _id(self) -> str:
@@ -112,8 +111,14 @@ class Share:
         self._owner = Owner(self._path, self._functions)
 
     def _unclaim(self, _connection: Connection) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._owner is not None:
             self._owner.close()
+
+    def _write(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
+        return _statements.write(connection, self._id, rows)
 
     def _take(self, most: int, taken: list[str], connection: Connection) -> Taken:
         assert self._owner is not None

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from sqlite3 import Connection
 from typing import Any, NamedTuple, TypeVar
 
 from ._arguments import unpack
-from ._entries import JournalEntry
+from ._entries import JournalEntry, JournalOverview
 
 T = TypeVar("T")
 
 # The most values in one statement.
 _MOST = 500
+
+# The longest arguments in an overview, in characters: a page shows a part of them, and asks again and again.
+_LONGEST = 10_000
 
 _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
 
@@ -202,21 +206,58 @@ def discard(connection: Connection, message_id: str) -> bool:
     return connection.execute("DELETE FROM tasks WHERE message_id = ?", (message_id,)).rowcount > 0
 
 
-def entries(connection: Connection, state: str) -> list[JournalEntry]:
-    """Return the tasks in this state, the oldest first."""
+def entries(
+    connection: Connection,
+    state: str,
+    lives: Callable[[str], bool],
+    *,
+    most: int = -1,
+    order: str = "number",
+    arguments: str = "arguments",
+) -> list[JournalEntry]:
+    """Return the tasks in this state.
+
+    :param lives: returns whether an owner lives
+    :param most: the most tasks; -1: all
+    :param order: SQL; default: the oldest first
+    :param arguments: SQL for the arguments, as JSON
+    """
     found = connection.execute(
-        "SELECT message_id, function, name, phase, key, recoveries, error, written_at, arguments FROM tasks"
-        " WHERE state = ? ORDER BY number",
-        (state,),
+        f"SELECT message_id, function, name, phase, key, recoveries, error, written_at, {arguments}, failed_at, owner"  # noqa: S608 - only our own SQL
+        f" FROM tasks WHERE state = ? ORDER BY {order} LIMIT ?",
+        (state, most),
     )
     return [
         JournalEntry(
             *(message_id, function, name, phase, key, recoveries, error),
             datetime.fromtimestamp(written_at, UTC),
-            *unpack(arguments),
+            *_call_of(call),
+            None if failed_at is None else datetime.fromtimestamp(failed_at, UTC),
+            None if owner is None else "alive" if lives(owner) else "dead",
         )
-        for message_id, function, name, phase, key, recoveries, error, written_at, arguments in found
+        for message_id, function, name, phase, key, recoveries, error, written_at, call, failed_at, owner in found
     ]
+
+
+def overview(
+    connection: Connection, lives: Callable[[str], bool], most: int, *, has_arguments: bool
+) -> JournalOverview:
+    """Return the oldest due tasks, the last failures, and the counts.
+
+    :param has_arguments: True to read arguments, too, unless they are long
+    """
+    ((total, due),) = connection.execute("SELECT count(*), count(*) FILTER (WHERE state = 'due') FROM tasks")
+    arguments = f"CASE WHEN length(arguments) <= {_LONGEST} THEN arguments ELSE '[[],{{}}]' END"
+    read = partial(entries, connection, lives=lives, most=most, arguments=arguments if has_arguments else "'[[],{}]'")
+    return JournalOverview(read("due"), read("failed", order="failed_at DESC, number DESC"), due, total - due)
+
+
+def _call_of(arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments. A task whose arguments are no JSON is kept as failed: it has none."""
+    try:
+        return unpack(arguments)
+    except ValueError:
+        return (), {}
 
 
 def _parts(whole: tuple[T, ...], most: int) -> Iterator[tuple[T, ...]]:

@@ -8,15 +8,18 @@ A write is WAITING, then RUNNING, then DONE. Its caller may give it up before it
 Work that nobody waits for (`post()`) is *owed*, and so is what undoes a write. It comes first in each transaction, and
 is tried again until it is done.
 
-To wake a thread costs more than a small transaction. So `strike_out()` wakes no thread that has just written: the
-message id joins the next write, or waits for `_MOMENT`.
+To wake a thread, or to take turns with it, costs more than a small transaction. So:
+
+- All rows of a transaction go into the file in one statement: between two statements the thread may have to wait for
+  the event loop.
+- `strike_out()` wakes no thread that has just written: the message id joins the next write, or waits for `_MOMENT`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -24,21 +27,18 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from sqlite3 import Connection
 from threading import Lock, Thread
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
-from anyio import CancelScope, Event, move_on_after
-
+from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
 from ._file import reason_of, transact
+from ._statements import Row
 
 T = TypeVar("T")
 
 Work: TypeAlias = Callable[[Connection], T]
 """A part of a transaction. May run again, if the transaction fails."""
-
-Call: TypeAlias = Callable[[Callable[[], object]], object]
-"""Has an event loop call a function soon. From any thread. Raises RuntimeError if the loop has ended."""
 
 # Seconds after which the writer tries again what it owes.
 _PAUSE = 1.0
@@ -47,23 +47,25 @@ _PAUSE = 1.0
 _MOMENT = 0.01
 
 
-class _Status(Enum):
+class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     GIVEN_UP = "given up"
 
 
-class _Write(Generic[T]):
-    """Work that a caller waits for."""
+class Write:
+    """Work that a caller waits for, or `rows` to write together with the rows of other callers."""
 
-    def __init__(self, work: Work[T], undo: Work[object] | None, call: Call) -> None:
+    __slots__ = ("done", "error", "result", "rows", "status", "undo", "work")
+
+    def __init__(self, work: Work[Any] | None, undo: Work[object] | None, rows: Sequence[Row], done: Event) -> None:
         self.work = work
         self.undo = undo
-        self.call = call
-        self.done = Event()
-        self.status = _Status.WAITING
-        self.result: T | None = None
+        self.rows = rows
+        self.done = done
+        self.status = Status.WAITING
+        self.result: Any = None
         self.error: JournalError | None = None
 
 
@@ -76,55 +78,42 @@ class _Owed:
 
 _WAKE = _Owed(lambda _connection: None)
 
-_Item: TypeAlias = "_Write[Any] | _Owed | None"  # None: the end
+_Item: TypeAlias = "Write | _Owed | None"  # None: the end
 
 
 class Writer:
-    """Does all work on one connection, in a thread of its own.
+    """Does all work on one connection, in a thread of its own. Its subclass gives it work that callers wait for.
 
     :param path: the file, for messages
     :param connect: opens the connection. If that fails, the writer tries again for the next write
+    :param write_rows: writes rows in a transaction, and returns the message ids of the rows that were not written
+    :param seam: of the event loop of the callers
+    :param at_end: is called in the thread, after its last transaction
     """
 
-    def __init__(self, path: Path, connect: Callable[[], Connection]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connect: Callable[[], Connection],
+        write_rows: Callable[[Connection, Sequence[Row]], frozenset[str]],
+        seam: Seam[Any],
+        at_end: Callable[[], object],
+    ) -> None:
         self._path = path
         self._connect = connect
+        self._write_rows = write_rows
+        self._seam = seam
+        self._at_end = at_end
         self._connection: Connection | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._owed: list[Work[object]] = []
         self._struck_out: deque[str] = deque()
         self._sleeps = False  # True: only an item in the queue wakes the thread
         self._lock = Lock()  # for `status`
-        self._ends: list[tuple[Call, Event]] = []
+        self._ends: list[Event] = []
         # A daemon: a disk that hangs does not keep the program from its end.
         self._thread = Thread(target=self._run, name="taskphase.journal", daemon=True)
         self._thread.start()
-
-    async def do(self, work: Work[T], *, call: Call, timeout: float, undo: Work[object] | None = None) -> T:
-        """Have the thread do `work`, and wait until the transaction is on the disk. From any event loop.
-
-        If this raises, the work was not done, or the writer undoes it next.
-
-        :param call: of the event loop that runs here
-        :param timeout: seconds
-        :raises JournalError: if the transaction has failed, or takes longer than `timeout`
-        """
-        if self._ends:
-            raise JournalError(self._path, "it is closed")
-        write = _Write(work, undo, call)
-        self._queue.put(write)
-        try:
-            with move_on_after(timeout):
-                await write.done.wait()
-        except BaseException:  # the caller is cancelled
-            if not self._give_up(write) and write.error is None and undo is not None:
-                self.post(undo)
-            raise
-        if self._give_up(write):
-            raise JournalError(self._path, f"a write takes longer than {timeout:g} seconds")
-        if write.error is not None:
-            raise write.error
-        return cast(T, write.result)
 
     def post(self, work: Work[object]) -> None:
         """Have the thread do `work`, now or after errors. From any thread; does not wait."""
@@ -137,45 +126,41 @@ class Writer:
             self._sleeps = False
             self._queue.put(_WAKE)
 
-    async def close(self, *, call: Call, timeout: float) -> None:
-        """End the thread, when it has done its work, or has tried. Wait at most `timeout` seconds. A cancellation does
-        not shorten this.
-        """
-        ended = Event()
-        with self._lock:
-            self._ends.append((call, ended))
-        self._queue.put(None)
-        with CancelScope(shield=True), move_on_after(timeout):
-            await ended.wait()
-
-    def _give_up(self, write: _Write[Any]) -> bool:
+    def _give_up(self, write: Write) -> bool:
         """Return whether `write` was not done, and its caller no longer waits."""
         with self._lock:
-            if write.status is _Status.DONE:
+            if write.status is Status.DONE:
                 return False
-            write.status = _Status.GIVEN_UP
+            write.status = Status.GIVEN_UP
             return True
 
     def _run(self) -> None:
+        try:
+            self._work_to_the_end()
+        finally:
+            if self._connection is not None:
+                with suppress(sqlite3.Error):
+                    self._connection.close()
+            self._at_end()
+            self._wake(self._ends)
+
+    def _work_to_the_end(self) -> None:
         is_open = True
         is_busy = False
         while is_open:
-            writes: list[_Write[Any]] = []
+            writes: list[Write] = []
             for each in self._gather(is_busy=is_busy):
                 if each is None:
                     is_open = False
                 elif isinstance(each, _Owed):
                     self._owed.append(each.work)
-                elif self._begin(each):
+                else:
                     writes.append(each)
+            writes = self._begin(writes)
             self._owe_struck_out()
             is_busy = bool(writes or self._owed)
             if is_busy:
                 self._commit(writes)
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-        _wake(self._ends)
 
     def _gather(self, *, is_busy: bool) -> list[_Item]:
         """Return all that waits in the queue. Wait for the first one, but only for a time if there is other work, or
@@ -205,13 +190,15 @@ class Writer:
         if message_ids:
             self._owed.append(partial(_statements.strike_out, message_ids=message_ids))
 
-    def _begin(self, write: _Write[Any]) -> bool:
+    def _begin(self, writes: Iterable[Write]) -> list[Write]:
+        """Return the writes whose callers still wait."""
         with self._lock:
-            if write.status is _Status.WAITING:
-                write.status = _Status.RUNNING
-            return write.status is _Status.RUNNING
+            found = [each for each in writes if each.status is Status.WAITING]
+            for each in found:
+                each.status = Status.RUNNING
+        return found
 
-    def _commit(self, writes: list[_Write[Any]]) -> None:
+    def _commit(self, writes: list[Write]) -> None:
         error: Exception | None = None
         results: list[Any] = []
         try:
@@ -223,10 +210,10 @@ class Writer:
             error = exc
             results = [None] * len(writes)
             self._drop_broken()
-        undo = [each for each, result in zip(writes, results, strict=True) if not self._finish(each, result, error)]
-        _wake([(each.call, each.done) for each in writes])
+        given_up = self._finish(writes, results, error)
+        self._wake([each.done for each in writes])
         if error is None:
-            self._owed += [each.undo for each in undo if each.undo is not None]
+            self._owed += [undo for each in given_up if (undo := undo_of(each)) is not None]
             if self._owed:
                 self._commit([])
         del error  # its traceback has this frame: a cycle
@@ -238,21 +225,26 @@ class Writer:
                 self._connection.close()
             self._connection = None
 
-    def _work(self, connection: Connection, writes: list[_Write[Any]], results: list[Any]) -> None:
+    def _work(self, connection: Connection, writes: list[Write], results: list[Any]) -> None:
         for work in self._owed:
             work(connection)
-        results += [each.work(connection) for each in writes]
+        rows = [row for each in writes for row in each.rows]
+        not_written = self._write_rows(connection, rows) if rows else frozenset[str]()
+        results += [not_written if each.work is None else each.work(connection) for each in writes]
 
-    def _finish(self, write: _Write[Any], result: object, error: Exception | None) -> bool:
-        """Return False if the caller has given `write` up."""
+    def _finish(self, writes: list[Write], results: list[Any], error: Exception | None) -> list[Write]:
+        """Note the end of the writes. Return the writes whose callers have given up."""
+        given_up: list[Write] = []
         with self._lock:
-            if write.status is _Status.GIVEN_UP:
-                return False
-            if error is not None:
-                write.error = self._as_journal_error(error)
-            write.result = result
-            write.status = _Status.DONE
-            return True
+            for write, result in zip(writes, results, strict=True):
+                if write.status is Status.GIVEN_UP:
+                    given_up.append(write)
+                    continue
+                if error is not None:
+                    write.error = self._as_journal_error(error)
+                write.result = result
+                write.status = Status.DONE
+        return given_up
 
     def _as_journal_error(self, error: Exception) -> JournalError:
         """Return an error for one caller: each needs its own, because each `raise` changes the traceback."""
@@ -261,17 +253,18 @@ class Writer:
         result.__cause__ = error.__cause__ if isinstance(error, JournalError) else error
         return result
 
-
-def _wake(events: list[tuple[Call, Event]]) -> None:
-    """Set the events, with one call for each event loop."""
-    by_loop: dict[Call, list[Event]] = {}
-    for call, event in events:
-        by_loop.setdefault(call, []).append(event)
-    for call, group in by_loop.items():
+    def _wake(self, events: list[Event]) -> None:
+        """Set the events, with one call for all of them."""
         try:
-            call(partial(_set, group))
+            self._seam.call_from_thread(partial(_set, events))
         except RuntimeError:
             pass  # the loop has ended, and nobody waits any more
+
+
+def undo_of(write: Write) -> Work[object] | None:
+    if write.work is not None:
+        return write.undo
+    return partial(_statements.strike_out, message_ids=[row.message_id for row in write.rows])
 
 
 def _set(events: list[Event]) -> None:

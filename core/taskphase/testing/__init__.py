@@ -15,8 +15,8 @@ async def test_two_buyers_never_get_the_same_item() -> None:
 The other tools simulate anyio programs deterministically, on asyncio and on trio. `simulate()` makes one run: a pure
 function of the program, the choices of a policy and the faults. `explore()` makes many runs, and shrinks a failing one
 to a few choices that replay the failure. `explore_shutdown()` starts a shutdown at every step. Time is virtual, and
-moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time. Sockets, files,
-subprocesses and other threads do not.
+moves only when nothing can run. Worker threads of `anyio.to_thread` take part, one at a time, and so do the threads of
+journals. Sockets, files, subprocesses and other threads do not.
 
 `queue_contract()` checks a queue of your own, with its engine.
 

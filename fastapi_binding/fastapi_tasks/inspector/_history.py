@@ -13,6 +13,7 @@ from weakref import ref
 
 from taskphase import Phase, Queue, Scope, Task, TaskObserver, TasksError, TaskStatus
 
+from ._journal import JournalReader
 from ._text import arguments_of, failure_of, message_of, name_of, queue_message, texts_of, type_name
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Ended(NamedTuple):
     phase: Phase
     arguments: str | None
     failure: Failure | None
-    message: tuple[str | None, str] | None
+    message: tuple[str | None, str, bool] | None
 
     @classmethod
     def of(cls, story: Story) -> Ended:
@@ -124,6 +125,7 @@ class History(TaskObserver):
             raise TypeError(f"arguments must be a bool, not {arguments!r}")
         self._keep = keep
         self._arguments: dict[int, str] | None = {} if arguments else None
+        self._journal = JournalReader(arguments=arguments)
         self._token = token_hex(4)
         self._wall = time.time() - _now()  # read once: a wall clock that is set later moves no task
         self._numbers = count(1)

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from functools import lru_cache
 from itertools import islice
 from types import FrameType
 from typing import Any, cast
 
 from anyio.lowlevel import checkpoint
 
-from taskphase import Task, TaskHost, TaskStatus
+from taskphase import Queue, Task, TaskHost, TaskStatus
 
 from ._history import BEGINNING, CHANGES, REQUEST, Ended, History, Request, Story
 from ._text import escaped, name_of, place, queue_message, texts_of
@@ -26,7 +27,7 @@ MOST_FRAMES = 6
 MOST_SEARCHED = 1000
 """The most tasks that a host may have for a look at their frames: the search for them takes a microsecond a task."""
 
-BATCH = 25
+BATCH = 100
 """So many tasks are written between two turns of the event loop: that takes about a millisecond."""
 
 MOST_DIGITS = 18
@@ -56,8 +57,8 @@ _IN_HAND_OVER = {TaskStatus.HANDING_OVER, TaskStatus.WITHDRAWING}
 
 _LOOPS = {"anyio", "asyncio", "trio", "uvloop"}
 
-_COUNTS = ("running", "waiting", "limited", "delayed", "deferred", "retrying", "handing_over", "threads")
-_ENDS = ("succeeded", "failed", "cancelled", "dropped", "handed_over")
+_COUNTS = ("running", "waiting", "limited", "delayed", "deferred", "retrying", "handing_over", "recording", "threads")
+_ENDS = ("succeeded", "failed", "cancelled", "dropped", "handed_over", "recovered")
 
 
 class Picture:
@@ -75,6 +76,7 @@ class Picture:
         self._is_whole = not (number.isascii() and number.isdecimal() and len(number) < MOST_DIGITS)
         self._number = 0 if self._is_whole else int(number)
         self._last: str | None = None
+        self._journal = ""
 
     @property
     def cursor(self) -> str:
@@ -87,12 +89,13 @@ class Picture:
         Between the pieces the event loop has its turn.
         """
         history = self._history
+        journal = await history._journal.read(self._host)
         alive = list(history._alive(MOST_ALIVE))
         ended, number = history._ended_after(self._number)
         if len(ended) > BATCH:
             await checkpoint()
         head = self._head(number, len(alive)) + ',"alive":[' + await self._write_alive(alive) + "]"
-        if head == self._last and not ended:
+        if head == self._last and not ended and journal == self._journal:
             return
         is_whole, self._is_whole = self._is_whole, False
         self._last, self._number = head, number
@@ -100,7 +103,7 @@ class Picture:
         of_tasks = (*(story[REQUEST] for _, story, _ in alive), *(task.request for task in ended))
         requests = {request.id: request for request in of_tasks if request is not None}
         lists = {
-            "requests": map(self._request, requests.values()),
+            "requests": (_json(self._request(request)) for request in requests.values()),
             "tasks": map(self._ended, ended),
         }
         for key, rows in lists.items():
@@ -109,6 +112,9 @@ class Picture:
                 async for piece in pieces:
                     yield piece
             yield "]"
+        if journal != self._journal:
+            self._journal = journal
+            yield f',"journal":{journal}'
         yield "}"
 
     def _head(self, number: int, alive: int) -> str:
@@ -142,7 +148,7 @@ class Picture:
 
     def _request(self, request: Request) -> dict[str, Any]:
         info, began = request.info, request.began
-        texts = texts_of(info)
+        texts = texts_of(info) if request.ended is None else info
         return {
             "id": request.id,
             "method": texts.get("method"),
@@ -156,56 +162,47 @@ class Picture:
             "ended": _since(began, request.ended),
         }
 
-    def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> dict[str, Any]:
+    def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> str:
         shield = task.config.shield
         status = task.status
         where = _where(task) if is_here and status in _IN_ATTEMPT else []
         if status in _IN_HAND_OVER:
             where = _where_handed(task, is_here=is_here)
-        message = queue_message(task)
-        row = self._row(story[REQUEST], story[BEGINNING], task, task.config.name, arguments, message)
-        return row | {
-            "status": status,
-            "ended": None,
-            "segments": _segments(story[BEGINNING], story[CHANGES:], None),
-            "attempt": task.attempt,
+        more = {
+            "name": None if task.config.name is None else escaped(task.config.name),
+            "attempt": 0 if isinstance(task.config.queue, Queue) else task.attempt,  # a hand-over is no attempt
             "shield": shield if isinstance(shield, (int, float)) else bool(shield),
             "where": where,
             "error": None,
         }
+        more |= _seldom(arguments, queue_message(task))
+        return self._row(task, story[REQUEST], story[BEGINNING], story[CHANGES:], None, status, _json(more)[1:-1])
 
-    def _ended(self, task: Ended) -> dict[str, Any]:
-        return self._row(task.request, task.beginning, task, task.name, task.arguments, task.message) | {
-            "status": task.status,
-            "ended": _since(task.beginning, task.end),
-            "segments": _segments(task.beginning, task.changes, task.end),
-            "attempt": task.changes.count(_RUNNING),
-            "error": task.failure,
-        }
+    def _ended(self, task: Ended) -> str:
+        name = "null" if task.name is None else _json(escaped(task.name))
+        error = "null" if task.failure is None else _json(task.failure)
+        more = f'"name":{name},"attempt":{task.changes.count(_RUNNING)},"error":{error}'
+        if task.arguments is not None or task.message is not None:
+            more += "," + _json(_seldom(task.arguments, task.message))[1:-1]
+        return self._row(task, task.request, task.beginning, task.changes, task.end, task.status, more)
 
     def _row(
         self,
+        task: Task[Any] | Ended,
         request: Request | None,
         beginning: float,
-        task: Task[Any] | Ended,
-        name: str | None,
-        arguments: str | None,
-        message: tuple[str | None, str] | None,
-    ) -> dict[str, Any]:
-        row = {
-            "id": task.id,
-            "parent": task.parent,
-            "request": None if request is None else request.id,
-            "function": name_of(task.function),
-            "name": None if name is None else escaped(name),
-            "phase": task.phase,
-            "scheduled": _round(beginning + self._history._wall),
-        }
-        if arguments is not None:
-            row["arguments"] = arguments
-        if message is not None:
-            row["queue"], row["message_id"] = message
-        return row
+        changes: list[Any],
+        end: float | None,
+        status: TaskStatus,
+        more: str,
+    ) -> str:
+        # Written by hand, because a page has a thousand rows.
+        return (
+            f'{{"id":{task.id},"parent":{_number(task.parent)},"request":{_number(request.id if request else None)},'
+            f'"function":{_json_of_name(name_of(task.function))},"phase":"{task.phase.value}","status":"{status.value}",'
+            f'"scheduled":{_round(beginning + self._history._wall)},"ended":{_number(_since(beginning, end))},'
+            f'"segments":[{_segments(beginning, changes)}],{more}}}'
+        )
 
     def _failures(self) -> list[dict[str, Any]]:
         """Return the failures by function, type of the exception and line; the last one first."""
@@ -222,6 +219,12 @@ class Picture:
             group["request"] = None if task.request is None else task.request.id
             groups[key] = group
         return list(reversed(groups.values()))
+
+
+def _seldom(arguments: str | None, message: tuple[str | None, str, bool] | None) -> dict[str, str | bool | None]:
+    """Return the values that few tasks have."""
+    row: dict[str, str | bool | None] = {} if arguments is None else {"arguments": arguments}
+    return row if message is None else row | dict(zip(("queue", "message_id", "recovered"), message, strict=True))
 
 
 def _ids_of(host: TaskHost, count: int) -> set[int]:
@@ -243,7 +246,7 @@ def _where(task: Task[Any]) -> list[str]:
 def _where_handed(task: Task[Any], *, is_here: bool) -> list[str]:
     """Return where a hand-over waits: its queue, and the lines of the queue and of its engine."""
     frames = [frame for frame in (is_here and task.frames()) or () if not _is_of_loop(frame)]
-    name, _ = cast("tuple[str, str]", queue_message(task))
+    name, *_ = cast("tuple[str, str, bool]", queue_message(task))
     return [f"the queue {name!r}", *(place(frame.f_code, frame.f_lineno) for frame in frames[-MOST_FRAMES:])]
 
 
@@ -251,26 +254,27 @@ def _is_of_loop(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
 
 
-def _segments(began: float, changes: list[Any], end: float | None) -> list[list[Any]]:
-    """Return what the task has waited for and done: for each step the kind, its beginning and its end, in seconds since
+def _segments(began: float, changes: list[Any]) -> str:
+    """Return what the task has waited for and done: for each step the kind, and its beginning in seconds since
     `schedule()`; for an attempt that another one follows, also the type of its exception.
     """
-    segments: list[list[Any]] = [["start", 0, None]]
-    for change, moment in zip(changes[::2], changes[1::2], strict=True):
-        status, error = cast("tuple[str, str]", change) if type(change) is tuple else (change, None)
-        kind, at = KINDS.get(status, "start"), _since(began, moment)
-        last = segments[-1]
-        if change is changes[0] and kind not in ("run", "handover") and len(segments) == 1:
-            last[0] = kind  # it waits from the beginning
-            continue
-        if last[0] == kind and kind != "run":
-            continue
-        last[2] = at
-        if error is not None:
-            last.append(error)
-        segments.append([kind, at, None])
-    segments[-1][2] = _since(began, end)
-    return segments
+    kind = "start"
+    text = '["start",0'
+    steps = iter(changes)
+    for status, moment in zip(steps, steps, strict=True):
+        if type(status) is tuple:
+            status, error = cast("tuple[TaskStatus, str]", status)  # noqa: PLW2901
+            text += "," + _json(error)
+        before, kind = kind, KINDS.get(status, "start")
+        if moment is changes[1] and kind not in ("run", "handover"):
+            text = f'["{kind}",0'  # it waits from the beginning
+        elif kind != before or kind == "run":
+            text += f'],["{kind}",{_since(began, moment)}'
+    return text + "]"
+
+
+def _number(value: float | None) -> float | str:
+    return "null" if value is None else value
 
 
 def _since(began: float, moment: float | None) -> float | None:
@@ -281,15 +285,15 @@ def _round(seconds: float) -> float:
     return int(seconds * 1e6 + 0.5) / 1e6  # three times as fast as `round(seconds, 6)`
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_json_of_name = lru_cache(maxsize=256)(_json)  # a page has few functions
 
 
-async def _in_batches(rows: Iterable[dict[str, Any]]) -> AsyncGenerator[str]:
-    """Yield JSON of `rows`, with commas between them, some rows at a time."""
+async def _in_batches(rows: Iterable[str]) -> AsyncGenerator[str]:
+    """Yield rows with commas between them, some rows at a time."""
     rows = iter(rows)
     comma = ""
     while batch := list(islice(rows, BATCH)):
-        yield comma + _json(batch)[1:-1]
+        yield comma + ",".join(batch)
         comma = ","
         await checkpoint()

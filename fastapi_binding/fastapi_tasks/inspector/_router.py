@@ -49,6 +49,7 @@ _FILES = {
     "page.css": ("page.css", "text/css; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "page-parts.js": ("page-parts.js", "text/javascript; charset=utf-8"),
+    "journal.js": ("journal.js", "text/javascript; charset=utf-8"),
     "waterfall.js": ("waterfall.js", "text/javascript; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -60,15 +60,16 @@ def message_of(error: BaseException) -> str:
         return "(the message cannot be read)"
 
 
-def queue_message(task: Task[Any]) -> tuple[str | None, str] | None:
-    """Return the name of the queue that takes a task, and the id of the message. None for a task without a message.
+def queue_message(task: Task[Any]) -> tuple[str | None, str, bool] | None:
+    """Return the name of the queue that takes a task, the id of the message, and whether a journal has recovered the
+    task. None for a task without a message.
 
-    The name is None if the hand-over was refused, and the task runs here.
+    The name is None for a task of a journal alone; or if the hand-over was refused, and the task runs here.
     """
     queue = task.config.queue
     if task.message_id is None:
         return None
-    return (escaped(queue.name) if isinstance(queue, Queue) else None), task.message_id
+    return (escaped(queue.name) if isinstance(queue, Queue) else None), task.message_id, task.recovered
 
 
 def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

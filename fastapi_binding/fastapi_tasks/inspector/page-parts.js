@@ -66,7 +66,7 @@ export function matcher({ q, status }) {
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (task) => !status || (status === "alive" ? task.ended === null : task.ended !== null && task.status === status);
   const textOf = (task) =>
-    [task.name, task.function, task.phase, said(task.status), task.arguments, task.queue, task.message_id, ...(task.error ?? [])].join(" ");
+    [task.name, task.function, task.phase, said(task.status), task.arguments, task.queue, task.message_id, task.recovered ? "recovered" : "", ...(task.error ?? [])].join(" ");
   return (tasks, texts) =>
     tasks.some((task) => {
       if (!fits(task)) return false;

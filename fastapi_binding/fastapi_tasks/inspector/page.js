@@ -14,6 +14,10 @@ const LONGEST_WAIT = 4000; // milliseconds between two attempts to reach the ser
 
 /** What each worker has told, by its id. With several workers each stream may reach another one. */
 const workers = new Map();
+/** What the journal had at the last look of any worker: all have the same file. Undefined without a journal. */
+let journal;
+/** Its part of the page, which is loaded with the first one. */
+let drawJournal = null;
 let shownWorker = null;
 
 // ---- What the user has chosen; it is kept in the address, so that it outlives a reload ----
@@ -142,6 +146,8 @@ function take(picture) {
   }
   lostAt = null;
   worker.head = picture;
+  if (picture.whole || picture.journal) journal = picture.journal;
+  if (journal && !drawJournal) loadJournal();
   worker.cursor = picture.cursor;
   worker.skew = picture.now - Date.now() / 1000;
   worker.heard = Date.now();
@@ -154,6 +160,16 @@ function take(picture) {
   if (!workers.has(shownWorker)) shownWorker = picture.worker;
   if (picture.worker === shownWorker) draw();
   else drawWorkers();
+}
+
+function loadJournal() {
+  drawJournal = () => {};
+  import("./journal.js").then(
+    (part) => {
+      drawJournal = part.drawJournal;
+      draw();
+    },
+    () => (drawJournal = null)); // the next picture tries again
 }
 
 /** A server that comes back is another worker. Forget the workers from before, and those that have been silent. */
@@ -195,6 +211,7 @@ function draw() {
   drawEntries(found, all.length);
   drawChosen(all, found, worker);
   drawAlive(worker, matches);
+  drawJournal?.(journal, matches);
   drawFailures(worker, matches);
 }
 
@@ -219,12 +236,14 @@ function drawWorkers() {
 
 function drawCounts(head) {
   const { counts, durations } = head;
+  const hasJournal = journal !== undefined;
   const hasQueues = counts.handing_over + counts.handed_over > 0;
   const refused = head.refused.reduce((sum, row) => sum + row[3], 0);
   const rows = [
     ["running", counts.running], ["waiting", counts.waiting], ["limited", counts.limited],
     ["delayed", counts.delayed], ["deferred", counts.deferred], ["retrying", counts.retrying],
     ...(hasQueues ? [["handing over", counts.handing_over]] : []),
+    ...(hasJournal ? [["recording", counts.recording], ["recovered", counts.recovered]] : []),
     ["succeeded", counts.succeeded, "succeeded"], ["failed", counts.failed, "failed"],
     ["cancelled", counts.cancelled, "cancelled"], ["dropped", counts.dropped, "dropped"],
     ...(hasQueues ? [["handed over", counts.handed_over, "handed_over"]] : []),
@@ -323,7 +342,7 @@ function aliveRow(task) {
       name === task.function ? "" : el("span", { class: "quiet" }, task.function),
       task.message_id ? el("span", { class: "quiet" }, messageOf(task)) : "",
       task.arguments ? el("code", {}, task.arguments) : ""),
-    cell("Status", el("span", { class: "mark alive" }, said(task.status)), el("span", { class: "quiet" }, task.phase)),
+    cell("Status", el("span", { class: "mark alive" }, said(task.status)), el("span", { class: "quiet" }, task.recovered ? `${task.phase}, recovered` : task.phase)),
     cell("Age", el("time", { class: "age", "data-at": task.scheduled })),
     cell("Attempt", task.attempt ? String(task.attempt) : "–"),
     cell("Shield", task.shield === false ? "–" : task.shield === true ? "yes" : `${task.shield} s`),
@@ -361,7 +380,7 @@ function failureRow(row, worker) {
       el("p", {}, el("strong", {}, row.error), ` in ${row.function}`, row.kind === "refused" ? ", refused by schedule()" : ""),
       row.message ? el("p", { class: "message" }, row.message) : "",
       row.where ? el("p", {}, el("code", {}, row.where)) : "",
-      el("p", { class: "quiet" }, row.last ? el("time", { class: "ago", "data-at": row.last }) : "", key ? show : "")));
+      el("p", { class: "quiet" }, row.last ? el("time", { class: "ago", "data-at": row.last, "data-word": "last " }) : "", key ? show : "")));
 }
 
 /** Write the texts that change with the time. */
@@ -371,7 +390,7 @@ function tick() {
   const now = nowOf(worker);
   for (const time of document.querySelectorAll("time[data-at]")) {
     const passed = Math.max(0, now - Number(time.dataset.at));
-    const text = time.className === "ago" ? `last ${seconds(passed, true)} ago` : seconds(passed, true);
+    const text = time.className === "ago" ? `${time.dataset.word ?? ""}${seconds(passed, true)} ago` : seconds(passed, true);
     if (time.textContent !== text) time.textContent = text;
   }
 }

@@ -109,15 +109,15 @@ function taskRow({ task, depth }, at, span, now) {
   const end = endOf(task, at, now);
   const kind = task.ended === null ? "alive" : task.status;
   const track = el("div", { class: "track", "aria-hidden": "true" });
-  for (const [name, from, to, error] of task.segments)
-    track.append(bar(`${name} ${error ? "error" : kind}`, offset + from, to === null ? end : offset + to, span));
+  for (const [name, from, to, error] of steps(task, end - offset))
+    track.append(bar(`${name} ${error ? "error" : kind}`, offset + from, offset + to, span));
   if (end <= span) track.append(positioned(el("i", { class: `end ${kind}` }, GLYPHS[kind]), end, span));
   const name = task.name ?? task.function;
   const ran = ranFor(task, end - offset);
   const label = el("div", { class: "label" },
     el("span", { class: "name", title: name === task.function ? name : `${name}: ${task.function}` },
       el("b", { class: `mark ${kind}`, "aria-hidden": "true" }, GLYPHS[kind]), task.name ?? short(task.function)),
-    el("span", { class: "quiet" }, [task.phase, said(task.status), task.attempt > 1 ? `×${task.attempt}` : ""].filter(Boolean).join(" · ")));
+    el("span", { class: "quiet" }, [task.recovered ? "recovered" : "", task.phase, said(task.status), task.attempt > 1 ? `×${task.attempt}` : ""].filter(Boolean).join(" · ")));
   label.style.setProperty("--depth", Math.min(depth, 6));
   const row = el("summary", { class: "row", "data-focus": "" }, label, track, el("div", { class: "figure" }, ran === null ? "" : seconds(ran)));
   return el("li", {}, el("details", {}, row, facts(task, offset, end)));
@@ -126,21 +126,23 @@ function taskRow({ task, depth }, at, span, now) {
 /** The last two parts of the name of a function. */
 const short = (name) => name.replace(/^__main__\./, "").replace(/^.*<locals>\./, "").split(".").slice(-2).join(".");
 
+/** The kind of each step, its beginning, its end, and the exception that ended it. */
+const steps = (task, end) => task.segments.map(([kind, from, error], index) => [kind, from, task.segments[index + 1]?.[1] ?? end, error]);
+
 function ranFor(task, end) {
   const first = task.segments.find(([kind]) => kind === "run" || kind === "handover");
   return first ? end - first[1] : null;
 }
 
 function facts(task, offset, end) {
-  const steps = task.segments.map(([kind, from, to, error]) => {
-    const length = (to ?? end - offset) - from;
-    return el("li", {}, el("span", { class: "quiet" }, seconds(offset + from)), ` ${WORDS[kind]}, ${seconds(length)}`, error ? `, raises ${error}` : "");
-  });
-  if (task.ended !== null) steps.push(el("li", {}, el("span", { class: "quiet" }, seconds(end)), ` ${said(task.status)}${task.status === "handed_over" ? ` to ${task.queue}` : ""}`));
+  const items = steps(task, end - offset).map(([kind, from, to, error]) =>
+    el("li", {}, el("span", { class: "quiet" }, seconds(offset + from)), ` ${WORDS[kind]}, ${seconds(to - from)}`, error ? `, raises ${error}` : ""));
+  if (task.ended !== null) items.push(el("li", {}, el("span", { class: "quiet" }, seconds(end)), ` ${said(task.status)}${task.status === "handed_over" ? ` to ${task.queue}` : ""}`));
   return el("div", { class: "facts" },
-    el("ol", {}, ...steps),
+    el("ol", {}, ...items),
     el("p", {}, el("span", { class: "quiet" }, `task ${task.id}${task.parent === null ? "" : `, scheduled by task ${task.parent}`} `), el("code", {}, task.function)),
     task.message_id ? el("p", { class: "quiet" }, messageOf(task)) : "",
+    task.recovered ? el("p", { class: "quiet" }, "recovered from the journal: the task may have run before, in another process") : "",
     task.arguments ? el("p", {}, el("span", { class: "quiet" }, "arguments "), el("code", {}, task.arguments)) : "",
     task.error ? el("p", {}, el("strong", {}, task.error[0]), `: ${task.error[1]} `, el("code", {}, task.error[2])) : "");
 }

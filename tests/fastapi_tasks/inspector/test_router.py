@@ -23,7 +23,7 @@ from fastapi_tasks.inspector import History, router
 from fastapi_tasks.inspector._router import STREAM
 
 FOLDER = Path(fastapi_tasks.inspector.__file__).parent
-ASSETS = ["page.css", "page.js", "page-parts.js", "waterfall.js", "icon.svg"]
+ASSETS = ["page.css", "page.js", "page-parts.js", "journal.js", "waterfall.js", "icon.svg"]
 PATHS = ["", "json", "events", *ASSETS]
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -136,7 +136,7 @@ class TestHeaders:
         reader.feed((FOLDER / "page.html").read_text())
         assert {link for link in links if not link.startswith("#")} == {"icon.svg", "json", "page.css", "page.js"}
 
-    @pytest.mark.parametrize("name", ["page.js", "page-parts.js", "waterfall.js", "page.css"])
+    @pytest.mark.parametrize("name", ["page.js", "page-parts.js", "journal.js", "waterfall.js", "page.css"])
     def test_the_scripts_write_no_html_and_name_no_other_host(self, name: str) -> None:
         text = (FOLDER / name).read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?:|url\(", text)

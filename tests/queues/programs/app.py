@@ -18,6 +18,8 @@ from fastapi_tasks import Task, TaskConfig, TaskObserver, Tasks, add_tasks, curr
 
 
 def note_failure(task: Task[Any], error: Exception) -> None:
+    """Record the outcome, after the reason: the class of the exception of the last attempt."""
+    record(f"reason_{type(error.__cause__).__name__}", str(task.args[0]))
     record(f"on_error_{getattr(error, 'outcome', type(error).__name__)}", str(task.args[0]))
 
 

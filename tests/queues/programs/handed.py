@@ -1,4 +1,9 @@
-"""The queue of one test: the module that app and worker import. The environment has the settings."""
+"""The queue of one test: the module that app and worker import. The environment has the settings, in seconds:
+
+- `DEADLINE` of a hand-over; `ATTEMPT`: the most for an answer of the broker
+- `IDLE`: after so long without an acknowledgement a worker of Taskiq gives a message to another run
+- `VISIBILITY`: the same, for Celery
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from fastapi_tasks.queues import Queue
 
 ENGINE = os.environ["ENGINE"]
 PORT = os.environ["BROKER_PORT"]
+ATTEMPT = float(os.environ.get("ATTEMPT", "1"))
 FUNCTIONS = [jobs.send_mail, jobs.archive, jobs.look_around, jobs.look_around_sync, jobs.work_long]
 SETTINGS: dict[str, Any] = {
     "name": "later",
@@ -26,9 +32,13 @@ if ENGINE == "taskiq":
 
     # A worker blocks for `xread_block`, which has to be below the `socket_timeout` of redis-py.
     broker = RedisStreamBroker(
-        f"redis://127.0.0.1:{PORT}", consumer_id="0", idle_timeout=1000, xread_block=300, unacknowledged_lock_timeout=2
+        f"redis://127.0.0.1:{PORT}",
+        consumer_id="0",
+        idle_timeout=int(float(os.environ.get("IDLE", "1")) * 1000),
+        xread_block=300,
+        unacknowledged_lock_timeout=2,
     )
-    queue = TaskiqQueue(broker, FUNCTIONS, attempt_timeout=1, **SETTINGS)
+    queue = TaskiqQueue(broker, FUNCTIONS, attempt_timeout=ATTEMPT, **SETTINGS)
 
     @broker.task
     async def decorated(order: str) -> None:
@@ -42,15 +52,15 @@ elif ENGINE == "celery":
     url = os.environ.get("BROKER_URL", f"redis://127.0.0.1:{PORT}/0")
     app = Celery("handed", broker=url)
     timeouts: dict[str, Any] = {
-        "socket_timeout": 1,
-        "socket_connect_timeout": 1,
+        "socket_timeout": ATTEMPT,
+        "socket_connect_timeout": ATTEMPT,
         "visibility_timeout": int(os.environ.get("VISIBILITY", "3600")),
     }
     if url.startswith("amqp"):
-        timeouts = {"read_timeout": 1, "write_timeout": 1, "confirm_publish": True}
+        timeouts = {"read_timeout": ATTEMPT, "write_timeout": ATTEMPT, "confirm_publish": True}
     app.conf.update(
         broker_transport_options=timeouts,
-        broker_connection_timeout=1,
+        broker_connection_timeout=ATTEMPT,
         broker_connection_retry_on_startup=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -23,27 +24,42 @@ def note(event: str, subject: str) -> None:
     record("again" if task.recovered else event, subject)
 
 
+@contextmanager
+def noted() -> Iterator[None]:
+    """Note the begin and the end of a run: the message id, and the process."""
+    run = f"{current_task().message_id}/{os.getpid()}"
+    record("began", run)
+    try:
+        yield
+    finally:
+        record("ended", run)
+
+
 async def work(subject: str) -> None:
     """Take a while, so that a kill finds tasks in all states."""
-    await anyio.sleep(0.02)
-    note("ran", subject)
+    with noted():
+        await anyio.sleep(0.02)
+        note("ran", subject)
 
 
 async def wait(subject: str) -> None:
     """Wait for the end of the process. A recovered run ends at once."""
-    note("started", subject)
-    if not current_task().recovered:
-        await anyio.sleep_forever()
+    with noted():
+        note("started", subject)
+        if not current_task().recovered:
+            await anyio.sleep_forever()
 
 
 async def kill(subject: str) -> None:
     """Kill the process, each time."""
-    record("kills", subject)
-    os.kill(os.getpid(), signal.SIGKILL)
+    with noted():
+        record("kills", subject)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def new_name(subject: str) -> None:
-    note("started", subject)
+    with noted():
+        note("started", subject)
 
 
 app = FastAPI()
@@ -76,6 +92,15 @@ async def waiting(subject: str, tasks: Tasks) -> None:
 @app.post("/kill/{subject}")
 async def poison(subject: str, tasks: Tasks) -> None:
     tasks.task(delay=0.05).after_response.schedule(kill, subject)  # the client has the response by then
+
+
+@app.post("/die/{subject}")
+async def die(subject: str, tasks: Tasks) -> None:
+    """Die before the route has ended, and after the app has written to its own database."""
+    tasks.schedule(work, f"{subject}.immediate")
+    tasks.after_route.schedule(work, f"{subject}.route")
+    record("committed", subject)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.post("/fork")

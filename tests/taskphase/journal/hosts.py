@@ -56,8 +56,11 @@ class Program:
         return Journal(self.path, [self.send, self.fail, self.wait, self.hold], **{**self.options, **options})
 
     @asynccontextmanager
-    async def host(self, journal: Journal | None = None, **settings: Any) -> AsyncIterator[TaskHost]:
-        async with TaskHost(journal=self.journal() if journal is None else journal, **settings) as host:
+    async def host(self, *, takes_over: bool = True, **settings: Any) -> AsyncIterator[TaskHost]:
+        host = TaskHost(journal=self.journal(), **settings)
+        if not takes_over:
+            host.take_over_later()
+        async with host:
             yield host
 
     def rows(self) -> dict[str, str]:
@@ -85,15 +88,19 @@ def disk_of(host: TaskHost) -> Disk:
     return disk
 
 
+def die_with(host: TaskHost) -> None:
+    """Do what the kernel does at the death of the process of `host`."""
+    share = keeper_of(host).share
+    die(share)
+    share._timeout = 0.001  # nobody answers any more
+
+
 async def killed(program: Program, *, function: str = "wait", argument: object = None, **settings: Any) -> str:
     """Return the message id of a task whose host has died while the task was running."""
-    host = TaskHost(journal=program.journal())
-    host.take_over_later()  # otherwise it takes the task of the last killed host, whose death it would share
-    async with host:
+    # A host that takes over would take the task of the last killed host, and share its death.
+    async with program.host(takes_over=False) as host:
         task = host.task(**settings).schedule(getattr(program, function), argument)
         await task.started.wait()
-        share = keeper_of(host).share
-        die(share)
-        share._timeout = 0.001  # nobody answers any more
+        die_with(host)
     program.runs[:] = [run for run in program.runs if run[2]]
     return str(task.message_id)

@@ -13,18 +13,13 @@ from taskphase._drive.loops import native_seam
 from taskphase.journal._arguments import pack
 from taskphase.journal._share import Share
 from taskphase.journal._statements import Row
-from taskphase.journal._writer import Call
 
 SEND, CHARGE = "app.send", "app.charge"
 ALL = 1000  # more tasks than any test writes
 
 
-def call_here() -> Call:
-    return native_seam().call_from_thread
-
-
 def share(path: Path, functions: Iterable[str] = (SEND, CHARGE), **options: Any) -> Share:
-    settings = {"sync": "normal", "timeout": 5, "recoveries": 3, "call": call_here(), **options}
+    settings = {"sync": "normal", "timeout": 5, "recoveries": 3, "seam": native_seam(), **options}
     return Share(path, frozenset(functions), **settings)
 
 

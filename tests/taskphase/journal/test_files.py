@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -92,6 +94,22 @@ async def test_a_corrupt_file_is_refused_g22(tmp_path: Path, place: str) -> None
     assert any(word in reason for word in ("not a database", "malformed"))
 
 
+async def test_a_place_without_the_wal_of_sqlite_is_refused_g22(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network file system may be. Here it is SQLite's database in memory."""
+
+    class InMemory:
+        Error, OperationalError = sqlite3.Error, sqlite3.OperationalError
+
+        @staticmethod
+        def connect(_path: Path, **options: Any) -> sqlite3.Connection:
+            return sqlite3.connect(":memory:", **options)
+
+    monkeypatch.setattr("taskphase.journal._file.sqlite3", InMemory)
+    assert "use a local disk" in await refusal(tmp_path / "tasks.db")
+
+
 async def test_a_path_that_cannot_be_opened_is_refused_g22(tmp_path: Path) -> None:
     assert "No such file" in await refusal(tmp_path / "nowhere" / "tasks.db")
     assert "directory" in await refusal(tmp_path)
@@ -123,15 +141,19 @@ async def test_many_hosts_that_make_the_file_at_once_succeed_g22(tmp_path: Path)
     assert len(look(path)) == 8
 
 
-PROGRAM = """
+HEAD = """
 import os, resource, signal, sys
 import anyio
 from pathlib import Path
 from tests.taskphase.journal.stores import look, opened, row
 from taskphase import JournalError
 
+path = Path(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+"""
+
+PROGRAM = """
 async def main():
-    path = Path(sys.argv[2])
     if sys.argv[1] == "read-only":
         if os.geteuid() == 0:
             os.setuid(65534)
@@ -141,7 +163,6 @@ async def main():
         except JournalError as exc:
             print(exc.reason)
         return
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     async with opened(path) as mine:
         await mine.write([row("app.send", "x")])
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
@@ -162,15 +183,62 @@ anyio.run(main)
 """
 
 
-def run(mode: str, path: Path) -> str:
-    command = [sys.executable, "-c", PROGRAM, mode, str(path)]
+# A second host opens on a disk that takes only some bytes of the file of its lock.
+NO_ROOM = """
+async def main():
+    async with opened(path) as mine:
+        await mine.write([row()])
+        for room in range(10):
+            before = set(path.parent.iterdir())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            try:
+                async with opened(path):
+                    print("opened")
+            except JournalError as exc:
+                print(exc.reason)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert set(path.parent.iterdir()) == before, [*path.parent.iterdir()]
+            async with opened(path) as other:
+                assert (await mine.take(1)).tasks == (await other.take(1)).tasks == []
+
+anyio.run(main)
+"""
+
+# The process dies between the making of the file of its lock and its new name.
+DIES = """
+async def main():
+    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    async with opened(path):
+        pass
+
+anyio.run(main)
+"""
+
+
+def run(mode: str, path: Path, program: str = PROGRAM, code: int = 0) -> str:
+    command = [sys.executable, "-c", HEAD + program, mode, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
 def test_a_disk_that_takes_no_more_fails_the_writes_until_it_takes_more_g22(tmp_path: Path) -> None:
     assert run("full", tmp_path / "tasks.db").strip() in ("disk I/O error", "database or disk is full")
+
+
+def test_a_host_that_cannot_make_the_file_of_its_lock_leaves_none_g22(tmp_path: Path) -> None:
+    assert run("", tmp_path / "tasks.db", NO_ROOM).splitlines() == ["[Errno 27] File too large"] * 10
+
+
+async def test_a_process_that_dies_while_it_opens_leaves_no_file_for_long_g22(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    (tmp_path / "tasks.db.new").touch()
+    (tmp_path / "other.db.id.alive.new").touch()
+    await anyio.to_thread.run_sync(run, "", path, DIES, -signal.SIGKILL)
+    assert len(list(tmp_path.glob("*.new"))) == 3
+    async with opened(path) as mine:
+        await mine.take(1)
+        assert sorted(each.name for each in tmp_path.glob("*.new")) == ["other.db.id.alive.new", "tasks.db.new"]
 
 
 def test_a_file_that_the_process_may_only_read_is_refused_g22() -> None:

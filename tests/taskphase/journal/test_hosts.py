@@ -40,11 +40,6 @@ from taskphase import (
 S = TaskStatus
 
 
-@pytest.fixture
-async def program(tmp_path: Path) -> Program:
-    return Program(tmp_path / "tasks.db")
-
-
 class Watch(TaskObserver):
     def __init__(self) -> None:
         self.told: list[str] = []

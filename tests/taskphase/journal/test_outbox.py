@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from tests.backends import turns, until
-from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, keeper_of
-from tests.taskphase.journal.stores import die, look
+from tests.taskphase.journal.hosts import Program, die_with, disk_of
+from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
-from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TaskStatus, TasksUnportableError
-from taskphase.journal import _keeper
+from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TaskStatus, TasksUnportableError, current_host
 from taskphase.queues import Call, Queue
 
 S = TaskStatus
 
-
-@pytest.fixture
-async def program(tmp_path: Path) -> Program:
-    return Program(tmp_path / "tasks.db")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have hosts look for tasks of dead hosts often."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Later(Queue):
@@ -42,8 +31,8 @@ class Later(Queue):
     attempts = 0
     is_down = False
 
-    def __init__(self, *functions: Callable[..., Any], **settings: Any) -> None:
-        super().__init__("later", functions, **settings)
+    def __init__(self, *functions: Callable[..., Any], name: str = "later", **settings: Any) -> None:
+        super().__init__(name, functions, **settings)
         self.published: list[tuple[str, tuple[Any, ...]]] = []
         self.rows: Callable[[], object] = dict
         self.seen: list[object] = []
@@ -66,10 +55,10 @@ class Later(Queue):
 
 
 @asynccontextmanager
-async def outbox(program: Program, later: Later, **settings: Any) -> AsyncIterator[TaskHost]:
+async def outbox(program: Program, *queues: Later, **settings: Any) -> AsyncIterator[TaskHost]:
     config = settings.pop("kept", TaskConfig())
     journal = Journal(program.path, {program.send: config, program.hold: config}, sync="normal")
-    async with TaskHost(journal=journal, queues=[later], **settings) as host:
+    async with TaskHost(journal=journal, queues=queues, **settings) as host:
         yield host
 
 
@@ -123,15 +112,37 @@ async def test_a_hand_over_that_the_drain_cuts_off_stays_due_without_on_error_g9
     assert program.runs == []
 
 
+async def test_a_recorded_hand_over_begins_after_the_drain_has_cut_others_off_g9_g21_g22(program: Program) -> None:
+    """It waits as long as it takes: in this host, or in the next one."""
+
+    async def handle(_task: Task[Any], _error: Exception) -> None:
+        task = current_host().task(on_error=lambda *call: handled.append(call)).schedule(program.send, 1)
+        made.append(task)
+        await task.wait()
+
+    made: list[Task[Any]] = []
+    handled: list[object] = []
+    later, down = Later(program.send), Later(program.fail, name="down")
+    down.is_down = True
+    async with outbox(program, later, down, shield_timeout=0) as host:
+        host.task(on_error=handle).schedule(program.fail)
+        await until(lambda: down.attempts)
+    [task] = made
+    # The drain waits for a second.
+    assert task.status in (S.HANDED_OVER, S.CANCELLED)
+    assert handled == []
+    async with outbox(program, later):
+        await program.has({})
+    assert later.published == [(task.message_id, (1,))]
+
+
 async def test_a_recovered_hand_over_keeps_its_message_id_g21_g22(program: Program) -> None:
     later = Later(program.send)
     later.is_down = True
     async with outbox(program, later) as host:
         task = host.task(name="mail").schedule(program.send, 1)
         await until(lambda: later.attempts)
-        share = keeper_of(host).share
-        die(share)
-        share._timeout = 0.001
+        die_with(host)
     later.is_down = False
     async with outbox(program, later, kept=TaskConfig(timeout=3)):
         await program.has({})
@@ -178,19 +189,9 @@ async def test_a_run_that_is_not_counted_yet_publishes_nothing_g22(program: Prog
         host.schedule(program.send)
         await until(lambda: later.attempts)
     later.attempts = 0
-    journal = Journal(program.path, [program.send], sync="normal")
-    host = TaskHost(journal=journal, queues=[later])
-    host.take_over_later()
-    async with host:
+    async with program.host(takes_over=False, queues=[later]) as host:
         disk = disk_of(host)
-        execute = disk.execute
-
-        def watch(statement: str, *args: Any) -> Any:
-            if "recoveries + 1" in statement:
-                disk.hangs = "COMMIT"
-            return execute(statement, *args)
-
-        disk.execute = watch  # type: ignore[method-assign]
+        disk.hang_at_count()
         host.take_over()
         await reached(disk)
         await turns()

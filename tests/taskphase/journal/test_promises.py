@@ -14,11 +14,10 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.taskphase.journal.hosts import MOMENT, disk_of, keeper_of
-from tests.taskphase.journal.stores import die, look
+from tests.taskphase.journal.hosts import MOMENT, die_with, disk_of, keeper_of
+from tests.taskphase.journal.stores import look
 
 from taskphase import Journal, JournalError, Task, TaskHost, TaskStatus, current_host, current_task
-from taskphase.journal import _keeper
 
 SLOTS = 2  # hosts at a time
 TIMEOUT = 0.05  # seconds
@@ -120,9 +119,7 @@ class World:
             if running:
                 running[way % len(running)].set()
         elif what == "die":
-            share = keeper_of(host).share
-            die(share)
-            share._timeout = 0.001
+            die_with(host)
             self.dead.append(host)
             self.hosts[number] = None
         else:
@@ -147,15 +144,13 @@ class World:
         assert not list(self.path.parent.glob("*.alive"))
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_all_promises_hold_through_deaths_and_broken_disks_g22_g24(
-    backend: str, steps: list[Step], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_promises_hold_through_deaths_and_broken_disks_g22_g24(backend: str, steps: list[Step]) -> None:
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             await World(Path(folder, "tasks.db")).live(steps)
 
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
     anyio.run(run, backend=backend)

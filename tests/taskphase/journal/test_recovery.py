@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,20 +16,10 @@ from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
 from taskphase import Journal, Limit, Phase, Task, TaskConfig, TaskHost, TaskObserver, TaskStatus, current_task, retry
-from taskphase.journal import _keeper
 
 S = TaskStatus
 
-
-@pytest.fixture
-async def program(tmp_path: Path) -> Program:
-    return Program(tmp_path / "tasks.db")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have hosts look for tasks of dead hosts often."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Seen(TaskObserver):
@@ -84,9 +73,7 @@ async def test_a_closed_host_leaves_its_tasks_to_the_next_one_g9_g22(program: Pr
 
 async def test_take_over_begins_when_the_binding_says_so_g22(program: Program) -> None:
     await killed(program)
-    host = TaskHost(journal=program.journal())
-    host.take_over_later()
-    async with host:
+    async with program.host(takes_over=False) as host:
         await anyio.sleep(5 * MOMENT)
         assert program.runs == []
         host.take_over()
@@ -137,18 +124,9 @@ async def test_a_waiting_recovered_task_is_not_counted_as_a_death_g22(program: P
 
 async def test_a_run_is_counted_on_the_disk_before_its_first_step_g22(program: Program) -> None:
     await killed(program)
-    host = TaskHost(journal=program.journal())
-    host.take_over_later()
-    async with host:
+    async with program.host(takes_over=False) as host:
         disk = disk_of(host)
-        execute = disk.execute
-
-        def watch(statement: str, *args: Any) -> Any:
-            if "recoveries + 1" in statement:
-                disk.hangs = "COMMIT"
-            return execute(statement, *args)
-
-        disk.execute = watch  # type: ignore[method-assign]
+        disk.hang_at_count()
         host.take_over()
         await reached(disk)
         await turns()
@@ -163,19 +141,16 @@ async def test_a_run_that_cannot_be_counted_waits_until_it_can_g22(
 ) -> None:
     monkeypatch.setattr("taskphase.journal._record._PAUSE", MOMENT)
     await killed(program)
-    host = TaskHost(journal=program.journal())
-    host.take_over_later()
-    async with host:
-        disk, failed = disk_of(host), list[str]()
-        execute = disk.execute
 
-        def watch(statement: str, *args: Any) -> Any:
-            if "recoveries + 1" in statement and len(failed) < 3:
-                failed.append(statement)
-                raise disk.error
-            return execute(statement, *args)
+    def fail() -> None:
+        if len(failed) < 3:
+            failed.append(None)
+            raise disk.error
 
-        disk.execute = watch  # type: ignore[method-assign]
+    failed: list[None] = []
+    async with program.host(takes_over=False) as host:
+        disk = disk_of(host)
+        disk.at_count = fail
         host.take_over()
         await program.has({})
         assert (len(failed), program.runs) == (3, [("wait", None, True)])
@@ -288,6 +263,23 @@ async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g
     reasons = {entry.function: entry.error for entry in await journal.failed()}
     assert reasons.pop("old") == "it cannot be called any more: TypeError"
     assert list(reasons.values()) == ["the journal of this app has no function with this name"]
+
+
+async def test_a_renamed_function_with_its_old_name_runs_the_tasks_of_the_old_one_g22(program: Program) -> None:
+    async def old(argument: int) -> None:
+        found.append(("old", argument))
+        await program.release.wait()
+
+    async def new(argument: int, other: int = 2) -> None:
+        found.append(("new", argument, other))
+
+    found: list[tuple[object, ...]] = []
+    async with TaskHost(journal=Journal(program.path, [old])) as host:
+        await host.schedule(old, 1).started.wait()
+    (name,) = look(program.path, "function")
+    async with TaskHost(journal=Journal(program.path, [new], names={new: name})):
+        await program.has({})
+    assert found == [("old", 1), ("new", 1, 2)]
 
 
 async def test_many_due_tasks_are_taken_in_parts_and_all_run_g22(program: Program) -> None:

@@ -15,11 +15,9 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from tests.backends import native_cancel_only, turns
-from tests.taskphase.journal.stores import ALL, SEND, call_here, ids, look, opened, row, share, wrap
+from tests.taskphase.journal.stores import ALL, SEND, ids, look, opened, row, share, wrap
 
 from taskphase import JournalError
-from taskphase.journal._file import connect
-from taskphase.journal._writer import Writer
 
 
 class Disk:
@@ -27,13 +25,19 @@ class Disk:
 
     :ivar fails: before the statement that begins with this word, the disk raises
     :ivar hangs: before the statement that begins with this word, the disk waits for `go_on`
+    :ivar at_count: called before a recovered run is counted
     """
 
     def __init__(self) -> None:
         self.fails = self.hangs = "never"
         self.error: Exception = sqlite3.OperationalError("database or disk is full")
         self.reached, self.go_on = threading.Event(), threading.Event()
-        self.commits = 0
+        self.commits = self.inserts = 0
+        self.at_count: Callable[[], None] = lambda: None
+
+    def hang_at_count(self) -> None:
+        """Hang before the commit that counts a recovered run."""
+        self.at_count = lambda: setattr(self, "hangs", "COMMIT")
 
     def __call__(self, connection: Any) -> Any:
         self.connection = connection
@@ -43,6 +47,8 @@ class Disk:
         return getattr(self.connection, name)
 
     def execute(self, statement: str, *args: Any) -> Any:
+        if "recoveries + 1" in statement:
+            self.at_count()
         if statement.startswith(self.hangs):
             self.hangs = "never"
             self.reached.set()
@@ -50,6 +56,7 @@ class Disk:
         if statement.startswith(self.fails):
             raise self.error
         self.commits += statement == "COMMIT"
+        self.inserts += statement.startswith("INSERT")
         return self.connection.execute(statement, *args)
 
 
@@ -57,7 +64,7 @@ async def reached(disk: Disk) -> None:
     await anyio.to_thread.run_sync(disk.reached.wait)
 
 
-async def test_writes_that_gather_while_the_disk_works_share_a_transaction_g22(tmp_path: Path) -> None:
+async def test_writes_that_gather_while_the_disk_works_share_a_statement_g22(tmp_path: Path) -> None:
     path, disk = tmp_path / "tasks.db", Disk()
     mine = share(path)
     wrap(mine, disk)
@@ -71,40 +78,26 @@ async def test_writes_that_gather_while_the_disk_works_share_a_transaction_g22(t
             tg.start_soon(mine.write, [each])
         await turns()
         disk.go_on.set()
-    assert disk.commits == before + 2
+    assert (disk.commits, disk.inserts) == (before + 2, 2)
     assert sorted(look(path, "message_id")) == sorted(ids(rows))
     await mine.close()
 
 
-def test_many_threads_with_event_loops_share_one_writer_g22(tmp_path: Path) -> None:
-    """The anyio backends are mixed: each thread has a loop of its own."""
-
+async def test_many_callers_get_each_the_answer_to_its_own_work_g22(tmp_path: Path) -> None:
     def answer(number: int, step: int, _connection: sqlite3.Connection) -> tuple[int, int]:
         return number, step
 
     async def write(number: int) -> None:
-        call = call_here()
         for step in range(50):
-            done.append(await writer.do(partial(answer, number, step), call=call, timeout=10))  # noqa: PERF401
+            assert await mine._writer.do(partial(answer, number, step), timeout=10) == (number, step)
+            if step % 10 == number:
+                await mine.write([row(SEND, number, step)])
 
-    async def close() -> None:
-        await writer.close(call=call_here(), timeout=10)
-
-    path = tmp_path / "tasks.db"
-    writer = Writer(path, lambda: connect(path, "normal", 5))
-    done: list[tuple[int, int]] = []
-    backends = ["asyncio", "trio"] * 3
-    threads = [
-        threading.Thread(target=anyio.run, args=(write, number), kwargs={"backend": backend})
-        for number, backend in enumerate(backends)
-    ]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    anyio.run(close)
-    writer._thread.join()
-    assert sorted(done) == [(number, step) for number in range(6) for step in range(50)]
+    async with opened(path := tmp_path / "tasks.db") as mine:
+        async with anyio.create_task_group() as tg:
+            for number in range(6):
+                tg.start_soon(write, number)
+        assert len(look(path)) == 30
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
@@ -144,7 +137,7 @@ async def test_a_bug_in_one_write_ends_no_thread_g22(tmp_path: Path) -> None:
 
     async with opened(tmp_path / "tasks.db") as mine:
         with pytest.raises(JournalError) as raised:
-            await mine._writer.do(broken, call=call_here(), timeout=5)
+            await mine._writer.do(broken, timeout=5)
         assert raised.value.reason == "LookupError"
         await mine.write([row()])
 
@@ -229,10 +222,65 @@ class TestGivenUp:
         seen: list[Any] = []
         mine._timeout = 5
         disk.go_on.set()
-        await mine._writer.do(lambda c: seen.append(look(path)), call=call_here(), timeout=5)
+        await mine._writer.do(lambda c: seen.append(look(path)), timeout=5)
         assert seen == [[]]
         await mine.close()
         assert look(path) == []
+
+    async def test_one_task_ends_all_writes_that_take_too_long_g22(self, tmp_path: Path) -> None:
+        async def write() -> None:
+            with pytest.raises(JournalError, match="longer than"):
+                await mine.write([row()])
+            ended.append(anyio.current_time())
+
+        path, disk = tmp_path / "tasks.db", Disk()
+        mine = share(path)
+        wrap(mine, disk)
+        await mine.open()
+        ended: list[float] = []
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(mine.watch)
+            await turns()
+            await mine.write([first := row()])
+            disk.hangs, mine._timeout = "COMMIT", 0.05
+            begin = anyio.current_time()
+            async with anyio.create_task_group() as tg:
+                for _ in range(3):
+                    tg.start_soon(write)
+                    await anyio.sleep(0.02)
+            assert [after >= begin + 0.049 for after in ended] == [True] * 3
+            mine._timeout = 5
+            disk.go_on.set()
+            await mine.write([last := row()])
+            watching.cancel_scope.cancel()
+        await mine.write([])  # nothing watches
+        assert look(path, "message_id") == ids([first, last])
+        assert not mine._writer._watched
+        await mine.close()
+
+    async def test_close_ends_a_write_that_hangs_and_that_nothing_watches_any_more_g22(self, tmp_path: Path) -> None:
+        async def write() -> None:
+            with pytest.raises(JournalError, match="longer than"):
+                await mine.write([row()])
+            ended.append(True)
+
+        disk, ended = Disk(), list[bool]()
+        mine = share(tmp_path / "tasks.db")
+        wrap(mine, disk)
+        await mine.open()
+        disk.hangs = "COMMIT"
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tg:
+                async with anyio.create_task_group() as watching:
+                    watching.start_soon(mine.watch)
+                    await turns()
+                    tg.start_soon(write)
+                    await reached(disk)
+                    watching.cancel_scope.cancel()
+                mine._timeout = 0.01
+                await mine.close()
+        assert ended == [True]
+        disk.go_on.set()
 
     async def test_a_write_whose_caller_is_cancelled_is_struck_out_g22(self, tmp_path: Path) -> None:
         path, disk = tmp_path / "tasks.db", Disk()
@@ -249,28 +297,33 @@ class TestGivenUp:
         assert look(path) == []
 
     @native_cancel_only
-    async def test_a_native_cancellation_right_after_the_write_strikes_it_out_g22(self, tmp_path: Path) -> None:
+    async def test_a_native_cancellation_right_after_the_write_strikes_it_out_g22(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async with opened(path := tmp_path / "tasks.db") as mine:
             native = asyncio.ensure_future(mine.write([row()]))
             loop = asyncio.get_running_loop()
-            written, set_events = threading.Event(), list[Callable[[], object]]()
+            seam, written = mine._writer._seam, threading.Event()
+            call = seam.call_from_thread
 
             def catch(callback: Callable[[], object]) -> None:
-                set_events.append(callback)
-                written.set()
+                if seam.runs_here():
+                    call(callback)
+                else:
+                    written.set()
 
             await turns(1)
             native.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await native
-            mine._call = catch
+            monkeypatch.setattr(seam, "call_from_thread", catch)
             native = loop.create_task(mine.write([row()]))
             await turns(2)
             await anyio.to_thread.run_sync(written.wait)
             native.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await native
-            mine._call = call_here()
+            monkeypatch.undo()
             await mine.write([])
             assert look(path) == []
 
@@ -327,10 +380,31 @@ class TestTheEnd:
         disk.hangs, mine._timeout = "BEGIN", 0.01
         await mine.close()
         async with opened(path) as other:
-            assert len((await other.take(ALL)).tasks) == 1
+            assert (await other.take(ALL)).tasks == []
             disk.go_on.set()
             mine._writer._thread.join()
-            assert look(path, "owner") == [other._id]
+            assert len((await other.take(ALL)).tasks) == 1
+
+    async def test_no_other_host_takes_what_the_thread_of_a_closed_host_strikes_out_g22(self, tmp_path: Path) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        mine = share(path)
+        wrap(mine, disk)
+        await mine.open()
+        disk.hangs, mine._timeout = "COMMIT", 0.01
+        with pytest.raises(JournalError, match="longer"):
+            await mine.write([row(), row()])  # so their route has failed
+        commit, disk.go_on, disk.reached = disk.go_on, threading.Event(), threading.Event()
+        disk.hangs = "BEGIN"
+        commit.set()
+        await reached(disk)
+        await mine.close()
+        async with opened(path) as other:
+            assert len(look(path)) == 2
+            assert (await other.take(ALL)).tasks == []
+            disk.go_on.set()
+            mine._writer._thread.join()
+            assert (await other.take(ALL)).tasks == []
+        assert look(path) == []
 
     async def test_a_cancellation_does_not_shorten_close_g22(self, tmp_path: Path) -> None:
         mine = share(tmp_path / "tasks.db")

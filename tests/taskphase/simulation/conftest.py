@@ -18,15 +18,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def only_what_a_test_makes_is_collected() -> Iterator[None]:
-    """Freeze all objects, so that each collection takes a moment instead of a tenth of a second."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[set[threading.Thread]]:
     """Check that no thread and no patch is left. Yields a set to which a test adds its own threads."""

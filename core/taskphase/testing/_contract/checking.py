@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -71,7 +71,7 @@ async def queue_contract(
     :param down: returns a context in which the engine refuses connections and messages. None: not checked
     :param hung: returns a context in which the engine takes connections and never answers. None: not checked
     :param unportable: an argument that the engine cannot carry; default: a lock
-    :param trace: whether the program and the workers have OpenTelemetry set up
+    :param trace: whether the workers continue the traces of the program: they have imported OpenTelemetry
     :param within: the most seconds until a worker has run a message
     :raises AssertionError: if the queue does not keep the contract
     """
@@ -85,6 +85,16 @@ async def queue_contract(
         for fault in (down, hung):
             if fault is not None:
                 await contract.check_fault(fault)
+
+
+@contextmanager
+def _new_trace() -> Generator[str]:
+    """Make a span of a new trace current, without an SDK; return the id of the trace."""
+    from opentelemetry import trace
+
+    context = trace.SpanContext(uuid4().int, uuid4().int >> 64, False, trace.TraceFlags(trace.TraceFlags.SAMPLED))
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        yield f"{context.trace_id:032x}"
 
 
 class _Contract:
@@ -148,10 +158,7 @@ class _Contract:
             token = CARRIED.set(f"carried {word}")
             stack.callback(CARRIED.reset, token)
             if trace:
-                from opentelemetry import trace as api
-
-                span = stack.enter_context(api.get_tracer("taskphase").start_as_current_span("contract"))
-                trace_id = f"{span.get_span_context().trace_id:032x}"
+                trace_id = stack.enter_context(_new_trace())
             task = host.schedule(func, str(self._file), values, word=word)
         values.append("too late")
         return task, trace_id
@@ -236,12 +243,17 @@ class _Contract:
         assert took < 0.1 + 2 * _TO_OBEY, f"a hand-over has held its host for {took:.1f} s"
 
     async def _works(self, host: TaskHost) -> None:
-        """Check that the queue hands a task over, perhaps after a while, and that a worker runs the task."""
+        """Check that the queue hands a task over, and that a worker runs the task. After a fault perhaps not the first
+        one: the engine may lose a message that a worker takes at the moment of the fault.
+        """
         ends_at = anyio.current_time() + self._within
         while True:
             task = host.schedule(note, str(self._file), ["works"])
             await task.wait()
-            if task.status is TaskStatus.HANDED_OVER or anyio.current_time() > ends_at:
+            is_handed_over = task.status is TaskStatus.HANDED_OVER
+            if is_handed_over and await self._find(str(task.message_id), self._within / 5):
+                return
+            if anyio.current_time() > ends_at:
                 break
         await self._handed_over(task)
         await self._ran(task)
@@ -262,16 +274,19 @@ class _Contract:
         return await self._await_line(task.message_id)
 
     async def _await_line(self, message_id: str) -> list[Line]:
-        """Wait until a worker has run the call; return the lines of its runs."""
+        found = await self._find(message_id, self._within)
+        assert found, f"no worker has run message {message_id} within {self._within:g} s: it runs {self._lines()[-3:]}"
+        return found
+
+    async def _find(self, message_id: str, seconds: float) -> list[Line]:
+        """Wait until a worker has run the call, at most so many `seconds`; return the lines of its runs."""
         if self._work is not None:
             await self._work()
-        with anyio.move_on_after(self._within):
+        with anyio.move_on_after(seconds):
             # Another process writes the file.
             while not [line for line in self._lines() if line["id"] == message_id]:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
-        found = [line for line in self._lines() if line["id"] == message_id]
-        assert found, f"no worker has run message {message_id} within {self._within:g} s: it runs {self._lines()[-3:]}"
-        return found
+        return [line for line in self._lines() if line["id"] == message_id]
 
     def _lines(self) -> list[Line]:
         if not self._file.exists():

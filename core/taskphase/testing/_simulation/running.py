@@ -21,6 +21,7 @@ from .faults import Fault
 from .policy import Fifo, Policy
 from .record import Run, short_name
 from .schedule import Abandon, Schedule, here
+from .writers import writers_as_workers
 
 Backend = Literal["asyncio", "trio"]
 
@@ -102,16 +103,17 @@ def _on_asyncio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience
         privates.without_processes(anyio.backend),
     ):
         loop = SimulatedLoop(schedule, _asyncio_steps(), anyio, patience)
-        try:
-            task = loop.run(call(), _name_of(main), context)
-            return task.result(), None
-        except Abandon:
-            return None, None
-        except BaseException as exc:
-            return None, exc
-        finally:
-            schedule.end()
-            context.copy().run(loop.unwind)
+        with writers_as_workers(loop.crew):
+            try:
+                task = loop.run(call(), _name_of(main), context)
+                return task.result(), None
+            except Abandon:
+                return None, None
+            except BaseException as exc:
+                return None, exc
+            finally:
+                schedule.end()
+                context.copy().run(loop.unwind)
 
 
 def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: float) -> _Result:
@@ -120,7 +122,11 @@ def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: f
 
     backend = privates.anyio_on_trio()
     simulation = Simulation(schedule, main, _name_of(main), patience)
-    with workers_for_anyio(backend, simulation), privates.without_processes(backend):
+    with (
+        workers_for_anyio(backend, simulation),
+        writers_as_workers(simulation.crew),
+        privates.without_processes(backend),
+    ):
         try:
             simulation.run()
             assert simulation.outcome is not None

@@ -1,0 +1,21 @@
+"""Fixtures of the tests of journals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.taskphase.journal.hosts import MOMENT, Program
+
+from taskphase.journal import _keeper
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> Program:
+    return Program(tmp_path / "tasks.db")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have hosts look for tasks of dead hosts often."""
+    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
