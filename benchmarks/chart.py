@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 
 from .figures import SHARED, Figure, Table
@@ -26,15 +26,23 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 }"""
 
 
-def chart(table: Table, width: int = WIDTH) -> str:
+def value(figure: Figure, unit: str) -> str:
+    """Return the ratio, and the value with its unit."""
+    digits = {"us": 1, "ms": 2}.get(unit, 0)
+    number = f"{figure.value:.{digits}f}"
+    return f"{figure.ratio:.2f} ({number} {unit})"
+
+
+def chart(table: Table, width: int = WIDTH, text: Callable[[Figure, str], str] = value) -> str:
     """Return a chart with a bar for each figure. The length is the ratio to the base, which is a dashed line.
 
     :param width: of the chart, in pixels
+    :param text: returns the text behind the bar of a figure, from the figure and its unit
     """
     figures = [figure for figure in table.figures if SHARED not in figure.name]
     labels = room(figure.name for figure in figures)
     longest = max(figure.ratio for figure in figures)
-    scale = (width - labels - room(value(figure, table.unit) for figure in figures)) / longest
+    scale = (width - labels - room(text(figure, table.unit) for figure in figures)) / longest
     title = f"{table.title[0].upper()}{table.title[1:]}"
     lines = textwrap.wrap(f"{title}: multiples of {table.base}", (width - 16) // TITLE_LETTER)
     top = TOP + (len(lines) - 1) * LINE
@@ -48,7 +56,7 @@ def chart(table: Table, width: int = WIDTH) -> str:
         *(f'<text class="title" x="8" y="{22 + at * LINE}">{escape(line)}</text>' for at, line in enumerate(lines)),
         *(bar(figure, labels, y, scale) for y, figure in rows),
         f'<line class="base" x1="{base}" x2="{base}" y1="{top - 6}" y2="{height - 4}"/>',
-        *(words(figure, table.unit, labels, y, scale) for y, figure in rows),
+        *(words(figure, text(figure, table.unit), labels, y, scale) for y, figure in rows),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -59,24 +67,17 @@ def room(strings: Iterable[str]) -> int:
     return 16 + LETTER * max(map(len, strings))
 
 
-def value(figure: Figure, unit: str) -> str:
-    """Return the ratio, and the value with its unit."""
-    digits = {"us": 1, "ms": 2}.get(unit, 0)
-    number = f"{figure.value:.{digits}f}"
-    return f"{figure.ratio:.2f} ({number} {unit})"
-
-
 def bar(figure: Figure, labels: int, y: int, scale: float) -> str:
     width = figure.ratio * scale
     return f'<rect class="{kind(figure.name)}" x="{labels}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>'
 
 
-def words(figure: Figure, unit: str, labels: int, y: int, scale: float) -> str:
-    """Return the name and the value of a figure, before and behind its bar."""
+def words(figure: Figure, text: str, labels: int, y: int, scale: float) -> str:
+    """Return the name of a figure before its bar, and its `text` behind the bar."""
     line, end = y + BAR - 4, labels + figure.ratio * scale
     return (
         f'<text class="label" x="{labels - 8}" y="{line}">{escape(figure.name)}</text>'
-        f'<text class="value" x="{end + 6:.1f}" y="{line}">{escape(value(figure, unit))}</text>'
+        f'<text class="value" x="{end + 6:.1f}" y="{line}">{escape(text)}</text>'
     )
 
 

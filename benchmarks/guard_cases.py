@@ -43,13 +43,26 @@ async def nursery(count: int) -> None:
                 nursery.start_soon(nothing)
 
 
-async def immediate(count: int) -> None:
+async def immediate(count: int, func: Callable[[], Awaitable[None]] = nothing) -> None:
     async with TaskHost() as host:
         for _ in range(count // BATCH):
             for _ in range(BATCH):
-                host.schedule(nothing)
+                host.schedule(func)
             while host.running:
                 await checkpoint()
+
+
+async def immediate_of_local_function(count: int) -> None:
+    async def local() -> None: ...
+
+    await immediate(count, local)
+
+
+async def immediate_of_method(count: int) -> None:
+    class Service:
+        async def nothing(self) -> None: ...
+
+    await immediate(count, Service().nothing)
 
 
 async def deferred(count: int) -> None:
@@ -79,6 +92,8 @@ def cases() -> dict[str, tuple[str, Callable[[int], Awaitable[None]]]]:
         found |= {
             f"floor, {backend}": (backend, floor),
             f"one immediate task, {backend}": (backend, immediate),
+            f"one immediate task of a local function, {backend}": (backend, immediate_of_local_function),
+            f"one immediate task of a method, {backend}": (backend, immediate_of_method),
             f"one deferred task, {backend}": (backend, deferred),
             f"one request without tasks, {backend}": (backend, requests_to("no tasks")),
             f"one request, nothing scheduled, {backend}": (backend, requests_to("Tasks: nothing scheduled")),

@@ -12,8 +12,10 @@ from dataclasses import asdict, replace
 from .chart import chart
 from .figures import Figure, Table
 from .processes import ROOT
+from .realistic import NO_TASKS
 from .tasks import KEPT
-from .wanted import Verdict
+from .traffic import BASE, TITLE
+from .wanted import EACH_PHASE, Verdict
 
 FOLDER = ROOT / "docs" / "benchmarks"
 WITH_JSON = sys.version_info < (3, 12)  # programs need only one file: the one of the oldest Python
@@ -24,10 +26,16 @@ if sys.version_info >= (3, 12):  # every newer Python has its own page
 PLOTTED = re.compile(r"one task, |bytes of one task|one request, uvloop|one uvicorn worker")
 
 RESULTS = "results.json"
-SUMMARY = "request-short.svg"  # narrow enough for a phone
-TASK, REQUEST = "one task, asyncio", "one request, uvloop"
-IMMEDIATE, EACH_PHASE, NO_TASKS = "taskphase, immediate", "Tasks: one in each phase", "no tasks"
-SUMMARIZED = (NO_TASKS, "three BackgroundTasks", EACH_PHASE, "Tasks of PyPI: one in each phase")
+GOALS = "goals.md"
+SUMMARY = "requests-short.svg"  # narrow enough for a phone
+TASK, IMMEDIATE = "one task, asyncio", "taskphase, immediate"
+SUMMARIZED = {
+    NO_TASKS: NO_TASKS,
+    BASE: "BackgroundTasks",
+    EACH_PHASE: "Tasks",
+    "Tasks of PyPI: one in each phase": "Tasks of PyPI",
+}
+"""The rows of the chart at the beginning of the page, with their short names."""
 
 INTRODUCTION = """\
 ## How to read the tables
@@ -38,29 +46,46 @@ tables in one run, and wrote this page; `benchmarks/README.md` has the method.
 """
 
 
+ABOUT_GOALS = """\
+For contributors: what the project wants to reach, from `benchmarks/wanted.py`, and what `make bench` has measured on
+the oldest Python.
+"""
+
+
 def head(facts: Mapping[str, str], tables: Sequence[Table]) -> str:
-    """Return the beginning of the page: one sentence and, if measured, one chart."""
-    by_title = {table.title: table for table in tables}
+    """Return the beginning of the page: what users notice, in words and in a chart, if that was measured."""
     costs = []
-    if TASK in by_title:
-        task = by_title[TASK]
-        ours, kept = (f"{task[name].value:.0f} \N{MICRO SIGN}s" for name in (IMMEDIATE, KEPT))
-        costs.append(f"A task costs {ours} on asyncio; `create_task` with a set that keeps the task costs {kept}")
-    if REQUEST in by_title:
-        request = by_title[REQUEST]
-        more = request[EACH_PHASE].value - request[NO_TASKS].value
+    traffic = served(tables)
+    if traffic is not None:
+        ours, theirs, none = (traffic[name] for name in (EACH_PHASE, BASE, NO_TASKS))
         costs.append(
-            f"A request with a task in each phase takes {more:.0f} \N{MICRO SIGN}s more than one without tasks"
+            f"One uvicorn worker answers {ours.value:.0f} requests/s if each request schedules a task in each phase, "
+            f"{theirs.value:.0f} with three `BackgroundTasks`, and {none.value:.0f} without tasks"
         )
+    task = next((table for table in tables if table.title == TASK), None)
+    if task is not None:
+        immediate, kept = (f"{task[name].value:.0f} \N{MICRO SIGN}s" for name in (IMMEDIATE, KEPT))
+        costs.append(f"A task costs {immediate} on asyncio; `create_task` with a set that keeps the task costs {kept}")
     lines = textwrap.fill(". ".join(costs) + ".", 120, break_on_hyphens=False) if costs else ""
-    picture = f"![What one request costs]({SUMMARY})\n" if REQUEST in by_title else ""
+    picture = f"![Requests per second of one uvicorn worker]({SUMMARY})\n" if traffic is not None else ""
     return "\n".join([f"# Benchmarks on {facts['Python']}\n", f"{lines}\n", picture])
+
+
+def served(tables: Sequence[Table]) -> Table | None:
+    """Return the table of the uvicorn worker, if it was measured."""
+    return next((table for table in tables if table.title.startswith(f"{TITLE},")), None)
 
 
 def summary(table: Table) -> str:
     """Return the chart at the beginning of the page."""
-    figures = [figure for figure in table.figures if figure.name in SUMMARIZED]
-    return chart(replace(table, title="one request", figures=figures), width=490)
+    figures = [replace(figure, name=SUMMARIZED[figure.name]) for figure in table.figures if figure.name in SUMMARIZED]
+    title = "one uvicorn worker, requests/s and latency"
+    short = replace(table, title=title, base=SUMMARIZED[table.base], figures=figures)
+    return chart(short, 490, lambda figure, _: f"{figure.value:.0f}/s, {latency(figure)}")
+
+
+def latency(figure: Figure) -> str:
+    return f"p50 {figure.more['p50, ms']:.1f}, p99 {figure.more['p99, ms']:.1f} ms"
 
 
 def text(tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
@@ -75,9 +100,12 @@ def write(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[
     """Write the page, its charts and, on the oldest Python, the JSON file."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw(tables)
-    (FOLDER / "results.md").write_text(page(facts, tables, verdicts))
+    goals = markdown([HEAD_WANTED, *map(row_of, verdicts)])
     if not WITH_JSON:
+        (FOLDER / "results.md").write_text(page(facts, tables, goals))
         return
+    (FOLDER / "results.md").write_text(page(facts, tables))
+    (FOLDER / GOALS).write_text(f"# Goals of the benchmarks\n\n{ABOUT_GOALS}\n{goals}")
     data = {"run": dict(facts), "tables": [asdict(table) for table in tables], "wanted": [asdict(v) for v in verdicts]}
     (FOLDER / RESULTS).write_text(json.dumps(data, indent=1, default=str) + "\n")
 
@@ -97,8 +125,8 @@ def draw(tables: Sequence[Table]) -> None:
 def charts(tables: Sequence[Table]) -> dict[str, str]:
     """Return the charts, by the names of their files."""
     found = {plot(table): chart(table) for table in tables if PLOTTED.match(table.title)}
-    requests = [table for table in tables if table.title == REQUEST]
-    return {**found, SUMMARY: summary(requests[0])} if requests else found
+    traffic = served(tables)
+    return found if traffic is None else {**found, SUMMARY: summary(traffic)}
 
 
 def plot(table: Table) -> str:
@@ -106,14 +134,16 @@ def plot(table: Table) -> str:
     return f"{slug(table.title)}.svg"
 
 
-def page(facts: Mapping[str, str], tables: Sequence[Table], verdicts: Sequence[Verdict]) -> str:
+def page(facts: Mapping[str, str], tables: Sequence[Table], goals: str | None = None) -> str:
+    """Return the page with the tables, and with the goals if they have no page of their own."""
     parts = [head(facts, tables), INTRODUCTION]
     for table in tables:
         parts.append(f"## {heading(table)}\n")
         if PLOTTED.match(table.title):
             parts.append(f"![{table.title}]({plot(table)})\n")
         parts.append(markdown(rows(table)))
-    parts += ["## Goals\n", markdown([HEAD_WANTED, *map(row_of, verdicts)])]
+    if goals is not None:
+        parts += ["## Goals\n", goals]
     parts += ["## The run\n", markdown([("run", ""), *facts.items()])]
     return "\n".join(parts)
 

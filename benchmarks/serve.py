@@ -22,9 +22,9 @@ def main(name: str, library: str) -> None:
 def make_app(name: str, library: str, place: Path) -> FastAPI:
     if library in keepers.APPS:
         return keepers.APPS[library](place)
-    from .apps import RECORDED, make_apps, make_recorded_app  # not every environment has `fastapi_tasks`
+    from .realistic import served  # not every environment has `fastapi_tasks`
 
-    return make_recorded_app(name, place) if name in RECORDED.values() else make_apps(library)[name][0]
+    return served(name, library, place)
 
 
 def serve(app: FastAPI) -> None:

@@ -12,6 +12,7 @@ from .apps import RECORDED, UNRECORDED
 from .figures import Table, figure_of
 from .load import GENERATOR, load
 from .processes import start_python
+from .realistic import NO_TASKS, SLOW, SLOW_WITH_AIOJOBS, awaits_once, slow
 
 CONNECTIONS = 16
 SECONDS = 1.0  # of load on one server in one round, after as many on its base
@@ -19,11 +20,15 @@ MORE = ("p50, ms", "p95, ms", "p99, ms", "CPU, us")
 
 BASE = "three BackgroundTasks"
 SERVERS = {
-    "ours": ["no tasks", BASE, "Tasks: nothing scheduled", "Tasks: one in each phase"],
+    "ours": [NO_TASKS, BASE, "Tasks: nothing scheduled", "Tasks: one in each phase"],
     "theirs": ["Tasks of PyPI: nothing scheduled", "Tasks of PyPI: one in each phase"],
 }
 
+SLOW_SERVERS = {"ours": [NO_TASKS, SLOW, SLOW_WITH_AIOJOBS, slow("ours")], "theirs": [slow("theirs")]}
+
 TITLE = "one uvicorn worker, uvloop and httptools"
+AWAITING = "endpoints that await once"
+BEHIND = "a task of 10 ms behind each response"
 JOURNAL = "one uvicorn worker with a journal"
 
 
@@ -43,7 +48,14 @@ def server(library: str, name: str) -> Iterator[tuple[int, int]]:
 def measure(libraries: Sequence[str], rounds: int) -> list[Table]:
     """Load all servers in turns, `rounds` times."""
     names = [(library, name) for library in libraries for name in SERVERS[library]]
-    return [_measure(TITLE, names, BASE, CONNECTIONS, rounds), *_measure_journal(libraries, rounds)]
+    awaiting = [(library, awaits_once(name)) for library, name in names]
+    behind = [(library, name) for library in libraries for name in SLOW_SERVERS[library]]
+    return [
+        _measure(TITLE, names, BASE, CONNECTIONS, rounds),
+        _measure(f"{AWAITING}, {TITLE}", awaiting, awaits_once(BASE), CONNECTIONS, rounds),
+        _measure(f"{BEHIND}, {TITLE}", behind, SLOW, CONNECTIONS, rounds),
+        *_measure_journal(libraries, rounds),
+    ]
 
 
 def _measure_journal(libraries: Sequence[str], rounds: int) -> list[Table]:

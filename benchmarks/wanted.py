@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from .apps import RECORDED
 from .figures import Table
+from .realistic import awaits_once
 from .tasks import KEPT
-from .traffic import CONNECTIONS, JOURNAL
+from .traffic import AWAITING, CONNECTIONS, JOURNAL
+
+P99 = "p99, ms"
+EACH_PHASE = "Tasks: one in each phase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class Wanted:
     :ivar row: the name of the row
     :ivar bound: for the ratio, or for the value if `is_value`; the maximum, or the minimum if `is_least`
     :ivar base: the row to which the ratio refers; default: the base of the table
+    :ivar column: the column whose ratio counts: the value in this row to the value in the row of the base; default: the
+        first column
     """
 
     table: str
@@ -27,6 +33,7 @@ class Wanted:
     is_value: bool = False
     is_least: bool = False
     base: str | None = None
+    column: str | None = None
 
 
 WANTED = (
@@ -46,11 +53,14 @@ WANTED = (
     Wanted("bytes of one task, asyncio", "taskphase, deferred", 400, is_value=True),
     Wanted("bytes of one task, trio", "taskphase, deferred", 400, is_value=True),
     Wanted("one request, uvloop", "Tasks: nothing scheduled", 1.35),
-    Wanted("one request, uvloop", "Tasks: one in each phase", 2.0),
+    Wanted("one request, uvloop", EACH_PHASE, 2.0),
     Wanted("one request, uvloop", "Tasks: an app that has them, an endpoint that does not ask", 1.03),
     Wanted("one load of the inspector's page, uvloop", "full rings", 10_000, is_value=True),
     Wanted("one load of the inspector's page, trio", "full rings", 10_000, is_value=True),
-    Wanted("one uvicorn worker", "Tasks: one in each phase", 0.8, is_least=True),
+    Wanted("one uvicorn worker", EACH_PHASE, 0.8, is_least=True),
+    Wanted("one uvicorn worker", EACH_PHASE, 2.0, column=P99),
+    Wanted(AWAITING, awaits_once(EACH_PHASE), 0.85, is_least=True),
+    Wanted(AWAITING, awaits_once(EACH_PHASE), 1.1, column=P99),
     Wanted(f"{JOURNAL}, 1 connection", RECORDED["normal"], 2.0),
     Wanted(f"{JOURNAL}, {CONNECTIONS} connections", RECORDED["normal"], 0.7, is_least=True),
     Wanted("one task of many, deferred, then dropped, asyncio", "1M", 1.3),
@@ -81,13 +91,16 @@ def judge(tables: Sequence[Table]) -> list[Verdict]:
 
 
 def _judge(wanted: Wanted, table: Table) -> Verdict:
-    figure = table[wanted.row]
-    ratio = figure.ratio if wanted.base is None else figure.ratio / table[wanted.base].ratio
+    figure, base = table[wanted.row], table[wanted.base or table.base]
+    if wanted.column is None:
+        ratio = figure.ratio if wanted.base is None else figure.ratio / base.ratio
+    else:
+        ratio = figure.more[wanted.column] / base.more[wanted.column]
     measured = figure.value if wanted.is_value else ratio
     unit = table.unit if wanted.is_value else f"x {wanted.base or table.base}"
     digits = 0 if wanted.is_value else 2
     return Verdict(
-        what=f"{wanted.table}: {wanted.row}",
+        what=f"{wanted.table}: {wanted.row}" + ("" if wanted.column is None else f": {wanted.column}"),
         wanted=f"{'>=' if wanted.is_least else '<='} {wanted.bound:g} {unit}",
         measured=f"{measured:.{digits}f}",
         reached=measured >= wanted.bound if wanted.is_least else measured <= wanted.bound,

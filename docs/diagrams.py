@@ -217,7 +217,7 @@ def scope() -> Iterator[str]:
 
 def verdicts(state: ScopeState, phase: Phase) -> str:
     """Return the verdict for each task of a phase, or the verdicts by `when`."""
-    found = [VERDICTS[state, phase, when].value for when in get_args(When)]
+    found = [VERDICTS[state][phase][when].value for when in get_args(When)]
     return found[0] if len(set(found)) == 1 else ", ".join(found)
 
 

@@ -142,7 +142,7 @@ class System:
     def _attempt(self, task: Task[Any], event: Event) -> None:
         match event.what, event.how:
             case What.STEP, _:
-                if not task._step(0):
+                if not task._step(lambda: 0.0):
                     raise IllegalEvent(task.status, LifeEvent.STEP)
             case What.FINISH, Outcome() as outcome:
                 again = event.flag and task.status is TaskStatus.RUNNING
@@ -191,7 +191,7 @@ class System:
 def seen(system: System) -> tuple[object, ...]:
     """Return the visible state of a running program."""
     runner, tasks = system.runner, system.tasks
-    counts = (runner.running, runner.waiting, len(runner.deferred), runner.idle)
+    counts = (runner.running, runner.waiting, runner.deferred, runner.idle)
     gates, line = runner.gates, runner.gates.lines.get(system.limit, Line())
     pauses = (runner.delayed, runner.retrying, len(gates.pauses.ends))
     places = (len(line.held), runner.limited, len(line.waiting), len(gates._keys))

@@ -54,7 +54,7 @@ def _look_at_life(past: Sequence[LifeEvent], status: TaskStatus) -> None:
 def _look_at_scope(signals: Sequence[ScopeEvent], state: ScopeState) -> None:
     for phase, when in product(Phase, (*get_args(When), None)):
         expected = model.verdict_of(signals, phase, when or DEFAULT_WHEN)
-        agree((signals, phase, when), scope.VERDICTS[state, phase, when], expected)
+        agree((signals, phase, when), scope.VERDICTS[state][phase][when], expected)
 
 
 def _look_at_drain(events: Sequence[DrainEvent], stage: DrainStage) -> None:

@@ -279,12 +279,15 @@ def mutants() -> Iterator[tuple[str, Any, str, object]]:
         for what, rows in changed(flat, product(states, events), states):
             mutant = table({state: {e: to for (s, e), to in rows.items() if s is state} for state in states})
             yield f"{name} {what}", module, name, mutant
-    for module, name, keys, values in (
-        (dispatch, "DISPATCH", iter(dispatch.DISPATCH), LifeEvent),
-        (scope, "VERDICTS", product(ScopeState, Phase, (*WHENS, None)), Verdict),
-    ):
-        for what, rows in changed(getattr(module, name), keys, values):
-            yield f"{name} {what}", module, name, MappingProxyType(rows)
+    for what, rows in changed(dispatch.DISPATCH, iter(dispatch.DISPATCH), LifeEvent):
+        yield f"DISPATCH {what}", dispatch, "DISPATCH", MappingProxyType(rows)
+    keys = list(product(ScopeState, Phase, (*WHENS, None)))
+    verdicts = {(state, phase, when): scope.VERDICTS[state][phase][when] for state, phase, when in keys}
+    for what, rows in changed(verdicts, iter(keys), Verdict):
+        mutant = {
+            s: {p: {w: to for (a, b, w), to in rows.items() if (a, b) == (s, p)} for p in Phase} for s in ScopeState
+        }
+        yield f"VERDICTS {what}", scope, "VERDICTS", mutant
     for what, rows in changed({(key,): to for key, to in drain.SWEEPS.items()}, product(DrainStage), Sweep):
         yield f"SWEEPS {what}", drain, "SWEEPS", MappingProxyType({key: to for (key,), to in rows.items()})
     for module, name, members in (

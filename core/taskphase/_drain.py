@@ -94,7 +94,7 @@ class Drain:
             else:
                 self._go_on(now)
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
-        kept = [job for job in (*cut, *self._abandoned) if (record := job._kept) is not None and record.stays]
+        kept = [job for job in (*cut, *self._abandoned) if (record := job._parcel.record) is not None and record.stays]
         report.drained(cut, self._abandoned, kept)
         completed = _completed(runner) - before
         result = DrainReport(current_time() - began, completed, *map(_named, (cut, self._abandoned, kept)))
@@ -194,7 +194,7 @@ class Drain:
 def _is_spared(job: Job) -> bool:
     """Return whether the drain spares `job` now. A hand-over has its shield from the end of its delay on."""
     is_early = job.status in NOT_DUE or job.status is TaskStatus.DELAYED
-    return job.config.shielded and not (is_early and job._hand_over)
+    return job.config.shielded and not (is_early and job._parcel.hand_over)
 
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Literal, Protocol, TypeAlias
 
+from ._drive.job import Job
 from ._drive.unit import Unit
 from ._machine.calling import check_call
 from ._machine.scope import ScopeState
@@ -20,7 +21,7 @@ RouteHook: TypeAlias = Callable[[Outcome], Awaitable[object]]
 """See `Scope.before_route_ends()`."""
 
 
-class Routed(Unit):
+class Routed(Unit[Job]):
     """A unit of work with a route.
 
     :ivar _hooks: the hooks of `before_route_ends()`; None without any

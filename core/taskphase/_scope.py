@@ -283,11 +283,11 @@ class Scope(Routed, SchedulesPhases):
     def _decide(self, jobs: Iterable[Job], state: ScopeState) -> None:
         """Start or drop the `jobs` whose phase has come in `state`."""
         runner = self._runner
-        release = runner.release
+        release, verdicts = runner.release, VERDICTS[state]
         was_busy, runner.is_busy = runner.is_busy, True
         try:
             for job in list(jobs):
-                verdict = VERDICTS[state, job.phase, job.config.when]
+                verdict = verdicts[job.phase][job.config.when]
                 if verdict is _START:
                     release(job)
                     self.unsettled = True

@@ -54,10 +54,11 @@ class HostStatistics:
 
     @classmethod
     def _of(cls, runner: Runner) -> HostStatistics:
+        oldest = next((job for job in runner.alive if job._parcel.hand_over is None), None)
         return cls(
             running=runner.running,
             waiting=runner.waiting,
-            deferred=len(runner.deferred),
+            deferred=runner.deferred,
             recording=runner.recording,
             delayed=runner.delayed,
             limited=runner.limited,
@@ -70,7 +71,7 @@ class HostStatistics:
             cancelled=runner.ended[TaskStatus.CANCELLED],
             dropped=runner.ended[TaskStatus.DROPPED],
             handed_over=runner.ended[TaskStatus.HANDED_OVER],
-            oldest_running=cast("Task[Any] | None", next((job for job in runner.alive if not job._hand_over), None)),
+            oldest_running=cast("Task[Any] | None", oldest),
         )
 
 
@@ -90,7 +91,7 @@ class Inspected(ABC):
     @property
     def deferred(self) -> int:
         """The number of tasks that wait for their phase."""
-        return len(self._runner.deferred)
+        return self._runner.deferred
 
     @property
     def recording(self) -> int:

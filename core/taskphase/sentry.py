@@ -117,7 +117,7 @@ class SentryTasks(TaskObserver):
 
 def _trace_of(task: Task[Any]) -> dict[str, str]:
     """Return the headers of the trace around this code; for a recovered task, of the request that has scheduled it."""
-    record = task._kept
+    record = task._parcel.record
     if record is not None and record.is_recovered:
         kept = {name: record.headers[_IN_JOURNAL + name] for name in _HEADERS if _IN_JOURNAL + name in record.headers}
         if kept:

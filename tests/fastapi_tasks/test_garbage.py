@@ -107,9 +107,11 @@ async def test_what_is_sent_when_the_call_has_returned_is_refused_g12() -> None:
 
 
 def objects_of(snapshot: list[Any], before: list[Any]) -> int:
-    """Return how many objects of `snapshot` are not in `before`."""
+    """Return how many objects of `snapshot` are not in `before`, without the nodes of contexts: their number depends on
+    the addresses of all context variables of the process.
+    """
     known = {id(each) for each in before}
-    return sum(id(each) not in known for each in snapshot)
+    return sum(id(each) not in known and not type(each).__name__.startswith("hamt") for each in snapshot)
 
 
 async def test_a_request_that_waits_has_few_objects_of_its_own_g2(by_hand: None) -> None:
@@ -147,5 +149,5 @@ async def test_a_request_that_waits_has_few_objects_of_its_own_g2(by_hand: None)
             await app(exchange.scope, exchange.receive, exchange.send)
         counts.append(objects_of(snapshots[-1], before))
     without, asking, scheduling = counts
-    assert asking - without <= 16
-    assert scheduling - asking <= 2 * 2 + 2  # each task and its context; a dict of the scope, and one of the host
+    assert asking - without <= 14
+    assert scheduling - asking <= 2 * 2 + 1  # each task and its context; a dict of the scope

@@ -50,6 +50,7 @@ from benchmarks.wanted import WANTED
 rows = [[title, name] for section in (growth, inspector, memory, requests, tasks)
     for title, group in section.groups("ours", quick=True).items() for name in group.cases]
 rows += [[traffic.TITLE, name] for name in traffic.SERVERS["ours"]]
+rows += [[f"{traffic.AWAITING}, {traffic.TITLE}", traffic.awaits_once(name)] for name in traffic.SERVERS["ours"]]
 tables = [f"{traffic.JOURNAL}, {count}" for count in ("1 connection", f"{traffic.CONNECTIONS} connections")]
 rows += [[table, name] for table in tables for name in traffic.RECORDED.values()]
 print(json.dumps([rows, [[each.table, row] for each in WANTED for row in (each.row, each.base) if row]]))
@@ -68,6 +69,18 @@ figure = figure_of("x", [(2.0, 1.0), (40.0, 10.0), (3.0, 1.0)])
 print(figure.value, figure.ratio, figure.low, figure.high)
 """
     assert run(program).split() == ["3.0", "3.0", "2.0", "4.0"]
+
+
+def test_a_goal_for_a_column_compares_it_with_that_of_the_base() -> None:
+    program = """
+from dataclasses import replace
+from benchmarks.figures import Table, figure_of
+from benchmarks.wanted import EACH_PHASE, P99, judge
+rows = [replace(figure_of(name, [(1, 1)]), more={P99: p99}) for name, p99 in (("base", 2.0), (EACH_PHASE, 5.0))]
+verdicts = judge([Table("one uvicorn worker, x", "requests/s", "base", rows, 1)])
+print([(each.measured, each.reached) for each in verdicts if P99 in each.what])
+"""
+    assert run(program).strip() == "[('2.50', False)]"
 
 
 def test_the_guard_counts_each_case_with_two_numbers_of_tasks() -> None:
@@ -137,28 +150,36 @@ def test_a_page_and_its_plots_are_made_of_tables(tmp_path: Path) -> None:
 import xml.dom.minidom
 from pathlib import Path
 from xml.etree import ElementTree as ET
+from dataclasses import replace
 from benchmarks import report
 from benchmarks.figures import Table, figure_of
 from benchmarks.tasks import KEPT
-from benchmarks.wanted import judge
+from benchmarks.traffic import BASE, TITLE
+from benchmarks.wanted import EACH_PHASE, judge
 report.FOLDER, report.WITH_JSON = Path({str(tmp_path)!r}), True
 rows = [figure_of("create_task", [(1, 1)]), figure_of(KEPT, [(1.25, 1)]), figure_of("taskphase, immediate", [(2, 1)]),
     figure_of("taskphase, after_response", [(1.5, 1)])]
 tables = [Table("one task, asyncio", "us", "create_task", rows, 1)]
-ours = [figure_of("no tasks", [(40, 40)]), figure_of("Tasks: one in each phase", [(80, 40)])]
-requests = Table("one request, uvloop", "us", "no tasks", ours, 1)
-report.write({{"Python": "3"}}, [*tables, requests], judge(tables))
-xml.dom.minidom.parse(str(report.FOLDER / "request-short.svg"))
+latency = {{"p50, ms": 1.5, "p99, ms": 2.5}}
+served = [replace(figure_of(name, [(number, 900)]), more=latency)
+    for name, number in ((BASE, 900), (EACH_PHASE, 600), ("no tasks", 1000))]
+traffic = Table(f"{{TITLE}}, 16 connections of wrk", "requests/s", BASE, served, 1)
+report.write({{"Python": "3"}}, [*tables, traffic], judge(tables))
+xml.dom.minidom.parse(str(report.FOLDER / "requests-short.svg"))
 xml.dom.minidom.parse(str(report.FOLDER / "one-task-asyncio.svg"))
 """
     run(program)
-    page = (tmp_path / "results.md").read_text()
+    page, goals = ((tmp_path / name).read_text() for name in ("results.md", "goals.md"))
+    short = (tmp_path / "requests-short.svg").read_text()
     data = json.loads((tmp_path / "results.json").read_text())
 
     begin, _, rest = page.partition("\n## ")
     assert "A task costs 2 \N{MICRO SIGN}s on asyncio" in begin
-    assert "40 \N{MICRO SIGN}s more than one without tasks" in begin
-    assert "(request-short.svg)" in begin
+    assert "600 requests/s if each request schedules a task in each phase, 900 with three" in begin
+    assert "(requests-short.svg)" in begin
+    assert "600/s, p50 1.5, p99 2.5 ms" in short
+    assert "reached" in goals
+    assert "reached" not in page
     assert rest.startswith("How to read the tables")
     assert "| taskphase, immediate | 2.00 | 2.00 | 2.00 to 2.00 |" in page
     assert "(one-task-asyncio.svg)" in page

@@ -34,7 +34,8 @@ def test_the_walks_go_from_the_call_of_schedule_to_the_first_step() -> None:
 
     assert list(found) == ["immediate", "after_response", "exception to on_error"]
     assert found["immediate"][0] == "_definition.py"
-    assert all("_drive/attempt.py" in modules for modules in found.values())
+    assert all("_drive/attempt.py" in found[walk] for walk in ("immediate", "after_response"))
+    assert "_drive/failing.py" in found["exception to on_error"]
 
 
 def test_the_measures_of_this_tree_leave_the_tools_for_tests_out() -> None:

@@ -95,7 +95,7 @@ class Admission(Places):
         self.clock: Callable[[], float] = seam.clock
         self._thread, self._has_running = seam.thread, seam.has_running
 
-    def submit(self, job: Job, scope: Unit | None = None, maker: object = None) -> None:  # noqa: C901 - a call costs
+    def submit(self, job: Job, scope: Unit[Job] | None = None, maker: object = None) -> None:  # noqa: C901 - a call costs
         """Take `job`, or refuse `job` and change nothing. From any thread. `_place()` then decides, in the loop's
         thread: start, hold or drop.
 
@@ -146,7 +146,7 @@ class Admission(Places):
             self.moving = None
             self.is_busy = False
 
-    def _submit_by_mail(self, job: Job, scope: Unit | None, maker: object) -> None:
+    def _submit_by_mail(self, job: Job, scope: Unit[Job] | None, maker: object) -> None:
         self.seam.check_loop()
         try:
             with self._lock:
@@ -201,7 +201,7 @@ class Admission(Places):
         if self.watching is not None and not telling_here().now:
             tell_all(self.watching.refused, telling_here(), (func, error))
 
-    def _tell_scheduled(self, job: Job, scope: Unit | None, telling: Telling) -> None:
+    def _tell_scheduled(self, job: Job, scope: Unit[Job] | None, telling: Telling) -> None:
         if self.watching is not None and self.watching.scheduled:
             if scope is None:
                 scope = scope_here(self.host)
@@ -231,7 +231,7 @@ class Admission(Places):
         if not self.seam.is_here():
             self._wake(self._read_one)  # this may be a signal handler, and the loop asleep
 
-    def _reserve(self, job: Job, scope: Unit | None, maker: object, *, by_mail: bool) -> Mail:
+    def _reserve(self, job: Job, scope: Unit[Job] | None, maker: object, *, by_mail: bool) -> Mail:
         """Count `job`, or refuse `job` because of the stage or `max_pending`.
 
         An interruption between the count and the decision may count another job. Then `_reserved` has changed, and the

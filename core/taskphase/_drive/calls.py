@@ -28,8 +28,8 @@ async def call_function(job: Job) -> Any:
         if job._is_async:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
-        elif job._hand_over is not None:
-            return await job._hand_over.run(job)
+        elif job._parcel.hand_over is not None:
+            return await job._parcel.hand_over.run(job)
         elif job.config.run_in == "process":
             return await call_in_process(job)
         else:

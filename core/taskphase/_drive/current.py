@@ -11,7 +11,7 @@ from .unit import Unit
 
 # The body of a host or scope: the host; the task that entered the body, or None; the scope, a function that returns the
 # scope, or None. A plain tuple, because each request makes two.
-Body: TypeAlias = tuple[Any, "Job | None", Unit | Callable[[], Any] | None]
+Body: TypeAlias = tuple[Any, Job | None, Unit[Job] | Callable[[], Any] | None]
 
 BODY: ContextVar[Body | None] = ContextVar("taskphase_body", default=None)
 
@@ -36,7 +36,8 @@ def scope_here(host: object) -> Any:
     body = BODY.get()
     if body is None or body[2] is None or body[0] is not host or body[1] is not JOB.get():
         return None
-    return body[2] if isinstance(body[2], Unit) else body[2]()
+    unit = body[2]
+    return unit() if callable(unit) else unit
 
 
 def body_here() -> Body | None:

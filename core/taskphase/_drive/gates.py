@@ -73,7 +73,7 @@ class Gates:
     def has_key_of(self, job: Job) -> bool:
         """Return whether another job of the same function has the key of `job`. In a journal the file decides that."""
         key = job.config.key
-        holder = None if key is None or job._kept is not None else self._keys.get((job.function, key))
+        holder = None if key is None or job._parcel.record is not None else self._keys.get((job.function, key))
         return holder is not None and holder is not job and not holder._has_ended
 
     def note_held(self, job: Job) -> None:
@@ -89,7 +89,7 @@ class Gates:
         """
         config = job.config
         if job._status in MAY_DROP:
-            if config.key is not None and job._kept is None:
+            if config.key is not None and job._parcel.record is None:
                 self._held_keys[job] = job.function, config.key
                 self._keys[self._held_keys[job]] = job
             if config.delay:

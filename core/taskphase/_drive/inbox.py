@@ -39,7 +39,7 @@ class Mail:
     """
 
     job: Job | None
-    scope: Unit | None = None
+    scope: Unit[Job] | None = None
     maker: object = None
     wait: Wait = Wait.FOR_NOTHING
     is_ready: bool = True

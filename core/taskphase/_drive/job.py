@@ -8,16 +8,18 @@ from itertools import count
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
-from .._machine.calling import check_call, name_of, qualname_of
+from .._machine.calling import check_call, name_of, names_of
 from .._machine.config import UNSET, TaskConfig
 from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
+from .._machine.plain import PLAIN
 from .._machine.scope import Phase
 from .._machine.table import Row
 from .cancelling import CancelScope
 from .events import Events
-from .keeping import Record
 from .owner import Owner
+from .parcel import NO_PARCEL, Parcel
 from .portable import pack, refuse_async
+from .unit import Unit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +37,8 @@ _ids = count(1)
 JOB: ContextVar[Job | None] = ContextVar("taskphase_job", default=None)
 """The job whose code runs here. None outside of tasks."""
 
-_running_job = JOB.get  # (Python 3.11 is slow at finding the method)
+_running_job = JOB.get  # (Python 3.11 is slow at finding a method)
+_plain = PLAIN.get
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -43,11 +46,9 @@ class Job:
     """One task: its call, its settings and its state. `Task` is the subclass for users.
 
     :ivar parent: the id of the task that made this one, or None
-    :ivar _hand_over: the `HandOver` of a task for a queue, otherwise None
-    :ivar _message_id: None in other jobs
-    :ivar _record: the `Record` of a task of a journal; missing in other jobs
-    :ivar _payload: the call for a worker process; missing in other jobs
+    :ivar _parcel: the forms of the job for other processes; mostly `NO_PARCEL`
     :ivar _runner: the runner that has taken the job; missing before that
+    :ivar _unit: the scope that holds the job for a phase, otherwise None
     :ivar _scope: see the comment above `_set_scope()`
     :ivar _result: the return value if the job has SUCCEEDED, the exception if the job has FAILED, otherwise None
     :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
@@ -63,17 +64,15 @@ class Job:
         "_context",
         "_ended_at",
         "_events",
-        "_hand_over",
         "_is_async",
         "_kwargs",
-        "_message_id",
-        "_payload",
-        "_record",
+        "_parcel",
         "_result",
         "_runner",
         "_scope",
         "_status",
         "_taken_at",
+        "_unit",
         "args",
         "attempt",
         "config",
@@ -92,8 +91,6 @@ class Job:
         attempt: int
         parent: int | None
         _kwargs: Mapping[str, Any]
-        _payload: bytes
-        _record: Record
         _runner: Owner[Job]
         _ended_at: float
 
@@ -108,8 +105,12 @@ class Job:
         self.func = func
         self.args = args
         self.config = config
-        # `or`, so that an async function costs nothing more. The right side is False.
-        self._is_async = check_call(func, args, kwargs) or self._pack()
+        self._parcel: Parcel = NO_PARCEL
+        plain = _plain(func) if type(func) is FunctionType and not kwargs else None
+        if plain is not None and plain[0] is func.__code__ and plain[1] == len(args):  # a fast path for most tasks
+            self._is_async = True
+        else:
+            self._is_async = check_call(func, args, kwargs) or self._pack()
         self.phase = _IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
@@ -122,8 +123,7 @@ class Job:
         self._result: Any = None
         self._status = _NEW
         self._events: Events | None = None
-        self._hand_over: Any = None
-        self._message_id: str | None = None
+        self._unit: Unit[Job] | None = None
 
     @property
     def name(self) -> str:
@@ -140,20 +140,21 @@ class Job:
         """Of a task that a queue or a journal takes: uuid4 hex, the same in the worker and after a crash. Otherwise
         None.
         """
-        return self._message_id
+        return self._parcel.message_id
 
     @property
     def recovered(self) -> bool:
         """True if a journal has recovered the task: the process that has scheduled the task has died, or has cut the
         task off at its shutdown. So the task may have run before.
         """
-        record = self._kept if self._message_id is not None else None
+        record = self._parcel.record
         return record is not None and record.is_recovered
 
-    @property
-    def _kept(self) -> Record | None:
-        """The `Record` of a task of a journal, otherwise None."""
-        return getattr(self, "_record", None)
+    def _own_parcel(self) -> Parcel:
+        """Return a parcel to write to."""
+        if self._parcel is NO_PARCEL:
+            self._parcel = Parcel()
+        return self._parcel
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -165,13 +166,10 @@ class Job:
 
     def _names(self) -> tuple[str, str]:
         """Return the name of the task, and the name of its function without the module."""
-        func = self.func
-        if type(func) is FunctionType:
-            module: object = func.__module__
-            qualname = func.__qualname__
-            if type(module) is str and type(qualname) is str:  # a fast path for nearly all tasks
-                return self.config.name or f"{module}.{qualname}", qualname
-        return self.name, qualname_of(func)
+        func, name = self.func, self.config.name
+        plain = _plain(func) if type(func) is FunctionType else None
+        names = names_of(func) if plain is None else plain[2]
+        return (name, names[1]) if name else names
 
     @property
     def status(self) -> TaskStatus:
@@ -197,16 +195,16 @@ class Job:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; a task starts once")
         refuse_async(self.config, self.func)
         self.config = config.merge(self.config)
-        if not self._is_async and not hasattr(self, "_payload"):
+        if not self._is_async:
             self._pack()
 
     def _pack(self) -> Literal[False]:
-        """Pickle the call of a sync function, if it is for a process.
+        """Pickle the call of a sync function, if it is for a process, and not pickled yet.
 
         :raises TasksUnportableError: if another process cannot make the call
         """
-        if self.config.run_in == "process":
-            self._payload = pack(self.func, self.args, self._kwargs)
+        if self.config.run_in == "process" and not self._parcel.payload:
+            self._own_parcel().payload = pack(self.func, self.args, self._kwargs)
         return False
 
     def _move(self, event: LifeEvent) -> None:
@@ -216,12 +214,13 @@ class Job:
         """
         self._status = _LIFE[self._status][event]
 
-    def _step(self, now: float) -> bool:
-        """Take the first step of an attempt, at the time `now`; return False if the job was cancelled before.
+    def _step(self, clock: Callable[[], float]) -> bool:
+        """Take the first step of an attempt; return False if the job was cancelled before.
 
         No Python code is called between the test and the change, so no signal handler or finalizer runs there. A job
         that was cancelled there would run.
         """
+        now = clock()
         if self._status is not _STARTING:
             return False
         self._status = _STEPPED

@@ -31,7 +31,7 @@ class Kept(Phases):
         """
         if job not in self.gates.recording:
             return
-        record = job._kept
+        record = job._parcel.record
         with self.busy():
             try:
                 if record is None or record.error is None:
@@ -62,7 +62,7 @@ class Kept(Phases):
 
     def cancel_for_good(self, job: Job) -> None:
         """As `cancel()`, for user code: a journal then forgets the task."""
-        if (record := job._kept) is not None:
+        if (record := job._parcel.record) is not None:
             record.is_unwanted = True
         self.cancel(job)
 
@@ -71,8 +71,8 @@ class Kept(Phases):
 
         :return: False if `job` is not being handed over, or is for its journal to keep
         """
-        order = job._hand_over
-        if order is None or job._kept is not None or job._status in NOT_DUE or job._status in _STOPPED:
+        order = job._parcel.hand_over
+        if order is None or job._parcel.record is not None or job._status in NOT_DUE or job._status in _STOPPED:
             return False
         order.cut()
         if job in self.gates.pauses.ends:
@@ -97,7 +97,7 @@ class Kept(Phases):
     def _note_entered(self, job: Job) -> None:
         if self.outlets is not None:
             self.outlets.enter(job)
-        record = job._kept
+        record = job._parcel.record
         if record is not None and record.must_begin:
             job._move(LifeEvent.RECORD)
 

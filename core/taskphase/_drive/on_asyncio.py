@@ -65,8 +65,7 @@ class AsyncioSeam:
         self._context = copy_context()  # for callbacks: the context of a task would live as long as they wait
         self._is_plain = _makes_plain_tasks(self._loop)
         self._can_step = self._is_plain and _EAGER is not None
-        self.begins = self._can_step
-        self.early = True
+        self.begins, self.early = True, True
         self._may_enclose = may_enclose
         # `anyio.CancelScope(...)` looks up the backend at each call, which costs more than the scope itself.
         self.cancel_scope: Callable[..., CancelScope] = type(anyio.CancelScope())
@@ -96,6 +95,7 @@ class AsyncioSeam:
     async def open(self) -> AsyncGenerator[None]:
         # No group to open: the runner keeps the tasks, and the drain waits for them.
         self.early = not (self._may_enclose and await can_enclose_here(self._loop))
+        self.begins = self._can_step or self.early
         yield
 
     def start(self, job: Job) -> object:
@@ -183,6 +183,8 @@ class AsyncioSeam:
         alive = job._runner.alive
         if type(alive[job]) is not asyncio.Task:  # None, or an object of a task factory that may wrap the native task
             alive[job] = asyncio.current_task(self._loop)
+        if self.early:
+            job._set_scope(self.cancel_scope(shield=job.config.shielded)).__enter__()
 
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._loop, native)

@@ -28,7 +28,6 @@ class GroupSeam:
     """
 
     begins = True
-    early = True
 
     def __init__(self, tg: TaskGroup) -> None:
         self._tg = tg
@@ -68,6 +67,7 @@ class GroupSeam:
 
     def begin(self, job: Job) -> None:
         job._runner.alive[job] = self.running()
+        job._set_scope(self.cancel_scope(shield=job.config.shielded)).__enter__()
 
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")

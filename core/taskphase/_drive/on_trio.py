@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from sys import intern
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +66,7 @@ class TrioSeam:
     def start(self, job: Job) -> object:
         # `start_soon()` copies the context of its caller. So the context of the job does not change.
         assert job._context is not None
-        name = job.config.name or intern(job.function)  # the tasks of one function share their name
-        job._context.run(self._nursery.start_soon, attempt, job, name=name)
+        job._context.run(self._nursery.start_soon, attempt, job, name=job._names()[0])
         if not job.config.is_gated:
             job._context = None  # there is one attempt, and it has its copy
         return None
@@ -83,9 +81,8 @@ class TrioSeam:
     first_steps = turns
 
     def begin(self, job: Job) -> None:
-        # KeyboardInterrupt in any task cancels the nursery. The shield protects this task.
         job._runner.alive[job] = current_task()
-        if job.config.shield and not self.early:
+        if self.early or job.config.shield:  # KeyboardInterrupt in any task cancels the nursery
             job._set_scope(trio.CancelScope(shield=job.config.shielded)).__enter__()
 
     def enclose(self, native: Any) -> CancelScope:

@@ -90,11 +90,11 @@ class HandOver:
 
         :raises HandOverFailed: after the deadline, or after `cut()`
         """
-        queue = self.outlet.queue
+        queue, runner = self.outlet.queue, job._runner
         job._move(LifeEvent.HAND_OVER)
-        if job._runner.watching is not None:
-            tell(job._runner.watching.moved, job._runner.telling, job)
-        self.ends_at = job._runner.clock() + self.deadline
+        if runner.watching is not None:
+            tell(runner.watching.moved, runner.telling, job)
+        self.ends_at = runner.clock() + self.deadline
         try:
             # After `cut()` the queue must not get the task: `publish()` may do its work before its first checkpoint.
             if self.is_cut or not await self.outlet.deliver(self, job):
@@ -207,11 +207,11 @@ class Outlet:
 
     async def _attempt(self, order: HandOver, job: Job) -> bool:
         """Make one attempt to publish; return whether the queue has confirmed it."""
-        queue, before, around = self.queue, order.outcome, order.scope
+        queue, runner, before, around = self.queue, job._runner, order.outcome, order.scope
         order.attempts += 1
         try:
-            ends_at = min(order.ends_at, job._runner.clock() + queue.attempt_timeout)
-            scope = job._runner.seam.cancel_scope(deadline=ends_at)
+            ends_at = min(order.ends_at, runner.clock() + queue.attempt_timeout)
+            scope = runner.seam.cancel_scope(deadline=ends_at)
             order.scope = around or scope
             with scope:
                 self._connection = connection = self._connection or _connection_to(queue)

@@ -48,10 +48,10 @@ class Outlets:
 
     def enter(self, job: Job) -> None:
         """Note that the native task of `job` is asked to start. Nothing happens to a job that runs here."""
-        order = job._hand_over
+        order = job._parcel.hand_over
         if order is not None:
             self.alive[job] = order
-            if self.is_cut and job._kept is None:  # a journal keeps the task for another host
+            if self.is_cut and job._parcel.record is None:  # a journal keeps the task for another host
                 order.cut()
             order.outlet.enter(order)
 
@@ -73,7 +73,8 @@ class Outlets:
         :raises TasksUnportableError: if the queue does not take the call, or a setting means nothing there
         :raises ValueError: if `queue=` names a queue that is not one of this host
         """
-        config = job.config if job._hand_over is None else job._hand_over.here
+        order = job._parcel.hand_over
+        config = job.config if order is None else order.here
         if config.queue == "here":
             return
         func, args, kwargs = without_partials(job)
@@ -90,9 +91,10 @@ class Outlets:
             queue.options_of(func),
             self._settings_for(queue, config, func),
         )
-        job._hand_over = HandOver(outlet, call.id, _prepare(queue, call), _carried(queue, call), config)
+        parcel = job._own_parcel()
+        parcel.hand_over = HandOver(outlet, call.id, _prepare(queue, call), _carried(queue, call), config)
+        parcel.message_id = call.id
         job._is_async = False
-        job._message_id = call.id
         job.config = self._outward(config, queue)
 
     def _find(self, asked: object, func: Callable[..., Any]) -> Outlet | None:
@@ -153,7 +155,7 @@ def run_here(job: Job, error: Exception) -> bool:
 
     :return: whether the job runs here
     """
-    order: HandOver = job._hand_over
+    order: HandOver = job._parcel.hand_over
     refused = isinstance(error, HandOverFailed) and error.outcome == "refused"
     if not refused or order.is_cut or order.outlet.queue.fallback is None:
         return False
@@ -169,13 +171,15 @@ def bring_home(job: Job) -> None:
 
     :raises TasksUnportableError: with `run_in="process"`, if another process cannot make the call; nothing has changed
     """
-    outward, job.config = job.config, (job.config if job._hand_over is None else job._hand_over.here).at_home()
+    order, outward = job._parcel.hand_over, job.config
+    job.config = (outward if order is None else order.here).at_home()
     try:
         job._is_async = is_async(job.func) or job._pack()
     except TasksUnportableError:
         job.config = outward
         raise
-    job._hand_over = None
+    if order is not None:
+        job._own_parcel().hand_over = None
     job.attempt = 0
 
 

@@ -25,6 +25,7 @@ class Phases(Admission):
     :ivar late: the scopes that are over while their routes still run
     """
 
+    deferred: int  # with its type, because a base class has its slot
     __slots__ = ("late",)
 
     def __init__(
@@ -36,21 +37,26 @@ class Phases(Admission):
         observers: tuple[Observer, ...],
     ) -> None:
         super().__init__(seam, host, max_running, max_pending, observers)
-        self.late: dict[Unit, None] = {}
+        self.late: dict[Unit[Job], None] = {}
 
-    def _place(self, job: Job, scope: Unit | None, maker: object) -> None:  # noqa: C901 - a call costs each task
+    def _place(self, job: Job, scope: Unit[Job] | None, maker: object) -> None:  # noqa: C901 - a call costs each task
         if scope is not None:
-            verdict = VERDICTS[scope._state, job.phase, job.config.when]
+            verdict = VERDICTS[scope._state][job.phase][job.config.when]
             if verdict is _TO_HOLD:
                 job._move(_DEFER)
-                if scope._held is None:
-                    scope._held = {}
-                scope._held[job] = maker
+                held = scope._held
+                if held is None:
+                    scope._held = held = {}
+                if not held:
+                    self.holding[scope] = None
                 if job.phase is _AFTER_ROUTE:
                     scope._holds_for_route = True
                 if job.config.is_gated:
                     self._note_held(job)  # first: an interruption counts each job
-                self.deferred[job] = scope
+                # No interruption is possible in these lines, because they call no Python function.
+                held[job] = maker
+                job._unit = scope
+                self.deferred += 1
                 if self.watching is not None:
                     tell(self.watching.moved, self.telling, job)
                 return
@@ -63,7 +69,7 @@ class Phases(Admission):
 
     def release(self, job: Job) -> None:
         """Start a deferred job: its phase has come. If the job was cancelled meanwhile, do nothing."""
-        if job not in self.deferred:
+        if job._unit is None:
             return
         try:
             if self.watching is None:  # as below, but faster
@@ -74,7 +80,7 @@ class Phases(Admission):
             else:
                 self.start(job, self._let_go)
         except Exception as exc:
-            if self.keeper is not None and job._kept is not None:
+            if self.keeper is not None and job._parcel.record is not None:
                 self.cancel(job)  # the journal keeps the task for another host
             self.drop(job, report.reason_of(exc))
 
@@ -90,10 +96,9 @@ class Phases(Admission):
 
     def route_of(self, job: Job) -> object:
         """Return the native task that runs the route for which `job` waits, or None."""
-        scope = self.deferred.get(job)
-        return None if scope is None else scope._owner
+        return None if job._unit is None else job._unit._owner
 
-    def give_up(self, scope: Unit) -> None:
+    def give_up(self, scope: Unit[Job]) -> None:
         """Stop waiting for the route of a late scope: drop the tasks of the scope."""
         if scope in self.late:
             del self.late[scope]
@@ -119,6 +124,9 @@ class Phases(Admission):
                 self._note_change()
 
     def _let_go(self, job: Job) -> None:
-        scope = self.deferred.pop(job, None)
+        scope, job._unit = job._unit, None
         if scope is not None and scope._held is not None:
-            scope._held.pop(job, None)
+            self.deferred -= 1
+            del scope._held[job]
+            if not scope._held:
+                self.holding.pop(scope, None)

@@ -30,9 +30,10 @@ class Places(ABC):
     """The jobs of a runner, by place. For the loop's thread.
 
     *Invariant*: while `is_busy` is False, each job that was taken and has not ended is in one place: a mail,
-    `deferred`, `gates`, `_waiting` or `alive`. A job without a place would be lost: the host closes without it.
+    a scope, `gates`, `_waiting` or `alive`. A job without a place would be lost: the host closes without it.
 
-    :ivar deferred: the jobs that wait for their phase, each with its scope
+    :ivar deferred: the number of jobs that wait for their phase
+    :ivar holding: the scopes of these jobs
     :ivar gates: the jobs that wait for their delay, for a place of their limit or for their next attempt
     :ivar alive: the jobs that were asked to start, until their native tasks leave. The value is the native task, or
         None until the seam knows it: to cancel it, and to keep it from the garbage collector
@@ -52,6 +53,7 @@ class Places(ABC):
         "alive",
         "deferred",
         "gates",
+        "holding",
         "inbox",
         "is_busy",
         "keeper",
@@ -63,7 +65,8 @@ class Places(ABC):
     def __init__(self, max_running: int | None, max_pending: int | None) -> None:
         self.inbox: Inbox = Inbox()
         self._mails = self.inbox.mails
-        self.deferred: dict[Job, Unit] = {}
+        self.deferred: int = 0
+        self.holding: dict[Unit[Job], None] = {}
         self.gates: Gates = Gates()
         self._waiting: OrderedDict[Job, None] = OrderedDict()
         self.alive: dict[Job, object] = {}
@@ -121,11 +124,16 @@ class Places(ABC):
         """Yield the jobs in the inbox."""
         yield from [job for mail in self.inbox if (job := mail.job) is not None and not job._has_ended]
 
+    def _held(self) -> Iterator[Job]:
+        """Yield the jobs that wait for their phase. From any thread."""
+        for scope in list(self.holding):
+            yield from list(scope._held or ())
+
     def jobs(self) -> Iterator[Job]:
         """Yield every job that has not ended, in any order. For the loop's thread."""
         yield from list(self.alive)
         yield from list(self._waiting)
-        yield from list(self.deferred)
+        yield from self._held()
         yield from list(self.gates.recording)
         yield from list(self.gates.pauses.ends)
         yield from list(self.gates.limited())
@@ -140,7 +148,7 @@ class Places(ABC):
         found = dict.fromkeys(self.on_their_way())
         if (moving := self.moving) is not None:
             found[moving] = None
-        found.update(dict.fromkeys(list(self.deferred)))
+        found.update(dict.fromkeys(self._held()))
         for _ in range(2):
             for place in (
                 self.gates.recording,
@@ -161,31 +169,31 @@ class Places(ABC):
         finally:
             self.is_busy = was_busy
 
-    def _will_wait(self, job: Job, scope: Unit | None) -> Wait:
+    def _will_wait(self, job: Job, scope: Unit[Job] | None) -> Wait:
         """Return for what `job` will wait if it is taken now."""
         config = job.config
         limit = config.limit
         if self._max_pending is None and (limit is None or limit.max_pending is None):
             return Wait.FOR_NOTHING  # nobody counts it
-        verdict = _START if scope is None else VERDICTS[scope._state, job.phase, config.when]
+        verdict = _START if scope is None else VERDICTS[scope._state][job.phase][config.when]
         if verdict is Verdict.DROP or (verdict is _START and self.gates.has_key_of(job)):
             return Wait.FOR_NOTHING
         if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job) or self._will_record(job):
             return Wait.FOR_LATER
-        if job._hand_over is not None:
-            return Wait.FOR_NO_SLOT if job._hand_over.outlet.has_room else Wait.FOR_LATER
+        if (order := job._parcel.hand_over) is not None:
+            return Wait.FOR_NO_SLOT if order.outlet.has_room else Wait.FOR_LATER
         is_full = self.waiting > 0 or self._is_full(self._on_their_way(Wait.FOR_NOTHING))
         return Wait.FOR_SLOT if is_full else Wait.FOR_NOTHING
 
     def _will_record(self, job: Job) -> bool:
         """Return whether `job` has to wait for its journal if its phase comes now."""
-        record = None if self.keeper is None else job._kept
+        record = None if self.keeper is None else job._parcel.record
         return record is not None and record.will_wait()
 
     def _note_held(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""
         self.gates.note_held(job)
-        if self.keeper is not None and (record := job._kept) is not None:
+        if self.keeper is not None and (record := job._parcel.record) is not None:
             record.note_held(job)
 
     def _has_free_place(self, job: Job) -> bool:
@@ -222,7 +230,7 @@ class Places(ABC):
             raise TasksSaturatedError(
                 running=self.running,
                 waiting=self.waiting,
-                deferred=len(self.deferred),
+                deferred=self.deferred,
                 max_pending=self._max_pending,
                 delayed=self.delayed,
                 limited=self.limited,
@@ -230,7 +238,7 @@ class Places(ABC):
 
     def _count_pending(self) -> int:
         """Return the number of jobs that count for `max_pending`."""
-        placed = self.waiting + len(self.deferred) + self.recording + self.delayed + self.limited
+        placed = self.waiting + self.deferred + self.recording + self.delayed + self.limited
         if self.outlets is not None:
             placed += self.outlets.waiting
         return placed + self._on_their_way(Wait.FOR_SLOT) + self._on_their_way(Wait.FOR_LATER)
@@ -242,7 +250,7 @@ class Places(ABC):
         return (
             job in self.alive
             or job in self._waiting
-            or job in self.deferred
+            or job._unit is not None
             or job._has_ended
             or (job.config.is_gated and job in self.gates)
         )
@@ -252,7 +260,7 @@ class Places(ABC):
         """Bring `job` as far as it may go: to a gate, into the line for a slot, or to its start."""
 
     @abstractmethod
-    def _place(self, job: Job, scope: Unit | None, maker: object) -> None:
+    def _place(self, job: Job, scope: Unit[Job] | None, maker: object) -> None:
         """Start, hold or drop a job, as its scope decides."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from anyio import BrokenWorkerProcess
 
-from .._machine.calling import is_async, name_of, qualname_of, shown, type_name
+from .._machine.calling import is_async, name_of, names_of, shown, type_name
 from .._machine.config import TaskConfig
 from ..errors import TasksUnportableError
 
@@ -222,7 +222,7 @@ def _why_not_function(func: Callable[..., object], detail: str) -> str:
         owner: object = method.__self__
         if (of_owner := _refusal(owner)) is not None:
             return f"the object of the method, {_described(owner, of_owner)}"
-    name = qualname_of(func)
+    name = names_of(func)[1]
     if "<lambda>" in name:
         return "the function is a lambda, which no other process can import: define it by `def`, in a module"
     if "<locals>" in name:

@@ -79,8 +79,8 @@ async def call_in_process(job: Job) -> Any:
         try:
             timeout = job.config.timeout
             with CancelScope(deadline=math.inf if timeout is None else current_time() + timeout):
-                answer = await _in_no_context(_ask(shown(job.function), job._runner.seam, job._payload))
-                return unpack(answer, job.func, job._payload)
+                answer = await _in_no_context(_ask(shown(job.function), job._runner.seam, job._parcel.payload))
+                return unpack(answer, job.func, job._parcel.payload)
             raise TimeoutError(f"timed out after {timeout:g} seconds; its worker process was killed")
         finally:
             places.give_back()

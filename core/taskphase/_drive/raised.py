@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .job import Job
 
 # Only frames of these modules are above the user's function.
-_OWN = frozenset(f"{__package__}.{name}" for name in ("attempt", "calls", "outlet", "threads", "processes", "portable"))
+_MODULES = ("attempt", "failing", "calls", "outlet", "threads", "processes", "portable")
+_OWN = frozenset(f"{__package__}.{name}" for name in _MODULES)
 
 # Read these attributes by the descriptors of the base class: an exception class of the user may override them.
 _exceptions: Any = BaseExceptionGroup.exceptions

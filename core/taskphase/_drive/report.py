@@ -34,7 +34,7 @@ def failed(job: Job, error: BaseException) -> None:
     """Log a final failure. Call this inside the task's context."""
     if not job.attempt:
         _log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
-    elif (order := job._hand_over) is not None:  # its exception has the number of attempts to publish
+    elif (order := job._parcel.hand_over) is not None:  # its exception has the number of attempts to publish
         text = "the hand-over of task %r to %r failed"
         _log(logging.ERROR, text, job.name, order.outlet.queue.name, error=error, job=job)
     else:

@@ -107,7 +107,7 @@ class Runner(Kept):
         if job.config.is_gated:
             if not (past_gates or has_slot) and self._stops(job, leave):
                 return
-            has_slot = has_slot or job._hand_over is not None  # which needs none
+            has_slot = has_slot or job._parcel.hand_over is not None  # which needs none
         if self._max_running is not None and not has_slot and (self._waiting or self._is_full()):
             job._move(LifeEvent.QUEUE)
             self._waiting[job] = None
@@ -128,7 +128,7 @@ class Runner(Kept):
         if is_due and self.gates.has_key_of(job):
             self.drop(job, "another task of its function with the same key waits or runs", level=logging.DEBUG)
             return True
-        record = job._kept if is_due and self.keeper is not None else None
+        record = job._parcel.record if is_due and self.keeper is not None else None
         if record is not None and record.must_wait(job):
             self.gates.record(job)
         elif not self.gates.stop(job):
@@ -200,7 +200,7 @@ class Runner(Kept):
         if job.config.is_gated:
             with self.busy():
                 self.gates.forget(job, keep_place=job in self.alive)
-            if self.keeper is not None and (record := job._kept) is not None:
+            if self.keeper is not None and (record := job._parcel.record) is not None:
                 record.note_ended(job)
         if self.watching is not None:
             telling = telling or self.telling

@@ -39,9 +39,6 @@ class Seam(Protocol[J_contra]):
     that needs it.
     """
 
-    early: bool
-    """True if `attempt()` must enter the cancel scope at the first step. Final when `open()` has entered."""
-
     running: Callable[[], object]
     """Return the native task that runs in this loop now, or None. For the loop's thread."""
 
@@ -71,7 +68,9 @@ class Seam(Protocol[J_contra]):
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """Return a context in which `start()` works. Decides `early`. At its end no task of the runner is alive."""
+        """Return a context in which `start()` works. It decides whether scopes are early. At its end no task of the
+        runner is alive.
+        """
         ...
 
     def start(self, job: J_contra) -> object:
@@ -97,8 +96,8 @@ class Seam(Protocol[J_contra]):
         ...
 
     def begin(self, job: J_contra) -> None:
-        """Note the running native task in `runner.alive`, in the first step of an attempt. On trio a shielded task also
-        enters its scope.
+        """Note the running native task in `runner.alive`, in the first step of an attempt. If scopes are early, and on
+        trio if the task is shielded, enter the cancel scope of the task.
         """
         ...
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from .._machine.scope import ScopeState
 
-if TYPE_CHECKING:
-    from .job import Job
+J = TypeVar("J")
+"""The record of a task."""
 
 
-class Unit:
+class Unit(Generic[J]):
     """One unit of work, as the runner knows it. `Scope` is the subclass for users.
 
     :ivar _state: changed only through the table `SCOPE`, by the runner and by `Scope`
@@ -25,7 +25,7 @@ class Unit:
 
     def __init__(self) -> None:
         self._state: ScopeState = ScopeState.ROUTE
-        self._held: dict[Job, object] | None = None
+        self._held: dict[J, object] | None = None
         self._holds_for_route = False
         self._owner: object = None
         self.unsettled: bool = False

@@ -23,10 +23,12 @@ from types import (
 from typing import Any, Protocol, cast
 
 from .hints import iterates, misplaced, uncalled
+from .plain import note_plain
 
 _ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # `types.coroutine` marks a generator function with the latter
 _GENERATORS = CO_GENERATOR | CO_ASYNC_GENERATOR
 _KINDS = _ASYNC | _GENERATORS
+_NESTED = inspect.CO_NESTED
 
 # The names under which asyncio, `inspect` of 3.12 and `inspect` of later versions mark a function that returns an
 # awaitable.
@@ -56,9 +58,12 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
     :raises TypeError: if `func` is not callable, is a generator function (a call would not run its body), or does not
         accept the arguments
     """
-    if type(func) is FunctionType and not kwargs:  # fast path for most tasks
+    if type(func) is FunctionType and not kwargs:  # a fast path
         code = func.__code__
-        if code.co_flags & _KINDS == CO_COROUTINE and code.co_argcount == len(args) and not code.co_kwonlyargcount:
+        flags = code.co_flags
+        if flags & _KINDS == CO_COROUTINE and code.co_argcount == len(args) and not code.co_kwonlyargcount:
+            if not flags & _NESTED:
+                note_plain(func)
             return True
     return _check(func, args, kwargs)
 
@@ -110,19 +115,20 @@ def signature_of(func: Callable[..., object]) -> Signature | None:
 
 def name_of(func: Callable[..., object]) -> str:
     """Return the module and the qualified name of `func`, as anyio names tasks. Never raises."""
-    if type(func) is FunctionType:
-        module: object = func.__module__
-        name = func.__qualname__
+    return names_of(func)[0]
+
+
+def names_of(func: Callable[..., object]) -> tuple[str, str]:
+    """Return the name of `func`, or of its class, with the module and without. Never raises."""
+    inner: Any = cast("Any", func).__func__ if type(func) is MethodType else func
+    if type(inner) is FunctionType:
+        module: object = inner.__module__
+        name = inner.__qualname__
         if type(module) is str and type(name) is str:
-            return f"{module}.{name}"
+            return f"{module}.{name}", name
     named, text = _named(func)
     prefix = _text(named, "__module__")  # None for a method of a built-in class
-    return f"{prefix}.{text}" if prefix else text
-
-
-def qualname_of(func: Callable[..., object]) -> str:
-    """Return the qualified name of `func`, or of its class, without the module. Never raises."""
-    return _named(func)[1]
+    return (f"{prefix}.{text}" if prefix else text), text
 
 
 def type_name(value: object) -> str:

@@ -112,11 +112,8 @@ class TaskConfig:
         for name, check in _CHECKS.items():
             value = getattr(self, name)
             if value is not None:
-                self._set(name, check(name, value))
-        self._set("is_gated", self._may_wait())
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+                object.__setattr__(self, name, check(name, value))
+        object.__setattr__(self, "is_gated", self._may_wait())
 
     def _may_wait(self) -> bool:
         limit = self.limit
@@ -140,22 +137,16 @@ class TaskConfig:
             return other
         if other is UNSET:
             return self
-        merged = object.__new__(TaskConfig)  # without `__init__()`: all values were checked before
-        for name in _CHECKS:
-            own = getattr(other, name)
-            merged._set(name, getattr(self, name) if own is None else own)
-        merged._set("is_gated", merged._may_wait())
-        return merged
+        return self._changed({name: value for name in _CHECKS if (value := getattr(other, name)) is not None})
 
     def outward(self, queue: AnyQueue) -> "TaskConfig":
         """Return the settings for a hand-over to `queue`: shielded, without the settings of the run."""
-        return self._changed(queue=queue, shield=True, timeout=None, retry=None, limit=None, run_in=None)
+        changes = {"queue": queue, "shield": True, "timeout": None, "retry": None, "limit": None, "run_in": None}
+        return self._changed(changes)
 
     def at_home(self) -> "TaskConfig":
         """Return the settings for a run here after a hand-over that was refused: the task waits for a moment."""
-        config = self._changed(queue="here")
-        config._set("is_gated", True)
-        return config
+        return self._changed({"queue": "here"}, is_gated=True)
 
     def kept(self, base: "TaskConfig", kept: "TaskConfig") -> "TaskConfig":
         """Return the settings of a task in a journal. The task may have to wait for the journal. Where `self` has the
@@ -163,15 +154,13 @@ class TaskConfig:
         """
         inherited = (name for name in _CHECKS if getattr(self, name) is getattr(base, name))
         changes = {name: value for name in inherited if (value := getattr(kept, name)) is not None}
-        config = self._changed(**changes)
-        config._set("is_gated", True)
-        return config
+        return self._changed(changes, is_gated=True)
 
-    def _changed(self, **changes: object) -> "TaskConfig":
-        changed = object.__new__(TaskConfig)
+    def _changed(self, changes: Mapping[str, object], *, is_gated: bool = False) -> "TaskConfig":
+        changed = object.__new__(TaskConfig)  # without `__init__()`: all values were checked before
         for name in _CHECKS:
-            changed._set(name, changes[name] if name in changes else getattr(self, name))
-        changed._set("is_gated", changed._may_wait())
+            object.__setattr__(changed, name, changes[name] if name in changes else getattr(self, name))
+        object.__setattr__(changed, "is_gated", is_gated or changed._may_wait())
         return changed
 
 

@@ -11,6 +11,7 @@ A scope may end while its route still runs (a middleware has answered by itself)
 stay held until the route ends, or until the host gives the route up. When a scope is over, an event changes nothing.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from .config import DEFAULT_WHEN, When
@@ -96,9 +97,10 @@ def _judge(state: ScopeState, phase: Phase, when: When | None) -> Verdict:
 
 _WHENS: tuple[When | None, ...] = ("success", "failure", "always", None)
 
-VERDICTS = MappingProxyType(
-    {(state, phase, when): _judge(state, phase, when) for state in _S for phase in Phase for when in _WHENS}
-)
+# Plain dicts, because read-only views of three dicts would cost each task time.
+VERDICTS: Mapping[ScopeState, Mapping[Phase, Mapping[When | None, Verdict]]] = {
+    state: {phase: {when: _judge(state, phase, when) for when in _WHENS} for phase in Phase} for state in _S
+}
 """The decision about a task, by the state of its scope, its phase and its `when`. `when` counts only for deferred
 tasks; None is the default.
 """

@@ -72,23 +72,24 @@ class Forms:
         if job.config.queue == "here":
             headers[_QUEUE] = "here"
         self._configure(job, name)
-        if job.message_id is None:
-            job._message_id = new_message_id()
         if scope is not None and not _may_wait_for_route(job, scope):
             scope = None
-        job._record = Record(keeper, name, arguments, headers, scope)
+        parcel = job._own_parcel()
+        parcel.message_id = parcel.message_id or new_message_id()
+        parcel.record = Record(keeper, name, arguments, headers, scope)
 
     def _configure(self, job: Job, name: str) -> None:
         """Give `job` the settings of its function in the journal, and a hand-over all the time that it needs."""
+        order = job._parcel.hand_over
         before, after = self._last.get(name, (None, None))
         if before is not job.config or after is None:
-            own = self._configs[name] if job._hand_over is None else _OUTBOX
-            before, after = job.config, job.config.kept(self._config if job._hand_over is None else job.config, own)
+            before = job.config
+            after = before.kept(self._config, self._configs[name]) if order is None else before.kept(before, _OUTBOX)
             self._last[name] = before, after
         job.config = after
-        if job._hand_over is not None:
-            job._hand_over.deadline = inf
-        elif after.run_in == "process" and not job._is_async and not hasattr(job, "_payload"):
+        if order is not None:
+            order.deadline = inf
+        elif after.run_in == "process" and not job._is_async:
             job._pack()
 
     def _carried(self, function: str) -> Mapping[str, str]:
@@ -120,11 +121,12 @@ class Forms:
         own = TaskConfig(name=None if found.name == name_of(func) else found.name, key=found.key)
         job: Task[Any] = Task(func, found.args, found.kwargs, self._config.merge(own))
         job.phase = Phase(found.phase)
-        job._message_id = found.message_id
+        parcel = job._own_parcel()
+        parcel.message_id = found.message_id
         if _QUEUE not in found.headers:
             route(job, keeper.runner.outlets)
         self._configure(job, found.function)
-        job._record = record = Record(keeper, found.function, "", dict(found.headers), None)
+        parcel.record = record = Record(keeper, found.function, "", dict(found.headers), None)
         record.place, record.is_recovered = Place.RECOVERED, True
         return job
 
@@ -135,5 +137,5 @@ def _may_wait_for_route(job: Job, scope: Scope) -> bool:
     Not for websockets, which have no response to wait for. And not if the write comes before a first step that need not
     wait for the route: because the file decides about a key, or because a hand-over comes after its record.
     """
-    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or job._hand_over is not None)
+    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or job._parcel.hand_over is not None)
     return not (is_early or scope.info.get("method") == "WEBSOCKET")

@@ -142,7 +142,7 @@ class Keeper:
                     self.ask(job)
             raise
         for job in jobs:
-            self._note_written(job, is_taken=job._message_id in taken)
+            self._note_written(job, is_taken=job.message_id in taken)
 
     def _note_written(self, job: Job, *, is_taken: bool) -> None:
         record, runner = _record(job), self.runner
@@ -242,7 +242,7 @@ class _Collected:
 
 
 def _record(job: Job) -> Record:
-    record = job._record
+    record = job._parcel.record
     assert isinstance(record, Record)
     return record
 

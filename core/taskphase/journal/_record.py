@@ -79,7 +79,7 @@ class Record:
     def row_of(self, job: Job) -> Row:
         """Return the row of the task for the file."""
         return Row(
-            *(str(job._message_id), self.function, job.name, job.phase.value, self.arguments),
+            *(str(job.message_id), self.function, job.name, job.phase.value, self.arguments),
             json.dumps(self.headers) if self.headers else "{}",
             job.config.key,
         )

@@ -13,7 +13,7 @@ from xmlrpc.client import ServerProxy
 import pytest
 import uvloop
 
-from taskphase._machine.calling import check_call, is_async, is_awaited, name_of, qualname_of, shown, type_name
+from taskphase._machine.calling import check_call, is_async, is_awaited, name_of, names_of, shown, type_name
 
 
 def sync(a: int, b: int = 0, *, c: int = 0) -> None: ...
@@ -462,8 +462,9 @@ def test_a_name_is_a_plain_string_whatever_the_callable_says_g3(make: Callable[[
     found = name_of(func)
     assert type(found) is str
     assert found == name
-    assert type(qualname_of(func)) is str
-    assert found.endswith(qualname_of(func))
+    assert type(names_of(func)[1]) is str
+    assert names_of(func)[0] == found
+    assert found.endswith(names_of(func)[1])
 
 
 def test_the_name_of_a_class_is_told_past_its_metaclass_g3() -> None:

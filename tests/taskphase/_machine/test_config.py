@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from taskphase import TaskConfig
+from taskphase import Limit, TaskConfig
 
 
 def handler(task: object, exception: Exception) -> None: ...
@@ -99,3 +99,17 @@ def test_a_configuration_cannot_be_changed() -> None:
 @pytest.mark.parametrize(("shield", "shielded"), [(None, False), (False, False), (True, True)])
 def test_only_an_explicit_shield_shields(shield: bool | None, shielded: bool) -> None:
     assert TaskConfig(shield=shield).shielded is shielded
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [{"delay": 1}, {"limit": Limit(1)}, {"key": "a"}, {"retry": lambda task, error: None}],
+    ids=lambda gate: next(iter(gate)),
+)
+def test_a_task_passes_its_gates_wherever_it_has_them_from_g18_g19_g24(gate: dict[str, Any]) -> None:
+    gated, plain = TaskConfig(**gate), TaskConfig(timeout=1)
+    assert not plain.is_gated
+    assert gated.is_gated
+    assert plain.merge(gated).is_gated
+    assert gated.merge(plain).is_gated
+    assert not TaskConfig(delay=1).merge(TaskConfig(delay=0)).is_gated

@@ -127,7 +127,7 @@ def test_only_what_never_ran_is_dropped_g5() -> None:
 @pytest.mark.parametrize("state", ScopeState)
 def test_an_immediate_task_starts_in_every_state_g1(state: ScopeState) -> None:
     for when in ("success", "failure", "always"):
-        assert scope.VERDICTS[state, Phase.IMMEDIATE, when] is Verdict.START
+        assert scope.VERDICTS[state][Phase.IMMEDIATE][when] is Verdict.START
 
 
 # By hand, not by the rule that the module uses: state -> (after_route, after_response), each for success, failure,
@@ -146,13 +146,13 @@ DEFERRED = {
 @pytest.mark.parametrize("state", ScopeState)
 def test_a_deferred_task_is_held_started_or_dropped_by_phase_and_outcome_g1_g5(state: ScopeState) -> None:
     for phase, expected in zip((Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE), DEFERRED[state], strict=True):
-        assert tuple(scope.VERDICTS[state, phase, when] for when in ("success", "failure", "always")) == expected
+        assert tuple(scope.VERDICTS[state][phase][when] for when in ("success", "failure", "always")) == expected
 
 
 def test_a_phase_is_reached_no_later_than_the_phases_behind_g1() -> None:
     for state in ScopeState:
-        if scope.VERDICTS[state, Phase.AFTER_RESPONSE, "always"] is Verdict.START:
-            assert scope.VERDICTS[state, Phase.AFTER_ROUTE, "always"] is Verdict.START
+        if scope.VERDICTS[state][Phase.AFTER_RESPONSE]["always"] is Verdict.START:
+            assert scope.VERDICTS[state][Phase.AFTER_ROUTE]["always"] is Verdict.START
 
 
 def test_the_outcome_of_a_scope_never_changes_g5() -> None:

@@ -1,6 +1,6 @@
 """Programs with a journal in a simulation, whose processes may die at each step.
 
-The steps are those of the event loop, and those of the thread that writes: each statement is one.
+A step is a step of the event loop, or one SQL statement of the thread that writes.
 """
 
 from __future__ import annotations

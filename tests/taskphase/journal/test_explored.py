@@ -1,6 +1,6 @@
 """G22, G24: a host with a journal shuts down, or its process dies, at each step of a small program.
 
-The steps are those of the event loop, and those of the thread that writes: each statement is one. Another host with the
+A step is a step of the event loop, or one SQL statement of the thread that writes. Another host with the
 same file is open at the same time, or opens afterwards. Whatever the step:
 
 - no task of a delivered response is lost

@@ -7,7 +7,7 @@ from functools import partial
 from reprlib import Repr
 from typing import Any, cast
 
-from ..._machine.calling import qualname_of, shown
+from ..._machine.calling import names_of, shown
 from ..._machine.life import TaskStatus
 from ..._queue import Queue
 from .entry import Entry
@@ -20,7 +20,7 @@ _short.maxstring = _short.maxother = _short.maxlong = _MOST_CHARACTERS
 
 def short_name(func: Callable[..., Any]) -> str:
     """Return the name of a function, without the module or the function in which it was defined."""
-    return shown(qualname_of(func).rpartition("<locals>.")[2])
+    return shown(names_of(func)[1].rpartition("<locals>.")[2])
 
 
 def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:

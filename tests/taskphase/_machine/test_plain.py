@@ -1,0 +1,106 @@
+"""G4, G14: what `PLAIN` remembers of a function holds for each task of this function, and keeps no object alive."""
+
+from __future__ import annotations
+
+import gc
+from types import FunctionType
+from typing import Any
+from weakref import ref
+
+import pytest
+
+from taskphase import Task, TaskConfig, TaskHost
+from taskphase._machine import plain
+from taskphase._machine.plain import PLAIN
+
+
+async def waits(one: object, two: object = None) -> object:
+    return one, two
+
+
+async def takes_one(one: object) -> object:
+    return one
+
+
+async def asks_for_a_keyword(one: object, *, two: object) -> None: ...
+
+
+def sync(one: object, two: object) -> object:
+    return one, two
+
+
+def renewed(func: Any, code: Any) -> Any:
+    """Return a copy of `func` that is in this module, was scheduled before, and has another code now."""
+    copy = FunctionType(func.__code__, globals(), "renewed_copy")
+    copy.__qualname__ = "renewed_copy"
+    globals()["renewed_copy"] = copy
+    Task(copy, (1, 2))
+    assert copy in PLAIN
+    copy.__code__ = code
+    return copy
+
+
+async def test_each_call_of_a_remembered_function_is_checked_g4() -> None:
+    Task(waits, (1, 2))
+    assert waits in PLAIN
+    for args, kwargs in (((1, 2, 3), {}), ((), {}), ((1, 2), {"three": 3}), ((1,), {"one": 1})):
+        with pytest.raises(TypeError, match="waits"):
+            Task(waits, args, kwargs)
+    async with TaskHost() as host:
+        assert await host.schedule(waits, 1) == (1, None)
+        assert await host.schedule(waits, 1, two=3) == (1, 3)
+
+
+async def test_a_function_with_new_code_is_checked_anew_g4() -> None:
+    changed: Any = renewed(waits, takes_one.__code__)
+    with pytest.raises(TypeError, match="renewed_copy"):
+        Task(changed, (1, 2))
+    async with TaskHost() as host:
+        assert await host.schedule(changed, 1) == 1
+
+
+def test_only_plain_functions_of_a_module_are_remembered_g4() -> None:
+    async def inner(one: object) -> None: ...
+
+    class Service:
+        async def method(self, one: object) -> None: ...
+
+    alias = FunctionType(takes_one.__code__, {"__name__": "elsewhere"}, "takes_one")
+    Task(inner, (1,))
+    Task(Service().method, (1,))
+    Task(sync, (1, 2))
+    Task(alias, (1,))
+    Task(asks_for_a_keyword, (1,), {"two": 2})
+    assert not {inner, Service.method, sync, alias, asks_for_a_keyword} & set(PLAIN)
+
+
+def test_no_function_of_a_request_is_kept_g4() -> None:
+    def request() -> ref[object]:
+        class Session: ...
+
+        session = Session()
+
+        async def write(to: object = session) -> None: ...
+
+        Task(write, (session,))
+        return ref(session)
+
+    session = request()
+    gc.collect()
+    assert session() is None
+
+
+def test_a_program_that_defines_functions_for_ever_does_not_fill_the_memory_g4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain, "_MOST", 10)
+    for _ in range(30):
+        renewed(waits, waits.__code__)
+        assert len(PLAIN) <= 10
+
+
+def test_the_tasks_of_one_function_share_its_name_g14() -> None:
+    first, second = Task(takes_one, (1,)), Task(takes_one, (2,))
+    named = Task(takes_one, (3,), config=TaskConfig(name="mine"))
+    assert first._names()[0] is second._names()[0]
+    assert (first._names(), named._names()) == ((first.name, "takes_one"), ("mine", "takes_one"))
