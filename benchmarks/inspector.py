@@ -82,7 +82,7 @@ async def sample(what: str, loads: int) -> float:
                 await get(app, state, "/failures")
             for _ in range(KEEP // 3 + 1):
                 await get(app, state, "/tasks")
-            if (len(history._ended), len(history._failed)) != (KEEP, FAILURES):
+            if (len(history._stories.ended), len(history._stories.failed)) != (KEEP, FAILURES):
                 raise RuntimeError("the rings are not full")
         paths = ["/"] if what == ENDPOINT else [f"/_tasks/{name}" for name in (*FILES, "json")]
         sizes = [await get(app, state, path) for path in paths]

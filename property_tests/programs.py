@@ -50,7 +50,9 @@ class Cancel(Compact):
 
 @dataclass(frozen=True, repr=False)
 class Wait(Compact):
-    """Wait until the task has ended, for at most one second."""
+    """Wait until the task has ended, for at most one second. A task that waits for itself is refused, and waits all
+    the same.
+    """
 
     back: int = 0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
+import pytest
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
@@ -23,6 +24,7 @@ from taskphase import (
     TaskCancelled,
     TaskDropped,
     TaskHost,
+    TaskNotFinished,
     TaskObserver,
     TasksClosedError,
     TasksError,
@@ -207,6 +209,10 @@ class Recorder:
                 case Wait(back):
                     if (target := self._back(back)) is not None:
                         with anyio.move_on_after(1):
+                            if target is current_task():
+                                with pytest.raises(TaskNotFinished):
+                                    await target.wait()
+                                await anyio.sleep_forever()
                             await target.wait()
                 case Schedule():
                     task = self.schedule(action, scope, number)

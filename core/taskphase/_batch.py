@@ -7,13 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._definition import Schedules, TaskDefinition
-from ._drive.portable import refuse_async
+from ._definition import Configured, Schedules, TaskDefinition
 from ._machine.config import TaskConfig
 from ._machine.hints import Elsewhere
 from ._machine.scope import Phase
 from ._task import Starts, Task
-from .errors import TasksError
 
 _AFTER_ROUTE, _AFTER_RESPONSE = Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
 
@@ -44,7 +42,7 @@ class TasksBatch(Schedules[TaskDefinition]):
             the batch
         """
         while self._tasks:
-            if not self._tasks[0]._has_ended:  # the task may have been cancelled
+            if self._tasks[0]._is_new:  # the task may have been cancelled, or started by hand
                 scheduler._start(self._tasks[0])
             self._tasks.popleft()
 
@@ -76,9 +74,6 @@ class _PhaseBatch(TasksBatch):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         return self._scheduler._schedule(config, func, args, kwargs, self._phase)
-
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._scheduler._note_refused(func, error)
 
 
 class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
@@ -130,17 +125,13 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
     def _start_phase(self, phase: Phase) -> None: ...
 
 
-class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
+class ScopedTaskDefinition(Configured["ScopedTaskDefinition"]):
     """`.schedule()` with settings, for each phase: the result of `tasks.task(...)`. Immutable, and reusable."""
 
-    __slots__ = ("_config", "_target")
+    __slots__ = ()
 
     if not TYPE_CHECKING:
         add_task = Elsewhere("tasks.task(...).after_response.schedule(f, ...)")
-
-    def __init__(self, target: SchedulesPhases, config: TaskConfig) -> None:
-        self._target = target
-        self._config = config
 
     @property
     def after_route(self) -> TaskDefinition:
@@ -157,16 +148,3 @@ class ScopedTaskDefinition(Schedules["ScopedTaskDefinition"]):
         If the endpoint raises, the task is dropped, unless `when` says otherwise. See `tasks.after_response`.
         """
         return TaskDefinition(self._target.after_response, self._config)
-
-    def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
-        return ScopedTaskDefinition(self._target, self._config.merge(config))
-
-    def _schedule(
-        self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Task[Any]:
-        config = self._config.merge(config)
-        refuse_async(config, func)
-        return self._target._schedule(config, func, args, kwargs)
-
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._target._note_refused(func, error)

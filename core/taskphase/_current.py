@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from anyio import get_cancelled_exc_class
 
-from ._drive.current import running_host, running_job
+from ._drive.current import running_host
+from ._drive.job import JOB
 from ._handed import HANDED
 from ._host import TaskHost
 from ._machine.calling import shown
@@ -27,7 +28,7 @@ def current_task() -> Task[Any]:
 
     :raises NoCurrentError: outside of any task
     """
-    job = running_job()
+    job = JOB.get()
     if job is None and (handed := HANDED.get()) is not None:
         return cast("Task[Any]", handed)
     if job is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ._drive.portable import refuse_async
 from ._machine.calling import Handle
@@ -13,7 +13,6 @@ from ._machine.config import UNSET, AnyQueue, Here, RunIn, TaskConfig, When
 from ._machine.hints import Elsewhere, HidesElsewhere, keywords_of, without_elsewhere
 from ._machine.limit import Limit
 from ._task import Task, TaskErrorHandler, TaskRetryPolicy
-from .errors import TasksError, TasksUnportableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,15 +57,11 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         :return: the task; `await` it for the result, or ignore it
         :raises TypeError: if `func` is not callable, does not accept these arguments, or is async after
             `.task(run_in="process")`
-        :raises TasksUnportableError: with `run_in="process"`, if another process cannot make the call
+        :raises TasksUnportableError: for a process, a queue or a journal, if another process cannot make the call
         :raises TasksClosedError: if the host takes no more tasks; nothing was scheduled
         :raises TasksSaturatedError: if `max_pending` tasks are pending already; nothing was scheduled
         """
-        try:
-            return self._schedule(UNSET, func, args, kwargs)
-        except TasksUnportableError as exc:
-            self._note_refused(func, exc)
-            raise
+        return self._schedule(UNSET, func, args, kwargs)
 
     @keywords_of(".task()", ".task(timeout=5).schedule(f, ...)")
     def task(
@@ -107,9 +102,6 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         """
         return self._define(TaskConfig(name, shield, on_error, when, timeout, retry, delay, limit, run_in, key, queue))
 
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        """Tell the observers that `schedule(func)` raises `error`. A batch that you have made has no observers."""
-
     @abstractmethod
     def _define(self, config: TaskConfig) -> Definition: ...
 
@@ -119,24 +111,28 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
     ) -> Task[Any]: ...
 
 
-class TaskDefinition(Schedules["TaskDefinition"]):
+class Configured(Schedules[Definition]):
     """`.schedule()` with settings: the result of `.task(...)`. Immutable, and reusable."""
 
     __slots__ = ("_config", "_target")
 
     def __init__(self, target: Schedules[Any], config: TaskConfig) -> None:
-        self._target = target
+        self._target: Any = target
         self._config = config
 
-    def _define(self, config: TaskConfig) -> TaskDefinition:
-        return TaskDefinition(self._target, self._config.merge(config))
+    def _define(self, config: TaskConfig) -> Definition:
+        return cast("Definition", type(self)(self._target, self._config.merge(config)))
 
     def _schedule(
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         config = self._config.merge(config)
         refuse_async(config, func)
-        return self._target._schedule(config, func, args, kwargs)
+        task: Task[Any] = self._target._schedule(config, func, args, kwargs)
+        return task
 
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._target._note_refused(func, error)
+
+class TaskDefinition(Configured["TaskDefinition"]):
+    """`.schedule()` with settings, for one phase."""
+
+    __slots__ = ()

@@ -176,7 +176,7 @@ class Drain:
 
     async def _idle(self) -> None:
         """Wait until the next deadline, or until the host is idle."""
-        self._runner.bury()
+        self._runner.bury_all()
         # Look at the clock here: anyio does not cancel an asyncio task that is woken in every turn.
         while True:
             self._changed = Event()  # before the look: a signal handler may cancel the last task right after it

@@ -35,7 +35,9 @@ def inward(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def never_connected(error: BaseException) -> bool:
-    """Return whether `error` is about a connection that was not established. The innermost reason decides."""
+    """Return whether `error` is about a connection that was not established. The first reason with an error number
+    decides, from the outside inwards.
+    """
     seen: set[int] = set()
     reason: BaseException | None = error
     while reason is not None and id(reason) not in seen:

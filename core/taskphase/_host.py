@@ -14,9 +14,9 @@ from ._bound import Bound
 from ._definition import Schedules, TaskDefinition
 from ._drain import Drain, DrainReport, patience
 from ._drive.cancelling import is_cancelled_around
-from ._drive.current import running_job
 from ._drive.enclosing import is_forced_early
-from ._drive.keeping import AnyJournal, open_keeper
+from ._drive.job import JOB
+from ._drive.keeping import AnyJournal
 from ._drive.loops import native_seam
 from ._drive.raised import unwrapped
 from ._drive.raw import RawGroup
@@ -26,13 +26,14 @@ from ._drive.watching import tell
 from ._machine.calling import name_of, shown
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
+from ._machine.life import ENDS
 from ._machine.limit import check_count
 from ._observer import TaskObserver, check_observers
 from ._queue import Queue, check_queues
 from ._scope import Scope
 from ._statistics import Closing, Inspected
 from ._task import Task
-from .errors import TasksClosedError, TasksError
+from .errors import TasksClosedError, TasksUnportableError
 
 
 class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
@@ -48,7 +49,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
 
     :param config: settings for all tasks
     :param max_running: the most tasks that run at a time, 1 or more; others wait, first in first out; default: no limit
-    :param max_pending: the most tasks that wait for a slot or for their phase, 0 or more; default: no limit
+    :param max_pending: the most tasks that wait, for their phase or anything else, 0 or more; default: no limit
     :param max_threads: the most threads of sync tasks and handlers, 1 or more
     :param drain_timeout: seconds or a `timedelta`, 0 or more
     :param shield_timeout: seconds or a `timedelta`, 0 or more; default: for ever
@@ -74,10 +75,6 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
     ) -> None:
         if config is not None and not isinstance(config, TaskConfig):
             raise TypeError(f"config must be a TaskConfig, not {config!r}")
-        if config is not None and config.key is not None:
-            raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
-        if config is not None and isinstance(config.queue, Queue):
-            raise ValueError("queue is a setting of single tasks: list the functions in the queue")
         check_count("max_running", max_running, least=1, optional=True)
         check_count("max_pending", max_pending, least=0, optional=True)
         check_count("max_threads", max_threads, least=1)
@@ -85,7 +82,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         if shield_timeout is not None:
             shield_timeout = check_seconds("shield_timeout", shield_timeout)
         self._observers = check_observers(observers)
-        self._config = UNSET if config is None else config
+        self._config = UNSET if config is None else config.shared()
         self._queues = check_queues(queues)
         if journal is not None and not isinstance(journal, AnyJournal):
             raise TypeError(f"journal must be a Journal, not {journal!r}")
@@ -101,7 +98,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         if self._maybe_runner is not None:
             raise RuntimeError("a TaskHost can be entered only once; make another one")
         self._opened, self._closing, self._closed = Event(), Event(), Event()
-        seam = native_seam(may_enclose=not is_forced_early())
+        self._seam = seam = native_seam(may_enclose=not is_forced_early())
         for queue in self._queues:
             queue.check_loop(seam.backend)
         runner = Runner(
@@ -114,7 +111,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
             **self._limits,
         )
         if runner.keeper is not None:
-            await open_keeper(runner.keeper)
+            await runner.keeper.open()
         self._maybe_runner = runner
         self._group = RawGroup(seam, lambda: self._drain.wake())  # noqa: PLW0108 - the drain is made with the group
         self._drain = Drain(runner, self._patience, self._group)
@@ -157,8 +154,8 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         :raises RuntimeError: if a task of this host, or work in its task group, calls this: it would wait for itself
         """
         runner = self._runner
-        job = running_job()
-        if job is not None and not job._has_ended and cast("object", job._runner) is runner:
+        job = JOB.get()
+        if job is not None and job.status not in ENDS and cast("object", job._runner) is runner:
             raise RuntimeError("a task cannot close its own host: it would wait for itself")
         if runner.seam.running() in self._group.names:
             raise RuntimeError("work in the task group of a host cannot close that host: it would wait for itself")
@@ -256,12 +253,13 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         self, config: TaskConfig, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Task[Any]:
         runner = self._open_runner or self._refuse(func)
-        task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
-        runner.submit(task)
+        try:
+            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            runner.submit(task)
+        except TasksUnportableError as exc:
+            runner.note_refused(func, exc)
+            raise
         return task
-
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._runner.note_refused(func, error)
 
     async def _supervise(self) -> None:
         """Keep the host open until `aclose()`, or until this native task is cancelled. Then drain the host."""
@@ -269,7 +267,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         runner = self._runner
         try:
             with CancelScope(shield=True):
-                async with runner.seam.open(), create_task_group() as keeper:
+                async with self._seam.open(), create_task_group() as keeper:
                     if runner.keeper is not None:
                         keeper.start_soon(runner.keeper.run, name="taskphase.journal")
                     self._group.open(keeper, self._note_opened)

@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import Span
 
 from ._machine.calling import name_of
+from ._machine.text import exportable
 from ._queue import Queue
 
 NAME = "taskphase"  # of the instrumentation, in each span and metric
@@ -60,9 +61,9 @@ class Counts:
     def __init__(self, provider: MeterProvider) -> None:
         self.lives: list[dict[int, Life]] = []
         self._lock = RLock()  # a finalizer may schedule, and be refused, in the thread that has the lock
-        self._refused: Counter[tuple[str, str]] = Counter()
-        self._dropped: Counter[tuple[str, str]] = Counter()
-        self._recovered: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        self.recovered: Counter[tuple[str, str]] = Counter()
         self._seen: set[tuple[str, str]] = set()
         meter = provider.get_meter(NAME)
         self.duration = meter.create_histogram(
@@ -91,34 +92,27 @@ class Counts:
         )
         meter.create_observable_counter(
             "taskphase.task.refused",
-            [lambda _: self._pairs(self._refused, ERROR)],
+            [lambda _: self._pairs(self.refused, ERROR)],
             unit="{task}",
             description="Calls of schedule() that raised, because of a limit or the shutdown.",
         )
         meter.create_observable_counter(
             "taskphase.task.dropped",
-            [lambda _: self._pairs(self._dropped, PHASE)],
+            [lambda _: self._pairs(self.dropped, PHASE)],
             unit="{task}",
             description="Tasks that never ran, because the outcome of the route did not fit.",
         )
         meter.create_observable_counter(
             "taskphase.task.recovered",
-            [lambda _: self._pairs(self._recovered, PHASE)],
+            [lambda _: self._pairs(self.recovered, PHASE)],
             unit="{task}",
             description="Tasks that a journal has recovered: their process has died, or was shut down.",
         )
 
-    def note_refused(self, function: str, error: str) -> None:
+    def note(self, counter: Counter[tuple[str, str]], function: str, label: str) -> None:
+        """Count one more in `refused`, `dropped` or `recovered`."""
         with self._lock:
-            self._refused[exportable(function), error] += 1
-
-    def note_dropped(self, function: str, phase: str) -> None:
-        with self._lock:
-            self._dropped[function, phase] += 1
-
-    def note_recovered(self, function: str, phase: str) -> None:
-        with self._lock:
-            self._recovered[function, phase] += 1
+            counter[function, label] += 1
 
     def _alive(self, _: CallbackOptions) -> Iterable[Observation]:
         # `list()` copies in one step, while other threads change the dict.
@@ -158,8 +152,3 @@ def _stands_in(provider: object) -> bool:
 def type_of(error: BaseException) -> str:
     """Return the name of the class of `error`, as FastAPI's own spans have it."""
     return exportable(name_of(type(error)).removeprefix("builtins."))
-
-
-def exportable(name: str) -> str:
-    """Return `name` without lone surrogates, which no exporter can encode. File names may have them."""
-    return name if name.isascii() else name.encode(errors="backslashreplace").decode()

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from ._drain import DrainReport
 from ._drive.hooks import HOOKS
+from ._machine.overrides import check_overrides
 from ._scope import Scope
 from ._task import Task
 from .errors import TasksError
@@ -91,10 +92,11 @@ class TaskObserver:
 def check_observers(observers: Iterable[TaskObserver]) -> tuple[TaskObserver, ...]:
     """Return the observers as a tuple.
 
-    :raises TypeError: if an element is no `TaskObserver`
+    :raises TypeError: if an element is no `TaskObserver`, or has an `async def` in place of a method
     """
     found = tuple(observers)
     for observer in found:
         if not isinstance(observer, TaskObserver):
             raise TypeError(f"observers must be instances of a subclass of TaskObserver, not {observer!r}")
+        check_overrides(observer, TaskObserver)
     return found

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ._machine.calling import name_of, shown, type_name
 from ._machine.config import AnyQueue, TaskConfig, check_seconds
+from ._machine.overrides import check_overrides
 from .errors import TasksUnportableError
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -50,12 +51,13 @@ class Queue(AnyQueue, ABC):
     :param name: in messages, records and telemetry
     :param functions: the functions whose tasks the queue gets; functions at the top of a module that the workers can
         import. Or a dict of functions, with the options of each
-    :param deadline: seconds or a `timedelta`, from the first attempt to publish to the last. At shutdown it ends with
-        `shield_timeout`
+    :param deadline: seconds or a `timedelta` for all attempts to publish, waits for a turn included. At shutdown it
+        ends with `shield_timeout`
     :param attempt_timeout: seconds or a `timedelta` for one attempt
     :param fallback: "here": run the task in this program if it surely was not published. Default: the hand-over fails
     :param carry: context variables whose values (`str`) go to the worker, by name: `{"x-request-id": request_id}`
-    :raises TypeError: if a parameter has the wrong type; `TasksUnportableError` if a worker could not import a function
+    :raises TypeError: if a parameter has the wrong type, or a method is an `async def` and should not be, or the other
+        way round; `TasksUnportableError` if a worker could not import a function
     :raises ValueError: if a parameter is out of its range, or there is no function
 
     :cvar attempts_at_once: the most attempts of one host at a time
@@ -77,18 +79,19 @@ class Queue(AnyQueue, ABC):
         fallback: Literal["here"] | None = None,
         carry: Mapping[str, ContextVar[Any]] | None = None,
     ) -> None:
+        check_overrides(self, Queue)
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a queue must be a str, not {name!r}")
         if fallback not in (None, "here"):
             raise ValueError(f"fallback must be 'here' or None, not {fallback!r}")
-        if not all(isinstance(variable, ContextVar) for variable in (carry or {}).values()):
-            raise TypeError(f"carry must be a dict of context variables by name, not {carry!r}")
         self.name = name
         self.deadline: float = check_seconds("deadline", deadline)
         self.attempt_timeout: float = check_seconds("attempt_timeout", attempt_timeout)
         self.fallback = fallback
-        self.carry: Mapping[str, ContextVar[Any]] = dict(carry or {})
+        self.carry: Mapping[str, ContextVar[Any]] = check_carry(carry)
         options = _options_of(functions)
+        if not options and type(self).takes is Queue.takes:
+            raise ValueError(f"the queue {name!r} has no function: no task would go to it")
         for func in options:
             self.check_function(func)
         self.functions: tuple[Callable[..., Any], ...] = tuple(options)
@@ -153,6 +156,20 @@ class Queue(AnyQueue, ABC):
         """Disconnect, if `open()` has returned in this event loop, and no host of the loop uses the queue any more. At
         most one second.
         """
+
+
+def check_carry(carry: Mapping[str, ContextVar[Any]] | None) -> dict[str, ContextVar[Any]]:
+    """Return context variables by the names of their headers.
+
+    :raises TypeError: if `carry` is something else
+    """
+    given: Any = {} if carry is None else carry
+    if not isinstance(given, Mapping) or not all(
+        isinstance(name, str) and isinstance(variable, ContextVar)
+        for name, variable in cast("Mapping[object, object]", given).items()
+    ):
+        raise TypeError(f"carry must be a dict of context variables by name, not {carry!r}")
+    return dict(carry or {})
 
 
 def _options_of(

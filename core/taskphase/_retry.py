@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from ._machine.config import check_seconds
 from ._machine.hints import keywords_of
+from ._machine.limit import check_count
 from ._machine.retrying import RetryPolicy
 
 
@@ -37,10 +38,7 @@ def retry(
     :raises TypeError: if a parameter has the wrong type
     :raises ValueError: if a parameter is out of range
     """
-    if isinstance(attempts, bool) or not isinstance(attempts, int):
-        raise TypeError(f"attempts must be an int, not {attempts!r}")
-    if attempts < 1:
-        raise ValueError(f"attempts must be 1 or more, not {attempts!r}")
+    check_count("attempts", attempts, least=1)
     kinds = on if isinstance(on, tuple) else (on,)
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         raise TypeError(f"on must be an exception class or a tuple of them, not {on!r}")

@@ -9,10 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from ._drive.job import Job
 from ._drive.unit import Unit
 from ._machine.calling import check_call
-from ._machine.scope import ScopeState
-
-_RUNNING = frozenset({ScopeState.ROUTE, ScopeState.LATE})
-_ANSWERED = frozenset({ScopeState.RESPONDING, ScopeState.OVER})
+from ._machine.scope import ANSWERED, UNDECIDED, ScopeState
 
 Outcome: TypeAlias = Literal["success", "failure"]
 """The outcome of a route."""
@@ -29,16 +26,14 @@ class Routed(Unit[Job]):
 
     __slots__ = ("_hooks",)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._hooks: list[RouteHook] | None = None
+    _hooks: list[RouteHook] | None
 
     @property
     def outcome(self) -> Outcome | None:
         """The outcome of the route; None while the route runs."""
-        if self._state in _RUNNING:
+        if self._state in UNDECIDED:
             return None
-        return "success" if self._state in _ANSWERED else "failure"
+        return "success" if self._state in ANSWERED else "failure"
 
     def before_route_ends(self, hook: RouteHook) -> None:
         """Await `hook(outcome)` once, when the route ends: before any after_route task starts.

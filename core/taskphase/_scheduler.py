@@ -19,7 +19,7 @@ from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase
 from ._scope import Scope
 from ._task import Task
-from .errors import TasksClosedError, TasksError
+from .errors import TasksClosedError, TasksUnportableError
 
 _IMMEDIATE = Phase.IMMEDIATE
 
@@ -65,6 +65,8 @@ class TasksScheduler(SchedulesPhases):
         return self._scope.tg
 
     async def __aenter__(self) -> Scope:
+        if self._entered is not None:
+            raise RuntimeError("this TasksScheduler is entered already: make another one for each unit of work")
         scope = self._scope
         if not self._is_alone:
             scope = Scope(scope._runner, scope.tg, self._config)
@@ -86,24 +88,23 @@ class TasksScheduler(SchedulesPhases):
         kwargs: dict[str, Any],
         phase: Phase = _IMMEDIATE,
     ) -> Task[Any]:
-        task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
-        task.phase = phase
-        # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be garbage.
-        self._scope._runner.submit(task, self._scope, None if self._is_alone else self)
+        runner = self._scope._runner
+        try:
+            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            task.phase = phase
+            # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be
+            # garbage.
+            runner.submit(task, self._scope, None if self._is_alone else self)
+        except TasksUnportableError as exc:
+            runner.note_refused(func, exc)
+            raise
         return task
 
     def _start(self, task: Task[Any]) -> None:
-        task._inherit(self._config)
-        self._scope._runner.submit(task, self._scope, None if self._is_alone else self)
-
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._scope._note_refused(func, error)
+        self._scope._runner.submit_made(task, self._config, self._scope, None if self._is_alone else self)
 
     def _start_phase(self, phase: Phase) -> None:
-        if self._is_alone:
-            self._scope._start_phase(phase)
-        else:
-            self._scope._start_held(self, phase)
+        self._scope._start_phase(phase, None if self._is_alone else self)
 
 
 def _scope_here(tg: TaskGroup) -> Scope | None:
@@ -116,16 +117,13 @@ def _scope_here(tg: TaskGroup) -> Scope | None:
 def _make_scope(tg: TaskGroup) -> Scope:
     host = running_host()
     if host is not None and host.tg is tg:
-        return Scope(host._runner, tg, host._runner.config)
+        made: Scope = host.scope()
+        return made
     return Scope(Runner(GroupSeam(tg), config=UNSET), tg, UNSET)
 
 
 def _let_go(scope: Scope) -> None:
     """Drop the tasks of a scheduler that is garbage. A finalizer calls this: in any thread, inside any other code."""
     with suppress(TasksClosedError):  # the event loop has ended
-        scope._runner.call(partial(_drop_forgotten, scope))
-
-
-def _drop_forgotten(scope: Scope) -> None:
-    for job in list(scope._held or ()):
-        scope._runner.drop(job, "its scheduler is gone, and nobody has started its batches")
+        runner = scope._runner
+        runner.call(partial(runner.drop_held, scope, "its scheduler is gone, and nobody has started its batches"))

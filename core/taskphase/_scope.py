@@ -19,10 +19,10 @@ from ._drive.runner import Runner
 from ._drive.watching import tell_all
 from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
-from ._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
+from ._machine.scope import OVER, SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
 from ._route import Route, Routed, may_wait
 from ._task import Task
-from .errors import TasksClosedError, TasksError
+from .errors import TasksClosedError, TasksUnportableError
 
 # Each task and each scope needs these members (see `Symbol`).
 _IMMEDIATE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_RESPONSE
@@ -31,7 +31,7 @@ _ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent
 _START, _HOLD = Verdict.START, Verdict.HOLD
 
 _ANSWERS = frozenset({ScopeState.RESPONDING, ScopeState.EXCUSING})
-_OVER = dict.fromkeys((ScopeState.OVER, ScopeState.OVER_FAILED), "ended")
+_OVER = dict.fromkeys(OVER, "ended")
 _CHANGES = {ScopeState.RESPONDING: "route_succeeded", ScopeState.EXCUSING: "route_failed", **_OVER}
 
 # A barrier waits for so many generations of tasks that schedule tasks, so that an endless chain delays no response.
@@ -61,7 +61,7 @@ class Scope(Routed, SchedulesPhases):
         in_route: bool = False,
         info: dict[str, Any] | None = None,
     ) -> None:
-        self._state = _ROUTE  # this and the next five as `Routed.__init__()`, without a call
+        self._state = _ROUTE
         self._held = None
         self._holds_for_route = False
         self._owner = None
@@ -241,23 +241,25 @@ class Scope(Routed, SchedulesPhases):
         kwargs: dict[str, Any],
         phase: Phase = _IMMEDIATE,
     ) -> Task[Any]:
-        task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
-        task.phase = phase
-        self._runner.submit(task, self)
+        try:
+            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            task.phase = phase
+            self._runner.submit(task, self)
+        except TasksUnportableError as exc:
+            self._runner.note_refused(func, exc)
+            raise
         return task
 
     def _start(self, task: Task[Any]) -> None:
-        task._inherit(self._config)
-        self._runner.submit(task, self)
+        self._runner.submit_made(task, self._config, self)
 
-    def _start_phase(self, phase: Phase) -> None:
-        (self.end if phase is _AFTER_RESPONSE else self.end_route)()
-
-    def _note_refused(self, func: Callable[..., Any], error: TasksError) -> None:
-        self._runner.note_refused(func, error)
-
-    def _start_held(self, maker: object, phase: Phase) -> None:
-        """Start the tasks that `maker` has scheduled for `phase`, and for the phase before. The route goes on."""
+    def _start_phase(self, phase: Phase, maker: object = None) -> None:
+        """End the route or the scope. With `maker` the route goes on: start only the tasks that `maker` has scheduled
+        for `phase`, and for the phase before.
+        """
+        if maker is None:
+            (self.end if phase is _AFTER_RESPONSE else self.end_route)()
+            return
         held = [job for job, by in list((self._held or {}).items()) if by is maker]
         self._decide([job for job in held if job.phase is not _AFTER_RESPONSE], ScopeState.OVER)
         if phase is _AFTER_RESPONSE:
@@ -268,7 +270,7 @@ class Scope(Routed, SchedulesPhases):
         self._state = SCOPE[before][event]
         if self._runner.watching is not None and self._state is not before and self._state in _CHANGES:
             self._tell(_CHANGES[self._state])
-        if self._held and (self._holds_for_route or self._state in _OVER):
+        if self._held and (self._holds_for_route or self._state in OVER):
             self._decide(self._held, self._state)
 
     def _tell(self, change: str) -> None:

@@ -52,28 +52,6 @@ class HostStatistics:
     recording: int = 0
     recovered: int = 0
 
-    @classmethod
-    def _of(cls, runner: Runner) -> HostStatistics:
-        oldest = next((job for job in runner.alive if job._parcel.hand_over is None), None)
-        return cls(
-            running=runner.running,
-            waiting=runner.waiting,
-            deferred=runner.deferred,
-            recording=runner.recording,
-            delayed=runner.delayed,
-            limited=runner.limited,
-            retrying=runner.retrying,
-            handing_over=runner.handing_over,
-            recovered=0 if runner.keeper is None else runner.keeper.recovered,
-            threads=runner.threads.in_use,
-            succeeded=runner.ended[TaskStatus.SUCCEEDED],
-            failed=runner.ended[TaskStatus.FAILED],
-            cancelled=runner.ended[TaskStatus.CANCELLED],
-            dropped=runner.ended[TaskStatus.DROPPED],
-            handed_over=runner.ended[TaskStatus.HANDED_OVER],
-            oldest_running=cast("Task[Any] | None", oldest),
-        )
-
 
 class Inspected(ABC):
     """The tasks of a host and their counts. From any thread, except `statistics()`."""
@@ -118,7 +96,26 @@ class Inspected(ABC):
 
         :raises TasksClosedError: if the host is not open yet
         """
-        return HostStatistics._of(self._runner)
+        runner = self._runner
+        oldest = next((job for job in runner.alive if job._parcel.hand_over is None), None)
+        return HostStatistics(
+            running=runner.running,
+            waiting=runner.waiting,
+            deferred=runner.deferred,
+            recording=runner.recording,
+            delayed=runner.delayed,
+            limited=runner.limited,
+            retrying=runner.retrying,
+            handing_over=runner.handing_over,
+            recovered=0 if runner.keeper is None else runner.keeper.recovered,
+            threads=runner.threads.in_use,
+            succeeded=runner.ended[TaskStatus.SUCCEEDED],
+            failed=runner.ended[TaskStatus.FAILED],
+            cancelled=runner.ended[TaskStatus.CANCELLED],
+            dropped=runner.ended[TaskStatus.DROPPED],
+            handed_over=runner.ended[TaskStatus.HANDED_OVER],
+            oldest_running=cast("Task[Any] | None", oldest),
+        )
 
     def tasks(self) -> tuple[Task[Any], ...]:
         """Return the tasks that have not ended, the oldest first. From any thread, also after the end of the host.

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from ._drive.awaited import code_frames
 from ._drive.inline import run_inline
-from ._drive.job import Job
+from ._drive.job import JOB, Job
 from ._drive.portable import refuse_async
 from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
@@ -139,9 +139,7 @@ class Task(Job, Generic[T_co]):
         """The seconds from the first step of the present attempt to now, or to the end of the task, by the loop's
         clock. None before the first attempt, and in a pause between attempts.
         """
-        if self._began_at is None:
-            return None
-        return self._now() - self._began_at
+        return None if self._began_at is None else self._now() - self._began_at
 
     def _now(self) -> float:
         return self._ended_at if self._has_ended else self._runner.clock()
@@ -162,8 +160,8 @@ class Task(Job, Generic[T_co]):
 
         A cancellation of the waiting code does not cancel the task.
 
-        :raises TaskNotFinished: at once, if the phase of the task comes only after the end of the waiting code: in the
-            route of its request, in the stream, or in the exit of a dependency
+        :raises TaskNotFinished: at once, if the task waits for itself, or if its phase comes only after the end of the
+            waiting code: in the route of its request, in the stream, or in the exit of a dependency
         """
         if self._has_ended:
             await checkpoint()
@@ -222,18 +220,20 @@ class Task(Job, Generic[T_co]):
         return f"<Task {self.id} {shown(self.name)} {self.phase.value} {self._status.value}>"
 
     def _check_who_waits(self) -> None:
-        """Refuse a wait that would never end: the native task of a route waits for a task that starts after the route.
+        """Refuse a wait that would never end.
 
-        :raises TaskNotFinished: for such a wait
+        :raises TaskNotFinished: if a task waits for itself, or the native task of a route for a task of a later phase
         """
-        if self._status is not TaskStatus.DEFERRED:
+        if self._status is TaskStatus.DEFERRED and self._unit is not None:
+            native, reason = self._unit._owner, f"is for {self.phase.value}, which comes only when this code has ended"
+        elif self._status in IN_ATTEMPT and JOB.get() is self:
+            native, reason = self._runner.alive.get(self), "runs this code"
+        else:
             return
-        runner = self._runner
-        route = runner.route_of(self)
-        if route is not None and runner.seam.is_here() and route is runner.seam.running():
+        seam = self._runner.seam
+        if native is not None and seam.is_here() and native is seam.running():
             raise TaskNotFinished(
-                f"task {self.name!r} is for {self.phase.value}, which comes only when this code has ended: waiting for "
-                "it here would never end. Wait for it in another task, or schedule it for an earlier phase"
+                f"task {self.name!r} {reason}: waiting for it here would never end. Wait for it in another task"
             )
 
     def _no_result(self) -> Exception:

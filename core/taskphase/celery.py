@@ -66,7 +66,7 @@ class CeleryQueue(Queue):
         messages
     :param functions: functions at the top of a module, or a dict of functions, with the options of each
     :param name: in messages, records and telemetry; default: the name of the app's default queue
-    :param attempt_timeout: default: two seconds more than the timeouts of the sockets. At least one second more: a
+    :param attempt_timeout: default: two seconds more than the timeouts of the sockets. More than one second more: a
         thread that publishes cannot be stopped
     :raises ValueError: if the settings of the app do not bound an attempt, or would lose messages silently; the message
         says which setting helps
@@ -144,10 +144,7 @@ class CeleryQueue(Queue):
             else:
                 args, kwargs = _serialization.loads(data, kind, encoding, accept=[kind])
         except Exception as exc:
-
-            def fits(value: Any) -> bool:
-                return _can_encode(value, serializer)
-
+            fits = partial(_can_encode, serializer=serializer)
             raise _engines.refuse_argument(call, func, self, exc, fits) from None
         options = {"ignore_result": task.ignore_result, **call.options, "task_id": call.id}
         return Message(task, args, kwargs, options)

@@ -32,8 +32,9 @@ except ImportError as _missing:
         "taskphase.opentelemetry needs the package opentelemetry-api: pip install opentelemetry-sdk"
     ) from _missing
 
+from ._machine.text import exportable
 from ._messaging import message_attributes
-from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, counts_of, exportable, type_of
+from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, counts_of, type_of
 
 __all__ = ["TraceTasks"]
 
@@ -95,11 +96,11 @@ class TraceTasks(TaskObserver):
         state = "waiting" if task.phase is Phase.IMMEDIATE else "deferred"
         self._lives[task.id] = life = Life(task.function, task.phase.value, state)
         if task.recovered:
-            self._counts.note_recovered(life.function, life.phase)
+            self._counts.note(self._counts.recovered, life.function, life.phase)
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count the refusal."""
-        self._counts.note_refused(name_of(func), type_of(error))
+        self._counts.note(self._counts.refused, exportable(name_of(func)), type_of(error))
 
     def due(self, task: Task[Any], /) -> None:
         """Note from when on the task may run."""
@@ -173,7 +174,7 @@ class TraceTasks(TaskObserver):
         """Forget the task."""
         life = self._lives.pop(task.id, None)
         if life is not None and task.status is TaskStatus.DROPPED:
-            self._counts.note_dropped(life.function, life.phase)
+            self._counts.note(self._counts.dropped, life.function, life.phase)
 
 
 def _of_message(task: Task[Any], queue: Queue) -> dict[str, str]:

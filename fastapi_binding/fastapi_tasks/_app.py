@@ -67,7 +67,7 @@ def add_tasks(
 
     :param config: settings for all tasks of the app
     :param max_running: the most tasks that run at a time, 1 or more; others wait, first in first out; default: no limit
-    :param max_pending: the most tasks that wait for a slot or for their phase, 0 or more; default: no limit
+    :param max_pending: the most tasks that wait, for their phase or anything else, 0 or more; default: no limit
     :param max_threads: the most threads of sync tasks, 1 or more; `def` endpoints have other threads
     :param drain_timeout: seconds or a `timedelta` at shutdown in which tasks may end by themselves, 0 or more
     :param shield_timeout: seconds or a `timedelta` after that for shielded tasks and threads; default: for

@@ -1,14 +1,19 @@
-"""The callbacks of an exit stack: the only private name of other code that the binding uses."""
+"""The exit stack of a route: its callbacks, and the exception that has ended the route."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from sys import exception
 from typing import Any
 
-# CPython's exit stacks keep their callbacks there since 3.7: a deque of pairs (is the callback sync?, the callback).
-# The last callback is called first.
+# FastAPI (0.121.1 to 0.165) puts the exit stack of the function-scope dependencies there. The stack ends when the route
+# has returned and the response is built, or with an exception of either.
+STACK_KEY = "fastapi_function_astack"
+
+# The only private attribute of other code that the binding uses. CPython's exit stacks keep their callbacks there since
+# 3.7: a deque of pairs (is the callback sync?, the callback). The last callback is called first.
 _PRIVATE = "_exit_callbacks"
 
 
@@ -22,6 +27,21 @@ def leave_last(stack: Any, leave: Callable[..., Any], *, is_async: bool = False)
     entered = stack.pop_all()
     (stack.push_async_exit if is_async else stack.push)(leave)
     stack.push_async_exit(entered)
+
+
+def around_route() -> int:
+    """Return what `swallowed()` has to know of the code around a route that runs here."""
+    return id(exception())  # a middleware may call the app in an `except` block
+
+
+def swallowed(around: int) -> BaseException | None:
+    """Return the exception of the route, if a dependency has swallowed it: FastAPI has no response then. Call this in a
+    callback of the exit stack, which ends while the exception is being handled.
+
+    :param around: the result of `around_route()`
+    """
+    exc = exception()
+    return None if id(exc) == around else exc
 
 
 def _is_known() -> bool:

@@ -80,7 +80,7 @@ class Installation:
 
         Of several hosts in one loop: the host in the state; otherwise the last opened host that takes tasks.
         """
-        if (SCOPE_KEY in scope and self._is_within(scope)) or scope["type"] == "lifespan" or self._hold:
+        if self._hold:
             return None
         here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
         told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
@@ -103,15 +103,9 @@ class Installation:
 
         :param own: the host of this request, if the request has a host of its own
         """
-        host = own or self.host_of(scope)
-        if host is None:
-            await self._run_apart(app, scope, receive, send)
-        else:
-            await run_request(host, app, scope, receive, send)
-
-    async def _run_apart(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run a lifespan, a request of a mounted app, or a request with a host of its own."""
-        if scope["type"] == "lifespan":
+        if own is not None:
+            await run_request(own, app, scope, receive, send)
+        elif scope["type"] == "lifespan":
             await self._run_lifespan(app, scope, receive, send)
         elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
             if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
@@ -121,6 +115,8 @@ class Installation:
                     "Give them to the add_tasks() of the parent"
                 )
             await app(scope, receive, send)
+        elif (host := self.host_of(scope)) is not None:
+            await run_request(host, app, scope, receive, send)
         else:
             await self._run_alone(app, scope, receive, send)
 

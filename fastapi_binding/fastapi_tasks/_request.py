@@ -15,15 +15,12 @@ from starlette.websockets import WebSocketDisconnect
 from taskphase import Scope as TaskScope
 from taskphase import TaskHost, TasksScheduler
 
-from ._exit_stack import leave_last
+from ._exit_stack import STACK_KEY, around_route, leave_last, swallowed
+from ._info import describe
 from .errors import FastAPITasksUnsupportedError
 
 SCOPE_KEY = "fastapi_tasks"
 """The key of the `RequestTasks` in an ASGI scope. The outermost app with tasks sets it."""
-
-# FastAPI (0.121.1 to 0.165) puts the exit stack of the function-scope dependencies there. The stack ends when the route
-# has returned and the response is built, or with an exception of either.
-_FUNCTION_STACK_KEY = "fastapi_function_astack"
 
 
 class RequestTasks:
@@ -85,12 +82,12 @@ class RequestTasks:
 
         :raises FastAPITasksUnsupportedError: if FastAPI has no exit stack for such a callback
         """
-        stack: AsyncExitStack[Any] | None = scope.get(_FUNCTION_STACK_KEY)
+        stack: AsyncExitStack[Any] | None = scope.get(STACK_KEY)
         if self.tasks is not None and stack is self._stack:
             return self._scheduler
         if not isinstance(stack, AsyncExitStack):
             raise FastAPITasksUnsupportedError(
-                f"scope[{_FUNCTION_STACK_KEY!r}] is no AsyncExitStack: Tasks needs a route of FastAPI >= 0.121.1"
+                f"scope[{STACK_KEY!r}] is no AsyncExitStack: Tasks needs a route of FastAPI >= 0.121.1"
             )
         if self.tasks is not None:
             self._earlier = [*(self._earlier or ()), self.tasks]
@@ -100,10 +97,11 @@ class RequestTasks:
         if self._send is _too_late:
             tasks.end()  # then the end of the route ends the scope
         self._stack = stack
+        around = around_route()
         if scope["type"] == "websocket":
-            leave_last(stack, partial(self._leave_session, tasks), is_async=True)
+            leave_last(stack, partial(self._leave_session, tasks, around), is_async=True)
         else:
-            leave_last(stack, partial(self._leave_route, self, tasks, stack))
+            leave_last(stack, partial(self._leave_route, self, tasks, stack, around))
         self._scheduler = scheduler = TasksScheduler(tasks)
         return scheduler
 
@@ -125,30 +123,34 @@ class RequestTasks:
 
         :param scope: an ASGI scope of the request, which has the route as soon as there is one; None: it is over
         """
-        info = self._info
-        if info is None:
-            scope = scope or {}
-            self._info = info = {"method": scope.get("method", "WEBSOCKET"), "path": scope.get("path"), "route": None}
-        if scope is not None and (route := scope.get("route")) is not None:
-            info["route"] = getattr(route, "path", None)
+        self._info = info = describe(scope, self._info)
         return info
 
     @staticmethod  # without a bound method the garbage collector has less to do
     def _leave_route(
-        request: RequestTasks, tasks: TaskScope, stack: AsyncExitStack[Any], exc_type: Any, _exc: object, _tb: object
+        request: RequestTasks,
+        tasks: TaskScope,
+        stack: AsyncExitStack[Any],
+        around: int,
+        _exc_type: object,
+        exc: BaseException | None,
+        _tb: object,
     ) -> None:
         # As the end of a `route()` block. But the barrier comes later, before the first message.
+        if exc is None:
+            exc = swallowed(around)
         if not tasks.ends_at_once:
-            stack.push_async_exit(partial(request._leave_route_later, tasks))  # the stack ends, and calls this next
+            # The stack ends, and calls this next.
+            stack.push_async_exit(partial(request._leave_route_later, tasks, exc))
             return
-        failed = exc_type is not None
+        failed = exc is not None
         tasks.end_route(failed=failed)
         if failed or request._waiter is not None:
             request._note_route_left(failed=failed)
 
-    async def _leave_route_later(self, tasks: TaskScope, *outcome: Any) -> None:
+    async def _leave_route_later(self, tasks: TaskScope, exc: BaseException | None, *_: object) -> None:
         try:
-            await tasks.route().__aexit__(*outcome)
+            await tasks.route().__aexit__(None if exc is None else type(exc), exc, None)
         finally:  # a hook may have raised
             self._note_route_left(failed=tasks.outcome == "failure")
 
@@ -158,10 +160,12 @@ class RequestTasks:
         if self._waiter is not None:
             self._waiter.set()
 
-    async def _leave_session(self, tasks: TaskScope, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+    async def _leave_session(
+        self, tasks: TaskScope, around: int, _exc_type: object, exc: BaseException | None, _tb: object
+    ) -> None:
         # If the client leaves, the handler raises wherever it reads or sends. The session is over, but has not failed.
-        outcome = (None, None, None) if _client_left(exc) else (exc_type, exc, tb)
-        await self._leave_route_later(tasks, *outcome)
+        exc = exc or swallowed(around)
+        await self._leave_route_later(tasks, None if _client_left(exc) else exc)
 
     def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
         """End the scopes: the call of the app has returned, or raised `exc`.

@@ -166,6 +166,7 @@ class TestThreads:
             with lock:
                 running += 1
                 most = max(most, running)
+            pair.wait()
             release.wait(0.005)
             with lock:
                 running -= 1
@@ -174,7 +175,7 @@ class TestThreads:
             for _ in range(6):
                 tasks.schedule(work)
 
-        lock, release = threading.Lock(), threading.Event()
+        lock, release, pair = threading.Lock(), threading.Event(), threading.Barrier(2, timeout=30)
         running = most = 0
         async with serving(app_of(fill, max_threads=2)) as server:
             await server.get()

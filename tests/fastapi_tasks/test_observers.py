@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
@@ -319,6 +319,36 @@ class TestInfo:
             {"method": "GET", "route": "/items/{number:int}", "path": "/items/8"},
         ]
 
+    async def test_info_of_an_included_router_has_the_template_with_its_prefixes_g12_g20(self, diary: Diary) -> None:
+        app, outer, inner = app_of(diary), APIRouter(prefix="/v1"), APIRouter(prefix="/shop")
+
+        async def endpoint(tasks: Tasks) -> None:
+            tasks.schedule(work)
+
+        inner.add_api_route("/items/{number}", endpoint)
+        outer.include_router(inner)
+        app.include_router(outer, prefix="/api")
+        app.include_router(outer, prefix="/old/{tenant}")
+        async with serving(app) as server:
+            await server.get("/api/v1/shop/items/1")
+            await server.get("/old/acme/v1/shop/items/1")
+        assert [scope.info["route"] for scope in diary.scopes] == [
+            "/api/v1/shop/items/{number}",
+            "/old/{tenant}/v1/shop/items/{number}",
+        ]
+
+    async def test_info_of_a_mount_with_a_parameter_has_no_value_of_it_g12_g20(self, diary: Diary) -> None:
+        app, mounted = app_of(diary), FastAPI()
+
+        async def endpoint(tasks: Tasks) -> None:
+            tasks.schedule(work)
+
+        mounted.add_api_route("/items/{number}", endpoint)
+        app.mount("/of/{tenant}", mounted)
+        async with serving(app) as server:
+            await server.get("/of/acme/items/1")
+        assert diary.scopes[0].info["route"] == "/of/{tenant}/items/{number}"
+
     async def test_info_of_a_websocket_g12_g20(self, diary: Diary) -> None:
         app = app_of(diary)
 
@@ -348,7 +378,7 @@ class TestInfo:
         app.mount("/shop", mounted)
         async with serving(app) as server:
             assert (await server.get("/shop/items/1")).status == 200
-        assert diary.scopes[0].info == {"method": "GET", "route": "/items/{number}", "path": "/shop/items/1"}
+        assert diary.scopes[0].info == {"method": "GET", "route": "/shop/items/{number}", "path": "/shop/items/1"}
 
     async def test_a_middleware_schedules_before_the_route_is_known_g20(self, diary: Diary) -> None:
         early: list[dict[str, Any]] = []

@@ -178,7 +178,8 @@ async def test_a_task_scheduled_after_the_route_has_failed_follows_the_outcome_g
     assert [task.status for task in scheduled] == [TaskStatus.DROPPED] * 2 + [TaskStatus.SUCCEEDED] * 2
 
 
-async def test_an_exception_swallowed_by_a_request_scope_dependency_is_a_failure_g1_g5() -> None:
+@pytest.mark.parametrize("scope", ["request", "function"])
+async def test_an_exception_swallowed_by_a_dependency_is_a_failure_g1_g5(scope: Any) -> None:
     """FastAPI has no response then, and sends a 500."""
 
     async def swallows() -> AsyncIterator[None]:
@@ -187,7 +188,7 @@ async def test_an_exception_swallowed_by_a_request_scope_dependency_is_a_failure
         except Unhandled:
             pass
 
-    async def endpoint(tasks: Tasks, _: Annotated[None, Depends(swallows, scope="request")]) -> None:
+    async def endpoint(tasks: Tasks, _: Annotated[None, Depends(swallows, scope=scope)]) -> None:
         Journal().each_phase(tasks)
         raise Unhandled
 
@@ -196,6 +197,63 @@ async def test_an_exception_swallowed_by_a_request_scope_dependency_is_a_failure
     async with recording(app) as (server, scheduled):
         assert (await server.get()).status == 500
     assert (len(scheduled), len(scheduled.immediate.succeeded), len(scheduled.dropped)) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("scope", ["request", "function"])
+async def test_an_error_in_an_exit_that_another_dependency_swallows_leaves_a_success_g1_g5(scope: Any) -> None:
+    """The response was built before, and is sent."""
+
+    async def swallows() -> AsyncIterator[None]:
+        try:
+            yield
+        except Unhandled:
+            pass
+
+    async def exits(_: Annotated[None, Depends(swallows, scope=scope)]) -> AsyncIterator[None]:
+        yield
+        raise Unhandled
+
+    async def endpoint(tasks: Tasks, _: Annotated[None, Depends(exits, scope=scope)]) -> None:
+        Journal().each_phase(tasks)
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with recording(app) as (server, scheduled):
+        assert (await server.get()).status == 200
+    assert len(scheduled.succeeded) == 3
+
+
+async def test_a_route_that_a_middleware_calls_in_an_except_block_can_succeed_g1_g5() -> None:
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        Journal().each_phase(tasks)
+        if request.scope["first"]:
+            raise Unhandled
+
+    async def try_twice(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await inner(scope, receive, send)
+            return
+        try:
+            await inner({**scope, "first": True}, receive, send)
+        except Unhandled:
+            await inner({**scope, "first": False}, receive, send)
+
+    app = FastAPI()
+    app.add_api_route("/", endpoint)
+    inner: Any = None
+
+    class TriesTwice:
+        def __init__(self, app: Any) -> None:
+            nonlocal inner
+            inner = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await try_twice(scope, receive, send)
+
+    app.add_middleware(TriesTwice)
+    async with recording(app_with_tasks(app)) as (server, scheduled):
+        assert (await server.get()).status == 200
+    assert (len(scheduled.succeeded), len(scheduled.dropped)) == (4, 2)
 
 
 async def test_a_failing_task_touches_no_request_and_is_logged_once_g3_g4(

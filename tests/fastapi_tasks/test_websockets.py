@@ -195,6 +195,20 @@ async def refusing() -> None:
 async def dependency_refuses(_: Annotated[None, Depends(refusing)]) -> None: ...
 
 
+async def swallows() -> AsyncIterator[None]:
+    try:
+        yield
+    except ValueError:
+        pass
+
+
+async def raises_what_a_dependency_swallows(
+    websocket: WebSocket, _: Annotated[None, Depends(swallows, scope="function")]
+) -> None:
+    await websocket.accept()
+    raise ValueError
+
+
 async def invalid(websocket: WebSocket, number: int) -> None: ...
 
 
@@ -205,6 +219,7 @@ HANDLERS = [
     *((handler, True) for handler in (raises_before_accept, websocket_exception)),
     *((handler, True) for handler in (denies_by_websocket_exception, denies_by_http_exception)),
     *((handler, True) for handler in (raises_for_an_exception_handler, dependency_refuses, invalid)),
+    (raises_what_a_dependency_swallows, True),
 ]
 
 

@@ -140,6 +140,27 @@ class TestEagerFactories:
             finally:
                 loop.set_task_factory(None)
 
+    async def test_an_eager_factory_of_another_class_makes_tasks_of_that_class_g3(self) -> None:
+        class Mine(asyncio.Task[Any]):
+            pass
+
+        async def work() -> type:
+            return type(asyncio.current_task())
+
+        def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+            options.pop("eager_start", None)  # as in `wrapped()`
+            task: asyncio.Task[Any] = factory(loop, coro, **options)
+            return task
+
+        factory: Any = getattr(asyncio, "create_eager_task_factory")(Mine)  # noqa: B009 - Python 3.11 has none
+        loop = asyncio.get_running_loop()
+        async with TaskHost() as host:
+            loop.set_task_factory(factory if isinstance(loop, asyncio.BaseEventLoop) else make)  # type: ignore[arg-type]
+            try:
+                assert await host.schedule(work) is Mine
+            finally:
+                loop.set_task_factory(None)
+
     async def test_a_task_that_is_cancelled_inside_schedule_of_an_eager_factory_ends_g2(self) -> None:
 
         def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:

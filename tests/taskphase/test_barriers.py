@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import anyio
@@ -194,3 +195,25 @@ async def test_leaving_a_cancelled_route_does_not_wait_g1_g11(waited: list[Any])
                 cancel_scope.cancel()
                 await checkpoint()
         assert waited == []
+
+
+async def test_a_barrier_deep_in_the_stack_takes_a_turn_g1_g2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first step on top of a deep stack may fail inside this library, and the task would never end."""
+
+    async def count() -> None:
+        waited.append(None)
+        await checkpoint()
+
+    async def below(levels: int) -> None:
+        if levels:
+            await below(levels - 1)
+        else:
+            async with host.scope() as tasks, tasks.route():
+                tasks.schedule(checkpoint)
+
+    waited: list[None] = []
+    monkeypatch.setattr(AsyncioSeam, "turns", staticmethod(count))
+    monkeypatch.setattr(TrioSeam, "first_steps", staticmethod(count))
+    async with TaskHost(drain_timeout=30) as host:
+        await below(sys.getrecursionlimit() - 250)
+        assert waited

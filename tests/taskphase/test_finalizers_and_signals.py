@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from types import FrameType
 from typing import Any
 
@@ -328,3 +329,23 @@ async def test_a_wait_ends_if_a_signal_cancels_the_task_as_the_wait_begins_g2_g8
         finally:
             sys.settrace(before)
         assert task.status is S.CANCELLED
+
+
+async def test_a_finalizer_may_look_at_the_task_that_ends_g8_g17() -> None:
+    """The values of its context variables go when the task ends."""
+
+    class Looks:
+        def __del__(self) -> None:
+            seen.append((task.status, task.age >= 0, task.running_for))
+
+    async with TaskHost() as host, host.scope() as tasks:
+        seen: list[tuple[TaskStatus, bool, float | None]] = []
+        context = copy_context()
+        context.run(LOOKS.set, Looks())
+        task = context.run(tasks.after_response.schedule, anyio.sleep, 0)
+        del context
+        task.cancel()
+        assert seen == [(S.CANCELLED, True, None)]
+
+
+LOOKS: ContextVar[object] = ContextVar("looks", default=None)

@@ -20,6 +20,7 @@ import pytest
 import tests.queueing
 from anyio import create_task_group
 from tests.backends import turns, until
+from tests.handed import ListQueue
 from tests.queueing import RAN, REQUEST, FakeQueue, archive, send_mail
 from tests.virtual import on_each_loop, run
 
@@ -71,6 +72,7 @@ class TestConstruction:
             ({"attempt_timeout": math.nan}, ValueError, "attempt_timeout"),
             ({"fallback": "there"}, ValueError, "fallback must be 'here' or None, not 'there'"),
             ({"carry": {"x": "y"}}, TypeError, "carry must be a dict of context variables by name"),
+            ({"carry": ["x"]}, TypeError, "carry must be a dict of context variables by name"),
         ],
     )
     def test_a_queue_refuses_a_wrong_setting_g21(
@@ -78,6 +80,22 @@ class TestConstruction:
     ) -> None:
         with pytest.raises(error, match=message):
             FakeQueue(**change)
+
+    def test_a_queue_without_functions_is_refused_g21(self) -> None:
+        with pytest.raises(ValueError, match="the queue 'later' has no function"):
+            ListQueue("later", [])
+
+    @pytest.mark.parametrize("name", ["prepare", "refused", "takes", "check_loop", "publish", "open", "close"])
+    def test_a_method_that_nobody_would_await_or_that_cannot_be_awaited_is_refused_g21(self, name: str) -> None:
+        async def in_the_background(*_args: Any) -> None: ...
+
+        def at_once(*_args: Any) -> None: ...
+
+        is_async = name in ("publish", "open", "close")
+        wrong: Any = type("Wrong", (ListQueue,), {name: at_once if is_async else in_the_background})
+        right = "an `async def`" if is_async else "a plain `def`"
+        with pytest.raises(TypeError, match=rf"Wrong\.{name}\(\) must be {right}"):
+            wrong("later", [archive])
 
     @pytest.mark.parametrize("func", [lambda: None, partial(send_mail), TaskHost().tasks, len.__call__, 3, "send_mail"])
     def test_a_queue_refuses_a_function_that_a_worker_could_not_import_g21(self, func: Any) -> None:
@@ -288,6 +306,11 @@ class TestRefusals:
             await task.wait()
             assert task.status is S.HANDED_OVER
         assert queue.args == [(3,)]
+
+    async def test_a_setting_of_the_run_is_refused_even_if_the_host_has_the_same_one_g21(self) -> None:
+        async with TaskHost(queues=[FakeQueue()], config=TaskConfig(timeout=5)) as host:
+            with pytest.raises(TasksUnportableError, match="with timeout="):
+                host.task(timeout=5).schedule(archive, 1)
 
     @pytest.mark.parametrize(
         "settings",

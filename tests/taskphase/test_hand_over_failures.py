@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +30,7 @@ from taskphase import (
     current_task,
     retry,
 )
+from taskphase.queues import Call
 
 S = TaskStatus
 Logged = Callable[[], list[tuple[str, str]]]
@@ -579,3 +580,16 @@ async def test_a_queue_whose_refused_method_raises_is_in_doubt_g3_g21() -> None:
         await host.task(on_error=heard).schedule(send_mail, "ada").wait()
     assert heard.outcomes == ["unknown"]
     assert isinstance(heard.errors[0].__cause__, Refused)
+
+
+async def test_a_queue_that_asks_for_the_end_of_the_program_has_failed_once_g4_g21() -> None:
+    class Exits(FakeQueue):
+        async def publish(self, prepared: Call, headers: Mapping[str, str]) -> None:
+            raise SystemExit(3)
+
+    heard = Heard()
+    async with TaskHost(queues=[Exits(deadline=0.05)]) as host:
+        await host.task(on_error=heard).schedule(send_mail, "ada").wait()
+    assert heard.outcomes == ["unknown"]
+    assert isinstance(heard.errors[0].__cause__, SystemExit)
+    assert heard.errors[0].attempts >= 1

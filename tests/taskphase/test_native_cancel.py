@@ -15,7 +15,8 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
-from taskphase import Task, TaskHost, TasksClosedError, TaskStatus
+from taskphase import Limit, Task, TaskHost, TasksClosedError, TaskStatus
+from taskphase._drive.on_asyncio import AsyncioSeam
 
 # A process that hangs fails its test after this many seconds; it takes a hundredth of that.
 PATIENCE = 15
@@ -253,3 +254,39 @@ def test_a_process_ends_when_its_main_function_has_returned_g2_g15() -> None:
         check=False,
     )
     assert (process.stdout, process.returncode) == ("True True\n", 0), process.stderr
+
+
+@native_cancel_only
+async def test_what_is_cancelled_before_its_first_step_gives_all_back_g2_g15_g19_g24(task_factory: None) -> None:
+    """Here foreign code cancels each native task of the loop, and the host goes on."""
+    others = asyncio.all_tasks()
+    few = Limit(1)
+    async with TaskHost(max_running=1) as host:
+        mine = asyncio.all_tasks() - others
+        task = host.task(limit=few, key="one").schedule(anyio.sleep_forever)
+        for native in asyncio.all_tasks() - others - mine:
+            native.cancel()
+        following = host.schedule(turns)
+        await task.wait()
+        await following
+        assert await host.task(limit=few, key="one").schedule(anyio.sleep, 0) is None
+    assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 0)
+
+
+@native_cancel_only
+async def test_a_drain_ends_what_nobody_has_seen_cancelled_before_its_first_step_g2_g9(
+    task_factory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eager task factory may take first steps out of their order, and the seam then misses a task."""
+    monkeypatch.setattr(AsyncioSeam, "_look", lambda *_: None)
+    others = asyncio.all_tasks()
+    async with TaskHost(drain_timeout=PATIENCE) as host:
+        mine = asyncio.all_tasks() - others
+        task = host.schedule(anyio.sleep_forever)
+        for native in asyncio.all_tasks() - others - mine:
+            native.cancel()
+        await turns()
+        assert task.status is TaskStatus.STARTING
+    assert task.status is TaskStatus.CANCELLED
+    assert host.drain_report is not None
+    assert host.drain_report.seconds < PATIENCE / 2

@@ -535,6 +535,14 @@ class TestRefusals:
                 in_thread(partial(schedule, work))
         assert diary.calls == [("drained",), *[("refused", "work", "TasksClosedError")] * 6]
 
+    @pytest.mark.parametrize("name", [name for name in HOOKS if not name.startswith("_")])
+    def test_a_method_that_nobody_would_await_is_refused_g20(self, name: str) -> None:
+        async def in_the_background(*_args: Any) -> None: ...
+
+        wrong: Any = type("Wrong", (TaskObserver,), {name: in_the_background})
+        with pytest.raises(TypeError, match=rf"Wrong\.{name}\(\) must be a plain `def`: nobody would await it"):
+            TaskHost(observers=[wrong()])
+
     async def test_misuse_is_no_refusal_g7_g20(self, diary: Diary) -> None:
         async with TaskHost(observers=[diary]) as host:
             with pytest.raises(TypeError):

@@ -22,6 +22,7 @@ from taskphase import (
     TaskHost,
     TasksBatch,
     TasksClosedError,
+    TasksSaturatedError,
     TasksScheduler,
     TaskStatus,
 )
@@ -487,3 +488,40 @@ async def test_a_scope_is_gone_when_it_is_over_without_the_garbage_collector_g2(
             assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_a_scheduler_is_entered_once_at_a_time_g1() -> None:
+    async with TaskHost() as host:
+        scheduler = TasksScheduler(host.tg)
+        async with scheduler as first:
+            task = first.after_response.schedule(anyio.sleep, 0)
+            with pytest.raises(RuntimeError, match="entered already"):
+                await scheduler.__aenter__()
+        await task
+        async with scheduler as second:
+            later = second.after_response.schedule(anyio.sleep, 0)
+        await later
+
+
+async def test_a_task_made_by_hand_that_is_refused_is_as_it_was_g15() -> None:
+    task: Task[None] = Task(anyio.sleep, (0,))
+    async with TaskHost(config=TaskConfig(timeout=1, name="one"), max_running=1, max_pending=0) as host:
+        host.schedule(forever)
+        for refusing in (host.scope(), TasksScheduler(host.tg, TaskConfig(delay=3))):
+            with pytest.raises(TasksSaturatedError):
+                task.__start__(refusing)
+            assert (task.config, task.status) == (TaskConfig(), TaskStatus.NEW)
+    async with TaskHost(config=TaskConfig(timeout=5)) as host:
+        task.__start__(host.scope())
+        assert (task.config.timeout, task.config.name) == (5, None)
+        await task
+
+
+async def test_a_batch_leaves_out_what_was_started_by_hand() -> None:
+    batch = TasksBatch()
+    tasks = [batch.schedule(anyio.sleep, 0) for _ in range(3)]
+    async with TaskHost() as host, host.scope() as scope:
+        tasks[1].__start__(scope)
+        batch.start(scope)
+        for task in tasks:
+            await task

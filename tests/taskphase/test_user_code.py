@@ -581,3 +581,83 @@ async def test_a_closed_foreign_task_group_drops_waiting_tasks_and_raises_nowher
         held = scheduler.after_response.schedule(turns)
     scheduler.after_response.start(scheduler)
     assert held.status is S.DROPPED
+
+
+def deep(error: Exception) -> Exception:
+    """Return a group that is deeper than the stack."""
+    for _ in range(2000):
+        error = ExceptionGroup("", [error])
+    return error
+
+
+class Liar(Exception):
+    """Says that it is something else."""
+
+    @property
+    def __class__(self) -> Any:
+        return KeyboardInterrupt
+
+
+class Silent(Exception):
+    """Cannot even be asked."""
+
+    @property
+    def __class__(self) -> Any:
+        raise LookupError("__class__")
+
+
+def innermost(error: BaseException) -> BaseException:
+    while type(error) is ExceptionGroup:
+        [error] = error.exceptions
+    return error
+
+
+PLACES = ["function", "cancelled function", "thread", "handler", "handler in a thread", "policy"]
+ODD = [
+    *((lambda: deep(OSError()), place) for place in PLACES),
+    *((Liar, place) for place in PLACES),
+    *((Silent, place) for place in ("function", "handler", "policy")),  # asyncio, trio and anyio ask, too
+]
+
+
+@pytest.mark.parametrize(("make", "where"), ODD)
+async def test_an_exception_that_is_hard_to_look_at_ends_its_task_and_no_other_g2_g3_g4(
+    make: Callable[[], Exception], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stack of the program would not hold these groups, and their classes say nothing true."""
+    caplog.set_level(logging.CRITICAL, "taskphase")  # the tracebacks would fill the report
+    error = make()
+
+    async def fail() -> NoReturn:
+        if where == "cancelled function":
+            current_task().cancel()
+        raise OSError if "handler" in where or where == "policy" else error
+
+    def fail_in_thread() -> NoReturn:
+        raise error
+
+    async def handle(_task: Task[Any], _error: Exception) -> None:
+        heard.append(_error)
+        if where == "handler":
+            raise error
+
+    def handle_in_thread(_task: Task[Any], _error: Exception) -> None:
+        heard.append(_error)
+        raise error
+
+    def policy(_task: Task[Any], _error: Exception) -> None:
+        if where == "policy":
+            raise error
+
+    heard: list[Exception] = []
+    async with TaskHost() as host:
+        other = host.schedule(turns)
+        handler = handle_in_thread if where == "handler in a thread" else handle
+        task = host.task(on_error=handler, retry=policy).schedule(fail_in_thread if where == "thread" else fail)
+        await task.wait()
+        await other
+    assert task.status is S.FAILED
+    assert len(heard) == 1
+    if where in ("function", "cancelled function", "thread"):
+        assert type(innermost(heard[0])) is type(innermost(error))
+        assert task.exception is heard[0]

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns
 
-from taskphase import Scope, Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus
+from taskphase import Scope, Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus, current_task
 
 S = TaskStatus
 
@@ -148,3 +148,39 @@ async def test_what_was_cancelled_or_dropped_is_over_and_can_be_waited_for_g17(w
         task.cancel()
         await task.wait()
         assert task.status is S.CANCELLED
+
+
+@WAYS
+async def test_a_task_cannot_wait_for_itself_nor_can_its_handler_g17(wait: Wait) -> None:
+    async def work() -> None:
+        with pytest.raises(TaskNotFinished, match=r"runs this code.*never end"):
+            await by_wait(current_task())
+        raise LookupError
+
+    async def handle(task: Task[Any], _error: Exception) -> None:
+        if wait is by_started:
+            await wait(task)  # which was long ago
+        else:
+            with pytest.raises(TaskNotFinished, match=r"runs this code.*never end"):
+                await wait(task)
+        handled.append(None)
+
+    handled: list[None] = []
+    async with TaskHost() as host:
+        await host.task(on_error=handle).schedule(work).wait()
+    assert handled == [None]
+
+
+async def test_a_child_of_a_task_may_wait_for_it_g17() -> None:
+    async def work() -> None:
+        host.schedule(wait_for, current_task())
+        await turns()
+
+    async def wait_for(task: Task[Any]) -> None:
+        await task
+        ended.append(task.status)
+
+    ended: list[TaskStatus] = []
+    async with TaskHost(drain_timeout=5) as host:
+        host.schedule(work)
+    assert ended == [S.SUCCEEDED]

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from .._machine.calling import shown
 from .._machine.drain import DrainStage, accepts, refusal
-from .._machine.life import LifeEvent, TaskStatus
-from .._machine.scope import ScopeState, Verdict
+from .._machine.life import ENDS, LifeEvent, TaskStatus
+from .._machine.scope import OVER, Verdict
 from ..errors import TasksClosedError, TasksError
 from . import report
 from .current import scope_here
@@ -33,14 +33,13 @@ from .watching import Observer, tell_all, watch
 # Each task needs these members (see `Symbol`).
 _NEW = TaskStatus.NEW
 _START = Verdict.START
-_OVER = frozenset({ScopeState.OVER, ScopeState.OVER_FAILED})
 
 
 class Admission(Places):
     """The part of a runner that takes jobs.
 
-    Any thread may call `submit()` and `call()`, so `_reserve()` and `_admit()` run in any thread: outside of the loop's
-    thread under `_lock`. All other methods are for the loop's thread.
+    Any thread may call `submit()`, `call()` and `note_refused()`, so what they call runs in any thread: `_reserve()`
+    and `_admit()` outside of the loop's thread under `_lock`. `_place()` and `_read_one()` are for the loop's thread.
 
     *Interruptions*: a signal handler or a finalizer may interrupt the loop's thread anywhere, also in this class, and
     call `submit()`. While a change here is half done, `is_busy` is True, and such a call goes by mail. `_lock` is an
@@ -205,7 +204,7 @@ class Admission(Places):
         if self.watching is not None and self.watching.scheduled:
             if scope is None:
                 scope = scope_here(self.host)
-                if scope is not None and scope._state in _OVER:
+                if scope is not None and scope._state in OVER:
                     scope = None  # code that a scope has left behind
             tell_all(self.watching.scheduled, telling, (job, scope))
 
@@ -223,7 +222,7 @@ class Admission(Places):
         :raises TasksClosedError: if the loop has ended
         """
         if self.is_busy or not self.seam.runs_here() or self.telling.now:
-            self.inbox.add(Mail(None, call=func))
+            self._mails.append(Mail(None, call=func))
             self._wake(self._read_one)
             return
         with self.busy():
@@ -252,8 +251,8 @@ class Admission(Places):
 
     def _admit(self, job: Job, wait: Wait) -> None:
         by = JOB.get()
-        by_shielded = by is not None and by.config.shielded and not by._has_ended and cast("object", by._runner) is self
-        if not accepts(self.stage, by_shielded=by_shielded):
+        is_mine = by is not None and by.status not in ENDS and cast("object", by._runner) is self
+        if not accepts(self.stage, by_shielded=by is not None and is_mine and by.config.shielded):
             raise TasksClosedError(refusal(self.stage, shown(job.function)))
         self._check_room(job, wait)
 
@@ -272,11 +271,11 @@ class Admission(Places):
             if mail is None:
                 return  # no mail; or a thread is about to make its mail ready, and then wakes the loop again
             self.moving, self._moves_to = mail.job, mail.wait
-            self.inbox.remove(mail)
+            self._mails.remove(mail)
         job = mail.job
         if mail.call is not None:
             mail.call()
-        elif job is not None and not job._has_ended:
+        elif job is not None and job.status not in ENDS:
             self._arrive(job, mail)
         self.moving = None
         if self.on_admit is not None and job is not None and self._has_place(job):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from sys import exception
 from types import coroutine
 from typing import Any
 
 from .._machine.dispatch import DISPATCH, Outcome
-from .._machine.life import LifeEvent, TaskStatus
+from .._machine.life import ENDS, LifeEvent, TaskStatus
 from .calls import call_function
-from .cancelling import loop_has_gone
 from .failing import end_otherwise, end_without_success, handle
 from .job import JOB, Job
-from .raised import judge, plain
+from .raised import is_caught, is_garbage, judge_handled
 from .watching import tell
 
 # Each task needs these members (see `Symbol`).
@@ -29,7 +29,8 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
     4. `judge()`: find the outcome of an exception.
     5. After a success the job ends here, otherwise in `end_otherwise()`.
 
-    Each task has this frame until its end, on trio twice its size: the fewer variables, the better.
+    Each task has this frame until its end, on trio twice its size: the fewer variables, the better. So there is
+    `exception()`, not `except ... as`.
 
     *Invariant*: in the end the scope was left, and `note_left()` was called. Otherwise the host never closes.
 
@@ -39,7 +40,6 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
     if job._status is not _STARTING and not await _may_begin(job):
         return
     JOB.set(job)
-    result: Any = None
     failure: tuple[Outcome, Any, BaseException | None] | None = None
     try:
         if runner.seam.begins:
@@ -51,30 +51,30 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
                 return
             if runner.watching is not None:
                 tell(runner.watching.started, runner.telling, job)
-            if job.config.timeout is not None or not job._is_async:
-                result = await call_function(job)
+            if job.config.timeout is not None or not job._parcel.is_async:
+                job._result = await call_function(job)
             elif job._kwargs:
-                result = await job.func(*job.args, **job._kwargs)
+                job._result = await job.func(*job.args, **job._kwargs)
             else:
-                result = await job.func(*job.args)
-        except BaseException as exc:
-            if job._scope is None or not job._leave(plain(exc)):
+                job._result = await job.func(*job.args)
+        except BaseException:
+            if not is_caught(job):
                 raise
-            failure = Outcome.CANCELLED, exc, None
+            failure = Outcome.CANCELLED, exception(), None
         else:
             if job._scope is not None:
                 job._leave(None)
-    except BaseException as exc:
-        if isinstance(exc, GeneratorExit) and loop_has_gone():
-            raise  # the event loop has ended without its tasks: the garbage collector closes this coroutine
-        failure = judge(exc, job)
+    except BaseException:
+        if is_garbage():
+            raise
+        failure = judge_handled(job)
     if failure is not None:
         try:
             await end_otherwise(job, *failure)
         finally:
             del failure, job
         return
-    runner.end(job, _SUCCEED, result)
+    runner.end(job, _SUCCEED, job._result)
     if job._scope is not None:
         job._leave(None)  # a signal handler has cancelled the job after the function had returned
     runner.note_left(job)
@@ -91,7 +91,7 @@ async def _may_begin(job: Job) -> bool:
     runner = job._runner
     record = job._parcel.record if job._status is TaskStatus.RECORDING else None
     try:
-        if not (job._has_ended or job in runner.alive):
+        if not (job.status in ENDS or job in runner.alive):
             await _turn()
         if record is not None and record.error is None:
             await record.begin(job)
@@ -99,7 +99,7 @@ async def _may_begin(job: Job) -> bool:
         runner.cancel(job)
         runner.note_left(job)
         raise
-    if job._has_ended:
+    if job.status in ENDS:
         runner.note_left(job)
         return False
     if record is not None:

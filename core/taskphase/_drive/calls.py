@@ -25,7 +25,7 @@ async def call_function(job: Job) -> Any:
     # No frame here has the arguments as local variables: error trackers send the local variables of each frame.
     timeout, where = job.config.timeout, None
     try:
-        if job._is_async:
+        if job._parcel.is_async:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
         elif job._parcel.hand_over is not None:

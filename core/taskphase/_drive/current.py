@@ -16,11 +16,6 @@ Body: TypeAlias = tuple[Any, Job | None, Unit[Job] | Callable[[], Any] | None]
 BODY: ContextVar[Body | None] = ContextVar("taskphase_body", default=None)
 
 
-def running_job() -> Job | None:
-    """Return the innermost running job, or None."""
-    return JOB.get()
-
-
 def running_host() -> Any:
     """Return the host of the innermost task or body around this code; None without either."""
     job, body = JOB.get(), BODY.get()

@@ -1,8 +1,8 @@
 """Every private name of anyio, trio and asyncio that production uses, and the checks that decide if `enclose()` works.
 
 `enclose()` puts a cancel scope around a running task. anyio and trio have no public way to do that, so `enclose()`
-changes their private objects: see `enclosing_asyncio.py` and `enclosing_trio.py`. The first host of a process runs two
-checks before it opens:
+changes their private objects: see `enclosing_asyncio.py` and `enclosing_trio.py`. The first host of a process on
+asyncio, and the first on trio, runs two checks before it opens:
 
 1. The names: each name below exists, and its value has the right type.
 2. The self-test: `enclose()` cancels real tasks. A name can stay while its meaning changes. Then check 1 passes, but a
@@ -47,18 +47,6 @@ class Private(NamedTuple):
     owner: str
     name: str
     kind: type | tuple[type, ...]
-
-    def check(self, owner: object) -> None:
-        """Make sure that `owner` has the name.
-
-        :raises PrivateChanged: if the name is gone, or its value has another type
-        """
-        try:
-            value = getattr(owner, self.name)
-        except AttributeError:
-            raise PrivateChanged(f"{named(self.package)} has no {self.owner}.{self.name}") from None
-        if not isinstance(value, self.kind):
-            raise PrivateChanged(f"{self.owner}.{self.name} of {named(self.package)} is a {type(value).__name__}")
 
 
 class PrivateChanged(Exception):
@@ -118,8 +106,13 @@ def check(privates: tuple[Private, ...], owner: object) -> Any:
 
     :raises PrivateChanged: if a name is gone, or its value has another type
     """
-    for private in privates:
-        private.check(owner)
+    for package, of, name, kind in privates:
+        try:
+            value = getattr(owner, name)
+        except AttributeError:
+            raise PrivateChanged(f"{named(package)} has no {of}.{name}") from None
+        if not isinstance(value, kind):
+            raise PrivateChanged(f"{of}.{name} of {named(package)} is a {type(value).__name__}")
     return owner
 
 

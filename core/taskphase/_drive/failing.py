@@ -35,10 +35,10 @@ async def end_otherwise(job: Job, outcome: Outcome, error: Any, stray: BaseExcep
             except BaseException as exc:
                 # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
                 # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
-                has_gone = isinstance(exc, GeneratorExit) and loop_has_gone()
-                if job._status in IN_ATTEMPT and not has_gone:
+                has_gone = issubclass(type(exc), GeneratorExit) and loop_has_gone()
+                if job.status in IN_ATTEMPT and not has_gone:
                     end_without_success(job, LifeEvent.FAIL, error)
-                if has_gone or not isinstance(exc, GeneratorExit):
+                if has_gone or not issubclass(type(exc), GeneratorExit):
                     raise
         else:
             end_without_success(job, DISPATCH[outcome, False, job.config.on_error is not None], error)
@@ -55,8 +55,7 @@ async def end_otherwise(job: Job, outcome: Outcome, error: Any, stray: BaseExcep
 def end_without_success(job: Job, event: LifeEvent, error: BaseException | None) -> None:
     """Bring `job` to its end, and log a failure. `error` is the exception of the attempt, a cancellation included."""
     runner = job._runner
-    if job._scope is not None:
-        job._leave(None)  # a signal handler has cancelled the job after the function had ended
+    job._leave(None)  # a signal handler has cancelled the job after the function had ended
     try:
         if event is LifeEvent.FAIL:
             assert error is not None
@@ -72,13 +71,13 @@ def end_without_success(job: Job, event: LifeEvent, error: BaseException | None)
 async def follow_failure(job: Job, error: Exception) -> None:
     """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end."""
     config, after, stray = job.config, None, None
-    if config.retry is not None and job._status is TaskStatus.RUNNING:
+    if config.retry is not None and job.status is TaskStatus.RUNNING:
         after, stray = ask_policy(job, error)
     event = DISPATCH[Outcome.RAISED, False, config.on_error is not None]
     if after is not None:
         with job._runner.busy():
             # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
-            if job._status is TaskStatus.RUNNING:
+            if job.status is TaskStatus.RUNNING:
                 event = DISPATCH[Outcome.RAISED, True, config.on_error is not None]
                 stray = pause(job, after, error)
     if event is LifeEvent.RETRY:
@@ -96,7 +95,7 @@ def runs_here(job: Job, error: Exception) -> bool:
     """Have `job` run here after all, if its queue has refused it; return whether it does."""
     runner = job._runner
     with runner.busy():
-        if job._status is not TaskStatus.HANDING_OVER or not runner.run_here(job, error):
+        if job.status is not TaskStatus.HANDING_OVER or not runner.run_here(job, error):
             return False
         stray = pause(job, 0, error)
     if stray is not None:
@@ -131,8 +130,7 @@ async def handle(job: Job, error: Exception) -> BaseException | None:
     :return: an exception of the handler that does not belong to the task, or None
     """
     runner, stray = job._runner, None
-    if job._scope is not None:
-        job._leave(None)  # as in `end_without_success()`
+    job._leave(None)  # as in `end_without_success()`
     scope = runner.seam.cancel_scope(shield=job.config.shielded)
     job._follow_in(scope, LifeEvent.RAISE)
     if runner.watching is not None:

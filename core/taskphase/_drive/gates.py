@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 
-from .._machine.life import MAY_DROP, LifeEvent, TaskStatus
+from .._machine.life import ENDS, MAY_DROP, LifeEvent, TaskStatus
 from .._machine.limit import Limit
 from .job import Job
 from .pauses import Pauses
@@ -17,7 +17,7 @@ class Line:
     """One `Limit`, in one host.
 
     :ivar held: the holders of the places: jobs, and threads that have outlived a timeout
-    :ivar waiting: the jobs that wait, for their phase, their delay, a place or their next attempt
+    :ivar waiting: the jobs that wait: for their phase, their journal, their delay, a place or their next attempt
     :ivar limited: the jobs that wait for a place, first in first out
     :ivar is_served: True while `_serve()` runs. A job that cannot start gives its place back in there; without this
         test each such job would be one level deeper in the stack
@@ -33,7 +33,8 @@ class Line:
 
 
 class Gates:
-    """The keys, pauses and limits of one runner. For the loop's thread, while the runner is busy.
+    """The keys, pauses and limits of one runner. For the loop's thread, while the runner is busy; `has_key_of()` and
+    `line_of()` also for other threads.
 
     When a job may go on, because its pause is over or because it has got a place, the runner's `resume()` is called.
     (Only the jobs know their runner: otherwise the two would be a reference cycle.)
@@ -74,11 +75,7 @@ class Gates:
         """Return whether another job of the same function has the key of `job`. In a journal the file decides that."""
         key = job.config.key
         holder = None if key is None or job._parcel.record is not None else self._keys.get((job.function, key))
-        return holder is not None and holder is not job and not holder._has_ended
-
-    def note_held(self, job: Job) -> None:
-        """Note that `job` waits for its phase."""
-        self._note_waits(job)
+        return holder is not None and holder is not job and holder.status not in ENDS
 
     def stop(self, job: Job) -> bool:
         """Take `job` through its gates. Return True if `job` has to wait at one, as its status then tells.
@@ -93,8 +90,7 @@ class Gates:
                 self._held_keys[job] = job.function, config.key
                 self._keys[self._held_keys[job]] = job
             if config.delay:
-                self._note_waits(job)
-                self.pauses.add(job, config.delay)
+                self.pause(job, config.delay)
                 job._move(LifeEvent.DELAY)
                 return True
         if config.limit is None or job._status is TaskStatus.LIMITED:
@@ -112,17 +108,17 @@ class Gates:
 
     def record(self, job: Job) -> None:
         """Have `job` wait for its journal."""
-        self._note_waits(job)
+        self.note_waits(job)
         self.recording[job] = None
         job._move(LifeEvent.RECORD)
 
     def pause(self, job: Job, seconds: float) -> None:
-        """Have `job` wait for its next attempt."""
-        self._note_waits(job)
+        """Have `job` wait for its delay or its next attempt."""
+        self.note_waits(job)
         self.pauses.add(job, seconds)
 
     def forget(self, job: Job, *, keep_place: bool) -> None:
-        """Forget a job that has ended.
+        """Forget a job that has ended, was refused, or is held back by a test.
 
         :param keep_place: True if the native task has not left yet. `give_back()` follows
         """
@@ -176,7 +172,8 @@ class Gates:
             self.limited_count -= 1
             del line.limited[job]
 
-    def _note_waits(self, job: Job) -> None:
+    def note_waits(self, job: Job) -> None:
+        """Note that `job` waits."""
         limit = job.config.limit
         if limit is not None:
             self.lines.setdefault(limit, Line()).waiting.add(job)

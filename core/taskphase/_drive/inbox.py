@@ -51,7 +51,7 @@ class Mail:
 class Inbox:
     """The mails, first in first out. Any thread may call the methods, and so may code that interrupts a method.
 
-    :ivar mails: for other classes a truth value, and a place to append to
+    :ivar mails: other classes append to it, remove from it, and take its length
     """
 
     __slots__ = ("mails",)
@@ -66,25 +66,17 @@ class Inbox:
             except RuntimeError:  # a finalizer has added a mail during the copy
                 pass
 
-    def add(self, mail: Mail) -> None:
-        """Add a mail at the end."""
-        self.mails.append(mail)
-
     def first_ready(self) -> Mail | None:
         """Return the first mail that is ready, or None."""
         if self.mails and self.mails[0].is_ready:
             return self.mails[0]
         return next((mail for mail in self if mail.is_ready), None)
 
-    def remove(self, mail: Mail) -> None:
-        """Remove a mail."""
-        self.mails.remove(mail)
-
     def remove_job(self, job: Job) -> None:
         """Remove the mail of `job`, if there is one."""
         for mail in self:
             if mail.job is job:
-                self.remove(mail)
+                self.mails.remove(mail)
 
     def cancel_on_arrival(self, job: Job) -> bool:
         """Have the loop cancel `job` on arrival, if the observers do not know `job` yet; return False if they do."""

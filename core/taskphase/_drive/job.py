@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from types import FunctionType, MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .._machine.calling import check_call, name_of, names_of
 from .._machine.config import UNSET, TaskConfig
@@ -17,7 +17,7 @@ from .._machine.table import Row
 from .cancelling import CancelScope
 from .events import Events
 from .owner import Owner
-from .parcel import NO_PARCEL, Parcel
+from .parcel import IN_LOOP, IN_THREAD, Parcel
 from .portable import pack, refuse_async
 from .unit import Unit
 
@@ -46,13 +46,13 @@ class Job:
     """One task: its call, its settings and its state. `Task` is the subclass for users.
 
     :ivar parent: the id of the task that made this one, or None
-    :ivar _parcel: the forms of the job for other processes; mostly `NO_PARCEL`
+    :ivar _parcel: where the call runs, and its forms for other processes; mostly `IN_LOOP` or `IN_THREAD`
     :ivar _runner: the runner that has taken the job; missing before that
     :ivar _unit: the scope that holds the job for a phase, otherwise None
     :ivar _scope: see the comment above `_set_scope()`
-    :ivar _result: the return value if the job has SUCCEEDED, the exception if the job has FAILED, otherwise None
+    :ivar _result: the return value as soon as there is one; the exception if the job has FAILED; otherwise None
     :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
-        context unchanged. None after the end
+        context unchanged. None after the end, and on trio from the start on, if there is only one attempt
     :ivar _taken_at: the time at which the runner took the job, by the loop's clock; None without a runner
     :ivar _began_at: the time of the first step of the present attempt; None before the first attempt and in a pause
     :ivar _ended_at: the time of the end; missing before that
@@ -64,7 +64,6 @@ class Job:
         "_context",
         "_ended_at",
         "_events",
-        "_is_async",
         "_kwargs",
         "_parcel",
         "_result",
@@ -105,12 +104,14 @@ class Job:
         self.func = func
         self.args = args
         self.config = config
-        self._parcel: Parcel = NO_PARCEL
         plain = _plain(func) if type(func) is FunctionType and not kwargs else None
         if plain is not None and plain[0] is func.__code__ and plain[1] == len(args):  # a fast path for most tasks
-            self._is_async = True
+            self._parcel: Parcel = IN_LOOP
+        elif check_call(func, args, kwargs):
+            self._parcel = IN_LOOP
         else:
-            self._is_async = check_call(func, args, kwargs) or self._pack()
+            self._parcel = IN_THREAD
+            self._pack()
         self.phase = _IMMEDIATE
         self.id = next(_ids)
         self.attempt = 0
@@ -144,16 +145,16 @@ class Job:
 
     @property
     def recovered(self) -> bool:
-        """True if a journal has recovered the task: the process that has scheduled the task has died, or has cut the
-        task off at its shutdown. So the task may have run before.
+        """True if a journal has recovered the task, so it may have run before: the process that has scheduled it has
+        died, or has cut it off at its shutdown; or `Journal.retry()` was called.
         """
         record = self._parcel.record
         return record is not None and record.is_recovered
 
     def _own_parcel(self) -> Parcel:
         """Return a parcel to write to."""
-        if self._parcel is NO_PARCEL:
-            self._parcel = Parcel()
+        if self._parcel is IN_LOOP or self._parcel is IN_THREAD:
+            self._parcel = Parcel(is_async=self._parcel.is_async)
         return self._parcel
 
     @property
@@ -195,17 +196,15 @@ class Job:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; a task starts once")
         refuse_async(self.config, self.func)
         self.config = config.merge(self.config)
-        if not self._is_async:
-            self._pack()
+        self._pack()
 
-    def _pack(self) -> Literal[False]:
+    def _pack(self) -> None:
         """Pickle the call of a sync function, if it is for a process, and not pickled yet.
 
         :raises TasksUnportableError: if another process cannot make the call
         """
-        if self.config.run_in == "process" and not self._parcel.payload:
+        if self.config.run_in == "process" and not (self._parcel.is_async or self._parcel.payload):
             self._own_parcel().payload = pack(self.func, self.args, self._kwargs)
-        return False
 
     def _move(self, event: LifeEvent) -> None:
         """Follow `event`, which is not an end.
@@ -261,10 +260,11 @@ class Job:
 
     def _end(self, event: LifeEvent, result: Any = None, now: float = 0) -> None:
         """Follow `event`, which is an end, at the time `now`. Wake all code that waits for the task."""
-        self._status = _LIFE[self._status][event]
-        self._result = result
-        self._context = None
+        status = _LIFE[self._status][event]
         self._ended_at = now
+        self._result = result
+        self._status = status
+        self._context = None  # last: finalizers of its values may look at the task
         if self._events is not None:
             self._events.ended.set()
             self._events.started.set()  # even if the task never started: `started.wait()` must return

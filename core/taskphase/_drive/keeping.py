@@ -66,9 +66,17 @@ class Keeper(Protocol):
 
     recovered: int
 
-    def prepare(self, job: Any, scope: Any) -> None:
-        """Give `job` a `Record`, if the journal has its function. In `schedule()`, in any thread.
+    def configure(self, job: Any) -> str | None:
+        """Give `job` the settings that its function has in the journal. In `schedule()`, in any thread.
 
+        :return: the name of the function in the file; None if the journal does not have the function
+        """
+        ...
+
+    def prepare(self, job: Any, function: str, scope: Any) -> None:
+        """Give `job`, which has its settings, a `Record`. In `schedule()`, in any thread.
+
+        :param function: what `configure()` has returned
         :raises TasksUnportableError: if the journal cannot carry an argument
         """
         ...
@@ -76,7 +84,7 @@ class Keeper(Protocol):
     async def open(self) -> None:
         """Open the file.
 
-        :raises JournalError: if that fails. `close()` is to be called all the same
+        :raises JournalError: if that fails; then all is closed again
         """
         ...
 
@@ -106,15 +114,3 @@ class AnyJournal(ABC):
 
         :param config: the settings of the host
         """
-
-
-async def open_keeper(keeper: Keeper) -> None:
-    """Open a keeper, or close it again.
-
-    :raises JournalError: if the file cannot be opened
-    """
-    try:
-        await keeper.open()
-    except BaseException:
-        await keeper.close()
-        raise

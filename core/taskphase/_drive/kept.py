@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import cast
 
-from .._machine.drain import DrainStage
+from .._machine.drain import accepts
 from .._machine.life import ENDS, NOT_DUE, TOLD_TO_STOP, LifeEvent
+from ..errors import HandOverFailed, TasksUnportableError
 from . import report
 from .job import Job
-from .outlets import Outlets, run_here
+from .outlet import HandOver
+from .outlets import Outlets, bring_home
 from .phases import Phases
 
 _STOPPED = ENDS | TOLD_TO_STOP
@@ -72,7 +74,7 @@ class Kept(Phases):
         :return: False if `job` is not being handed over, or is for its journal to keep
         """
         order = job._parcel.hand_over
-        if order is None or job._parcel.record is not None or job._status in NOT_DUE or job._status in _STOPPED:
+        if order is None or job._parcel.record is not None or job.status in NOT_DUE or job.status in _STOPPED:
             return False
         order.cut()
         if job in self.gates.pauses.ends:
@@ -84,12 +86,20 @@ class Kept(Phases):
     def run_here(self, job: Job, error: Exception) -> bool:
         """Have `job` run here after all, if its hand-over has failed by `error`. While the runner is busy.
 
-        :return: False if the queue may have it, its queue does not ask for that, no room is left, or the host closes
+        :return: False if the queue may have it, its queue does not ask for that, no room is left, or stage 1 of
+            the drain is over
         """
-        is_open = self.stage in (DrainStage.OPEN, DrainStage.GRACE)
+        order: HandOver = job._parcel.hand_over
+        refused = isinstance(error, HandOverFailed) and error.outcome == "refused"
+        if not refused or order.is_cut or order.outlet.queue.fallback is None:
+            return False
         is_free = not (self._waiting or self._is_full())
         has_room = self._max_pending is None or is_free or self._count_pending() < self._max_pending
-        if not (is_open and has_room and run_here(job, error)):
+        if not (has_room and accepts(self.stage, by_shielded=False)):
+            return False
+        try:
+            bring_home(job)
+        except TasksUnportableError:
             return False
         cast(Outlets, self.outlets).leave(job)
         return True

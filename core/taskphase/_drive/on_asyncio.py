@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import islice
 from threading import get_ident
 from time import monotonic
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -23,10 +24,14 @@ from .enclosing_asyncio import can_enclose_here, enclose, running_loop, task_of
 if TYPE_CHECKING:
     from .cancelling import CancelScope
     from .job import Job
+    from .owner import Owner
 
 
 # The most barriers without a turn of the event loop. A task with barrier after barrier would block the loop.
 _BARRIERS = 100
+
+# Above the frames of its function, a first step has at most so many: for the end of the task and its log records.
+_ROOM = 300
 
 
 class AsyncioSeam:
@@ -43,6 +48,8 @@ class AsyncioSeam:
     :ivar _is_stepping: True while `_step()` runs. A barrier inside a first step must not call `_step()`: otherwise the
         stack grows with each first step
     :ivar _barriers: the number of barriers since the last turn
+    :ivar _started: the number of native tasks that `start()` has made since the last `_look()`
+    :ivar _will_look: True if the loop will call `_look()`
     """
 
     backend = "asyncio"
@@ -60,6 +67,8 @@ class AsyncioSeam:
         self.has_running: Callable[[], object] = self.running
         self._callbacks: set[asyncio.Task[None]] = set()
         self._asked: deque[tuple[Job, tuple[str, str], Context | None]] = deque()
+        self._started = 0
+        self._will_look = False
         self._will_step = self._is_stepping = False
         self._barriers = 0
         self._context = copy_context()  # for callbacks: the context of a task would live as long as they wait
@@ -104,10 +113,8 @@ class AsyncioSeam:
             # An attempt changes its context. The next attempt must find the context as it was.
             context = context.copy()
         factory = self._loop.get_task_factory()
-        if factory is None:
-            is_plain = self._is_plain
-        else:  # (uvloop 0.23 cannot call the eager factory on Python 3.13)
-            is_plain = _EAGER is not None and getattr(factory, "__code__", None) is _EAGER
+        # (uvloop 0.23 cannot call the eager factory on Python 3.13.)
+        is_plain = self._is_plain if factory is None else _is_eager(factory)
         if self._can_step and is_plain:
             # Find the names now: if that raised in `_step()`, the job would be lost.
             self._asked.append((job, job._names(), context))
@@ -118,11 +125,16 @@ class AsyncioSeam:
         name, coro.__qualname__ = job._names()
         try:
             if is_plain:  # as `create_task()`, but faster
-                return asyncio.Task(coro, loop=self._loop, name=name, context=context)
-            native = self._loop.create_task(coro, name=name, context=context)
+                native = asyncio.Task(coro, loop=self._loop, name=name, context=context)
+            else:
+                native = self._loop.create_task(coro, name=name, context=context)
         except BaseException:
             coro.close()  # otherwise Python warns of it
             raise
+        self._started += 1
+        if not self._will_look:
+            self._will_look = True
+            self._loop.call_soon(self._look, job._runner, 0, context=self._context)
         if type(native) is not asyncio.Task:  # it may wrap the real native task
             self.begins = True
         return native
@@ -145,6 +157,7 @@ class AsyncioSeam:
         if (
             self._is_stepping
             or self._barriers > _BARRIERS
+            or _is_deep()
             or sys.exception() is not None  # it would become the `__context__` of the exceptions of the tasks
         ):
             return False
@@ -152,6 +165,23 @@ class AsyncioSeam:
         here = asyncio.current_task(self._loop)
         # A first step may have cancelled the running task. `turns()` finds out if that was a native cancellation.
         return here is None or not here.cancelling()
+
+    def _look(self, runner: Owner[Job], stepped: int) -> None:
+        """End the jobs whose native tasks foreign code has cancelled before the first step: no `attempt()` did.
+
+        :param stepped: the number of jobs that were started before the last look. These jobs have had their turn. In
+            `alive` they come before the jobs that were started after the last look
+        """
+        fresh, self._started = self._started, 0
+        self._will_look = fresh > 0
+        if fresh:
+            self._loop.call_soon(self._look, runner, fresh, context=self._context)
+        for job, native in tuple(islice(reversed(runner.alive.items()), fresh, fresh + stepped)):
+            if self.is_over(native):
+                runner.bury(job)
+            elif job._began_at is None and isinstance(native, asyncio.Future):
+                # This loop is slow with first steps. (Such a callback for each task would cost too much.)
+                cast("asyncio.Future[None]", native).add_done_callback(partial(_bury, job), context=self._context)
 
     def _step_soon(self) -> None:
         if not self._will_step:
@@ -212,6 +242,11 @@ class AsyncioSeam:
         self._loop.call_soon_threadsafe(callback)
 
 
+def _bury(job: Job, native: object) -> None:
+    if job._runner.alive.get(job) is native:
+        job._runner.bury(job)
+
+
 class _Beside:
     """A context with a native task beside its body: see `NativeSeam.beside()`."""
 
@@ -234,6 +269,22 @@ class _Beside:
 def _nothing() -> Generator[None, None, None]:
     """Return without a turn of the loop."""
     yield from ()
+
+
+def _is_deep() -> bool:
+    """Return whether the stack is so deep that a first step on top of it may fail inside this library."""
+    try:
+        sys._getframe(sys.getrecursionlimit() - _ROOM)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_eager(factory: Any) -> bool:
+    """Return whether a task factory is asyncio's eager one, for plain tasks."""
+    if _EAGER is None or getattr(factory, "__code__", None) is not _EAGER:
+        return False
+    return all(cell.cell_contents is asyncio.Task for cell in factory.__closure__ or ())
 
 
 # From Python 3.12 on: the code of the task factory whose tasks take their first steps as they are made.

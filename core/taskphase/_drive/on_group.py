@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,10 +44,6 @@ class GroupSeam:
         self.check_loop = self._native.check_loop
         self.running, self.has_running = self._native.running, self._native.has_running
         self.was_cancelled = self._native.was_cancelled
-
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator[None]:
-        yield
 
     def start(self, job: Job) -> object:
         self._start_soon(shown(job.function), job._own_context(), attempt, job, name=job.name)

@@ -12,7 +12,7 @@ from anyio.lowlevel import RunVar
 
 from .._machine.config import TaskConfig
 from .._machine.dispatch import Outcome
-from .._machine.life import LifeEvent
+from .._machine.life import TOLD_TO_STOP, LifeEvent
 from .._queue import Queue, trace_headers
 from ..errors import HandOverFailed
 from . import report
@@ -51,25 +51,21 @@ class HandOver:
         "has_turn",
         "here",
         "is_cut",
-        "message_id",
         "outcome",
         "outlet",
         "prepared",
         "scope",
     )
 
-    def __init__(
-        self, outlet: Outlet, message_id: str, prepared: Any, carried: Mapping[str, str], here: TaskConfig
-    ) -> None:
+    def __init__(self, outlet: Outlet, prepared: Any, carried: Mapping[str, str], here: TaskConfig) -> None:
         self.outlet = outlet
-        self.message_id = message_id
         self.prepared = prepared
         self.carried = carried
         self.here = here
         self.deadline: float = outlet.queue.deadline
         self.attempts = 0
         self.outcome: Literal["refused", "unknown"] = "refused"
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.has_turn = False
         self.is_cut = False
         self.ends_at = inf
@@ -98,7 +94,7 @@ class HandOver:
         try:
             # After `cut()` the queue must not get the task: `publish()` may do its work before its first checkpoint.
             if self.is_cut or not await self.outlet.deliver(self, job):
-                raise HandOverFailed(queue.name, self.message_id, self.attempts, self.outcome) from self.error
+                raise HandOverFailed(queue.name, str(job.message_id), self.attempts, self.outcome) from self.error
         finally:
             self.scope = self.error = None
             del self, job, queue  # as in `attempt()`
@@ -224,7 +220,9 @@ class Outlet:
             order.note_no_answer()
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
-            if outcome is not Outcome.RAISED or stray is not None:
+            # (A `SystemExit` of an engine is a failed attempt. A `GeneratorExit` ends each coroutine on its way.)
+            is_exit = outcome is Outcome.EXITED and type(exc) is SystemExit and job._status not in TOLD_TO_STOP
+            if (outcome is not Outcome.RAISED and not is_exit) or stray is not None:
                 order.note_no_answer()  # the scope of the hand-over has cut the attempt off
                 raise
             order.error = error
@@ -236,9 +234,9 @@ class Outlet:
         return False
 
 
-def _is_refusal(queue: Queue, error: Exception) -> bool:
+def _is_refusal(queue: Queue, error: BaseException) -> bool:
     try:
-        return queue.refused(error) is True
+        return isinstance(error, Exception) and queue.refused(error) is True
     except Exception:
         return False
 

@@ -15,7 +15,7 @@ from .._machine.config import AnyQueue, TaskConfig
 from .._machine.limit import Limit
 from .._machine.retrying import RetryPolicy
 from .._queue import Call, Queue
-from ..errors import HandOverFailed, TasksUnportableError
+from ..errors import TasksUnportableError
 from .identity import new_message_id
 from .job import Job
 from .keeping import Keeper
@@ -92,9 +92,9 @@ class Outlets:
             self._settings_for(queue, config, func),
         )
         parcel = job._own_parcel()
-        parcel.hand_over = HandOver(outlet, call.id, _prepare(queue, call), _carried(queue, call), config)
+        parcel.hand_over = HandOver(outlet, _prepare(queue, call), _carried(queue, call), config)
         parcel.message_id = call.id
-        job._is_async = False
+        parcel.is_async = False
         job.config = self._outward(config, queue)
 
     def _find(self, asked: object, func: Callable[..., Any]) -> Outlet | None:
@@ -117,7 +117,7 @@ class Outlets:
         settings: dict[str, Any] = {}
         for name in _OF_THE_RUN:
             value = getattr(config, name)
-            if value is None or value == getattr(self._config, name) or _asks_nothing(name, value):
+            if not config.sets(name) or _asks_nothing(name, value):
                 continue
             if name not in queue.maps:
                 raise TasksUnportableError(
@@ -145,25 +145,10 @@ def route(job: Job, outlets: Outlets | None) -> None:
 
 def prepare(job: Job, scope: object, outlets: Outlets | None, keeper: Keeper | None) -> None:
     """Prepare `job` for one of the queues, and for the journal, if they have its function. In `schedule()`."""
+    function = None if keeper is None else keeper.configure(job)
     route(job, outlets)
-    if keeper is not None:
-        keeper.prepare(job, scope)
-
-
-def run_here(job: Job, error: Exception) -> bool:
-    """Have `job` run in this program if its hand-over has failed by `error`, was surely refused, and its queue says so.
-
-    :return: whether the job runs here
-    """
-    order: HandOver = job._parcel.hand_over
-    refused = isinstance(error, HandOverFailed) and error.outcome == "refused"
-    if not refused or order.is_cut or order.outlet.queue.fallback is None:
-        return False
-    try:
-        bring_home(job)
-    except TasksUnportableError:
-        return False
-    return True
+    if keeper is not None and function is not None:
+        keeper.prepare(job, function, scope)
 
 
 def bring_home(job: Job) -> None:
@@ -171,15 +156,16 @@ def bring_home(job: Job) -> None:
 
     :raises TasksUnportableError: with `run_in="process"`, if another process cannot make the call; nothing has changed
     """
-    order, outward = job._parcel.hand_over, job.config
+    parcel, outward = job._own_parcel(), job.config
+    order = parcel.hand_over
     job.config = (outward if order is None else order.here).at_home()
+    parcel.is_async = is_async(job.func)
     try:
-        job._is_async = is_async(job.func) or job._pack()
+        job._pack()
     except TasksUnportableError:
         job.config = outward
         raise
-    if order is not None:
-        job._own_parcel().hand_over = None
+    parcel.hand_over = None
     job.attempt = 0
 
 

@@ -37,8 +37,9 @@ class Pauses:
 
         :raises TasksClosedError: if the foreign task group is closed; nothing has changed
         """
-        end = job._runner.clock() + seconds
-        self._set_timer(job._runner, end)
+        runner = job._runner
+        end = runner.clock() + seconds
+        self._set_timer(runner, end)
         self.ends[job] = end
         self.retrying += job.attempt > 0
         heappush(self._heap, (end, job.id, job))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from .._machine.life import MAY_DROP, LifeEvent
+from .._machine.config import TaskConfig
+from .._machine.life import ENDS, MAY_DROP, LifeEvent
 from .._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, Verdict, mismatch
 from . import report
 from .admission import Admission
 from .job import Job
-from .seam import Seam
 from .unit import Unit
-from .watching import Observer, tell, tell_all
+from .watching import tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _DEFER = LifeEvent.DEFER
@@ -20,24 +18,22 @@ _TO_START, _TO_HOLD = Verdict.START, Verdict.HOLD
 
 
 class Phases(Admission):
-    """The part of a runner that knows scopes. For the loop's thread.
-
-    :ivar late: the scopes that are over while their routes still run
-    """
+    """The part of a runner that knows scopes. For the loop's thread."""
 
     deferred: int  # with its type, because a base class has its slot
-    __slots__ = ("late",)
+    __slots__ = ()
 
-    def __init__(
-        self,
-        seam: Seam[Job],
-        host: Any,
-        max_running: int | None,
-        max_pending: int | None,
-        observers: tuple[Observer, ...],
-    ) -> None:
-        super().__init__(seam, host, max_running, max_pending, observers)
-        self.late: dict[Unit[Job], None] = {}
+    def submit_made(self, job: Job, config: TaskConfig, scope: Unit[Job], maker: object = None) -> None:
+        """Take a job that user code has made, with the settings of `config` that it leaves open. If it is refused, it
+        has changed in nothing. See `submit()`.
+        """
+        before = job.config, job._parcel
+        try:
+            job._inherit(config)
+            self.submit(job, scope, maker)
+        except BaseException:
+            job.config, job._parcel = before
+            raise
 
     def _place(self, job: Job, scope: Unit[Job] | None, maker: object) -> None:  # noqa: C901 - a call costs each task
         if scope is not None:
@@ -94,10 +90,6 @@ class Phases(Admission):
             self.gates.forget(job, keep_place=False)
         return True
 
-    def route_of(self, job: Job) -> object:
-        """Return the native task that runs the route for which `job` waits, or None."""
-        return None if job._unit is None else job._unit._owner
-
     def give_up(self, scope: Unit[Job]) -> None:
         """Stop waiting for the route of a late scope: drop the tasks of the scope."""
         if scope in self.late:
@@ -106,8 +98,12 @@ class Phases(Admission):
             if self.watching is not None:
                 with self.busy():
                     tell_all(self.watching.scope_changed, self.telling, (scope, "ended"))
-            for job in list(scope._held or ()):
-                self.drop(job, "its route was still running when the host closed")
+            self.drop_held(scope, "its route was still running when the host closed")
+
+    def drop_held(self, scope: Unit[Job], reason: str) -> None:
+        """Drop the jobs that wait for a phase of `scope`."""
+        for job in list(scope._held or ()):
+            self.drop(job, reason)
 
     def drop(self, job: Job, reason: str, *, level: int | None = None) -> None:
         """Drop a job that never takes a step. If the job was cancelled meanwhile, or run by hand, do nothing.
@@ -119,7 +115,7 @@ class Phases(Admission):
             try:
                 report.dropped(job, reason, level)
             finally:  # a log handler may raise KeyboardInterrupt
-                if not job._has_ended:  # a log handler may have cancelled the job
+                if job.status not in ENDS:  # a log handler may have cancelled the job
                     self.end(job, LifeEvent.DROP)
                 self._note_change()
 

@@ -1,6 +1,6 @@
 """The places of jobs: which jobs are where, how many, and the methods of a runner that admission calls.
 
-(`phases.py` and `runner.py` import `admission.py`, so these methods are abstract here.)
+(The modules with these methods import `admission.py`, so the methods are abstract here.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .._machine.life import LifeEvent
+from .._machine.life import ENDS, LifeEvent
 from .._machine.limit import Limit
 from .._machine.scope import VERDICTS, Verdict
 from ..errors import TasksSaturatedError
@@ -27,20 +27,24 @@ _START = Verdict.START
 
 
 class Places(ABC):
-    """The jobs of a runner, by place. For the loop's thread.
+    """The jobs of a runner, by place. For the loop's thread, but for the counts, `snapshot()` and the checks of
+    `_admit()`, which read only.
 
     *Invariant*: while `is_busy` is False, each job that was taken and has not ended is in one place: a mail,
     a scope, `gates`, `_waiting` or `alive`. A job without a place would be lost: the host closes without it.
 
     :ivar deferred: the number of jobs that wait for their phase
     :ivar holding: the scopes of these jobs
-    :ivar gates: the jobs that wait for their delay, for a place of their limit or for their next attempt
+    :ivar late: the scopes that are over while their routes still run
+    :ivar gates: the jobs that wait for their delay, for a place of their limit, for their journal or for their next
+        attempt
     :ivar alive: the jobs that were asked to start, until their native tasks leave. The value is the native task, or
         None until the seam knows it: to cancel it, and to keep it from the garbage collector
     :ivar outlets: the queues, and the part of `alive` that is being handed over; None if the host has no queues
     :ivar keeper: the journal; None if the host has none
     :ivar prepares: True if `submit()` has something to do for a queue or a journal
     :ivar is_busy: True while a change is half done
+    :ivar on_change: called when a job has left a place; None unless the host drains
     :ivar moving: the job that leaves one place for another; None if there is none
     """
 
@@ -57,7 +61,9 @@ class Places(ABC):
         "inbox",
         "is_busy",
         "keeper",
+        "late",
         "moving",
+        "on_change",
         "outlets",
         "prepares",
     )
@@ -67,6 +73,7 @@ class Places(ABC):
         self._mails = self.inbox.mails
         self.deferred: int = 0
         self.holding: dict[Unit[Job], None] = {}
+        self.late: dict[Unit[Job], None] = {}
         self.gates: Gates = Gates()
         self._waiting: OrderedDict[Job, None] = OrderedDict()
         self.alive: dict[Job, object] = {}
@@ -77,6 +84,7 @@ class Places(ABC):
         # A job that is taken and in no place yet. With `max_pending`, an interruption counts it.
         self.moving: Job | None = None
         self._moves_to = Wait.FOR_NOTHING
+        self.on_change: Callable[[], None] | None = None
         self._max_running = max_running
         self._max_pending = max_pending
 
@@ -122,7 +130,7 @@ class Places(ABC):
 
     def on_their_way(self) -> Iterator[Job]:
         """Yield the jobs in the inbox."""
-        yield from [job for mail in self.inbox if (job := mail.job) is not None and not job._has_ended]
+        yield from [job for mail in self.inbox if (job := mail.job) is not None and job.status not in ENDS]
 
     def _held(self) -> Iterator[Job]:
         """Yield the jobs that wait for their phase. From any thread."""
@@ -158,7 +166,7 @@ class Places(ABC):
                 self.alive,
             ):
                 found.update(dict.fromkeys(list(place)))
-        return sorted((job for job in found if not job._has_ended), key=lambda job: job.id)
+        return sorted((job for job in found if job.status not in ENDS), key=lambda job: job.id)
 
     @contextmanager
     def busy(self) -> Generator[None]:
@@ -192,7 +200,7 @@ class Places(ABC):
 
     def _note_held(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""
-        self.gates.note_held(job)
+        self.gates.note_waits(job)
         if self.keeper is not None and (record := job._parcel.record) is not None:
             record.note_held(job)
 
@@ -246,12 +254,16 @@ class Places(ABC):
     def _is_full(self, more: int = 0) -> bool:
         return self._max_running is not None and self.running + more >= self._max_running
 
+    def _note_change(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
     def _has_place(self, job: Job) -> bool:
         return (
             job in self.alive
             or job in self._waiting
             or job._unit is not None
-            or job._has_ended
+            or job.status in ENDS
             or (job.config.is_gated and job in self.gates)
         )
 
@@ -281,7 +293,3 @@ class Places(ABC):
     @abstractmethod
     def drop(self, job: Job, reason: str, *, level: int | None = None) -> None:
         """End a job that was never asked to start."""
-
-    @abstractmethod
-    def _note_change(self) -> None:
-        """Note that a job has come or gone."""

@@ -73,20 +73,13 @@ def pack(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str
     """
     if "__main__" not in sys.modules:  # anyio removes it in a worker
         reason = f"this process is itself a worker process. {GUARD}"
-    elif (payload := _dumps((func, args, dict(kwargs)))) is None:
+    elif (payload := _dumped((func, args, dict(kwargs)))[0]) is None:
         reason = _why_not(func, args, kwargs)
     elif not _needs_main(payload) or _main_has_file():
         return payload
     else:
         reason = "a worker process cannot import the main module of this program, because it has no file"
     raise TasksUnportableError(f"{shown(name_of(func))} cannot run in a worker process: {reason}")
-
-
-def _dumps(value: object) -> bytes | None:
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception:
-        return None
 
 
 def run(payload: bytes) -> tuple[Any, ...]:
@@ -248,11 +241,8 @@ def _qualname(kind: type) -> str | None:
 
 def _refusal(value: object) -> str | None:
     """Return None if `value` can be pickled, otherwise the reason of pickle, or "" if the reason may be secret."""
-    try:
-        pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as exc:
-        return _detail(exc)
-    return None
+    data, _, detail = _dumped(value)
+    return None if data is not None else detail
 
 
 def _detail(exc: Exception) -> str:

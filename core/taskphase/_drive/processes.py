@@ -25,7 +25,6 @@ from anyio import (
     BrokenResourceError,
     BrokenWorkerProcess,
     CancelScope,
-    CapacityLimiter,
     ClosedResourceError,
     EndOfStream,
     IncompleteRead,
@@ -39,6 +38,7 @@ from .._machine.calling import shown, type_name
 from .cores import Places, count_cores
 from .enclosing import ANYIO_PROCESS
 from .portable import GUARD, Answer, run, unpack
+from .threads import UNLIMITED
 
 if TYPE_CHECKING:
     from .job import Job
@@ -79,7 +79,7 @@ async def call_in_process(job: Job) -> Any:
         try:
             timeout = job.config.timeout
             with CancelScope(deadline=math.inf if timeout is None else current_time() + timeout):
-                answer = await _in_no_context(_ask(shown(job.function), job._runner.seam, job._parcel.payload))
+                answer = await _in_no_context(_call(shown(job.function), job._runner.seam, job._parcel.payload))
                 return unpack(answer, job.func, job._parcel.payload)
             raise TimeoutError(f"timed out after {timeout:g} seconds; its worker process was killed")
         finally:
@@ -120,21 +120,6 @@ def _places_here() -> Places:
         return places
 
 
-class _NoLimit(CapacityLimiter):
-    """A limiter without a limit and without a checkpoint: see `_prepare()`."""
-
-    def __new__(cls) -> _NoLimit:
-        return object.__new__(cls)
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        pass
-
-
 class _Start:
     """The scope around the start of a worker: a shield for some turns of the loop, and a deadline.
 
@@ -164,11 +149,6 @@ class _Start:
             self._call(self._count)
         else:
             self._scope.shield = False
-
-
-async def _ask(name: str, seam: Seam[Job], payload: bytes) -> Answer:
-    await _prepare(name, seam)
-    return await _call(name, payload)
 
 
 async def _prepare(name: str, seam: Seam[Job]) -> None:
@@ -205,7 +185,8 @@ async def _prepare(name: str, seam: Seam[Job]) -> None:
     raise BrokenWorkerProcess(text if GUARD in text else f"{text}. {GUARD}")
 
 
-async def _call(name: str, payload: bytes) -> Answer:
+async def _call(name: str, seam: Seam[Job], payload: bytes) -> Answer:
+    await _prepare(name, seam)
     try:
         return Answer(*await _run_sync(run, payload))
     except BrokenWorkerProcess as exc:
@@ -220,7 +201,7 @@ async def _call(name: str, payload: bytes) -> Answer:
 
 async def _run_sync(func: Callable[..., T], *args: Any) -> T:
     try:
-        return await to_process.run_sync(func, *args, cancellable=True, limiter=_NoLimit())
+        return await to_process.run_sync(func, *args, cancellable=True, limiter=UNLIMITED)
     except BaseException as exc:
         process = _process_of(exc)
         has_answered = isinstance(exc, Exception) and not isinstance(exc, BrokenWorkerProcess | ProcessLookupError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from operator import is_
+from sys import exception
 from traceback import clear_frames
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ from .._machine.dispatch import Outcome
 from .._machine.life import TOLD_TO_STOP
 from ..errors import StrayCancellation
 from . import threads
-from .cancelling import is_cancelled_around
+from .cancelling import is_cancelled_around, loop_has_gone
 
 if TYPE_CHECKING:
     from .job import Job
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 _MODULES = ("attempt", "failing", "calls", "outlet", "threads", "processes", "portable")
 _OWN = frozenset(f"{__package__}.{name}" for name in _MODULES)
 
-# Read these attributes by the descriptors of the base class: an exception class of the user may override them.
+_DEEPEST = 100  # groups in one another
+
+# Read these attributes by the descriptors of the base class: an exception class of the user may override them. For the
+# same reason there is no `isinstance()` here: it may ask the object for its `__class__`.
 _exceptions: Any = BaseExceptionGroup.exceptions
 _traceback: Any = BaseException.__dict__["__traceback__"]
 _cause: Any = BaseException.__dict__["__cause__"]
@@ -48,24 +52,21 @@ def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | N
     show_from_function(exc)
     parts = tuple(leaves(exc))
     is_enclosed = is_cancelled_around()
-    cancellations = [part for part in parts if isinstance(part, cancelled)]
-    others = [part for part in parts if not isinstance(part, cancelled)]
-    stray = [
-        part
-        for part in parts
-        if isinstance(part, KeyboardInterrupt) or (is_enclosed and isinstance(part, seam.cancelled))
-    ]
+    cancellations = [part for part in parts if issubclass(type(part), cancelled)]
+    others = [part for part in parts if not issubclass(type(part), cancelled)]
+    belongs_elsewhere = (KeyboardInterrupt, seam.cancelled) if is_enclosed else (KeyboardInterrupt,)
+    stray = [part for part in parts if issubclass(type(part), belongs_elsewhere)]
     if not cancellations:
-        return Outcome.RAISED if isinstance(exc, Exception) else Outcome.EXITED, exc, _together(exc, stray)
+        return Outcome.RAISED if issubclass(type(exc), Exception) else Outcome.EXITED, exc, _together(exc, stray)
     is_asked_for = (
         is_enclosed
-        or job._status in TOLD_TO_STOP
+        or job.status in TOLD_TO_STOP
         or seam.was_cancelled()
-        or any(isinstance(part, threads.ThreadAbandoned) for part in cancellations)
+        or any(issubclass(type(part), threads.ThreadAbandoned) for part in cancellations)
     )
     if is_asked_for and not others:
         return Outcome.CANCELLED, exc, _together(exc, stray)
-    if is_asked_for or any(not isinstance(part, Exception) for part in others):
+    if is_asked_for or any(not issubclass(type(part), Exception) for part in others):
         return Outcome.EXITED, exc, _together(exc, stray)
     failure = StrayCancellation(
         f"task {job.name!r} got a {seam.cancelled.__name__}, but nothing had requested a cancellation of the task: "
@@ -73,6 +74,26 @@ def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | N
     )
     failure.__cause__ = exc
     return Outcome.RAISED, failure, None
+
+
+def judge_handled(job: Job) -> tuple[Outcome, Any, BaseException | None]:
+    """See `judge()`, for the exception that is being handled here."""
+    exc = exception()
+    assert exc is not None
+    return judge(exc, job)
+
+
+def is_caught(job: Job) -> bool:
+    """Leave the cancel scope of `job`, if there is one. Return whether it has caught the exception that is being
+    handled here.
+    """
+    exc = exception()
+    return job._scope is not None and exc is not None and job._leave(plain(exc))
+
+
+def is_garbage() -> bool:
+    """Return whether the garbage collector closes this coroutine: the event loop has ended without its tasks."""
+    return type(exception()) is GeneratorExit and loop_has_gone()
 
 
 def show_from_function(exc: BaseException) -> None:
@@ -103,7 +124,7 @@ def forget_locals(error: BaseException, cancelled: type[BaseException]) -> None:
     """
     if type(error) is TimeoutError and traceback_of(error) is None:
         cause = _cause.__get__(error)
-        if isinstance(cause, cancelled):
+        if issubclass(type(cause), cancelled):
             clear_frames(traceback_of(cause))
 
 
@@ -142,22 +163,28 @@ def _together(exc: BaseException, parts: list[BaseException]) -> BaseException |
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in `exc`, which may be a group, without calling code of its class."""
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in _exceptions.__get__(exc):
-            yield from leaves(inner)
-    else:
-        yield exc
+    left = [exc]  # no recursion: a group may be deeper than the stack
+    while left:
+        each = left.pop()
+        if issubclass(type(each), BaseExceptionGroup):
+            left.extend(reversed(_exceptions.__get__(each)))
+        else:
+            yield each
 
 
-def plain(exc: BaseException) -> BaseException:
-    """Return `exc`, or a plain group with its exceptions: scopes call `derive()` of a group, which may be user code."""
-    if not isinstance(exc, BaseExceptionGroup):
+def plain(exc: BaseException, depth: int = 0) -> BaseException:
+    """Return `exc`, or a plain group with its exceptions. Scopes look into a group by recursion, and call its
+    `derive()`, which may be user code.
+    """
+    if not issubclass(type(exc), BaseExceptionGroup):
         return exc
+    if depth == _DEEPEST:
+        return BaseExceptionGroup("exceptions of a task", list(leaves(exc)))
     parts: tuple[BaseException, ...] = _exceptions.__get__(exc)
-    plain_parts = [plain(part) for part in parts]
-    is_plain = type(cast("object", exc)) in (BaseExceptionGroup, ExceptionGroup)
+    plain_parts = [plain(part, depth + 1) for part in parts]
+    is_plain = type(exc) in (BaseExceptionGroup, ExceptionGroup)
     if is_plain and all(map(is_, parts, plain_parts)):
-        return cast("BaseException", exc)
+        return exc
     return BaseExceptionGroup("exceptions of a task", plain_parts)
 
 

@@ -27,7 +27,6 @@ class Runner(Kept):
     """The jobs of one host, or of one foreign task group. For the loop's thread, except as `Admission` says.
 
     :ivar on_pause: called with a job that begins a pause; None unless the host drains
-    :ivar on_change: called when a job has left a place; None unless the host drains
     :ivar ended: the number of jobs that have ended, by status
     """
 
@@ -35,7 +34,7 @@ class Runner(Kept):
     outlets: Outlets | None
     keeper: Keeper | None
     prepares: bool
-    __slots__ = ("config", "ended", "on_change", "on_pause", "threads")
+    __slots__ = ("ended", "on_pause", "threads")
 
     def __init__(
         self,
@@ -51,13 +50,11 @@ class Runner(Kept):
         journal: AnyJournal | None = None,
     ) -> None:
         super().__init__(seam, host, max_running, max_pending, observers)
-        self.config: TaskConfig = config
         self.outlets = Outlets(queues, config) if queues else None
         self.keeper = None if journal is None else journal._keeper_for(self, config)
         self.prepares = self.outlets is not None or self.keeper is not None
         self.threads: Threads[Job] = Threads(seam, max_threads, self._note_thread_ended)
         self.on_pause: Callable[[Job], None] | None = None
-        self.on_change: Callable[[], None] | None = None
         self.ended: dict[TaskStatus, int] = dict.fromkeys(ENDS, 0)
 
     @property
@@ -158,7 +155,7 @@ class Runner(Kept):
     def cancel(self, job: Job) -> None:
         """Ask a job to stop: at its next checkpoint if its code runs, otherwise it ends here. Idempotent."""
         status = job.status
-        if job._has_ended or status in TOLD_TO_STOP:
+        if status in ENDS or status in TOLD_TO_STOP:
             return
         if status in IN_ATTEMPT:
             scope = job._scope or job._set_scope(self.seam.enclose(self.alive[job]))
@@ -220,7 +217,7 @@ class Runner(Kept):
         """Bring a job further that was recorded, delayed, limited, or between attempts. While the runner is busy."""
         if self._mails and job._status is not TaskStatus.LIMITED:
             self._read_all()  # these jobs were scheduled before, and may have been promised a place
-            if job._has_ended:  # by one of the mails
+            if job.status in ENDS:  # by one of the mails
                 return
         # `schedule()` has returned, and cannot raise. So cancel a job that cannot start (its task group was closed
         # meanwhile, or a task factory raises).
@@ -229,12 +226,16 @@ class Runner(Kept):
         except Exception as exc:
             self._cannot_start(job, exc)
 
-    def bury(self) -> None:
-        """End the jobs whose native tasks foreign code has cancelled before the first step."""
+    def bury_all(self) -> None:
+        """End the jobs that the seam has missed: an eager task factory may take first steps out of their order."""
         for job, native in list(self.alive.items()):
             if self.seam.is_over(native):
-                self.cancel(job)
-                self.note_left(job)
+                self.bury(job)
+
+    def bury(self, job: Job) -> None:
+        """End `job`: foreign code has cancelled its native task before the first step."""
+        self.cancel(job)
+        self.note_left(job)
 
     def note_left(self, job: Job) -> None:
         """Note that the native task of `job` leaves, and give its place and its slot to the next jobs in line."""
@@ -273,7 +274,3 @@ class Runner(Kept):
 
     def _leave_line(self, job: Job) -> None:
         self._waiting.pop(job, None)
-
-    def _note_change(self) -> None:
-        if self.on_change is not None:
-            self.on_change()

@@ -67,12 +67,6 @@ class Seam(Protocol[J_contra]):
         """Return whether the native task that runs here was cancelled natively, not by a cancel scope."""
         ...
 
-    def open(self) -> AbstractAsyncContextManager[None]:
-        """Return a context in which `start()` works. It decides whether scopes are early. At its end no task of the
-        runner is alive.
-        """
-        ...
-
     def start(self, job: J_contra) -> object:
         """Ask `job` to start: the event loop will run `attempt(job)`, in the context of the job.
 
@@ -150,6 +144,12 @@ class NativeSeam(Seam[J_contra], Protocol[J_contra]):
 
     backend: str
     """anyio's name of the event loop: "asyncio" or "trio"."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Return a context in which `start()` works. It decides whether scopes are early. At its end no task of the
+        runner is alive.
+        """
+        ...
 
     def beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AbstractAsyncContextManager[None]:
         """Return a context that runs `work()` beside its body, in a native task. At its end the context waits

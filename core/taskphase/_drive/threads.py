@@ -38,7 +38,7 @@ class _Unlimited(CapacityLimiter):
     def release_on_behalf_of(self, borrower: object) -> None: ...
 
 
-_UNLIMITED = _Unlimited()
+UNLIMITED = _Unlimited()
 
 
 class _Call:
@@ -169,7 +169,7 @@ class Threads(Generic[Owner]):
         self._calls[owner] = call, scope
         try:
             with scope:
-                answer = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=_UNLIMITED)
+                answer = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=UNLIMITED)
         finally:
             del self._calls[owner]
             call.is_left = True

@@ -23,9 +23,8 @@ class Unit(Generic[J]):
 
     __slots__ = ("_held", "_holds_for_route", "_owner", "_state", "unsettled")
 
-    def __init__(self) -> None:
-        self._state: ScopeState = ScopeState.ROUTE
-        self._held: dict[J, object] | None = None
-        self._holds_for_route = False
-        self._owner: object = None
-        self.unsettled: bool = False
+    _state: ScopeState
+    _held: dict[J, object] | None
+    _holds_for_route: bool
+    _owner: object
+    unsettled: bool

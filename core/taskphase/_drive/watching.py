@@ -1,4 +1,4 @@
-"""The only place that calls observers: in which order, and with which effect if a method raises."""
+"""Calls observers: in which order, and with which effect if a method raises. No other place calls their methods."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -90,6 +91,8 @@ class TaskConfig:
     """True if the task may wait for its delay, its limit or its next attempt, has a key, or is for a queue or
     a journal.
     """
+    own: int = field(default=0, init=False, repr=False, compare=False)
+    """A bit for each setting that does not come from a host: see `sets()`."""
 
     if TYPE_CHECKING:  # at run time the dataclass makes it
 
@@ -109,10 +112,13 @@ class TaskConfig:
         ) -> None: ...
 
     def __post_init__(self) -> None:
+        own = 0
         for name, check in _CHECKS.items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
+                own |= _BITS[name]
+        object.__setattr__(self, "own", own)
         object.__setattr__(self, "is_gated", self._may_wait())
 
     def _may_wait(self) -> bool:
@@ -137,7 +143,23 @@ class TaskConfig:
             return other
         if other is UNSET:
             return self
-        return self._changed({name: value for name in _CHECKS if (value := getattr(other, name)) is not None})
+        changes = {name: value for name in _CHECKS if (value := getattr(other, name)) is not None}
+        return self._changed(changes, own=self.own | other.own)
+
+    def shared(self) -> "TaskConfig":
+        """Return these settings, for all tasks of a host or for all tasks of one function.
+
+        :raises ValueError: for a setting of single tasks
+        """
+        if self.key is not None:
+            raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
+        if self.queue is not None and self.queue != "here":
+            raise ValueError("queue is a setting of single tasks: list the functions in the queue")
+        return self if self is UNSET else self._changed({}, own=0)
+
+    def sets(self, name: str) -> bool:
+        """Return whether the setting comes from `.task()` or a scheduler, not from the host, a journal or a queue."""
+        return bool(self.own & _BITS[name])
 
     def outward(self, queue: AnyQueue) -> "TaskConfig":
         """Return the settings for a hand-over to `queue`: shielded, without the settings of the run."""
@@ -148,19 +170,22 @@ class TaskConfig:
         """Return the settings for a run here after a hand-over that was refused: the task waits for a moment."""
         return self._changed({"queue": "here"}, is_gated=True)
 
-    def kept(self, base: "TaskConfig", kept: "TaskConfig") -> "TaskConfig":
-        """Return the settings of a task in a journal. The task may have to wait for the journal. Where `self` has the
-        setting of `base`, the setting of `kept` counts.
+    def kept(self, kept: "TaskConfig") -> "TaskConfig":
+        """Return the settings of a task in a journal. The task may have to wait for the journal. The settings of `kept`
+        count, unless the task has its own.
         """
-        inherited = (name for name in _CHECKS if getattr(self, name) is getattr(base, name))
+        inherited = (name for name in _CHECKS if not self.sets(name))
         changes = {name: value for name in inherited if (value := getattr(kept, name)) is not None}
         return self._changed(changes, is_gated=True)
 
-    def _changed(self, changes: Mapping[str, object], *, is_gated: bool = False) -> "TaskConfig":
+    def _changed(
+        self, changes: Mapping[str, object], *, is_gated: bool = False, own: int | None = None
+    ) -> "TaskConfig":
         changed = object.__new__(TaskConfig)  # without `__init__()`: all values were checked before
         for name in _CHECKS:
             object.__setattr__(changed, name, changes[name] if name in changes else getattr(self, name))
         object.__setattr__(changed, "is_gated", is_gated or changed._may_wait())
+        object.__setattr__(changed, "own", self.own if own is None else own)
         return changed
 
 
@@ -173,10 +198,6 @@ def _check_text(name: str, value: object) -> str:
 
 def _check_shield(name: str, value: object) -> bool | float:
     return value if isinstance(value, bool) else check_seconds(name, value, what="a bool, a number of seconds")
-
-
-def _check_delay(name: str, value: object) -> float:
-    return check_seconds(name, value, finite=True)
 
 
 def _one_of(words: tuple[str, ...]) -> Callable[[str, object], object]:
@@ -253,7 +274,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(
         "when": _one_of(get_args(When)),
         "timeout": check_seconds,
         "retry": _check_policy,
-        "delay": _check_delay,
+        "delay": partial(check_seconds, finite=True),
         "limit": _check_limit,
         "run_in": _one_of(get_args(RunIn)),
         "key": _check_text,
@@ -261,6 +282,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(
     }
 )
 """The check of each setting: returns the value to keep."""
+
+_BITS: Mapping[str, int] = MappingProxyType({name: 1 << number for number, name in enumerate(_CHECKS)})
 
 TaskConfig.__init__ = keywords_of("TaskConfig", "TaskConfig(timeout=5)")(TaskConfig.__init__)  # type: ignore[method-assign]
 

@@ -17,8 +17,8 @@ the journal has counted the run.
 A cancellation is a request, not an end. CANCELLING lasts until the code of the task has ended, and this code may still
 return or raise. No attempt follows. ABORTING is HANDLING after such a request.
 
-SUCCEEDED, FAILED, CANCELLED and DROPPED are ends: no row leads out of them. A DROPPED task never ran, because the scope
-or the host decided so. A CANCELLED task was asked to stop, before its start or later.
+SUCCEEDED, FAILED, CANCELLED, DROPPED and HANDED_OVER are ends: no row leads out of them. A DROPPED task never ran,
+because the scope or the host decided so. A CANCELLED task was asked to stop, before its start or later.
 """
 
 from collections.abc import Mapping

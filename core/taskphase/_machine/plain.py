@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from types import CodeType, FunctionType
 
 PLAIN: dict[FunctionType, tuple[CodeType, int, tuple[str, str]]] = {}
-"""The plain functions that were scheduled: each an `async def` of a module, without keyword-only parameters.
+"""The plain functions that were scheduled, or that are handlers: each an `async def` of an imported module, without
+keyword-only parameters.
 
 The value: its code, the number of its parameters, and its names, with the module and without. It counts only as long as
 the function has this code. (A function that is renamed later keeps its names here.)
 """
+
+_last: dict[str, FunctionType] = {}  # by name: a module that is loaded again defines its functions again
 
 _MOST = 1000  # a program that defines functions for ever must not fill the memory
 
@@ -17,10 +21,18 @@ _MOST = 1000  # a program that defines functions for ever must not fill the memo
 def note_plain(func: FunctionType) -> None:
     """Remember `func`, an `async def` without keyword-only parameters, if its module has it under its name.
 
-    Other functions may live shorter than the module, and refer to objects of a request.
+    Other functions may live shorter than the program, and refer to objects of a request, or to a whole namespace.
     """
-    code, name = func.__code__, func.__qualname__
-    if func.__globals__.get(name) is func and type(func.__module__) is str:
+    code, name, module = func.__code__, func.__qualname__, func.__module__
+    if type(name) is not str or type(module) is not str:
+        return  # a subclass of `str` would run its own code
+    names = func.__globals__
+    if names is getattr(sys.modules.get(module), "__dict__", None) and names.get(name) is func:
         if len(PLAIN) >= _MOST:
             PLAIN.clear()
-        PLAIN[func] = code, code.co_argcount, (f"{func.__module__}.{name}", name)
+            _last.clear()
+        full_name = f"{module}.{name}"
+        if (before := _last.get(full_name)) is not None:
+            PLAIN.pop(before, None)
+        _last[full_name] = func
+        PLAIN[func] = code, code.co_argcount, (full_name, name)

@@ -76,13 +76,16 @@ SCOPE = table(
 )
 """The state that an event leads to, by the state before."""
 
-_ANSWERED = frozenset({_S.RESPONDING, _S.OVER})
+OVER = frozenset({_S.OVER, _S.OVER_FAILED})
+UNDECIDED = frozenset({_S.ROUTE, _S.LATE})
+"""The route runs."""
+ANSWERED = frozenset({_S.RESPONDING, _S.OVER})
 
 _REACHED = MappingProxyType(
     {
         Phase.IMMEDIATE: frozenset(_S),
-        Phase.AFTER_ROUTE: frozenset(_S) - {_S.ROUTE, _S.LATE},
-        Phase.AFTER_RESPONSE: frozenset({_S.OVER, _S.OVER_FAILED}),
+        Phase.AFTER_ROUTE: frozenset(_S) - UNDECIDED,
+        Phase.AFTER_RESPONSE: OVER,
     }
 )
 
@@ -92,7 +95,7 @@ def _judge(state: ScopeState, phase: Phase, when: When | None) -> Verdict:
         return Verdict.HOLD
     if phase is Phase.IMMEDIATE or when == "always":
         return Verdict.START
-    return Verdict.START if (state in _ANSWERED) is ((when or DEFAULT_WHEN) == "success") else Verdict.DROP
+    return Verdict.START if (state in ANSWERED) is ((when or DEFAULT_WHEN) == "success") else Verdict.DROP
 
 
 _WHENS: tuple[When | None, ...] = ("success", "failure", "always", None)

@@ -80,16 +80,17 @@ def connect(path: Path, sync: Sync, timeout: float) -> Connection:
     return connection
 
 
-def transact(connection: Connection, work: Callable[[], None]) -> None:
-    """Do `work()` in one transaction, which no other process interrupts."""
+def transact(connection: Connection, work: Callable[[], T]) -> T:
+    """Return the result of `work()`, done in one transaction, which no other process interrupts."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        work()
+        result = work()
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # after some errors SQLite itself has rolled back
             connection.execute("ROLLBACK")
         raise
+    return result
 
 
 def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T]) -> T:
@@ -98,16 +99,14 @@ def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T])
     :raises JournalError: if that fails, or a due task has the key of the task
     """
     connection = connect(path, sync, timeout)
-    found: list[T] = []
     try:
-        transact(connection, lambda: found.append(work(connection)))
+        return transact(connection, lambda: work(connection))
     except sqlite3.IntegrityError as exc:
         raise JournalError(path, "a due task of the same function has the same key") from exc
     except sqlite3.Error as exc:
         raise JournalError(path, reason_of(exc)) from exc
     finally:
         connection.close()
-    return found[0]
 
 
 def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:

@@ -14,6 +14,7 @@ from .._drive.outlets import route, without_partials
 from .._machine.calling import name_of, shown, type_name
 from .._machine.config import TaskConfig
 from .._machine.scope import Phase
+from .._machine.text import exportable
 from .._queue import trace_headers
 from .._scope import Scope
 from .._task import Task
@@ -53,25 +54,29 @@ class Forms:
         self._functions = functions
         self._carry = carry
         self._last: dict[str, tuple[TaskConfig, TaskConfig]] = {}
+        self._outbox: tuple[TaskConfig, TaskConfig] = (config, config)
 
-    def prepare(self, job: Job, scope: Scope | None, keeper: Keeps) -> None:
-        """Give `job` a record, if the journal has its function. In `schedule()`, in any thread.
-
-        :raises TasksUnportableError: if the journal cannot carry an argument
-        """
-        func, args, kwargs = without_partials(job)
+    def configure(self, job: Job) -> str | None:
+        """See `taskphase._drive.keeping.Keeper.configure()`."""
+        func, _, _ = without_partials(job)
         try:
             name = self._names.get(func)
         except Exception:  # the class of a user's object has no hash
-            return
-        if name is None:
-            return
+            return None
+        if name is not None:
+            self._configure(job, name)
+        return name
+
+    def prepare(self, job: Job, name: str, scope: Scope | None, keeper: Keeps) -> None:
+        """See `taskphase._drive.keeping.Keeper.prepare()`."""
+        _, args, kwargs = without_partials(job)
+        _check_key(name, job.config.key)
         arguments = pack(name, args, kwargs)
         carried = self._carried(name)
         headers: dict[str, str] = {**carried, **trace_headers(carried)}
         if job.config.queue == "here":
             headers[_QUEUE] = "here"
-        self._configure(job, name)
+        self._adapt(job)
         if scope is not None and not _may_wait_for_route(job, scope):
             scope = None
         parcel = job._own_parcel()
@@ -79,18 +84,26 @@ class Forms:
         parcel.record = Record(keeper, name, arguments, headers, scope)
 
     def _configure(self, job: Job, name: str) -> None:
-        """Give `job` the settings of its function in the journal, and a hand-over all the time that it needs."""
-        order = job._parcel.hand_over
         before, after = self._last.get(name, (None, None))
         if before is not job.config or after is None:
             before = job.config
-            after = before.kept(self._config, self._configs[name]) if order is None else before.kept(before, _OUTBOX)
+            after = before.kept(self._configs[name])
             self._last[name] = before, after
         job.config = after
-        if order is not None:
-            order.deadline = inf
-        elif after.run_in == "process" and not job._is_async:
+
+    def _adapt(self, job: Job) -> None:
+        """Give a hand-over all the time that it needs. Pickle the call of a task that runs here, in a process."""
+        order = job._parcel.hand_over
+        if order is None:
             job._pack()
+            return
+        order.deadline = inf
+        before, after = self._outbox
+        if before is not job.config:
+            before = job.config
+            after = before.merge(_OUTBOX)
+            self._outbox = before, after
+        job.config = after
 
     def _carried(self, function: str) -> Mapping[str, str]:
         carried: dict[str, str] = {}
@@ -123,12 +136,21 @@ class Forms:
         job.phase = Phase(found.phase)
         parcel = job._own_parcel()
         parcel.message_id = found.message_id
+        self._configure(job, found.function)
         if _QUEUE not in found.headers:
             route(job, keeper.runner.outlets)
-        self._configure(job, found.function)
+        self._adapt(job)
         parcel.record = record = Record(keeper, found.function, "", dict(found.headers), None)
         record.place, record.is_recovered = Place.RECOVERED, True
         return job
+
+
+def _check_key(function: str, key: str | None) -> None:
+    if key is not None and exportable(key) != key:
+        raise TasksUnportableError(
+            f"the key of {shown(function)} cannot go into the journal: it has a character that is no text (a lone "
+            "surrogate, as in file names with unknown bytes)"
+        )
 
 
 def _may_wait_for_route(job: Job, scope: Scope) -> bool:

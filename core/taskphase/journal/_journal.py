@@ -18,6 +18,8 @@ from .._drive.keeping import AnyJournal
 from .._machine.calling import name_of, shown
 from .._machine.config import UNSET, TaskConfig, check_seconds
 from .._machine.limit import check_count
+from .._machine.text import exportable
+from .._queue import check_carry
 from ._entries import JournalEntry, JournalOverview
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Journal(AnyJournal):
         except ImportError as exc:
             raise RuntimeError(f"a journal needs sqlite3 and fcntl, which this Python does not have: {exc}") from exc
         self._path: Path = Path(os.fspath(path)).absolute()
-        self._carry: Mapping[str, ContextVar[str]] = MappingProxyType(dict(carry or {}))
+        self._carry: Mapping[str, ContextVar[str]] = MappingProxyType(check_carry(carry))
         self._sync: Literal["full", "normal"] = sync
         self._timeout = timeout
         configs = _configs_of(functions)
@@ -131,7 +133,7 @@ class Journal(AnyJournal):
         """
         from ._statements import retry
 
-        return await self._ask(lambda connection: retry(connection, id))
+        return await self._ask(lambda connection: retry(connection, exportable(id)))
 
     async def discard(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
         """Delete a task from the file. If the task runs now, the run goes on.
@@ -141,7 +143,7 @@ class Journal(AnyJournal):
         """
         from ._statements import discard
 
-        return await self._ask(lambda connection: discard(connection, id))
+        return await self._ask(lambda connection: discard(connection, exportable(id)))
 
     async def _entries(self, state: str) -> list[JournalEntry]:
         from ._statements import entries
@@ -180,11 +182,11 @@ def _configs_of(
     for func, config in configs.items():
         if not callable(func):
             raise TypeError(f"the functions of a journal must be callable, not {func!r}")
+        if issubclass(type(func), partial):  # (`isinstance()` would run the code of a proxy)
+            raise TypeError(f"a partial has no name in the file: list {shown(name_of(func))} itself, which it calls")
         if not isinstance(config, TaskConfig):
             raise TypeError(f"the settings of {shown(name_of(func))} must be a TaskConfig, not {config!r}")
-        if config.key is not None:
-            raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
-    return configs
+    return {func: config.shared() for func, config in configs.items()}
 
 
 def _names_of(

@@ -16,6 +16,7 @@ from .._drive.seam import outlast
 from .._machine.calling import type_name
 from .._machine.config import DEFAULT_WHEN
 from .._machine.drain import DrainStage
+from .._machine.life import ENDS
 from .._machine.scope import Phase
 from .._route import Outcome
 from .._scope import Scope
@@ -56,9 +57,13 @@ class Keeper:
         self._has_room: Event
         self._scope: CancelScope
 
-    def prepare(self, job: Job, scope: Scope | None) -> None:
-        """Give `job` a record, if the journal has its function. In `schedule()`, in any thread."""
-        self._forms.prepare(job, scope, self)
+    def configure(self, job: Job) -> str | None:
+        """Give `job` the settings of its function, and return the name of the function, if the journal has it."""
+        return self._forms.configure(job)
+
+    def prepare(self, job: Job, function: str, scope: Scope | None) -> None:
+        """Give `job` a record. In `schedule()`, in any thread."""
+        self._forms.prepare(job, function, scope, self)
 
     @property
     def share(self) -> Share:
@@ -67,11 +72,15 @@ class Keeper:
         return self._share
 
     async def open(self) -> None:
-        """Open the file."""
+        """Open the file, or close it again."""
         self._is_asked, self._may_take, self._has_room = Event(), Event(), Event()
         self._scope = CancelScope()
         self._share = self._share_of(seam=self.runner.seam)
-        await self._share.open()
+        try:
+            await self._share.open()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Release the tasks that are left, and close the file."""
@@ -115,7 +124,7 @@ class Keeper:
             await self._write(chosen, shield=outcome == "failure")
         except JournalError as exc:
             for job in jobs:
-                if not job._has_ended and _record(job).place is Place.HERE:
+                if job.status not in ENDS and _record(job).place is Place.HERE:
                     _record(job).place = Place.NOWHERE
                     if job.phase is not Phase.IMMEDIATE and _will_start(job, "failure"):
                         report.unrecorded(job, exc)
@@ -147,7 +156,7 @@ class Keeper:
     def _note_written(self, job: Job, *, is_taken: bool) -> None:
         record, runner = _record(job), self.runner
         record.place = Place.NOWHERE if is_taken else Place.IN_FILE
-        if job._has_ended:
+        if job.status in ENDS:
             record.note_ended(job)
         elif is_taken:
             with runner.busy():
@@ -167,7 +176,7 @@ class Keeper:
         while True:
             await self._is_asked.wait()
             self._is_asked = Event()
-            jobs, self._asked = [job for job in self._asked if not job._has_ended], []
+            jobs, self._asked = [job for job in self._asked if job.status not in ENDS], []
             try:
                 if jobs:
                     await self._write(jobs)
@@ -250,4 +259,4 @@ def _record(job: Job) -> Record:
 def _will_start(job: Job, outcome: Outcome) -> bool:
     """Return whether `job` has not ended, and will start (or runs) if its route ends like this."""
     when = job.config.when or DEFAULT_WHEN
-    return not job._has_ended and (job.phase is Phase.IMMEDIATE or when in ("always", outcome))
+    return job.status not in ENDS and (job.phase is Phase.IMMEDIATE or when in ("always", outcome))

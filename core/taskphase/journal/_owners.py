@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import RLock
@@ -20,6 +21,9 @@ from weakref import WeakSet
 
 _SUFFIX = ".alive"
 _NEW = f"{_SUFFIX}.new"
+
+# Another journal may have the name of this one and more: "tasks.db" and "tasks.db.old".
+_NAME = re.compile(r"(?P<journal>.+)\.(?P<owner>[0-9a-f]{32})(?P<suffix>\.alive|\.alive\.new)", re.DOTALL)
 
 # No process may be forked between the opening of a file and its entry in `_files`.
 _forking = RLock()
@@ -115,11 +119,13 @@ def lives(journal: Path, owner: str) -> bool:
 
 def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
     for path in journal.parent.iterdir():
-        if path.name.startswith(f"{journal.name}.") and path.name.endswith(_NEW):
-            path.unlink(missing_ok=True)  # the process that made the file has died: no other transaction goes on
-        owner = path.name.removeprefix(f"{journal.name}.").removesuffix(_SUFFIX)
-        if path.name != f"{journal.name}.{owner}{_SUFFIX}":
+        found = _NAME.fullmatch(path.name)
+        if found is None or found["journal"] != journal.name:
             continue
+        if found["suffix"] == _NEW:
+            path.unlink(missing_ok=True)  # the process that made the file has died: no other transaction goes on
+            continue
+        owner = found["owner"]
         try:
             file = _LockFile(path, 0)
         except FileNotFoundError:

@@ -12,8 +12,9 @@ from anyio import sleep
 from .._drive.job import Job
 from .._drive.runner import Runner
 from .._machine.drain import DrainStage
-from .._machine.life import TaskStatus
+from .._machine.life import ENDS, TaskStatus
 from .._machine.scope import Phase
+from .._machine.text import exportable
 from .._scope import Scope
 from ..errors import JournalError
 from ._share import Share
@@ -36,8 +37,8 @@ class Place(Enum):
     RECOVERED = "recovered"
     """In the file, from where it was recovered. The run is not counted."""
     NOWHERE = "nowhere"
-    """The write has failed, or the file has another task with the key. If the task runs all the same, the journal knows
-    nothing of it.
+    """The write has failed, the file has another task with the key, or the row was discarded. If the task runs all the
+    same, the journal knows nothing of it.
     """
 
 
@@ -79,7 +80,7 @@ class Record:
     def row_of(self, job: Job) -> Row:
         """Return the row of the task for the file."""
         return Row(
-            *(str(job.message_id), self.function, job.name, job.phase.value, self.arguments),
+            *(str(job.message_id), self.function, exportable(job.name), job.phase.value, self.arguments),
             json.dumps(self.headers) if self.headers else "{}",
             job.config.key,
         )
@@ -122,7 +123,7 @@ class Record:
     async def begin(self, job: Job) -> None:
         """Wait until the recovered run is counted. Drop the job if its row is gone."""
         runner = self.keeper.runner
-        while not job._has_ended and self.place is Place.RECOVERED:
+        while job.status not in ENDS and self.place is Place.RECOVERED:
             try:
                 is_there = await self.keeper.share.count_run(str(job.message_id))
             except JournalError:
@@ -132,7 +133,7 @@ class Record:
                 await sleep(_PAUSE)
                 continue
             self.place = Place.IN_FILE if is_there else Place.NOWHERE
-            if not is_there and not job._has_ended:
+            if not is_there and job.status not in ENDS:
                 runner.drop(job, "it was discarded")
 
     def note_ended(self, job: Job) -> None:
@@ -141,7 +142,7 @@ class Record:
             self.keeper.note_left()
         if self.place not in (Place.IN_FILE, Place.RECOVERED):
             return
-        share, status = self.keeper.share, job._status
+        share, status = self.keeper.share, job.status
         if status in _STRUCK_OUT or (status is TaskStatus.CANCELLED and self.is_unwanted):
             share.strike_out(str(job.message_id), key=job.config.key)
         elif status is TaskStatus.FAILED:
@@ -151,6 +152,6 @@ class Record:
 def _text_of(error: BaseException) -> str:
     """Return the class and the text of an exception."""
     try:
-        return "".join(format_exception_only(error)).strip()
+        return exportable("".join(format_exception_only(error)).strip())
     except Exception:  # of the user's code
-        return type(error).__qualname__
+        return exportable(type(error).__qualname__)

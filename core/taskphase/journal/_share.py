@@ -40,7 +40,7 @@ class Share:
 
         :raises JournalError: if that fails. `close()` is to be called all the same
         """
-        await self._writer.do(self._claim, undo=self._unclaim, timeout=self._timeout)
+        await self._writer.do(self._claim, undo=lambda _connection: self._unlock(), timeout=self._timeout)
 
     def write(self, rows: Sequence[Row], *, shield: bool = False) -> Coroutine[Any, Any, frozenset[str]]:
         """Write tasks of this host, in one transaction. A cancellation gives the write up.
@@ -99,7 +99,7 @@ class Share:
         that the thread is about to strike out.
         """
         if self._owner is not None:
-            self._writer.post(self._release)
+            self._writer.post(lambda connection: _statements.release(connection, self._id))
         await self._writer.close(timeout=self._timeout)
 
     @property
@@ -109,9 +109,6 @@ class Share:
 
     def _claim(self, _connection: Connection) -> None:
         self._owner = Owner(self._path, self._functions)
-
-    def _unclaim(self, _connection: Connection) -> None:
-        self._unlock()
 
     def _unlock(self) -> None:
         if self._owner is not None:
@@ -127,6 +124,3 @@ class Share:
         result = _statements.take(connection, self._id, self._functions, others, **limits)
         taken[:] = [task.message_id for task in result.tasks]
         return result
-
-    def _release(self, connection: Connection) -> None:
-        _statements.release(connection, self._id)

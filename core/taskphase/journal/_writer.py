@@ -10,8 +10,8 @@ is tried again until it is done.
 
 To wake a thread, or to take turns with it, costs more than a small transaction. So:
 
-- All rows of a transaction go into the file in one statement: between two statements the thread may have to wait for
-  the event loop.
+- The rows of a transaction go into the file in few statements: between two statements the thread may have to wait for
+  the event loop. (Rows with a key need one each.)
 - `strike_out()` wakes no thread that has just written: the message id joins the next write, or waits for `_MOMENT`.
 """
 
@@ -200,15 +200,13 @@ class Writer:
 
     def _commit(self, writes: list[Write]) -> None:
         error: Exception | None = None
-        results: list[Any] = []
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            transact(self._connection, partial(self._work, self._connection, writes, results))
+            results = transact(self._connection, partial(self._work, self._connection, writes))
             self._owed.clear()
         except Exception as exc:
-            error = exc
-            results = [None] * len(writes)
+            error, results = exc, [None] * len(writes)
             self._drop_broken()
         given_up = self._finish(writes, results, error)
         self._wake([each.done for each in writes])
@@ -225,12 +223,12 @@ class Writer:
                 self._connection.close()
             self._connection = None
 
-    def _work(self, connection: Connection, writes: list[Write], results: list[Any]) -> None:
+    def _work(self, connection: Connection, writes: list[Write]) -> list[Any]:
         for work in self._owed:
             work(connection)
         rows = [row for each in writes for row in each.rows]
         not_written = self._write_rows(connection, rows) if rows else frozenset[str]()
-        results += [not_written if each.work is None else each.work(connection) for each in writes]
+        return [not_written if each.work is None else each.work(connection) for each in writes]
 
     def _finish(self, writes: list[Write], results: list[Any], error: Exception | None) -> list[Write]:
         """Note the end of the writes. Return the writes whose callers have given up."""

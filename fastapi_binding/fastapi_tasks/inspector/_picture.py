@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
@@ -15,7 +16,8 @@ from anyio.lowlevel import checkpoint
 
 from taskphase import Queue, Task, TaskHost, TaskStatus
 
-from ._history import BEGINNING, CHANGES, REQUEST, Ended, History, Request, Story
+from ._history import History
+from ._stories import BEGINNING, CHANGES, REQUEST, Ended, Request, Story
 from ._text import escaped, name_of, place, queue_message, texts_of
 
 MOST_ALIVE = 200
@@ -68,9 +70,9 @@ class Picture:
     """
 
     def __init__(self, history: History, host: TaskHost, after: str = "") -> None:
-        self._history = history
+        self._stories = history._stories
         self._host = host
-        self._worker = f"{os.getpid()}-{history._token}"
+        self._worker = f"{os.getpid()}-{self._stories.token}"
         known = {worker: number for worker, _, number in (each.partition(":") for each in after.split(","))}
         number = known.get(self._worker, "")
         self._is_whole = not (number.isascii() and number.isdecimal() and len(number) < MOST_DIGITS)
@@ -88,10 +90,10 @@ class Picture:
 
         Between the pieces the event loop has its turn.
         """
-        history = self._history
-        journal = await history._journal.read(self._host)
-        alive = list(history._alive(MOST_ALIVE))
-        ended, number = history._ended_after(self._number)
+        stories = self._stories
+        journal = await stories.journal.read(self._host)
+        alive = list(stories.oldest(MOST_ALIVE))
+        ended, number = stories.ended_after(self._number)
         if len(ended) > BATCH:
             await checkpoint()
         head = self._head(number, len(alive)) + ',"alive":[' + await self._write_alive(alive) + "]"
@@ -99,7 +101,7 @@ class Picture:
             return
         is_whole, self._is_whole = self._is_whole, False
         self._last, self._number = head, number
-        yield f'{{"whole":{_json(is_whole)},"cursor":{_json(self.cursor)},"now":{history._wall_time():.6f},{head}'
+        yield f'{{"whole":{_json(is_whole)},"cursor":{_json(self.cursor)},"now":{stories.now():.6f},{head}'
         of_tasks = (*(story[REQUEST] for _, story, _ in alive), *(task.request for task in ended))
         requests = {request.id: request for request in of_tasks if request is not None}
         lists = {
@@ -119,17 +121,17 @@ class Picture:
 
     def _head(self, number: int, alive: int) -> str:
         """Return the counts and the failures."""
-        history, host = self._history, self._host
+        stories, host = self._stories, self._host
         counts = host.statistics()
         facts = {
             "worker": self._worker,
             "pid": os.getpid(),
-            "keep": history._keep,
+            "keep": stories.keep,
             "draining": host.closing.is_set(),
             "counts": {name: getattr(counts, name) for name in (*_COUNTS, *_ENDS)},
-            "refused": [[*key, count] for key, count in tuple(history._refused.items())],
-            "durations": history._durations(number),
-            "more_alive": max(0, len(history._stories) - alive),
+            "refused": [[*key, *last] for key, last in tuple(stories.refused.items())],
+            "durations": stories.durations(number),
+            "more_alive": max(0, len(stories.alive) - alive),
             "failures": self._failures(),
         }
         return _json(facts)[1:-1]
@@ -155,7 +157,7 @@ class Picture:
             "route": texts.get("route"),
             "path": texts.get("path"),
             "label": " ".join(texts.values()) or None,
-            "began": _round(began + self._history._wall),
+            "began": _round(began + self._stories.wall),
             "outcome": None if request.route_ended is None else "failed" if request.has_failed else "succeeded",
             "route_ended": _since(began, request.route_ended),
             "first_message": _since(began, request.first_message),
@@ -163,15 +165,14 @@ class Picture:
         }
 
     def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> str:
-        shield = task.config.shield
-        status = task.status
+        protection, status = task.config.protection, task.status
         where = _where(task) if is_here and status in _IN_ATTEMPT else []
         if status in _IN_HAND_OVER:
             where = _where_handed(task, is_here=is_here)
         more = {
             "name": None if task.config.name is None else escaped(task.config.name),
             "attempt": 0 if isinstance(task.config.queue, Queue) else task.attempt,  # a hand-over is no attempt
-            "shield": shield if isinstance(shield, (int, float)) else bool(shield),
+            "shield": protection if 0 < protection < math.inf else protection > 0,
             "where": where,
             "error": None,
         }
@@ -200,21 +201,21 @@ class Picture:
         return (
             f'{{"id":{task.id},"parent":{_number(task.parent)},"request":{_number(request.id if request else None)},'
             f'"function":{_json_of_name(name_of(task.function))},"phase":"{task.phase.value}","status":"{status.value}",'
-            f'"scheduled":{_round(beginning + self._history._wall)},"ended":{_number(_since(beginning, end))},'
+            f'"scheduled":{_round(beginning + self._stories.wall)},"ended":{_number(_since(beginning, end))},'
             f'"segments":[{_segments(beginning, changes)}],{more}}}'
         )
 
     def _failures(self) -> list[dict[str, Any]]:
         """Return the failures by function, type of the exception and line; the last one first."""
         groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for task in self._history._failures():
+        for task in self._stories.failures():
             assert task.failure is not None
             function, (error, message, where) = name_of(task.function), task.failure
             key = function, error, where
             group = groups.pop(key, None) or {"function": function, "error": error, "where": where, "count": 0}
             group["count"] += 1
             group["message"] = message
-            group["last"] = _round(task.end + self._history._wall)
+            group["last"] = _round(task.end + self._stories.wall)
             group["task"] = task.id
             group["request"] = None if task.request is None else task.request.id
             groups[key] = group

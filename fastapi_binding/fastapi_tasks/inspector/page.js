@@ -357,7 +357,7 @@ function drawFailures(worker, matches) {
   ];
   const found = rows.filter((row) => matches([{ ...row, name: null, status: "failed", ended: 0, error: [row.error, row.message, row.where] }], []));
   reconcile($("groups"), found, {
-    key: (row) => JSON.stringify([row.kind, row.function, row.error, row.where, row.kind === "refused" && row.message]),
+    key: (row) => JSON.stringify([row.kind, row.function, row.error, row.where]),
     sign: (row) => JSON.stringify([row.count, row.last, row.message, worker.requests.has(row.request)]),
     build: (row) => failureRow(row, worker),
   });

@@ -15,7 +15,7 @@ from taskphase import Limit, Task, TaskHost, TasksSaturatedError, TaskStatus
 from taskphase._drive.gates import Gates
 from taskphase._drive.phases import Phases
 
-CODES = {func.__code__ for func in (Phases._place, Gates.stop, Gates.note_held, Gates.forget, Gates.give_back)}
+CODES = {func.__code__ for func in (Phases._place, Gates.stop, Gates.note_waits, Gates.forget, Gates.give_back)}
 
 
 @contextmanager

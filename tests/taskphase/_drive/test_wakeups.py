@@ -10,17 +10,16 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Limit, Phase, Task, TaskConfig, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
+from taskphase import Limit, Phase, Scope, Task, TaskConfig, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
 from taskphase._drain import Drain
 from taskphase._drive.loops import native_seam
 from taskphase._drive.runner import Runner
-from taskphase._drive.unit import Unit
 from taskphase._machine.config import UNSET
 from taskphase._machine.drain import DrainEvent, DrainStage
 
@@ -42,7 +41,7 @@ async def closing(host: TaskHost) -> AsyncGenerator[None]:
 def submit_deferred(runner: Runner, task: Task[None]) -> None:
     """Have `task` wait for a phase that does not come."""
     task.phase = Phase.AFTER_ROUTE
-    runner.submit(task, Unit())
+    runner.submit(task, Scope(runner, cast(Any, None), UNSET))
 
 
 def schedule_in_thread(schedule: Callable[..., Task[None]]) -> Task[None]:

@@ -349,6 +349,25 @@ def test_a_method_that_does_not_take_its_object_is_refused_g7(func: Any) -> None
         check_call(func, (), {})
 
 
+@pytest.mark.parametrize(("least", "most"), [(0, 0), (1, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("is_method", [False, True])
+def test_a_sync_function_takes_as_many_arguments_as_it_has_parameters_g7(
+    least: int, most: int, is_method: bool
+) -> None:
+    """These calls have a fast path."""
+    names: dict[str, Any] = {}
+    own = ["self"] if is_method else []
+    parameters = [f"a{number}" if number < least else f"a{number}=None" for number in range(most)]
+    exec(f"def func({', '.join(own + parameters)}): ...", names)
+    func = MethodType(names["func"], object()) if is_method else names["func"]
+    for count in range(5):
+        if least <= count <= most:
+            assert check_call(func, tuple(range(count)), {}) is False
+        else:
+            with pytest.raises(TypeError, match="func"):
+                check_call(func, tuple(range(count)), {})
+
+
 def test_a_partial_with_too_many_arguments_is_refused_g7() -> None:
     with pytest.raises(TypeError):
         check_call(partial(sync, 1, 2, 3, 4), (), {})

@@ -66,12 +66,14 @@ def test_only_plain_functions_of_a_module_are_remembered_g4() -> None:
         async def method(self, one: object) -> None: ...
 
     alias = FunctionType(takes_one.__code__, {"__name__": "elsewhere"}, "takes_one")
+    copy = FunctionType(takes_one.__code__, globals(), "takes_one")  # the module has another one under this name
     Task(inner, (1,))
     Task(Service().method, (1,))
     Task(sync, (1, 2))
     Task(alias, (1,))
+    Task(copy, (1,))
     Task(asks_for_a_keyword, (1,), {"two": 2})
-    assert not {inner, Service.method, sync, alias, asks_for_a_keyword} & set(PLAIN)
+    assert not {inner, Service.method, sync, alias, copy, asks_for_a_keyword} & set(PLAIN)
 
 
 def test_no_function_of_a_request_is_kept_g4() -> None:
@@ -104,3 +106,48 @@ def test_the_tasks_of_one_function_share_its_name_g14() -> None:
     named = Task(takes_one, (3,), config=TaskConfig(name="mine"))
     assert first._names()[0] is second._names()[0]
     assert (first._names(), named._names()) == ((first.name, "takes_one"), ("mine", "takes_one"))
+
+
+def test_no_namespace_that_is_not_a_module_s_is_kept_g2_g4() -> None:
+    """A notebook, a plug-in, a template: the globals of its functions may be large."""
+
+    class Data: ...
+
+    def run(name: str) -> ref[object]:
+        names: dict[str, Any] = {"__name__": name, "data": Data()}
+        exec("async def work(one): ...", names)
+        Task(names["work"], (1,))
+        return ref(names["data"])
+
+    gone = [run("a_namespace"), run(__name__)]
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+def test_a_function_that_is_defined_again_replaces_the_old_one_g4() -> None:
+    class Session: ...
+
+    old = renewed(waits, waits.__code__)
+    old.__defaults__ = (None, Session())
+    kept = ref(old.__defaults__[1])
+    del old
+    renewed(waits, waits.__code__)
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_name_with_code_of_its_own_is_not_asked_g3() -> None:
+    class Name(str):
+        __slots__ = ()
+
+        def __format__(self, _spec: str) -> str:
+            raise LookupError
+
+    func: Any = FunctionType(waits.__code__, globals(), "odd")
+    func.__qualname__ = Name("odd")
+    globals()["odd"] = func
+    try:
+        Task(func, (1, 2))
+    finally:
+        del globals()["odd"]
+    assert func not in PLAIN

@@ -31,6 +31,7 @@ from taskphase import (
     TaskHost,
     TaskObserver,
     TasksSaturatedError,
+    TasksScheduler,
     TaskStatus,
     TasksUnportableError,
     current_task,
@@ -432,3 +433,21 @@ async def test_two_hosts_of_one_loop_are_two_owners_g13_g22(program: Program) ->
 
 def test_statistics_have_the_count_of_recording_tasks_g15_g22() -> None:
     assert "recording" in HostStatistics.__dataclass_fields__
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"timeout": 30}, {"shield": True}, {"when": "always"}, {"name": "mail"}],
+    ids=lambda own: next(iter(own)),
+)
+async def test_the_nearest_setting_wins_even_if_the_host_has_the_same_one_g22(
+    program: Program, own: dict[str, Any]
+) -> None:
+    [name] = own
+    far: dict[str, Any] = {"timeout": 60, "shield": False, "when": "success", "name": "post"}
+    journal = Journal(program.path, {program.send: TaskConfig(**far)}, sync="normal")
+    async with TaskHost(journal=journal, config=TaskConfig(**own)) as host:
+        inherits, sets = host.schedule(program.send), host.task(**own).schedule(program.send)
+        assert (getattr(inherits.config, name), getattr(sets.config, name)) == (far[name], own[name])
+        async with TasksScheduler(host.tg, TaskConfig(**own)) as tasks:
+            assert getattr(tasks.schedule(program.send).config, name) == own[name]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.handed import ListQueue, send_mail
 from tests.taskphase.journal.stores import ALL, die, ids, opened, row, share
 
 from taskphase import JournalError, TaskConfig
@@ -63,6 +64,7 @@ NAMED: dict[str, Any] = {
     "two functions": {"names": {send: "app.one", charge: "app.one"}},
     "no such function": {"names": {print: "app.print"}},
     "key": {"functions": {send: TaskConfig(key="a")}},
+    "queue": {"functions": {send: TaskConfig(queue=ListQueue("later", [send_mail]))}},
 }
 
 
@@ -73,9 +75,18 @@ def test_settings_out_of_their_range_are_refused_g22(options: dict[str, Any]) ->
 
 
 def test_settings_of_the_wrong_type_are_refused_g22() -> None:
-    for options in ({"timeout": "5"}, {"functions": ["send"]}, {"functions": {send: 5}}, {"names": {send: 5}}):
+    wrong: list[dict[str, Any]] = [
+        {"timeout": "5"},
+        {"functions": ["send"]},
+        {"functions": {send: 5}},
+        {"functions": [partial(send, 1)]},
+        {"names": {send: 5}},
+        {"carry": {"a": 1}},
+        {"carry": ["a"]},
+    ]
+    for options in wrong:
         with pytest.raises(TypeError):
-            Journal("tasks.db", **{"functions": [send], **options})  # type: ignore[arg-type]
+            Journal("tasks.db", **{"functions": [send], **options})
 
 
 def test_functions_have_their_names_or_those_that_are_pinned_g22() -> None:

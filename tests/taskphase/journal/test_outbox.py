@@ -229,3 +229,24 @@ async def test_a_limit_of_attempts_holds_for_recorded_hand_overs_too_g21_g22(pro
         await until(lambda: len(later.published) == 20)
         await program.has({})
     assert later.most == 2
+
+
+async def test_the_settings_of_the_journal_count_before_a_hand_over_too_g5_g18_g21_g22(program: Program) -> None:
+    later = Later(program.send)
+    kept = TaskConfig(when="always", name="mail", delay=1000, timeout=3)
+    async with outbox(program, later, kept=kept) as host:
+        with pytest.raises(LookupError):
+            async with host.scope() as tasks, tasks.route():
+                task = tasks.after_route.schedule(program.send, 1)
+                raise LookupError
+        await until(lambda: task.status is S.DELAYED)
+        assert (task.name, later.published, program.rows()) == ("mail", [], {str(task.message_id): "due"})
+        task.cancel()
+
+
+async def test_the_journal_can_say_that_a_function_of_a_queue_runs_here_g21_g22(program: Program) -> None:
+    later = Later(program.send)
+    async with outbox(program, later, kept=TaskConfig(queue="here")) as host:
+        assert await host.schedule(program.send, 1) == 1
+        await host.task(queue=later).schedule(program.send, 2).wait()
+    assert [args for _, args in later.published] == [(2,)]

@@ -164,3 +164,21 @@ class TestFunctions:
             taken = await second.take(ALL)
             assert [each.message_id for each in taken.tasks] == [good.message_id]
             assert len(taken.given_up) == 1
+
+
+async def test_journals_whose_names_begin_alike_have_their_own_owners_g22(tmp_path: Path) -> None:
+    """`tasks.db` and `tasks.db.old`: the owner of one is no owner of the other, and keeps its lock."""
+    async with opened(tmp_path / "tasks.db") as short, opened(tmp_path / "tasks.db.old") as long:
+        await long.write([row(SEND)])
+        await short.write([row("app.gone")])
+        die(short)
+        async with opened(tmp_path / "tasks.db", [SEND]) as other:
+            taken = await other.take(ALL)
+            assert (len(taken.tasks), len(taken.given_up)) == (0, 1)
+            assert other._owner is not None
+            assert other._owner.others() == {}
+        new = tmp_path / f"tasks.db.old.{'0' * 32}.alive.new"
+        new.touch()
+        async with opened(tmp_path / "tasks.db", [SEND]) as other:
+            await other.take(ALL)
+        assert new.exists()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, cast, get_args
 
-from ..._drive.current import running_job
-from ..._drive.job import Job
+from ..._drive.job import JOB, Job
 from ..._drive.runner import Runner
 from ..._drive.watching import forget_everywhere, observe_everywhere
 from ..._host import TaskHost
@@ -104,7 +103,7 @@ class TaskRecorder(RecordedTasks[Any]):
         :raises TimeoutError: after the recorder's `timeout`
         """
         if self._run == "inline":
-            callers = self._lineage(running_job())
+            callers = self._lineage(JOB.get())
             await self._book.until(
                 lambda entry: entry.claim is scope or any(scope is each for each in entry.scopes),
                 lambda entries: all(_is_inline(entry) or entry.task in callers for entry in entries),
@@ -112,7 +111,7 @@ class TaskRecorder(RecordedTasks[Any]):
             )
 
     def _note(self, task: Task[Any], scope: object) -> None:
-        by = running_job()
+        by = JOB.get()
         parent = None if by is None else self._book.entries.get(by)
         runner = cast(Runner, task._runner)
         claim = self.claim(cast("TaskHost | None", runner.host))

@@ -1,0 +1,40 @@
+"""`scope.info`: what observers can read of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Scope
+
+# FastAPI (0.165) keeps the route of an included router as it is. Its path with all prefixes is the `path` of an object
+# there. Earlier versions copy the route.
+_FASTAPI, _CONTEXT = "fastapi", "effective_route_context"
+
+
+def describe(scope: Scope | None, info: dict[str, Any] | None) -> dict[str, Any]:
+    """Return `info`, or a new dict, with what an ASGI scope of the request tells.
+
+    :param scope: has the route as soon as there is one; None: the request is over
+    """
+    scope = scope or {}
+    if info is None:
+        info = {"method": scope.get("method", "WEBSOCKET"), "path": scope.get("path"), "route": None}
+    if (template := _template_of(scope)) is not None:
+        info["route"] = template
+    return info
+
+
+def _template_of(scope: Scope) -> str | None:
+    """Return the path template, `/users/{id}`, with the prefixes of routers and the paths of mounted apps."""
+    route = scope.get("route")
+    context = scope.get(_FASTAPI, {}).get(_CONTEXT)
+    known = context if route is not None and getattr(context, "original_route", None) is route else route
+    path: str | None = getattr(known, "path", None)
+    if path is None:
+        return None
+    root: str = scope.get("root_path", "")
+    mounts = root.removeprefix(scope.get("app_root_path", root))  # with the values of their parameters
+    for name, value in scope.get("path_params", {}).items() if mounts else ():
+        if f"{{{name}" not in path:
+            mounts = mounts.replace(f"/{value}", f"/{{{name}}}")
+    return mounts + path
