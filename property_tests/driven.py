@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any, cast
 
+import anyio
 from anyio.abc import TaskGroup
 
 from property_tests import model
@@ -14,7 +15,7 @@ from property_tests.agreement import agree
 from property_tests.program_model import Event, Fate, Kind, What, World
 from taskphase import Limit, Scope, Task, TaskConfig, TasksClosedError, TasksSaturatedError
 from taskphase._drive.gates import Line
-from taskphase._drive.job import JOB
+from taskphase._drive.job import JOB, move
 from taskphase._drive.runner import Runner
 from taskphase._machine import dispatch, drain
 from taskphase._machine.config import UNSET
@@ -38,6 +39,7 @@ class FakeLoop:
 
     cancelled: type[BaseException] = KeyboardInterrupt
     in_order = True
+    event = anyio.Event
 
     def __init__(self) -> None:
         self.thread = get_ident()
@@ -158,7 +160,7 @@ class System:
 
     def _follow(self, task: Task[Any], event: LifeEvent) -> None:
         if event is LifeEvent.RAISE:
-            task._move(event)
+            move(task, event)
         elif event is LifeEvent.RETRY:
             with self.runner.busy():
                 self.runner.note_paused(task, 1)

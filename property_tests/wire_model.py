@@ -212,7 +212,7 @@ def check_g4_g5_log(journal: Journal) -> None:
         if made.status == "dropped":
             level = "DEBUG" if made.plan.when or journal.described.when else "WARNING"
             how = "failed" if fails(journal.described, journal.described.routes[made.request]) else "succeeded"
-            fitting = len(said) == 1 and said[0][0] == level and f"was dropped: its route {how}, " in said[0][1]
+            fitting = len(said) == 1 and said[0][0] == level and f"was dropped: its route {how}; " in said[0][1]
         elif made.status == "failed":
             fitting = len(said) == 1 and said[0][0] == "ERROR"
         else:

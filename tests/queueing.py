@@ -77,7 +77,7 @@ class FakeQueue(Queue):
         opening: tuple[Step, ...] = (),
         name: str = "later",
         options: Mapping[Callable[..., Any], Mapping[str, Any]] | None = None,
-        most: int = 100,
+        most: int | None = None,
         maps: frozenset[str] = frozenset(),
         **settings: Any,
     ) -> None:
@@ -85,7 +85,8 @@ class FakeQueue(Queue):
         self.steps = list(steps)
         self.then: Step = then
         self.opening = list(opening)
-        self.attempts_at_once = most
+        if most is not None:
+            self.attempts_at_once = most
         self.maps = maps
         self.published: list[tuple[Call, Mapping[str, str]]] = []
         self.attempts: list[tuple[str, float]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._definition import Configured, Schedules, TaskDefinition
 from ._machine.config import TaskConfig
-from ._machine.hints import Elsewhere
+from ._machine.hints import Elsewhere, refuse_call
 from ._machine.scope import Phase
 from ._task import Starts, Task
 
@@ -25,6 +25,9 @@ class TasksBatch(Schedules[TaskDefinition]):
 
     __slots__ = ("_tasks",)
 
+    if not TYPE_CHECKING:
+        __call__ = refuse_call
+
     def __init__(self) -> None:
         self._tasks: deque[Task[Any]] = deque()
 
@@ -37,6 +40,7 @@ class TasksBatch(Schedules[TaskDefinition]):
         - The batch of a `Scope` ends the route (`.after_route`) or the scope (`.after_response`). So does the batch of
           a scheduler made by hand outside of any scope.
         - The batch of any other scheduler starts the tasks that this scheduler has put into it. The route goes on.
+        - On trio, tasks of a batch that you start by hand may take their first steps before earlier immediate tasks.
 
         :raises TasksClosedError: if you made the batch, and the scheduler takes no more tasks. The other tasks stay in
             the batch

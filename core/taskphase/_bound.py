@@ -19,16 +19,20 @@ class Bound(ABC):
     """Methods of a host, for bindings.
 
     :ivar _takes_over: True if the opening of the host begins the recovery of tasks
+    :ivar _tells_drain: True if observers are told of the drain
     """
 
     _takes_over: bool = True
+    _tells_drain: bool = True
 
     @property
     @abstractmethod
     def _runner(self) -> Runner: ...
 
     def add_observer(self, observer: TaskObserver) -> None:
-        """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`."""
+        """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`. The
+        observer is the outermost one of the host.
+        """
         watch(self._runner, check_observers([observer]))
 
     def set_current(self, scope: Callable[[], Scope] | None = None) -> Token[Any]:
@@ -52,6 +56,12 @@ class Bound(ABC):
         :raises TasksClosedError: if the host is not open yet
         """
         return self._runner.seam.runs_here()
+
+    def hide_drain(self) -> None:
+        """Have no observer told of the drain: requests with hosts of their own drain often. For bindings: call this
+        first.
+        """
+        self._tells_drain = False
 
     def take_over_later(self) -> None:
         """Have `take_over()` begin the recovery, not the opening of the host. For bindings: call this first."""

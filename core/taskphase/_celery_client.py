@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kombu import pools
@@ -20,6 +21,7 @@ _BOUNDS: Mapping[str, Mapping[str, Any]] = {
 _ProducerPool: Any = pools.ProducerPool  # has no types
 
 
+@dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class Message:
     """A call that is to be published.
 
@@ -27,15 +29,12 @@ class Message:
     :ivar is_published: True if Celery has returned
     """
 
-    __slots__ = ("args", "is_busy", "is_published", "kwargs", "options", "task")
-
-    def __init__(self, task: Any, args: list[Any], kwargs: dict[str, Any], options: Mapping[str, Any]) -> None:
-        self.task: Any = task
-        self.args: list[Any] = args
-        self.kwargs: dict[str, Any] = kwargs
-        self.options: Mapping[str, Any] = options
-        self.is_busy: bool = False
-        self.is_published: bool = False
+    task: Any
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: Mapping[str, Any]
+    is_busy: bool = False
+    is_published: bool = False
 
     def rest(self) -> None:
         """Note that no thread publishes the message."""

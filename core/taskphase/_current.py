@@ -5,8 +5,7 @@ from __future__ import annotations
 from threading import current_thread, main_thread
 from typing import Any, cast
 
-from anyio import get_cancelled_exc_class
-
+from ._drive.cancelling import no_loop_runs_here
 from ._drive.current import running_host
 from ._drive.job import JOB
 from ._handed import HANDED
@@ -73,10 +72,4 @@ def current_host() -> TaskHost:
 
 def _in_bare_thread() -> bool:
     """Return whether this code runs in a thread other than the main thread, and without an event loop."""
-    if current_thread() is main_thread():
-        return False
-    try:
-        get_cancelled_exc_class()
-    except RuntimeError:  # (anyio.NoEventLoopError from 4.12 on)
-        return True
-    return False
+    return current_thread() is not main_thread() and no_loop_runs_here()

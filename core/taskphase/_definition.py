@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 from ._drive.portable import refuse_async
 from ._machine.calling import Handle
 from ._machine.config import UNSET, AnyQueue, Here, RunIn, TaskConfig, When
-from ._machine.hints import Elsewhere, HidesElsewhere, keywords_of, without_elsewhere
+from ._machine.hints import Elsewhere, HidesElsewhere, keywords_of, refuse_call, without_elsewhere
 from ._machine.limit import Limit
 from ._task import Task, TaskErrorHandler, TaskRetryPolicy
 
@@ -115,6 +115,9 @@ class Configured(Schedules[Definition]):
     """`.schedule()` with settings: the result of `.task(...)`. Immutable, and reusable."""
 
     __slots__ = ("_config", "_target")
+
+    if not TYPE_CHECKING:
+        __call__ = refuse_call
 
     def __init__(self, target: Schedules[Any], config: TaskConfig) -> None:
         self._target: Any = target

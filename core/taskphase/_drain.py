@@ -12,12 +12,13 @@ from types import MappingProxyType
 from anyio import CancelScope, Event, current_time
 
 from ._drive import report
-from ._drive.job import Job
+from ._drive.job import Job, record_of
 from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
 from ._machine.life import ENDS, NOT_DUE, TaskStatus
+from ._queue import queue_of
 
 # Seconds after `shield_timeout` for the error handlers of hand-overs that the end of this time cuts off.
 _FOR_HANDLERS = 1.0
@@ -94,7 +95,7 @@ class Drain:
             else:
                 self._go_on(now)
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
-        kept = [job for job in (*cut, *self._abandoned) if (record := job._parcel.record) is not None and record.stays]
+        kept = [job for job in (*cut, *self._abandoned) if (record := record_of(job)) is not None and record.stays]
         report.drained(cut, self._abandoned, kept)
         completed = _completed(runner) - before
         result = DrainReport(current_time() - began, completed, *map(_named, (cut, self._abandoned, kept)))
@@ -176,7 +177,6 @@ class Drain:
 
     async def _idle(self) -> None:
         """Wait until the next deadline, or until the host is idle."""
-        self._runner.bury_all()
         # Look at the clock here: anyio does not cancel an asyncio task that is woken in every turn.
         while True:
             self._changed = Event()  # before the look: a signal handler may cancel the last task right after it
@@ -194,7 +194,7 @@ class Drain:
 def _is_spared(job: Job) -> bool:
     """Return whether the drain spares `job` now. A hand-over has its shield from the end of its delay on."""
     is_early = job.status in NOT_DUE or job.status is TaskStatus.DELAYED
-    return job.config.shielded and not (is_early and job._parcel.hand_over)
+    return job.config.shielded and not (is_early and queue_of(job.config))
 
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:

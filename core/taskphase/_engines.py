@@ -1,11 +1,13 @@
-"""What the queues for engines share: names on the wire, errors that mean "not published", refused arguments."""
+"""What the queues for engines share: decorated functions, names on the wire, errors that mean "not published"."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from ._machine.calling import check_call, name_of, shown, signature_of, type_name
@@ -17,10 +19,44 @@ MARK = "taskphase-queue"
 # Before the names of `Queue.carry`: a variable named "timeout" must not become a setting of the engine.
 _CARRIED = "taskphase-carry-"
 
+# A copy of such an argument would be the argument itself.
+IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+
 # A connection with one of these errors never was established.
 _NEVER_CONNECTED = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENOENT}
 )
+
+
+class EngineQueue(Queue):
+    """A queue for an engine. Functions that are decorated for the engine need not be listed, and keep their names.
+
+    :ivar _errors_are_sure: False if the client of the engine tries again by itself: an earlier try may have published
+    """
+
+    _errors_are_sure: bool
+
+    def check_function(self, func: Callable[..., Any]) -> None:
+        """Refuse a function of the list that a worker could not import by its name."""
+        if not self._is_own(func):
+            super().check_function(func)
+
+    def takes(self, func: Callable[..., Any]) -> bool:
+        """Return whether `func` is listed, or decorated for the engine."""
+        return super().takes(func) or self._is_own(func)
+
+    def refused(self, error: Exception, /) -> bool:
+        """Return whether no connection was established, or the Redis has answered with an error."""
+        return self._errors_are_sure and (_never_connected(error) or _is_answer_of_redis(error))
+
+    @abstractmethod
+    def _is_own(self, func: Callable[..., Any]) -> bool:
+        """Return whether `func` is decorated for the engine."""
+
+
+def leave(stack: ExitStack, error: BaseException | None) -> None:
+    """Leave the context of a task in a worker: the function has raised `error`, or has returned."""
+    stack.__exit__(None if error is None else type(error), error, None)
 
 
 def outward(queue: Queue, headers: Mapping[str, str]) -> dict[str, str]:
@@ -34,7 +70,7 @@ def inward(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(_CARRIED): value for key, value in headers.items()}
 
 
-def never_connected(error: BaseException) -> bool:
+def _never_connected(error: BaseException) -> bool:
     """Return whether `error` is about a connection that was not established. The first reason with an error number
     decides, from the outside inwards.
     """
@@ -50,7 +86,7 @@ def never_connected(error: BaseException) -> bool:
     return False
 
 
-def is_answer_of_redis(error: BaseException) -> bool:
+def _is_answer_of_redis(error: BaseException) -> bool:
     """Return whether a Redis has answered that it has not done the command: it is full, read-only, ..."""
     exceptions = sys.modules.get("redis.exceptions")
     reason: BaseException | None = error

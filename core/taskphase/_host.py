@@ -26,6 +26,7 @@ from ._drive.watching import tell
 from ._machine.calling import name_of, shown
 from ._machine.config import UNSET, TaskConfig, check_seconds
 from ._machine.drain import DrainEvent, DrainStage
+from ._machine.hints import keywords_of
 from ._machine.life import ENDS
 from ._machine.limit import check_count
 from ._observer import TaskObserver, check_observers
@@ -60,6 +61,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
     :raises ValueError: if a parameter is out of its range
     """
 
+    @keywords_of("TaskHost()", "TaskHost(drain_timeout=5)")
     def __init__(
         self,
         *,
@@ -176,7 +178,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         try:
             await self._closing.wait()
         except self._runner.seam.cancelled:
-            if not is_cancelled_around() and self._runner.seam.is_over(self._entered_in):
+            if not is_cancelled_around() and self._seam.is_over(self._entered_in):
                 self._begin_closing()  # the end of `asyncio.run()`, and the native task that entered the body is over
                 return
             raise
@@ -277,7 +279,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
                         await runner.outlets.close()
                     if runner.keeper is not None:
                         runner.keeper.stop()
-                    if runner.watching is not None:
+                    if runner.watching is not None and self._tells_drain:
                         tell(runner.watching.drained, runner.telling, self._report)
         finally:
             if runner.stage is not DrainStage.CLOSED:

@@ -1,4 +1,4 @@
-"""The spans of a handed-over task: attributes of both, and the span in a worker. Imports OpenTelemetry."""
+"""The trace of a task of a queue or a journal: attributes of its spans, the span in a worker. Imports OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def message_attributes(
         "code.function.name": function,
     }
     return attributes if queue.system is None else {**attributes, "messaging.system": queue.system}
+
+
+def continue_trace(headers: Mapping[str, str]) -> None:
+    """Make the span in `headers` the current one of the running context, which ends with its task."""
+    attach(propagate.extract(headers))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from threading import RLock
 from weakref import ref
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import Span
 
 from ._machine.calling import name_of
@@ -50,39 +50,45 @@ class Life:
         self.token: Token[Context] | None = None
 
 
+class Lives(dict[int, Life]):
+    """The tasks of one observer that have not ended, by id. (A plain dict takes no weak reference.)"""
+
+
 class Counts:
     """The instruments of one meter provider, and the numbers that its readers ask for, in threads of their own.
 
     The SDK has only one instrument of a name, so all observers with the same provider share this object.
 
-    :ivar lives: the tasks of each observer that have not ended
+    A provider may live longer than its observers, so this refers to them weakly.
     """
 
     def __init__(self, provider: MeterProvider) -> None:
-        self.lives: list[dict[int, Life]] = []
+        self._lives: list[ref[Lives]] = []
         self._lock = RLock()  # a finalizer may schedule, and be refused, in the thread that has the lock
         self.refused: Counter[tuple[str, str]] = Counter()
         self.dropped: Counter[tuple[str, str]] = Counter()
         self.recovered: Counter[tuple[str, str]] = Counter()
         self._seen: set[tuple[str, str]] = set()
         meter = provider.get_meter(NAME)
-        self.duration = meter.create_histogram(
-            "taskphase.task.duration",
-            unit="s",
-            description="Duration of one attempt at a task, with its error handler.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
+
+        def seconds(name: str, description: str) -> Histogram:
+            return meter.create_histogram(
+                f"taskphase.{name}", "s", description, explicit_bucket_boundaries_advisory=_BUCKETS
+            )
+
+        def counter(name: str, description: str, counts: Counter[tuple[str, str]], label: str) -> None:
+            def read(_: CallbackOptions) -> Iterable[Observation]:
+                return self._pairs(counts, label)
+
+            meter.create_observable_counter(f"taskphase.task.{name}", [read], "{task}", description)
+
+        self.duration = seconds("task.duration", "Duration of one attempt at a task, with its error handler.")
+        self.wait = seconds(
+            "task.wait", "Time that a task waits for its limit, its slot and the event loop, when it may run."
         )
-        self.wait = meter.create_histogram(
-            "taskphase.task.wait",
-            unit="s",
-            description="Time that a task waits for its limit, its slot and the event loop, when it may run.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
-        )
-        self.handovers = meter.create_histogram(
-            "taskphase.handover.duration",
-            unit="s",
-            description="Duration of one hand-over to a queue, with its attempts to publish and its error handler.",
-            explicit_bucket_boundaries_advisory=_BUCKETS,
+        self.handovers = seconds(
+            "handover.duration",
+            "Duration of one hand-over to a queue, with its attempts to publish and its error handler.",
         )
         self.retried = meter.create_counter(
             "taskphase.task.retried", unit="{attempt}", description="Failed attempts that another attempt follows."
@@ -90,24 +96,23 @@ class Counts:
         meter.create_observable_up_down_counter(
             "taskphase.tasks", [self._alive], unit="{task}", description="Tasks that have not ended."
         )
-        meter.create_observable_counter(
-            "taskphase.task.refused",
-            [lambda _: self._pairs(self.refused, ERROR)],
-            unit="{task}",
-            description="Calls of schedule() that raised, because of a limit or the shutdown.",
+        counter(
+            "refused",
+            "Calls of schedule() that raised: a limit, the shutdown, a call that cannot go elsewhere.",
+            self.refused,
+            ERROR,
         )
-        meter.create_observable_counter(
-            "taskphase.task.dropped",
-            [lambda _: self._pairs(self.dropped, PHASE)],
-            unit="{task}",
-            description="Tasks that never ran, because the outcome of the route did not fit.",
+        counter("dropped", "Tasks that were dropped and never ran, for any reason.", self.dropped, PHASE)
+        counter(
+            "recovered",
+            "Tasks that a journal has recovered: their process has died, or was shut down.",
+            self.recovered,
+            PHASE,
         )
-        meter.create_observable_counter(
-            "taskphase.task.recovered",
-            [lambda _: self._pairs(self.recovered, PHASE)],
-            unit="{task}",
-            description="Tasks that a journal has recovered: their process has died, or was shut down.",
-        )
+
+    def add(self, lives: Lives) -> None:
+        """Count `lives` too, as long as its observer is there."""
+        self._lives.append(ref(lives, self._lives.remove))
 
     def note(self, counter: Counter[tuple[str, str]], function: str, label: str) -> None:
         """Count one more in `refused`, `dropped` or `recovered`."""
@@ -116,7 +121,8 @@ class Counts:
 
     def _alive(self, _: CallbackOptions) -> Iterable[Observation]:
         # `list()` copies in one step, while other threads change the dict.
-        now = Counter((life.function, life.state) for lives in list(self.lives) for life in list(lives.values()))
+        alive = [lives for each in list(self._lives) if (lives := each()) is not None]
+        now = Counter((life.function, life.state) for lives in alive for life in list(lives.values()))
         with self._lock:
             self._seen.update(now)
             seen = sorted(self._seen)  # with 0, as soon as there are no more

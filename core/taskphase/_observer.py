@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from ._drain import DrainReport
 from ._drive.hooks import HOOKS
+from ._machine.hints import listed
 from ._machine.overrides import check_overrides
 from ._scope import Scope
 from ._task import Task
@@ -28,6 +29,8 @@ class TaskObserver:
     The host calls only methods that the subclass overrides. Override them in the class, not in the instance.
 
     - The methods are sync. Make them quick: the event loop waits for them.
+    - Observers are nested, the first one of the list outermost: `attempt_ended()` and `ended()` are called in reverse
+      order, all other methods in order. The observer of `add_tasks(telemetry=...)` is in front of the list.
     - If a method raises, the exception is logged once, at ERROR, and the method is not called again. No observer
       changes the end of a task.
     - Do not schedule tasks in an observer. (Such a task starts like every other task. The observers are told of it a
@@ -93,10 +96,13 @@ def check_observers(observers: Iterable[TaskObserver]) -> tuple[TaskObserver, ..
     """Return the observers as a tuple.
 
     :raises TypeError: if an element is no `TaskObserver`, or has an `async def` in place of a method
+    :raises ValueError: if an object is there twice: it would count each task twice
     """
-    found = tuple(observers)
+    found = listed("observers", observers)
     for observer in found:
         if not isinstance(observer, TaskObserver):
             raise TypeError(f"observers must be instances of a subclass of TaskObserver, not {observer!r}")
         check_overrides(observer, TaskObserver)
+    if len(set(map(id, found))) < len(found):
+        raise ValueError("an observer is in the list twice, and would be told of each task twice: leave one out")
     return found

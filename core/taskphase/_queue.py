@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ._machine.calling import name_of, shown, type_name
 from ._machine.config import AnyQueue, TaskConfig, check_seconds
+from ._machine.hints import listed
 from ._machine.overrides import check_overrides
 from .errors import TasksUnportableError
 
@@ -172,12 +173,28 @@ def check_carry(carry: Mapping[str, ContextVar[Any]] | None) -> dict[str, Contex
     return dict(carry or {})
 
 
+def carried(carry: Mapping[str, ContextVar[Any]], problem: str) -> dict[str, str]:
+    """Return the values of the context variables that have one, by the names of their headers.
+
+    :param problem: begins the message
+    :raises TasksUnportableError: if a value is no str
+    """
+    found = {name: value for name, variable in carry.items() if (value := variable.get(None)) is not None}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise TasksUnportableError(
+                f"{problem}: the context variable for {name!r} in carry= has a value of the class "
+                f"{shown(type_name(value))}, and only a str can be carried"
+            )
+    return found
+
+
 def _options_of(
     functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], Mapping[str, Any]],
 ) -> Mapping[Callable[..., Any], Mapping[str, Any]]:
     if isinstance(functions, Mapping):
         return cast("Mapping[Callable[..., Any], Mapping[str, Any]]", functions)
-    return dict.fromkeys(functions, _NO_OPTIONS)
+    return dict.fromkeys(listed("functions", functions), _NO_OPTIONS)
 
 
 def check_importable(func: Callable[..., Any]) -> None:
@@ -204,7 +221,7 @@ def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:
     :raises TypeError: if an element is no `Queue`
     :raises ValueError: if two queues have the same name, or the same function
     """
-    found = tuple(queues)
+    found = listed("queues", queues)
     names: set[str] = set()
     takers: dict[int, Queue] = {}
     for queue in found:

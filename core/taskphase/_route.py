@@ -21,12 +21,12 @@ RouteHook: TypeAlias = Callable[[Outcome], Awaitable[object]]
 class Routed(Unit[Job]):
     """A unit of work with a route.
 
-    :ivar _hooks: the hooks of `before_route_ends()`; None without any
+    :ivar _hooks: the hooks of `before_route_ends()`; None without any; an empty tuple if it is too late for a hook
     """
 
     __slots__ = ("_hooks",)
 
-    _hooks: list[RouteHook] | None
+    _hooks: list[RouteHook] | tuple[()] | None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -45,20 +45,25 @@ class Routed(Unit[Job]):
         - If the route is cancelled, the hooks run in the cancelled scope: a hook that has to wait needs a shield.
         - A route that the host has given up, and a coroutine that is closed before its end, call no hook.
 
-        :raises RuntimeError: if the route has ended
+        :raises RuntimeError: if the route has ended, or its last hook was called
         :raises TypeError: if `hook` cannot be called with an outcome
         """
-        if self.outcome is not None:
+        if not self.takes_hooks:
             raise RuntimeError("the route of this scope has ended already")
         check_call(hook, ("success",), {})
-        if self._hooks is None:
+        if not isinstance(self._hooks, list):
             self._hooks = []
         self._hooks.append(hook)
 
     @property
+    def takes_hooks(self) -> bool:
+        """True if `before_route_ends()` takes a hook: the route has not ended, and is not about to end."""
+        return self.outcome is None and self._hooks != ()
+
+    @property
     def has_hooks(self) -> bool:
         """True if there is a hook of `before_route_ends()`, so `end_route()` refuses to end the route."""
-        return self._hooks is not None
+        return isinstance(self._hooks, list)
 
     async def _call_hooks(self, exc_type: type[BaseException] | None) -> None:
         """Await the hooks of a route that ends with an exception of this class, or without one.
@@ -73,7 +78,7 @@ class Routed(Unit[Job]):
 
         :raises RuntimeError: if the route has not ended
         """
-        if self.outcome is None:
+        if self.takes_hooks:
             raise RuntimeError(
                 "a hook of before_route_ends() has to be awaited before this route ends, and this call cannot wait: "
                 "end the route by `async with`"

@@ -15,6 +15,7 @@ from ._batch import SchedulesPhases
 from ._drive.current import running_host, scope_here
 from ._drive.on_group import GroupSeam
 from ._drive.runner import Runner
+from ._machine.calling import type_name
 from ._machine.config import UNSET, TaskConfig
 from ._machine.scope import Phase
 from ._scope import Scope
@@ -43,11 +44,14 @@ class TasksScheduler(SchedulesPhases):
 
     :param tg: any entered anyio task group, or a scope
     :param config: settings for all tasks of this scheduler
+    :raises TypeError: if `tg` or `config` is something else
     """
 
     __slots__ = ("__weakref__", "_config", "_entered", "_is_alone", "_scope")
 
     def __init__(self, tg: TaskGroup | Scope, config: TaskConfig = UNSET) -> None:
+        if not isinstance(config, TaskConfig):
+            raise TypeError(f"config must be a TaskConfig, not {type_name(config)}")
         scope = tg if isinstance(tg, Scope) else _scope_here(tg)
         self._is_alone = False
         if scope is None:
@@ -108,7 +112,15 @@ class TasksScheduler(SchedulesPhases):
 
 
 def _scope_here(tg: TaskGroup) -> Scope | None:
-    """Return the scope of the running code, if `tg` is the task group of its host."""
+    """Return the scope of the running code, if `tg` is the task group of its host.
+
+    :raises TypeError: if `tg` is no task group
+    """
+    if not isinstance(tg, TaskGroup):
+        raise TypeError(
+            f"TasksScheduler() takes an anyio task group or a Scope, not {type_name(tg)}: write "
+            "`TasksScheduler(host.tg)` for a host"
+        )
     host = running_host()
     here: Scope | None = None if host is None or host.tg is not tg else scope_here(host)
     return here

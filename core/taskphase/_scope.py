@@ -62,10 +62,8 @@ class Scope(Routed, SchedulesPhases):
         info: dict[str, Any] | None = None,
     ) -> None:
         self._state = _ROUTE
-        self._held = None
+        self._held = self._owner = self._hooks = None
         self._holds_for_route = False
-        self._owner = None
-        self._hooks = None
         self.unsettled: bool = False
         self.tg: TaskGroup = tg
         self.in_route: bool = in_route
@@ -127,6 +125,8 @@ class Scope(Routed, SchedulesPhases):
             self._runner.late[self] = None
             if self._runner.stage in (DrainStage.SHIELDED, DrainStage.FORCED):
                 self._runner.give_up(self)
+        else:
+            self._owner = None  # it keeps the route's frames, and no task waits for its phase any more
 
     @property
     def route_runs_here(self) -> bool:
@@ -186,9 +186,10 @@ class Scope(Routed, SchedulesPhases):
                 await self._call_hooks(exc_type)
             failed = exc_type is not None
         finally:
-            self._hooks = None
+            self._hooks = ()  # a first step may schedule a task of a journal
             if self.unsettled and not self.in_order:
                 await self._let_step()
+            self._hooks = None
             if self._end_route(failed=failed):
                 if self.unsettled and not self.in_order:
                     await self._let_step()
@@ -230,6 +231,7 @@ class Scope(Routed, SchedulesPhases):
         """
         if self._state in _ANSWERS and not self.unsettled and self._runner.watching is None:
             self._follow(_ENDED)  # the usual end of a request, without a coroutine
+            self._owner = None
             return None
         return self.__aexit__(None if exc is None else type(exc), exc, None)
 
@@ -254,9 +256,7 @@ class Scope(Routed, SchedulesPhases):
         self._runner.submit_made(task, self._config, self)
 
     def _start_phase(self, phase: Phase, maker: object = None) -> None:
-        """End the route or the scope. With `maker` the route goes on: start only the tasks that `maker` has scheduled
-        for `phase`, and for the phase before.
-        """
+        """End the route or the scope. With `maker` only start its tasks of `phase` and of the phase before."""
         if maker is None:
             (self.end if phase is _AFTER_RESPONSE else self.end_route)()
             return

@@ -10,6 +10,7 @@ from anyio import Event
 
 from ._drive.runner import Runner
 from ._machine.life import TaskStatus
+from ._queue import queue_of
 from ._task import Task
 
 
@@ -97,7 +98,7 @@ class Inspected(ABC):
         :raises TasksClosedError: if the host is not open yet
         """
         runner = self._runner
-        oldest = next((job for job in runner.alive if job._parcel.hand_over is None), None)
+        oldest = next((job for job in runner.alive if queue_of(job.config) is None), None)
         return HostStatistics(
             running=runner.running,
             waiting=runner.waiting,
@@ -122,7 +123,7 @@ class Inspected(ABC):
 
         :raises TasksClosedError: if the host is not open yet
         """
-        return cast("tuple[Task[Any], ...]", tuple(self._runner.snapshot()))
+        return cast("tuple[Task[Any], ...]", tuple(self._runner.jobs()))
 
     def get(self, id: int) -> Task[Any] | None:  # noqa: A002 - the name of the attribute
         """Return the task of `tasks()` with this `id`; None if it has ended, or belongs to another host."""

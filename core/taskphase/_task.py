@@ -12,10 +12,12 @@ from anyio.lowlevel import checkpoint
 
 from ._drive.awaited import code_frames
 from ._drive.inline import run_inline
-from ._drive.job import JOB, Job
+from ._drive.job import Job
 from ._drive.portable import refuse_async
+from ._drive.waits import check_wait
 from ._machine.calling import Handle, shown
 from ._machine.config import TaskConfig
+from ._machine.hints import Elsewhere, HidesElsewhere, without_elsewhere
 from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
 from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskHandedOver, TaskNotFinished
 
@@ -33,7 +35,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound=Handle)
 
 
-class Task(Job, Generic[T_co]):
+class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
     """One task: its call, its state and its result. `schedule()` returns it.
 
     - `await task` waits for the end of the task and returns the result of its function; raises `TaskFailed` if the task
@@ -86,6 +88,14 @@ class Task(Job, Generic[T_co]):
             config: TaskConfig = ...,
         ) -> None: ...
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    else:  # type checkers and completion must not know these names
+        result = Elsewhere("`await task`, or task.return_value after its end")
+        done = Elsewhere("task.status")
+        add_done_callback = Elsewhere("`await task`, or .task(on_error=...) before .schedule()")
+
+        def __dir__(self) -> list[str]:
+            return without_elsewhere(type(self), super().__dir__())
 
     @property
     def started(self) -> Started:
@@ -162,11 +172,12 @@ class Task(Job, Generic[T_co]):
 
         :raises TaskNotFinished: at once, if the task waits for itself, or if its phase comes only after the end of the
             waiting code: in the route of its request, in the stream, or in the exit of a dependency
+        :raises RuntimeError: at once, if the task runs in another event loop, which could not wake the waiting code
         """
         if self._has_ended:
             await checkpoint()
         else:
-            self._check_who_waits()
+            check_wait(self)
             await self._wait_ended()
 
     def __await__(self) -> Generator[Any, Any, T_co]:
@@ -219,23 +230,6 @@ class Task(Job, Generic[T_co]):
         # Without the arguments: they may be secret, and the repr may be logged.
         return f"<Task {self.id} {shown(self.name)} {self.phase.value} {self._status.value}>"
 
-    def _check_who_waits(self) -> None:
-        """Refuse a wait that would never end.
-
-        :raises TaskNotFinished: if a task waits for itself, or the native task of a route for a task of a later phase
-        """
-        if self._status is TaskStatus.DEFERRED and self._unit is not None:
-            native, reason = self._unit._owner, f"is for {self.phase.value}, which comes only when this code has ended"
-        elif self._status in IN_ATTEMPT and JOB.get() is self:
-            native, reason = self._runner.alive.get(self), "runs this code"
-        else:
-            return
-        seam = self._runner.seam
-        if native is not None and seam.is_here() and native is seam.running():
-            raise TaskNotFinished(
-                f"task {self.name!r} {reason}: waiting for it here would never end. Wait for it in another task"
-            )
-
     def _no_result(self) -> Exception:
         match self._status:
             case TaskStatus.HANDED_OVER:
@@ -281,11 +275,12 @@ class Started:
         :raises TaskCancelled: if the task was cancelled before
         :raises TaskDropped: if the task was dropped
         :raises TaskNotFinished: as `Task.wait()`
+        :raises RuntimeError: as `Task.wait()`
         """
         if self.is_set():
             await checkpoint()
             return
-        self._task._check_who_waits()
+        check_wait(self._task)
         await self._task._wait_started()
         if not self.is_set():
             raise self._task._no_result()

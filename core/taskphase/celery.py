@@ -14,7 +14,7 @@ from anyio.lowlevel import RunVar
 
 from . import _engines
 from ._machine.calling import is_async, name_of, shown, type_name
-from .queues import Call, Queue, running
+from .queues import Call, running
 
 try:
     import celery
@@ -37,14 +37,13 @@ _LOOK = 0.02
 _OWN_OPTIONS = frozenset(
     {"args", "kwargs", "task_id", "producer", "publisher", "connection", "retry", "retry_policy", "task_type"}
 )
-_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 # Neither package has types.
 _signals: Any = signals
 _serialization: Any = serialization
 _STATE = "_taskphase_running"  # an attribute of Celery's request, for the time of its run
 
 
-class CeleryQueue(Queue):
+class CeleryQueue(_engines.EngineQueue):
     """Hands tasks over to the workers of a Celery app. Make it in a module that program and workers import, after the
     settings of the app: the constructor checks them, and registers the functions, each under the name of the function
     with its module.
@@ -119,15 +118,6 @@ class CeleryQueue(Queue):
         _signals.task_prerun.connect(self._note_begin, weak=False)
         _signals.task_postrun.connect(self._note_end, weak=False)
 
-    def check_function(self, func: Callable[..., Any]) -> None:
-        """Refuse a function of the list that a worker could not import by its name."""
-        if not self._is_own(func):
-            super().check_function(func)
-
-    def takes(self, func: Callable[..., Any]) -> bool:
-        """Return whether `func` is listed, or decorated with `@app.task`."""
-        return super().takes(func) or self._is_own(func)
-
     def prepare(self, call: Call, /) -> Message:
         """Return the message, with a copy of the arguments."""
         func: Any = call.func
@@ -139,7 +129,7 @@ class CeleryQueue(Queue):
         values = (*call.args, *call.kwargs.values())
         try:
             kind, encoding, data = _serialization.dumps((call.args, dict(call.kwargs)), serializer)
-            if all(type(value) in _IMMUTABLE for value in values):
+            if all(type(value) in _engines.IMMUTABLE for value in values):
                 args, kwargs = list(call.args), dict(call.kwargs)
             else:
                 args, kwargs = _serialization.loads(data, kind, encoding, accept=[kind])
@@ -157,10 +147,6 @@ class CeleryQueue(Queue):
             client = self._clients.get()
             prepared.is_busy = True
             await client.threads.call(partial(client.send, prepared, _engines.outward(self, headers)), prepared.rest)
-
-    def refused(self, error: Exception, /) -> bool:
-        """Return whether no connection was established, or the Redis has answered with an error."""
-        return self._errors_are_sure and (_engines.never_connected(error) or _engines.is_answer_of_redis(error))
 
     async def open(self) -> None:
         """Make the threads. They connect later."""
@@ -211,9 +197,8 @@ class CeleryQueue(Queue):
         queue, stack = getattr(request, _STATE, (None, None))
         if queue is self:
             delattr(request, _STATE)
-            error = retval if isinstance(retval, BaseException) else None
             assert stack is not None
-            stack.__exit__(None if error is None else type(error), error, None)
+            _engines.leave(stack, retval if isinstance(retval, BaseException) else None)
 
 
 def _can_encode(value: Any, serializer: str) -> bool:

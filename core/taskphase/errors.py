@@ -55,11 +55,16 @@ class TasksSaturatedError(TasksError, RuntimeError):
 
     :ivar running: the number of tasks with a slot; with `limit`: of tasks and threads with a place
     :ivar waiting: the number of tasks that wait for a slot; with `limit`: of all tasks with the limit that wait
-    :ivar deferred: the number of tasks that wait for their phase
+    :ivar deferred: the number of tasks that wait for their phase, or are on their way from another thread
     :ivar max_pending: the number that was reached
     :ivar delayed: the number of tasks that wait for their delay
     :ivar limited: the number of tasks that wait for a place of their limit
     :ivar limit: the `Limit` whose `max_pending` was reached; None if the host's `max_pending` was reached
+    :ivar recording: the number of tasks that wait for their journal
+    :ivar handing_over: the number of tasks that wait for their turn to be handed over to a queue
+
+    Without `limit`, these counts add up to all tasks that are pending: `waiting`, `deferred`, `delayed`, `limited`,
+    `recording`, `handing_over`.
     """
 
     def __init__(
@@ -71,9 +76,11 @@ class TasksSaturatedError(TasksError, RuntimeError):
         delayed: int = 0,
         limited: int = 0,
         limit: _Limit | None = None,
+        recording: int = 0,
+        handing_over: int = 0,
     ) -> None:
         # In this order: pickle passes them to `__init__()`.
-        super().__init__(running, waiting, deferred, max_pending, delayed, limited, limit)
+        super().__init__(running, waiting, deferred, max_pending, delayed, limited, limit, recording, handing_over)
         self.running = running
         self.waiting = waiting
         self.deferred = deferred
@@ -81,13 +88,16 @@ class TasksSaturatedError(TasksError, RuntimeError):
         self.delayed = delayed
         self.limited = limited
         self.limit = limit
+        self.recording = recording
+        self.handing_over = handing_over
 
     def __str__(self) -> str:
         if self.limit is not None:
             waits = f"{self.waiting} tasks with {self.limit!r} wait"
         else:
             counts = [(self.waiting, "waiting"), (self.deferred, "deferred")]
-            counts += [pair for pair in ((self.delayed, "delayed"), (self.limited, "limited")) if pair[0]]
+            others = ("delayed", "limited", "recording", "handing_over")
+            counts += [(count, name) for name in others if (count := getattr(self, name))]
             texts = [f"{count} {name}" for count, name in counts]
             waits = f"{', '.join(texts[:-1])} and {texts[-1]} tasks have reached max_pending={self.max_pending}"
         return f"{waits} ({self.running} are running): schedule fewer tasks, raise the limit, or reject the caller"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
+from ._drive import report
 from ._machine.calling import name_of
 from ._machine.life import WAITS, TaskStatus
 from ._machine.scope import Phase
@@ -20,6 +21,7 @@ try:
     from opentelemetry.trace import (
         INVALID_SPAN,
         Link,
+        NonRecordingSpan,
         SpanKind,
         StatusCode,
         TracerProvider,
@@ -34,9 +36,12 @@ except ImportError as _missing:
 
 from ._machine.text import exportable
 from ._messaging import message_attributes
-from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, counts_of, type_of
+from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, Lives, counts_of, type_of
 
 __all__ = ["TraceTasks"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _OUTCOME = "taskphase.task.outcome"
 _HAND_OVER = "taskphase.handover.outcome"
@@ -59,6 +64,9 @@ class TraceTasks(TaskObserver):
     `taskphase.task.recovered`.
 
     Tasks that were scheduled before the observer was there have no span and are not counted.
+
+    If a span processor or a sampler raises, the first exception is logged at ERROR. That span may be lost;
+    the next ones are not.
 
     :param tracer_provider: makes the spans; default: the global provider, also if the program sets it later
     :param meter_provider: takes the measurements; default: likewise
@@ -83,9 +91,10 @@ class TraceTasks(TaskObserver):
             raise ValueError(f'trace must be "child" or "link", not {trace!r}')
         self._tracer = get_tracer(NAME, tracer_provider=tracer_provider)
         self._links = trace == "link"
-        self._lives: dict[int, Life] = {}
+        self._lives = Lives()
         self._counts = counts_of(meter_provider or get_meter_provider())
-        self._counts.lives.append(self._lives)
+        self._counts.add(self._lives)
+        self._has_failed = False
 
     # Code that `schedule()` calls must not measure: a finalizer may call `schedule()` while its thread has a lock of
     # the SDK. So `scheduled()`, `refused()`, `due()`, `moved()` and `ended()` only count. `Counts` tells the SDK, when
@@ -123,7 +132,8 @@ class TraceTasks(TaskObserver):
         wait = max(0.0, task.age - life.may_run_at)
         own = {"taskphase.task.attempt": task.attempt, "taskphase.task.wait": wait}
         cause = get_current_span().get_span_context()
-        life.span = span = self._tracer.start_span(
+        span = self._ask(
+            self._tracer.start_span,
             f"task {life.function}" if queue is None else f"send {queue.name}",
             # With "link" without a parent, but with the baggage.
             set_span_in_context(INVALID_SPAN) if self._links else None,
@@ -137,9 +147,10 @@ class TraceTasks(TaskObserver):
             },
             links=[Link(cause)] if self._links and cause.is_valid else None,
         )
+        life.span = span = NonRecordingSpan(cause) if span is None else span
         life.token = attach(set_span_in_context(span))
         if queue is None:
-            self._counts.wait.record(wait, life.labels)
+            self._ask(self._counts.wait.record, wait, life.labels)
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """End the span."""
@@ -151,21 +162,21 @@ class TraceTasks(TaskObserver):
             outcome = task.status.value if retry_after is None else "retried"
             of_error = {} if error is None or outcome not in ("failed", "retried") else {ERROR: type_of(error)}
             if of_error:
-                span.set_status(StatusCode.ERROR)
+                self._ask(span.set_status, StatusCode.ERROR)
             if life.queue is not None:
                 labels = {_HAND_OVER: error.outcome if isinstance(error, HandOverFailed) else outcome, **of_error}
                 own = {FUNCTION: life.function, QUEUE: exportable(life.queue.name)}
-                self._counts.handovers.record(task.running_for or 0.0, {**own, **labels})
+                self._ask(self._counts.handovers.record, task.running_for or 0.0, {**own, **labels})
             else:
                 labels = {_OUTCOME: outcome, **of_error}
-                self._counts.duration.record(task.running_for or 0.0, {**life.labels, **labels})
+                self._ask(self._counts.duration.record, task.running_for or 0.0, {**life.labels, **labels})
                 if retry_after is not None:
-                    self._counts.retried.add(1, life.labels)
-            span.set_attributes(labels)
+                    self._ask(self._counts.retried.add, 1, life.labels)
+            self._ask(span.set_attributes, labels)
             if retry_after is not None:
                 life.state = "retrying"
                 life.may_run_at = task.age + retry_after
-            span.end()
+            self._ask(span.end)
         finally:
             if life.token is not None:
                 detach(life.token)
@@ -175,6 +186,18 @@ class TraceTasks(TaskObserver):
         life = self._lives.pop(task.id, None)
         if life is not None and task.status is TaskStatus.DROPPED:
             self._counts.note(self._counts.dropped, life.function, life.phase)
+
+    def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Call code of OpenTelemetry, with processors and samplers of the user. An exception costs this one span, and
+        only the first exception is logged: the next span is as good as any.
+        """
+        try:
+            return call(*args, **kwargs)
+        except Exception as exc:
+            if not self._has_failed:
+                self._has_failed = True
+                report.telemetry_failed(exc)
+            return None
 
 
 def _of_message(task: Task[Any], queue: Queue) -> dict[str, str]:

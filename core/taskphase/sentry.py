@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import Scope, Task, TaskObserver, TaskStatus
+from ._drive.job import record_of
 from ._queue import queue_of
 
 try:
@@ -117,7 +118,7 @@ class SentryTasks(TaskObserver):
 
 def _trace_of(task: Task[Any]) -> dict[str, str]:
     """Return the headers of the trace around this code; for a recovered task, of the request that has scheduled it."""
-    record = task._parcel.record
+    record = record_of(task)
     if record is not None and record.is_recovered:
         kept = {name: record.headers[_IN_JOURNAL + name] for name in _HEADERS if _IN_JOURNAL + name in record.headers}
         if kept:

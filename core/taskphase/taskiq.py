@@ -11,8 +11,9 @@ from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 from . import _engines
+from ._drive import report
 from ._machine.calling import is_async, name_of, shown, type_name
-from .queues import Call, Queue, running
+from .queues import Call, running
 
 try:
     import taskiq
@@ -32,8 +33,6 @@ _RENAMED = "__taskiq_original"
 # These labels are objects of the program, and stay in the program.
 _LOCAL_LABELS = frozenset({"types_of_exceptions"})
 _FROM_THE_START = ("0", "0-0")
-# A copy of such an argument would be the argument itself.
-_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 
 _RUNNING: ContextVar[ExitStack | None] = ContextVar("taskphase_taskiq_running", default=None)
 
@@ -51,7 +50,7 @@ class _Target(NamedTuple):
     types: dict[str, int]
 
 
-class TaskiqQueue(Queue):
+class TaskiqQueue(_engines.EngineQueue):
     """Hands tasks over to the workers of a Taskiq broker. Make it in a module that program and workers import: the
     constructor registers the functions with the broker, each under the name of the function with its module.
 
@@ -98,22 +97,12 @@ class TaskiqQueue(Queue):
         )
         pool: Any = getattr(broker, "connection_pool", None)
         self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
-        # With retries in the client an earlier try may have published.
         self._errors_are_sure = _is_without_retries(pool)
         self._targets: dict[int, _Target] = {}
         for func in self.functions:
             task = func if self._is_own(func) else self._register(func)
             self._targets[id(func)] = self._target(task, self.options_of(func))
         broker.add_middlewares(_WorkerSide(self))
-
-    def check_function(self, func: Callable[..., Any]) -> None:
-        """Refuse a function of the list that a worker could not import by its name."""
-        if not self._is_own(func):
-            super().check_function(func)
-
-    def takes(self, func: Callable[..., Any]) -> bool:
-        """Return whether `func` is listed, or decorated with `@broker.task`."""
-        return super().takes(func) or self._is_own(func)
 
     def check_loop(self, backend: str) -> None:
         """Refuse trio."""
@@ -144,7 +133,7 @@ class TaskiqQueue(Queue):
                 kwargs={key: _plain(value) for key, value in call.kwargs.items()},
             )
             dumped = self.broker.formatter.dumps(message)
-            if all(type(value) in _IMMUTABLE for value in (*message.args, *message.kwargs.values())):
+            if all(type(value) in _engines.IMMUTABLE for value in (*message.args, *message.kwargs.values())):
                 return message
             return self.broker.formatter.loads(dumped.message)
         except Exception as exc:
@@ -154,17 +143,18 @@ class TaskiqQueue(Queue):
         """Publish the message, through the middlewares of the broker."""
         message = prepared.model_copy(update={"labels": {**_engines.outward(self, headers), **prepared.labels}})
         middlewares: list[Any] = self.broker.middlewares
-        for middleware in middlewares:
-            if _has_own(middleware, "pre_send"):
-                message = await maybe_awaitable(middleware.pre_send(message))
+        before = [each for each in middlewares if _has_own(each, "pre_send")]
+        if before:  # they may change arguments in place, and the next attempt needs the first ones
+            message = message.model_copy(deep=True)
+        for middleware in before:
+            message = await maybe_awaitable(middleware.pre_send(message))
         await self.broker.kick(self.broker.formatter.dumps(message))
         for middleware in reversed(middlewares):
             if _has_own(middleware, "post_send"):
-                await maybe_awaitable(middleware.post_send(message))
-
-    def refused(self, error: Exception, /) -> bool:
-        """Return whether no connection was established, or the Redis has answered with an error."""
-        return self._errors_are_sure and (_engines.never_connected(error) or _engines.is_answer_of_redis(error))
+                try:
+                    await maybe_awaitable(middleware.post_send(message))
+                except Exception as exc:  # a failure of the attempt would publish the message again
+                    report.failed_after_publishing(self.name, exc)
 
     async def open(self) -> None:
         """Start the broker. In a worker its own program has started it."""
@@ -251,8 +241,7 @@ class _WorkerSide(taskiq.TaskiqMiddleware):
         stack = _RUNNING.get()
         if stack is not None and message.labels.get(_engines.MARK) == self._queue.name:
             _RUNNING.set(None)
-            error = result.error
-            stack.__exit__(None if error is None else type(error), error, None)
+            _engines.leave(stack, result.error)
 
 
 def _check_broker(broker: taskiq.AsyncBroker) -> None:
@@ -288,7 +277,7 @@ def _is_without_retries(pool: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """Return an argument as Taskiq itself sends it."""
-    if type(value) in _IMMUTABLE:
+    if type(value) in _engines.IMMUTABLE:
         return value
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

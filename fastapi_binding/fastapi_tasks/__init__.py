@@ -11,44 +11,8 @@ async def create_user(email: str, tasks: Tasks) -> dict[str, str]:
     return {"email": email}
 """
 
-from taskphase import (
-    DrainReport,
-    HandOverFailed,
-    HostStatistics,
-    Journal,
-    JournalEntry,
-    JournalError,
-    JournalOverview,
-    Limit,
-    LogTasks,
-    NoCurrentError,
-    Phase,
-    Queue,
-    RetryPolicy,
-    Scope,
-    StrayCancellation,
-    Task,
-    TaskCancelled,
-    TaskConfig,
-    TaskDropped,
-    TaskErrorHandler,
-    TaskFailed,
-    TaskHandedOver,
-    TaskHost,
-    TaskNotFinished,
-    TaskObserver,
-    TaskRetryPolicy,
-    TasksBatch,
-    TasksClosedError,
-    TasksError,
-    TasksSaturatedError,
-    TasksScheduler,
-    TaskStatus,
-    TasksUnportableError,
-    current_host,
-    current_task,
-    retry,
-)
+import taskphase as _taskphase
+from taskphase import *  # noqa: F403 - all public names of taskphase are names of this package
 
 from ._app import add_tasks
 from ._dependency import Tasks, get_tasks
@@ -60,50 +24,15 @@ from .errors import (
 )
 
 __all__ = [
-    "DrainReport",
     "FastAPITasksAlreadyAddedError",
     "FastAPITasksError",
     "FastAPITasksUninitializedAppError",
     "FastAPITasksUnsupportedError",
-    "HandOverFailed",
-    "HostStatistics",
-    "Journal",
-    "JournalEntry",
-    "JournalError",
-    "JournalOverview",
-    "Limit",
-    "LogTasks",
-    "NoCurrentError",
-    "Phase",
-    "Queue",
-    "RetryPolicy",
-    "Scope",
-    "StrayCancellation",
-    "Task",
-    "TaskCancelled",
-    "TaskConfig",
-    "TaskDropped",
-    "TaskErrorHandler",
-    "TaskFailed",
-    "TaskHandedOver",
-    "TaskHost",
-    "TaskNotFinished",
-    "TaskObserver",
-    "TaskRetryPolicy",
-    "TaskStatus",
     "Tasks",
-    "TasksBatch",
-    "TasksClosedError",
-    "TasksError",
-    "TasksSaturatedError",
-    "TasksScheduler",
-    "TasksUnportableError",
     "add_tasks",
-    "current_host",
-    "current_task",
     "get_tasks",
-    "retry",
 ]
+__all__ += _taskphase.__all__
 
 # Tracebacks must show names that a user can import.
 for _name in __all__:

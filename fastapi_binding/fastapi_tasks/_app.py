@@ -13,9 +13,10 @@ OpenTelemetry and Sentry were tried in both orders. Each of the other hooks (the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from fastapi import applications
 from starlette.types import Receive, Scope, Send
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 else:
     _App = object  # the real base class is that of the app
 
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
 # FastAPI's own class. Instrumentation may have replaced the name `FastAPI` by a subclass.
 _FASTAPI = next(
     cls
@@ -42,6 +46,20 @@ _FASTAPI = next(
 )
 
 
+def _explains(func: F) -> F:
+    """Decorate `add_tasks()`: the error for a setting of tasks says where such a setting goes."""
+
+    @wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name in TaskConfig.__match_args__:
+                raise TypeError(f"add_tasks() has no parameter {name!r}: write config=TaskConfig({name}=...)")
+        return func(*args, **kwargs)
+
+    return cast("F", call)
+
+
+@_explains
 def add_tasks(
     app: FastAPI,
     *,
@@ -99,21 +117,25 @@ def add_tasks(
         raise RuntimeError("add_tasks() was called on an app that has been started; call it where the app is made")
     _check_hold(hold, journal)
 
-    watchers, outlets = tuple(observers), tuple(queues)
-    if (tracing := explicit_observer(telemetry)) is not None:
-        watchers = (*watchers, tracing)
+    watchers, outlets = _listed("observers", observers), _listed("queues", queues)
+    if (tracing := explicit_observer(telemetry, watchers)) is not None:
+        watchers = (tracing, *watchers)  # outermost: the others are told inside of its span
 
-    def make_host(watchers: Iterable[TaskObserver], **more: Any) -> TaskHost:
+    def make_host(**more: Any) -> TaskHost:
         limits: dict[str, Any] = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
         return TaskHost(config=config, observers=watchers, queues=outlets, **limits, **more)
 
     def app_host() -> TaskHost:
-        host = make_host(watchers, drain_timeout=drain_timeout, shield_timeout=shield_timeout, journal=journal)
+        host = make_host(drain_timeout=drain_timeout, shield_timeout=shield_timeout, journal=journal)
         host.take_over_later()
         return host
 
+    def request_host() -> TaskHost:
+        host = make_host(drain_timeout=math.inf)
+        host.hide_drain()
+        return host
+
     app_host()  # raises for bad settings now, not at startup
-    of_requests = tuple(map(_deaf_to_drains, watchers))
     has_settings = bool(
         config is not None
         or max_running is not None
@@ -126,7 +148,7 @@ def add_tasks(
     )
     installation = Installation(
         app_host,
-        lambda: make_host(of_requests, drain_timeout=math.inf),
+        request_host,
         hold=hold,
         has_journal=journal is not None,
         has_settings=has_settings,
@@ -135,6 +157,12 @@ def add_tasks(
     cls = _with_tasks(type(app))
     app.__class__ = cls
     app._fastapi_tasks = installation  # type: ignore[attr-defined]
+
+
+def _listed(name: str, values: Iterable[T]) -> tuple[T, ...]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, not {type(values).__name__}: write {name}=[...]")
+    return tuple(values)
 
 
 def _check_hold(hold: object, journal: Journal | None) -> None:
@@ -195,14 +223,3 @@ def _with_tasks(base: type[FastAPI]) -> type[FastAPI]:
         names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
         _CLASSES[base] = type(base.__name__, (_WithTasks, base), names)
     return _CLASSES[base]
-
-
-def _deaf_to_drains(observer: TaskObserver) -> TaskObserver:
-    """Return an observer that passes on all calls except `drained()`: requests with hosts of their own drain often."""
-    own = {
-        name: staticmethod(getattr(observer, name))
-        for name, method in vars(TaskObserver).items()
-        if not name.startswith("_") and name != "drained" and getattr(type(observer), name) is not method
-    }
-    deaf: TaskObserver = type(type(observer).__name__, (TaskObserver,), own)()
-    return deaf

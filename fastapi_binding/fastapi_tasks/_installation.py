@@ -23,6 +23,12 @@ _HOST_KEY = "fastapi_tasks_host"
 
 _LOGGER = logging.getLogger("fastapi_tasks")
 
+_RUN_THE_LIFESPAN = (
+    "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: add_tasks() on its "
+    "parent)"
+)
+_SHARE_THE_LOOP = "run both in one loop (pytest-asyncio: give fixture and test one loop_scope)"
+
 
 class Installation:
     """The tasks of one app: the result of `add_tasks(app)`.
@@ -98,14 +104,9 @@ class Installation:
         tasks: RequestTasks = scope[SCOPE_KEY]
         return not (tasks.is_over and tasks.host in self.hosts)
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, own: TaskHost | None = None) -> None:
-        """Run one lifespan, request or session.
-
-        :param own: the host of this request, if the request has a host of its own
-        """
-        if own is not None:
-            await run_request(own, app, scope, receive, send)
-        elif scope["type"] == "lifespan":
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one lifespan, request or session."""
+        if scope["type"] == "lifespan":
             await self._run_lifespan(app, scope, receive, send)
         elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
             if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
@@ -182,7 +183,7 @@ class Installation:
         async with self._own(self._request_host()) as host:
             self._add_telemetry(host)
             try:
-                await self.run(app, scope, receive, send, host)
+                await run_request(host, app, scope, receive, send)
             finally:
                 with CancelScope(shield=True):
                     await scope[SCOPE_KEY].routes_ended()
@@ -190,14 +191,16 @@ class Installation:
                     self._warn()
 
     def _warn(self) -> None:
-        if not Installation._has_warned:
-            Installation._has_warned = True
-            _LOGGER.warning(
-                "tasks were used while no lifespan of the app was running, so each request waits for its own%s: "
-                "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: "
-                "add_tasks() on its parent), or say add_tasks(app, hold=True) if that is what you want",
-                ", and the journal keeps nothing" if self._has_journal else "",
-            )
+        if Installation._has_warned:
+            return
+        Installation._has_warned = True
+        where, remedy = "while no lifespan of the app was running", _RUN_THE_LIFESPAN
+        if self.open:
+            where, remedy = "in another event loop than the lifespan of the app", _SHARE_THE_LOOP
+        elif not self._has_journal:  # with a journal `hold` is an error
+            remedy = f"{remedy}, or say add_tasks(app, hold=True) if that is what you want"
+        kept = ", and the journal keeps nothing" if self._has_journal else ""
+        _LOGGER.warning("tasks were used %s, so each request waits for its own%s: %s", where, kept, remedy)
 
 
 def _note_sent(host: TaskHost, message: Message) -> None:

@@ -32,12 +32,13 @@ class TelemetrySettings(TypedDict, total=False):
     trace: Literal["child", "link"]
 
 
-def explicit_observer(telemetry: object) -> TaskObserver | None:
+def explicit_observer(telemetry: object, observers: Iterable[TaskObserver]) -> TaskObserver | None:
     """Return the observer that the settings of `add_tasks(telemetry=...)` ask for; None for False and None.
 
+    :param observers: of the app
     :raises TypeError: if `telemetry` is neither None, False nor a dict, or has an unknown key, or a provider is no
         provider
-    :raises ValueError: if `trace` is unknown
+    :raises ValueError: if `trace` is unknown, or if one of `observers` is for OpenTelemetry, too
     :raises ImportError: if OpenTelemetry is not installed
     """
     if telemetry is None or telemetry is False:
@@ -51,6 +52,11 @@ def explicit_observer(telemetry: object) -> TaskObserver | None:
         raise TypeError(f"telemetry has no setting {unknown[0]!r}: its settings are {', '.join(known)}")
     from taskphase.opentelemetry import TraceTasks
 
+    if any(isinstance(each, TraceTasks) for each in observers):
+        raise ValueError(
+            "observers has a TraceTasks, and telemetry={...} makes another one: each attempt would have two spans. "
+            "Leave one of them out"
+        )
     return TraceTasks(**settings)
 
 

@@ -2,7 +2,7 @@
 
 FastAPITasksError
  +-- FastAPITasksUninitializedAppError                       `Tasks` in an app without `add_tasks`
- +-- FastAPITasksAlreadyAddedError (also RuntimeError)       `add_tasks` twice on one app
+ +-- FastAPITasksAlreadyAddedError (also RuntimeError)       `add_tasks` twice, or settings on a mounted app
  +-- FastAPITasksUnsupportedError (also RuntimeError)        FastAPI lacks a feature that `Tasks` needs
 """
 
@@ -52,7 +52,9 @@ class FastAPITasksUninitializedAppError(FastAPITasksError):
 
 
 class FastAPITasksAlreadyAddedError(FastAPITasksError, RuntimeError):
-    """`add_tasks` was called on this app before. The first call stays in force."""
+    """`add_tasks` was called on this app before, and the first call stays in force. Or the app is mounted on an app
+    with tasks, and its own `add_tasks` has settings.
+    """
 
 
 class FastAPITasksUnsupportedError(FastAPITasksError, RuntimeError):

@@ -108,6 +108,35 @@ def test_a_request_appears_with_its_waterfall_and_without_a_reload(tab: Tab) -> 
     assert tab.page.evaluate("performance.getEntriesByType('navigation').length") == 1
 
 
+def test_a_chain_of_tasks_may_be_longer_than_the_stack_of_the_browser(tab: Tab) -> None:
+    tab.open()
+    rows = tab.page.evaluate("""async () => {
+      const { drawChart } = await import("./waterfall.js");
+      const tasks = Array.from({ length: 200000 }, (_, id) => ({
+        id, parent: id ? id - 1 : null, request: null, function: "f", name: null, phase: "immediate", attempt: 1,
+        status: "succeeded", scheduled: 0, ended: 1, segments: [["run", 0, null]], error: null,
+      }));
+      const place = document.createElement("div");
+      drawChart(place, { key: "t0", request: null, root: tasks[0], tasks, at: 0 }, { now: 1, scale: "all" });
+      return [...place.querySelectorAll(".rows > li")].map((row) => row.innerText);
+    }""")
+    assert len(rows) == 61
+    assert rows[-1] == "and 199940 more tasks"
+
+
+def test_a_fault_of_the_page_is_not_told_as_one_of_the_server(tab: Tab) -> None:
+    tab.open()
+    tab.page.evaluate("document.getElementById('counts').remove()")
+    tab.server.post("/orders/fault").raise_for_status()
+    notice = tab.page.locator("#notice", has_text="This page has a fault")
+    notice.wait_for()
+    assert "TypeError" in notice.inner_text()
+    tab.state("Live")
+    tab.page.close()
+    assert tab.complaints
+    tab.complaints.clear()
+
+
 def test_the_counts_and_the_alive_tasks_are_shown(tab: Tab) -> None:
     tab.open()
     tab.server.post("/waits").raise_for_status()

@@ -10,12 +10,27 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI
+from fastapi.responses import StreamingResponse
 from tests import wire
 from tests.backends import turns
 
 from fastapi_tasks import Task, TaskConfig, TaskHost, TasksScheduler, add_tasks
 from fastapi_tasks._app import installation_of
 from fastapi_tasks.testing import AppTaskRecorder, record_tasks
+
+GENERATORS: list[tuple[str, dict[str, Any]]] = []
+"""The options of endpoints that are generators, with a name for each."""
+
+try:
+    from fastapi.sse import EventSourceResponse
+except ImportError:
+    pass  # FastAPI before 0.135: endpoints were no generators either
+else:
+    GENERATORS = [
+        ("stream", {"response_class": StreamingResponse}),
+        ("json lines", {}),
+        ("sse", {"response_class": EventSourceResponse}),
+    ]
 
 ASYNC_AND_DEF = pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
 # The BaseHTTPMiddleware of Starlette 0.49 leaves a generator to the garbage collector, of which trio complains.

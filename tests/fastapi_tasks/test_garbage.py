@@ -9,11 +9,11 @@ from typing import Any
 
 import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
 from tests.backends import turns
-from tests.fastapi_tasks.apps import app_with_tasks, serving
+from tests.fastapi_tasks.apps import app_with_tasks, host_of, serving
 
-from fastapi_tasks import Tasks
+from fastapi_tasks import LogTasks, TaskObserver, Tasks
 
 
 class Exchange:
@@ -65,6 +65,36 @@ async def test_a_request_is_gone_when_it_is_over_without_the_garbage_collector_g
             del exchange
             await turns()
         assert gone() is None
+
+
+@pytest.mark.parametrize("observers", [[], [LogTasks()]], ids=["fast", "observed"])
+async def test_a_task_that_outlives_its_request_does_not_keep_the_task_of_the_route_g2(
+    observers: list[TaskObserver], by_hand: None
+) -> None:
+    """The middleware runs the route in a native task, which keeps the exception of the route, with its frames."""
+    gone: list[weakref.ref[Any]] = []
+    app = FastAPI()
+    app_with_tasks(app, observers=observers)
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    @app.get("/{status}")
+    async def endpoint(tasks: Tasks, status: int) -> None:
+        gone.append(weakref.ref(host_of(app)._runner.seam.running()))
+        tasks.schedule(anyio.sleep_forever)
+        if status != 200:
+            raise HTTPException(status)
+
+    async with serving(app) as server:
+        for status in (200, 418):
+            assert (await server.get(f"/{status}")).status == status
+        await turns()
+        gc.collect()
+        assert [ref() for ref in gone] == [None, None]
+        for task in host_of(app).tasks():
+            task.cancel()
 
 
 @pytest.mark.parametrize("endpoint", [not_asked, nothing_scheduled, one_in_each_phase])

@@ -13,7 +13,16 @@ from fastapi import Depends, FastAPI
 from fastapi.exceptions import FastAPIError
 from tests.fastapi_tasks.apps import app_with_tasks, serving
 
-from fastapi_tasks import NoCurrentError, Tasks, TasksClosedError, TasksScheduler, current_host, get_tasks
+from fastapi_tasks import (
+    NoCurrentError,
+    TaskObserver,
+    Tasks,
+    TasksClosedError,
+    TasksScheduler,
+    add_tasks,
+    current_host,
+    get_tasks,
+)
 
 FAQ = Path(__file__).resolve().parents[2] / "docs" / "faq.md"
 
@@ -66,6 +75,23 @@ async def test_a_mistake_in_an_endpoint_gets_a_hint_and_schedules_nothing_g7(
     async with serving(app) as server:
         response = await server.get()
     assert response.json() == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timeout": 3}, "add_tasks() has no parameter 'timeout': write config=TaskConfig(timeout=...)"),
+        ({"on_error": print}, "add_tasks() has no parameter 'on_error': write config=TaskConfig(on_error=...)"),
+        ({"observers": TaskObserver()}, "observers must be a list, not TaskObserver: write observers=[...]"),
+        ({"queues": send}, "queues must be a list, not function: write queues=[...]"),
+    ],
+)
+def test_a_wrong_setting_of_an_app_is_refused_with_the_right_one(settings: Any, message: str) -> None:
+    app = FastAPI()
+    with pytest.raises(TypeError) as raised:
+        add_tasks(app, **settings)
+    assert str(raised.value) == message
+    add_tasks(app)  # nothing has changed
 
 
 async def test_a_thread_of_an_endpoint_is_told_to_take_the_scheduler_or_the_host_g14() -> None:

@@ -1,6 +1,7 @@
 """G3, G11, G13, G14: without a lifespan each request owns its tasks, and its call waits for them."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from tests import wire
 from tests.backends import turns
 from tests.fastapi_tasks.apps import Journal, serving
 
+from fastapi_tasks import Journal as KeptTasks
 from fastapi_tasks import Tasks, TasksSaturatedError, add_tasks, current_host
 from fastapi_tasks.testing import record_tasks
 
@@ -21,6 +23,9 @@ Warned = Callable[[], list[str]]
 async def work(journal: Journal, name: str) -> None:
     await turns()
     journal.append(name)
+
+
+async def send() -> None: ...
 
 
 def app_of(journal: Journal, **settings: Any) -> FastAPI:
@@ -55,6 +60,20 @@ async def test_the_call_returns_when_its_tasks_have_ended_with_a_single_warning_
     assert warned()[0].startswith("WARNING: tasks were used while no lifespan of the app was running")
     for remedy in ("--lifespan on", "with TestClient(app)", "on its parent", "hold=True"):
         assert remedy in warned()[0]
+
+
+async def test_with_a_journal_the_warning_does_not_advise_what_is_refused_g13(warned: Warned, tmp_path: Path) -> None:
+    app = FastAPI()
+    add_tasks(app, journal=KeptTasks(tmp_path / "tasks.db", [send]))
+
+    @app.get("/")
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.after_response.schedule(send)
+
+    await wire.request(app)
+    assert len(warned()) == 1
+    assert "and the journal keeps nothing: run the lifespan" in warned()[0]
+    assert "hold" not in warned()[0]
 
 
 @pytest.mark.parametrize("with_lifespan", [False, True])
@@ -193,7 +212,7 @@ def test_a_test_client_with_with_runs_the_lifespan_g13(journal: Journal, warned:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_request_in_another_event_loop_than_the_lifespan_owns_its_tasks_g13(backend: Any) -> None:
+def test_a_request_in_another_event_loop_than_the_lifespan_owns_its_tasks_g13(backend: Any, warned: Warned) -> None:
     """A test client without `with`, beside an open one, whose host must not be touched from here."""
 
     async def endpoint(tasks: Tasks) -> None:
@@ -209,3 +228,6 @@ def test_a_request_in_another_event_loop_than_the_lifespan_owns_its_tasks_g13(ba
         TestClient(app, backend=backend).get("/")
     assert hosts[0] is hosts[1]
     assert hosts[2] is not hosts[0]
+    [warning] = warned()
+    assert warning.startswith("WARNING: tasks were used in another event loop than the lifespan of the app, so each")
+    assert "give fixture and test one loop_scope" in warning

@@ -118,6 +118,19 @@ async def test_async(record_tasks, anyio_backend):
     assert "4 passed" in output, output
 
 
+def test_the_recorder_of_the_fixture_is_not_entered_again(tmp_path: Path) -> None:
+    output = run_pytest(
+        tmp_path,
+        """
+def test_twice(record_tasks):
+    with record_tasks(make_app()) as tasks:
+        pass
+""",
+    )
+    assert "1 failed" in output, output
+    assert "with the fixture `record_tasks`, which enters it, write `tasks = record_tasks(app)`" in output
+
+
 def test_a_failure_that_nobody_expected_is_an_error_with_its_traceback(tmp_path: Path) -> None:
     output = run_pytest(
         tmp_path,

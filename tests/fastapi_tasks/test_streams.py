@@ -1,27 +1,15 @@
 """G1, G12: tasks that are scheduled while a response streams."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
 from fastapi.responses import StreamingResponse
-from tests.fastapi_tasks.apps import ASYNC_AND_DEF, ORDER, Journal, app_with_scopes, serving
+from tests.fastapi_tasks.apps import ASYNC_AND_DEF, GENERATORS, ORDER, Journal, app_with_scopes, serving
 
 from fastapi_tasks import Tasks, TasksScheduler
-
-GENERATORS: list[tuple[str, dict[str, Any]]] = []
-try:
-    from fastapi.sse import EventSourceResponse
-except ImportError:
-    pass  # FastAPI before 0.135: endpoints were no generators either
-else:
-    GENERATORS = [
-        ("stream", {"response_class": StreamingResponse}),
-        ("json lines", {}),
-        ("sse", {"response_class": EventSourceResponse}),
-    ]
 
 
 def streaming_app(journal: Journal, kind: str, is_async: bool) -> FastAPI:

@@ -22,7 +22,7 @@ from tests import wire
 from tests.fastapi_tasks.apps import app_with_tasks, host_of, serving
 from tests.telemetry import Telemetry, id_of, of, spans_of_records
 
-from fastapi_tasks import Tasks, add_tasks, retry
+from fastapi_tasks import LogTasks, Tasks, add_tasks, retry
 
 PHASES = ["immediate", "after_route", "after_response"]
 
@@ -177,6 +177,14 @@ class TestBesideInstrumentation:
 
 
 class TestExplicit:
+    async def test_other_observers_are_told_inside_of_the_span_g20(self, sdk: Telemetry) -> None:
+        app = Work().app(FastAPI(), anyio.lowlevel.checkpoint, telemetry=sdk.providers, observers=[LogTasks()])
+        with spans_of_records() as records:
+            async with serving(app) as server:
+                await server.request("POST", "/orders/7")
+        assert sorted(records) == sorted(("DEBUG", id_of(span), True) for span in sdk.spans() * 2)
+        assert len(records) == 6
+
     async def test_tasks_of_the_startup_have_spans_too_g14_g20(self, sdk: Telemetry) -> None:
         work = Work()
         app = work.app(FastAPI(), work.run, telemetry=sdk.providers)
@@ -213,6 +221,12 @@ class TestExplicit:
             add_tasks(app, telemetry=telemetry)
         add_tasks(app, telemetry={})
 
+    def test_an_observer_for_opentelemetry_beside_the_settings_is_refused_g20(self, sdk: Telemetry) -> None:
+        app = FastAPI()
+        with pytest.raises(ValueError, match="observers has a TraceTasks, and telemetry="):
+            add_tasks(app, observers=[sdk.observer()], telemetry=sdk.providers)
+        add_tasks(app, observers=[sdk.observer()])
+
 
 HEAD = """
 import sys
@@ -223,7 +237,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from fastapi_tasks import Tasks, add_tasks, current_host
+from fastapi_tasks import TaskObserver, Tasks, add_tasks, current_host
 from tests import wire
 
 exporter = InMemorySpanExporter()
@@ -310,6 +324,20 @@ async def main():
     await serve(app)  # the second lifespan has the provider from its start
 """
         assert run(code, backend) == ["task __main__.work 3, 1 looks", "task __main__.work 3, 1 looks"]
+
+    def test_other_observers_are_told_inside_of_the_span_g20(self, backend: str) -> None:
+        code = """
+class Tenant(TaskObserver):
+    def started(self, task, /):
+        trace.get_current_span().set_attribute("tenant", "acme")
+async def main():
+    app = app_of(observers=[Tenant()])
+    trace.set_tracer_provider(provider)
+    async with wire.lifespan(app):
+        await wire.request(app)
+    print([span.attributes.get("tenant") for span in exporter.get_finished_spans() if span.name.startswith("task ")])
+"""
+        assert run(code, backend) == ["['acme']"]
 
     def test_without_a_lifespan_the_first_request_finds_the_provider_g13_g20(self, backend: str) -> None:
         code = """

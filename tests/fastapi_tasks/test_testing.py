@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -152,7 +152,7 @@ class TestClients:
             async with anyio.create_task_group() as tg:
                 tg.start_soon(get)
                 await answered.wait()
-                with pytest.raises(TimeoutError, match="what is over for its client goes on; recorded: nothing"):
+                with pytest.raises(TimeoutError, match="a request whose response is complete still runs; rec"):
                     await hasty.await_all()
                 tg.start_soon(tasks.await_all)
                 await turns()
@@ -240,6 +240,66 @@ class TestRequests:
         assert len(of_child) == 4
         with pytest.raises(FastAPITasksUninitializedAppError, match=r"on which add_tasks\(\) was called"):
             record_tasks(plain)
+
+    @pytest.mark.parametrize("recorded_before", [True, False])
+    async def test_later_tasks_of_an_earlier_request_are_ignored_g14(self, recorded_before: bool) -> None:
+        async def chain(name: str) -> None:
+            await go_on.wait()
+            current_host().schedule(send, f"{name} next")
+
+        go_on = anyio.Event()
+        app = app_with_tasks()
+
+        @app.get("/{name}")
+        async def endpoint(name: str, tasks: Tasks) -> None:
+            tasks.after_response.schedule(chain, name)
+
+        async with serving(app) as server:
+            with record_tasks(app) if recorded_before else nullcontext():
+                await server.get("/first")
+            with record_tasks(app) as tasks:
+                await server.get("/second")
+                go_on.set()
+                await tasks.await_all()
+        assert [task.args for task in tasks] == [("second",), ("second next",)]
+
+    async def test_the_tasks_of_an_earlier_session_and_of_the_startup_are_seen(self) -> None:
+        async def refresh() -> None:
+            await go_on.wait()
+            current_host().schedule(send, "of the startup")
+
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            current_host().schedule(refresh)
+            yield
+
+        go_on = anyio.Event()
+        app = FastAPI(lifespan=lifespan)
+        add_tasks(app, drain_timeout=5)
+
+        @app.get("/")
+        async def endpoint(tasks: Tasks) -> StreamingResponse:
+            async def rows() -> AsyncIterator[str]:
+                await go_on.wait()
+                tasks.schedule(follow, "ada")
+                yield "row"
+
+            return StreamingResponse(rows())
+
+        async with serving(app) as server, anyio.create_task_group() as tg:
+            tg.start_soon(server.get)
+            await turns(10)
+            with record_tasks(app) as tasks:
+                go_on.set()
+                await turns(20)
+                await tasks.await_all()
+        assert sorted(task.args[0] for task in tasks) == ["ada", "ada's friend", "of the startup"]
+
+    def test_a_recorder_of_an_app_that_was_never_entered_answers_nothing(self) -> None:
+        tasks = record_tasks(app_of_mails())
+        for read in (lambda: not tasks.failed, tasks.wait_all, lambda: tasks.requests):
+            with pytest.raises(RuntimeError, match=r"`with record_tasks\(app\) as tasks:`; with the fixture"):
+                read()
 
     async def test_tasks_of_other_apps_are_not_seen(self) -> None:
         mine, other = app_of_mails(drain_timeout=5), app_of_mails(drain_timeout=5)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
-from fastapi import BackgroundTasks, Depends, Request, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from tests.backends import native_cancel_only
-from tests.fastapi_tasks.apps import Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import GENERATORS, Journal, app_with_tasks, serving
 
 from fastapi_tasks import Task, TaskNotFinished, Tasks, TasksScheduler, TaskStatus
 
@@ -55,9 +55,34 @@ async def test_a_route_that_waits_for_a_later_phase_of_its_own_is_told_at_once_g
     assert journal.without("returned") == ["immediate", "route", "after_route", "start", "final", "after_response"]
 
 
+async def stream(app: FastAPI, spec_version: str) -> None:
+    """Call the app as a server does that has this version of the ASGI specification."""
+
+    async def receive() -> dict[str, Any]:
+        if not received:
+            received.append({"type": "http.request", "body": b""})
+            return received[0]
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    received: list[dict[str, Any]] = []
+    messages: list[Any] = []
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "method": "GET", "path": "/"}
+    await app({**scope, "query_string": b"", "headers": []}, receive, send)
+    assert messages[0]["status"] == 200
+
+
+# Below 2.4 Starlette streams in a child of the request's native task. uvicorn and hypercorn have older versions.
+spec_versions = pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+
+
 @ways
+@spec_versions
 async def test_code_after_the_route_that_waits_for_after_response_is_told_at_once_g17(
-    journal: Journal, wait: Wait
+    journal: Journal, wait: Wait, spec_version: str
 ) -> None:
     """A stream, a background task and the exit of a request-scope dependency may wait for after_route tasks."""
 
@@ -85,18 +110,30 @@ async def test_code_after_the_route_that_waits_for_after_response_is_told_at_onc
     app = app_with_tasks()
     app.add_api_route("/", endpoint)
     async with serving(app, journal):
-        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "GET", "path": "/"}
-        messages: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b""}
-
-        async def send(message: Any) -> None:
-            messages.append(message)
-
-        await app({**scope, "query_string": b"", "headers": []}, receive, send)
-        assert messages[0]["status"] == 200
+        await stream(app, spec_version)
     assert journal.only("stream", "background", "exit") == ["stream", "background", "exit"]
+
+
+@ways
+@spec_versions
+@pytest.mark.parametrize("options", [each[1] for each in GENERATORS], ids=[each[0] for each in GENERATORS])
+async def test_an_endpoint_that_yields_and_waits_for_after_response_is_told_at_once_g17(
+    journal: Journal, wait: Wait, spec_version: str, options: dict[str, Any]
+) -> None:
+    async def endpoint(tasks: Tasks) -> AsyncIterator[str]:
+        yield "one"
+        immediate, after_route, after_response = journal.each_phase(tasks)
+        await refused(wait, after_response)
+        await wait(immediate)
+        await wait(after_route)
+        journal.append("streamed")
+        yield "two"
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint, **options)
+    async with serving(app, journal):
+        await stream(app, spec_version)
+    assert "streamed" in journal
 
 
 @ways

@@ -183,7 +183,6 @@ def test_a_face_is_exactly_the_names_of_the_contract(module: ModuleType) -> None
     names: list[str] = module.__all__
 
     assert sorted(names) == sorted(FACES[module])
-    assert names == sorted(names)
     assert module.__doc__
 
 

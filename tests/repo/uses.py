@@ -150,15 +150,18 @@ def use_request_id(module: ModuleType) -> None:
 
 
 def use_page_of_tests(module: ModuleType) -> None:
-    """Run each test as pytest would, with the fixture `record_tasks`."""
+    """Run each test as pytest would, with the fixtures `record_tasks` and `client`."""
     tests = {name: test for name, test in vars(module).items() if name.startswith("test_")}
-    assert len(tests) == 8
+    assert len(tests) == 9
     for test in tests.values():
         if iscoroutinefunction(test):
             anyio.run(test)
         elif "record_tasks" in signature(test).parameters:
-            with ExitStack() as recorders:
-                test(lambda app: recorders.enter_context(module.record_tasks(app)))
+            with ExitStack() as fixtures:
+                arguments = {"record_tasks": lambda app: fixtures.enter_context(module.record_tasks(app))}
+                if "client" in signature(test).parameters:
+                    arguments["client"] = fixtures.enter_context(module.TestClient(module.app))
+                test(**arguments)
         else:
             test()
 

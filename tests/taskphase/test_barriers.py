@@ -12,7 +12,7 @@ import trio
 from anyio.lowlevel import checkpoint
 from tests.backends import native_cancel_only, turns, turns_of_a_barrier
 
-from taskphase import Task, TaskHost, TaskObserver, TasksScheduler
+from taskphase import Scope, Task, TaskHost, TaskObserver, TasksScheduler
 from taskphase._drive.on_asyncio import AsyncioSeam
 from taskphase._drive.on_trio import TrioSeam
 
@@ -87,6 +87,20 @@ async def test_a_barrier_is_paid_once_and_only_by_who_scheduled_something_g1(wai
         async with host.scope() as tasks, tasks.route():
             tasks.after_response.schedule(anyio.sleep, 0)
         assert len(waited) == 0
+
+
+async def test_an_endless_chain_of_tasks_delays_a_barrier_by_ten_rounds_g1() -> None:
+    async def schedule_next(tasks: Scope) -> None:
+        ran.append(None)
+        if not is_over:
+            tasks.schedule(schedule_next, tasks)
+
+    ran, is_over = list[None](), list[None]()
+    async with TaskHost() as host, host.scope() as tasks:
+        tasks.schedule(schedule_next, tasks)
+        await tasks.settle()
+        is_over.append(None)
+        assert 10 <= len(ran) <= 20  # on trio the two turns of a round may have two of these tasks begin
 
 
 async def test_on_trio_the_earlier_phase_pays_another_checkpoint_g1(waited: list[None], backend_name: str) -> None:

@@ -416,6 +416,17 @@ class TestPhases:
 
         run(main, backend)
 
+    def test_at_most_a_hundred_attempts_of_a_queue_go_on_at_once_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(then="hang")
+            async with TaskHost(queues=[queue], shield_timeout=0) as host:
+                for number in range(150):
+                    host.schedule(archive, number)
+                await turns()
+                assert queue.at_once == 100
+
+        run(main, backend)
+
     @pytest.mark.parametrize("fails", [False, True])
     def test_when_decides_before_the_hand_over_g5_g21(self, backend: Any, fails: bool) -> None:
         async def main() -> None:

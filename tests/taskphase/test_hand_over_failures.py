@@ -435,8 +435,9 @@ class TestFallback:
             queue = FakeQueue(archive, then="hang", most=2)
             async with TaskHost(queues=[queue], max_running=1, max_pending=2) as host:
                 tasks = [host.schedule(archive, number) for number in range(4)]
-                with pytest.raises(TasksSaturatedError):
+                with pytest.raises(TasksSaturatedError, match="2 handing_over tasks have reached") as caught:
                     host.schedule(archive, 4)
+                assert caught.value.handing_over == 2
                 running = host.schedule(anyio.sleep, 1)
                 assert running.status is S.STARTING
                 with pytest.raises(TasksSaturatedError):

@@ -7,8 +7,9 @@ import re
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from inspect import Parameter, getattr_static, signature
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import anyio
@@ -17,6 +18,7 @@ from tests.backends import MOVABLE, turns
 
 import taskphase
 from taskphase import (
+    Journal,
     Limit,
     NoCurrentError,
     Scope,
@@ -24,6 +26,7 @@ from taskphase import (
     TaskConfig,
     TaskHost,
     TaskNotFinished,
+    TaskObserver,
     TasksBatch,
     TasksClosedError,
     TasksScheduler,
@@ -31,6 +34,7 @@ from taskphase import (
     current_task,
     retry,
 )
+from taskphase._drive.job import Job
 from taskphase.testing import JumpClock
 
 HOUR = 3600.0  # seconds
@@ -113,6 +117,59 @@ async def test_the_public_names_of_a_scheduler_are_five_and_those_of_its_definit
     assert not hasattr(Mock(spec=TasksScheduler), "add_task")
     for cls in (TasksScheduler, Scope, TaskHost, TasksBatch):
         assert not re.search(r"\badd_task\b", pydoc.render_doc(cls))
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("result", "`await task`, or task.return_value after its end"),
+        ("done", "task.status"),
+        ("add_done_callback", "`await task`, or .task(on_error=...) before .schedule()"),
+    ],
+)
+async def test_a_name_of_an_asyncio_task_is_no_attribute_but_the_error_has_the_name_here(
+    name: str, instead: str
+) -> None:
+    async with TaskHost(drain_timeout=5) as host:
+        task = host.schedule(send, "ada")
+        message = message_of(AttributeError, getattr, task, name)  # Python 3.12 adds the name of an attribute
+        assert message.startswith(f"'Task' object has no attribute {name!r}: write {instead}")
+        assert not hasattr(task, name)
+        assert name not in dir(task)
+    assert name not in dir(Task)
+    assert f" {name} =" not in pydoc.plain(pydoc.render_doc(Task))
+
+
+async def test_an_object_with_schedule_that_is_called_says_to_write_schedule() -> None:
+    async with TaskHost() as host, host.scope() as scope:
+        for tasks in (scope.after_response, TasksBatch(), host.task(name="x"), scope.task().after_route):
+            text = f"{type(tasks).__name__!r} object is not callable: write .schedule(f, ...)"
+            assert message_of(TypeError, tasks, send) == text  # type: ignore[arg-type]
+
+
+async def test_a_setting_of_tasks_for_a_host_says_that_it_goes_into_the_config() -> None:
+    call: Any = TaskHost
+    assert message_of(TypeError, call, timeout=3) == (
+        "TaskHost() has no parameter 'timeout': write config=TaskConfig(timeout=...)"
+    )
+    assert message_of(TypeError, call, TaskConfig()) == (
+        "TaskHost() takes keyword arguments only: write TaskHost(drain_timeout=5)"
+    )
+
+
+class Watches(TaskObserver): ...
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TaskHost(observers=cast(Any, Watches())), "observers must be a list, not Watches: write observers="),
+        (lambda: TaskHost(queues=cast(Any, send)), "queues must be a list, not function: write queues="),
+        (lambda: Journal("tasks.db", cast(Any, send)), "functions must be a list, not function: write functions="),
+    ],
+)
+def test_an_element_in_place_of_a_list_is_refused_with_the_list(call: Callable[[], object], message: str) -> None:
+    assert message_of(TypeError, call) == f"{message}[...]"
 
 
 async def test_a_subclass_may_define_such_a_name_for_itself() -> None:
@@ -287,8 +344,8 @@ TAKES_KEYWORDS = ".task() takes keyword arguments only: write .task(timeout=5).s
                 "all its tasks share the limit, and then limit=few"
             ),
         ),
-        ({"key": 7}, "key must be a str, not 7: write key=str(...)"),
-        ({"name": 7}, "name must be a str, not 7: write name=str(...)"),
+        ({"key": 7}, "key must be a str, not int: write key=str(...)"),
+        ({"name": 7}, "name must be a str, not int: write name=str(...)"),
         ({"retries": 3}, f"LABEL has no parameter 'retries' (did you mean retry=?); it has {SETTINGS}"),
         ({"timeouts": 3}, f"LABEL has no parameter 'timeouts' (did you mean timeout=?); it has {SETTINGS}"),
         ({"countdown": 3}, f"LABEL has no parameter 'countdown'; it has {SETTINGS}"),
@@ -514,6 +571,8 @@ def test_help_names_no_private_module_as_the_home_of_a_member(cls: type) -> None
 
 
 def test_help_lists_all_members_of_a_task_as_its_own() -> None:
+    with suppress(AttributeError):
+        del Job.__annotations__  # Python makes it if some code has asked for it
     text = pydoc.plain(pydoc.render_doc(Task))
     assert "from Job" not in text
     own = text.partition("inherited from")[0]

@@ -158,8 +158,14 @@ def test_a_host_can_have_no_key_g24() -> None:
 
 
 def test_a_key_is_a_string_g24() -> None:
-    with pytest.raises(TypeError, match="key must be a str, not 7"):
-        TaskConfig(key=7)  # type: ignore[arg-type]
+    """The object may be a user with all personal data."""
+
+    class User:
+        def __repr__(self) -> str:
+            return "User(password='hunter2')"
+
+    with pytest.raises(TypeError, match=r"^key must be a str, not User: write key=str\(...\)$"):
+        TaskConfig(key=User())  # type: ignore[arg-type]
 
 
 async def test_the_key_is_free_at_the_end_though_the_function_has_another_name_g24() -> None:

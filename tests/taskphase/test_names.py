@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.backends import turns
 
-from taskphase import Task, TaskCancelled, TaskConfig, TaskDropped, TaskFailed, TaskHost, TaskStatus, retry
+from taskphase import LogTasks, Task, TaskCancelled, TaskConfig, TaskDropped, TaskFailed, TaskHost, TaskStatus, retry
 
 Logged = Callable[[], list[tuple[str, str]]]
 
@@ -244,6 +244,49 @@ async def test_whatever_a_log_handler_raises_the_task_ends_and_the_line_is_print
     assert "taskphase could not log: task 't\\n' failed in attempt 2\n" in printed
     assert "taskphase could not log: closing the task host: 1 cancelled: u\n" in printed
     assert kind.__name__ in printed
+
+
+async def test_a_filter_that_raises_keeps_no_failure_from_being_printed_g3_g4(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class OfRequests(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return bool(vars(record)["request_id"])
+
+    of_requests = OfRequests()
+    LOGGER.addFilter(of_requests)
+    try:
+        async with TaskHost() as host:
+            await host.schedule(fail).wait()
+    finally:
+        LOGGER.removeFilter(of_requests)
+    printed = capsys.readouterr().err
+    assert printed.count("in fail\n") == printed.count("ValueError: why\n") == 1
+    assert printed.count("KeyError: 'request_id'\n") == 1
+
+
+async def test_a_record_factory_that_uses_names_of_fields_loses_no_record_g4(
+    logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The recipe for asyncio's task in a log line: the name that the factory has set stays."""
+    make = logging.getLogRecordFactory()
+
+    def with_task_name(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        vars(record)["task_name"] = "native"
+        return record
+
+    logging.setLogRecordFactory(with_task_name)
+    try:
+        async with TaskHost(observers=[LogTasks(logging.INFO)]) as host:
+            caplog.set_level(logging.INFO, logger="taskphase")
+            task = host.schedule(fail)
+            await task.wait()
+    finally:
+        logging.setLogRecordFactory(make)
+    assert [level for level, _ in logged()] == ["INFO", "ERROR", "INFO"]
+    about = [vars(record) for record in caplog.records]
+    assert [(each["task_name"], each["task_id"]) for each in about] == [("native", task.id)] * 3
 
 
 async def test_the_cancellation_that_a_log_handler_raises_ends_nothing_g3(capsys: pytest.CaptureFixture[str]) -> None:

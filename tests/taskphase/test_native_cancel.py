@@ -10,13 +10,13 @@ import asyncio
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
 from taskphase import Limit, Task, TaskHost, TasksClosedError, TaskStatus
-from taskphase._drive.on_asyncio import AsyncioSeam
 
 # A process that hangs fails its test after this many seconds; it takes a hundredth of that.
 PATIENCE = 15
@@ -256,37 +256,78 @@ def test_a_process_ends_when_its_main_function_has_returned_g2_g15() -> None:
     assert (process.stdout, process.returncode) == ("True True\n", 0), process.stderr
 
 
+class OtherTask(asyncio.Task[Any]):
+    """A task of a class that this library does not know."""
+
+
+def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, **options)
+
+
+def make_other(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return OtherTask(coro, loop=loop, **options)
+
+
 @native_cancel_only
-async def test_what_is_cancelled_before_its_first_step_gives_all_back_g2_g15_g19_g24(task_factory: None) -> None:
+@pytest.mark.parametrize("makes", [None, make, make_other])
+async def test_what_is_cancelled_before_its_first_step_gives_all_back_g2_g15_g19_g24(
+    makes: Any,
+) -> None:
     """Here foreign code cancels each native task of the loop, and the host goes on."""
-    others = asyncio.all_tasks()
+    loop, others = asyncio.get_running_loop(), asyncio.all_tasks()
     few = Limit(1)
     async with TaskHost(max_running=1) as host:
         mine = asyncio.all_tasks() - others
-        task = host.task(limit=few, key="one").schedule(anyio.sleep_forever)
-        for native in asyncio.all_tasks() - others - mine:
-            native.cancel()
-        following = host.schedule(turns)
-        await task.wait()
-        await following
-        assert await host.task(limit=few, key="one").schedule(anyio.sleep, 0) is None
+        try:
+            loop.set_task_factory(make)
+            await host.schedule(turns)  # from now on also Python 3.12 takes the first step in a later turn
+            loop.set_task_factory(makes)
+            task = host.task(limit=few, key="one").schedule(anyio.sleep_forever)
+            for native in asyncio.all_tasks() - others - mine:
+                native.cancel()
+            following = host.schedule(turns)
+            await task.wait()
+            await following
+            assert await host.task(limit=few, key="one").schedule(anyio.sleep, 0) is None
+        finally:
+            loop.set_task_factory(None)
     assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 0)
 
 
 @native_cancel_only
-async def test_a_drain_ends_what_nobody_has_seen_cancelled_before_its_first_step_g2_g9(
-    task_factory: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An eager task factory may take first steps out of their order, and the seam then misses a task."""
-    monkeypatch.setattr(AsyncioSeam, "_look", lambda *_: None)
-    others = asyncio.all_tasks()
-    async with TaskHost(drain_timeout=PATIENCE) as host:
+async def test_a_cancellation_that_is_taken_back_before_the_first_step_g2_g17() -> None:
+    """From Python 3.13 on the task then runs."""
+    loop, others = asyncio.get_running_loop(), asyncio.all_tasks()
+    async with TaskHost() as host:
         mine = asyncio.all_tasks() - others
-        task = host.schedule(anyio.sleep_forever)
-        for native in asyncio.all_tasks() - others - mine:
-            native.cancel()
+        try:
+            loop.set_task_factory(make)
+            await host.schedule(turns)
+        finally:
+            loop.set_task_factory(None)
+        task = host.schedule(turns)
+        (native,) = asyncio.all_tasks() - others - mine
+        native.cancel()
+        native.uncancel()
+        await task.wait()
         await turns()
-        assert task.status is TaskStatus.STARTING
-    assert task.status is TaskStatus.CANCELLED
-    assert host.drain_report is not None
-    assert host.drain_report.seconds < PATIENCE / 2
+        assert host.statistics().running == 0
+    assert task.status is (TaskStatus.SUCCEEDED if sys.version_info >= (3, 13) else TaskStatus.CANCELLED)
+
+
+@native_cancel_only
+async def test_another_class_of_tasks_in_the_place_of_asyncio_s_own_is_used_g17(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`nest_asyncio` puts one there, because tasks in C cannot run inside each other."""
+
+    async def kind() -> type[object]:
+        return type(asyncio.current_task())
+
+    python_task: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
+    for module in (asyncio, asyncio.tasks):
+        monkeypatch.setattr(module, "Task", python_task)
+    async with TaskHost() as host:
+        native = asyncio.get_running_loop().create_task(turns())
+        assert await host.schedule(kind) is type(native)
+        await native

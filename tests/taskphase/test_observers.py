@@ -342,7 +342,7 @@ class TestOrder:
         assert diary.of("a") == [("scheduled",), ("ended", "dropped")]
         assert diary.calls.count(("scope_changed", "ended")) == 1
 
-    async def test_several_observers_are_told_in_the_order_of_the_argument_g20(self) -> None:
+    async def test_observers_are_nested_in_the_order_of_the_argument_g20(self) -> None:
         story: list[str] = []
 
         class Named(TaskObserver):
@@ -352,12 +352,20 @@ class TestOrder:
             def started(self, task: Task[Any]) -> None:
                 story.append(f"{self.name} started")
 
+            def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None) -> None:
+                story.append(f"{self.name} attempt ended")
+
             def ended(self, task: Task[Any]) -> None:
                 story.append(f"{self.name} ended")
 
         async with TaskHost(observers=iter([Named("a"), Named("b")])) as host:
             await host.schedule(work)
-        assert story == ["a started", "b started", "a ended", "b ended"]
+            host.add_observer(Named("outermost"))
+            await host.schedule(work)
+        starts, attempts, ends = ([f"{name} {what}" for name in "ab"] for what in ("started", "attempt ended", "ended"))
+        around = [f"outermost {what}" for what in ("started", "attempt ended", "ended")]
+        assert story[:6] == [*starts, *attempts[::-1], *ends[::-1]]
+        assert story[6:] == [around[0], *starts, *attempts[::-1], around[1], *ends[::-1], around[2]]
 
 
 @contextmanager
@@ -821,7 +829,7 @@ class TestObserversThatRaise:
                 if self.number == 1:
                     raise ValueError
 
-        async with TaskHost(observers=[Equal(1), Equal(2)]) as host:
+        async with TaskHost(observers=[Equal(2), Equal(1)]) as host:
             await host.schedule(work)
             await host.schedule(work)
         assert calls == [1, 2, 2]
@@ -1198,6 +1206,10 @@ class TestInstallation:
     def test_observers_that_are_none_are_refused_g20(self, wrong: Any) -> None:
         with pytest.raises(TypeError):
             TaskHost(observers=wrong)
+
+    def test_the_same_observer_twice_is_refused_g20(self, diary: Diary) -> None:
+        with pytest.raises(ValueError, match="an observer is in the list twice"):
+            TaskHost(observers=[diary, Diary(), diary])
 
     async def test_overrides_are_fixed_when_the_host_opens_g20(self, diary: Diary) -> None:
         calls: list[str] = []

@@ -33,6 +33,7 @@ from tests.backends import turns, until
 from tests.telemetry import Telemetry, id_of, of, spans_of_records
 
 from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksSaturatedError, current_task, retry
+from taskphase._metering import counts_of
 from taskphase.opentelemetry import TraceTasks
 from taskphase.testing import simulate
 
@@ -325,22 +326,37 @@ class TestSpans:
         with pytest.raises(TasksClosedError):
             TaskHost().add_observer(sdk.observer())
 
-    async def test_a_span_processor_that_raises_changes_no_task_g3_g20(
-        self, sdk: Telemetry, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("where", ["on_start", "on_end"])
+    async def test_a_span_processor_that_raises_costs_no_other_span_g3_g20(
+        self, sdk: Telemetry, logged: Callable[[], list[tuple[str, str]]], where: str
     ) -> None:
-        class Broken(SpanProcessor):
-            def on_end(self, span: ReadableSpan) -> None:
-                raise LookupError("the processor")
+        class RaisesTwice(SpanProcessor):
+            calls = 0
 
-        sdk.tracer_provider.add_span_processor(Broken())
+            def fail(self) -> None:
+                self.calls += 1
+                if self.calls in {2, 4}:
+                    raise LookupError("the processor")
+
+            def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+                if where == "on_start":
+                    self.fail()
+
+            def on_end(self, span: ReadableSpan) -> None:
+                if where == "on_end":
+                    self.fail()
+
+        sdk.tracer_provider.add_span_processor(RaisesTwice())
         observer = sdk.observer()
-        async with TaskHost(observers=[observer]) as host:
-            tasks = [host.schedule(anyio.lowlevel.checkpoint) for _ in range(3)]
-            for task in tasks:
-                await task
-        assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-            "attempt_ended() of the observer TraceTasks raised"
-        ]
+        with sdk.tracer.start_as_current_span("cause") as cause:
+            async with TaskHost(observers=[observer]) as host:
+                for _ in range(6):
+                    await host.schedule(anyio.lowlevel.checkpoint)
+            assert get_current_span() is cause
+        text = "OpenTelemetry raised at the begin or end of an attempt; its further exceptions are not logged"
+        assert logged() == [("ERROR", text)]
+        assert len(sdk.spans()) == (4 if where == "on_start" else 6)
+        assert list(sdk.counts("taskphase.task.duration").values()) == [6]
         assert observer._lives == {}
 
 
@@ -472,6 +488,19 @@ class TestMetrics:
             assert sdk.points("taskphase.tasks") == {("sleep_forever", "state=running"): 2}
             assert list(sdk.points("taskphase.task.refused").values()) == [2]
 
+    async def test_a_provider_keeps_no_observer_g20(self, sdk: Telemetry) -> None:
+        def of_one_host() -> weakref.ref[TraceTasks]:
+            return weakref.ref(sdk.observer())
+
+        gone = [of_one_host() for _ in range(3)]
+        gc.collect()
+        assert [ref() for ref in gone] == [None] * 3
+        assert counts_of(sdk.meter_provider)._lives == []
+        async with TaskHost(observers=[sdk.observer()]) as host:
+            host.schedule(anyio.sleep_forever)
+            await turns(3)
+            assert sdk.points("taskphase.tasks") == {("sleep_forever", "state=running"): 1}
+
     @pytest.mark.parametrize("metric", ["taskphase.task.duration", "taskphase.task.wait"])
     async def test_a_measurement_is_an_example_of_its_span(self, sdk: Telemetry, metric: str) -> None:
         async with TaskHost(observers=[sdk.observer()]) as host:
@@ -557,6 +586,7 @@ import anyio, logging
 from opentelemetry import metrics, trace
 from tests.telemetry import Telemetry
 from taskphase import TaskHost
+from taskphase._metering import counts_of
 from taskphase.opentelemetry import TraceTasks
 
 async def main():

@@ -202,7 +202,7 @@ class TestMetrics:
         refused = next(
             point for labels, point in sdk.points("taskphase.handover.duration").items() if "queue=later" in labels
         )
-        assert 0.05 <= refused.sum < 5
+        assert 0.049 <= refused.sum < 5  # uvloop counts milliseconds
         assert refused.explicit_bounds[:2] == (0.005, 0.01)
 
     async def test_a_hand_over_has_a_state_of_its_own_and_ends_in_none_g20_g21(self, sdk: Telemetry) -> None:

@@ -33,8 +33,8 @@ from taskphase import (
     current_task,
     retry,
 )
-from taskphase._drive.cores import Places
 from taskphase._drive.processes import _MOST_BROKEN
+from taskphase._drive.slots import Slots
 from taskphase.testing import record_tasks, simulate
 
 IN_PROCESS = TaskConfig(run_in="process")
@@ -153,6 +153,16 @@ async def test_the_standard_streams_of_the_function_lead_nowhere_g23(capfd: pyte
         assert await host.schedule(calls.write_everywhere) == "quiet"
         assert await host.schedule(calls.pid) == first
     assert capfd.readouterr().out == ""
+
+
+async def test_a_thread_that_a_function_leaves_behind_harms_no_other_task_g3_g23(file: Path) -> None:
+    async with TaskHost(config=IN_PROCESS) as host:
+        await host.schedule(calls.leave_thread, file)
+        try:
+            for number in range(20):
+                assert await host.schedule(calls.double, number) == 2 * number
+        finally:
+            file.touch()
 
 
 async def test_a_task_in_a_process_has_no_frames_here_g17(file: Path) -> None:
@@ -363,6 +373,15 @@ async def test_a_dead_worker_fails_the_attempt_g23(function: Callable[[], None],
     assert told == [str(error)]
 
 
+async def test_a_dead_worker_fails_the_attempt_although_a_child_of_it_lives_g23(file: Path) -> None:
+    async with TaskHost(config=IN_PROCESS) as host:
+        try:
+            error = await failure(host.schedule(calls.leave_child, file))
+        finally:
+            file.touch()
+        assert type(error) is BrokenWorkerProcess
+
+
 async def test_a_retry_after_a_dead_worker_gets_another_worker_g16_g23(file: Path) -> None:
     async with TaskHost(config=IN_PROCESS) as host:
         policy = retry(attempts=5, on=BrokenWorkerProcess, backoff=0)
@@ -561,13 +580,13 @@ async def test_a_timeout_begins_when_the_call_has_its_place_g16_g23(
 
 
 async def test_a_place_goes_to_the_next_call_if_its_owner_was_cancelled_meanwhile_g23() -> None:
-    places, log = Places(1), list[str]()
+    places, log = Slots[str](1, anyio.Event), list[str]()
 
     async def use(name: str) -> None:
-        await places.take()
+        await places.take(name)
         log.append(name)
 
-    await places.take()
+    await places.take("first")
     async with anyio.create_task_group() as tg:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as inner:
@@ -575,11 +594,11 @@ async def test_a_place_goes_to_the_next_call_if_its_owner_was_cancelled_meanwhil
                 await turns()
                 tg.start_soon(use, "next")
                 await turns()
-                places.give_back()
+                places.release("first")
                 scope.cancel()
     assert log == ["next"]
-    places.give_back()
-    await places.take()
+    places.release("next")
+    await places.take("last")
 
 
 # Interrupts

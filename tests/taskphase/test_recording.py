@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -238,12 +239,71 @@ class TestSeen:
     def test_bad_options_are_refused(self, options: dict[str, Any], error: type[Exception]) -> None:
         with pytest.raises(error, match=next(iter(options))):
             record_tasks(**options)
-        with pytest.raises(TypeError, match="host must be a TaskHost"):
+        with pytest.raises(TypeError, match=r"TaskHost, not 'host'; for an app: fastapi_tasks.testing.record_tasks"):
             record_tasks("host")  # type: ignore[arg-type]
 
     def test_a_recorder_is_entered_once_at_a_time(self) -> None:
-        with record_tasks() as tasks, pytest.raises(RuntimeError, match="records already"):
+        with record_tasks() as tasks, pytest.raises(RuntimeError, match="records already: enter it once"):
             tasks.__enter__()
+
+    async def test_a_recorder_that_was_never_entered_answers_nothing(self) -> None:
+        async with TaskHost(drain_timeout=DRAIN) as host:
+            tasks = record_tasks(host)
+            tasks.expect_failure()
+            host.schedule(fail)
+            reads: list[Callable[[], object]] = [
+                lambda: len(tasks),
+                lambda: tasks[:],
+                lambda: list(tasks.of(fail)),
+                lambda: bool(tasks.failed),
+                tasks.one,
+                lambda: tasks.assert_scheduled(fail),
+                lambda: str(tasks),
+            ]
+            for read in reads:
+                with pytest.raises(RuntimeError, match=r"records inside `with record_tasks\(host\) as tasks:`"):
+                    read()
+            for wait in (tasks.await_all, tasks.arun_all, lambda: tasks.await_until("running")):
+                with pytest.raises(RuntimeError, match="records inside"):
+                    await wait()
+            for blocked in (tasks.wait_all, tasks.run_all, lambda: tasks.wait_until("running")):
+                with pytest.raises(RuntimeError, match="records inside"):
+                    await anyio.to_thread.run_sync(blocked)
+
+    async def test_tasks_of_an_earlier_scope_are_ignored_unless_its_own_code_schedules_g14(self) -> None:
+        async def chain(name: str) -> None:
+            await go_on.wait()
+            host.schedule(send, f"{name} next")
+
+        go_on = anyio.Event()
+        async with TaskHost(drain_timeout=DRAIN) as host:
+            host.schedule(chain, "host")  # of no scope: for example a loop of the startup
+            async with host.scope() as scope:
+                scope.schedule(chain, "scope")
+                await turns()
+                with record_tasks(host) as tasks:
+                    scope.schedule(chain, "new")
+                    go_on.set()
+                    await turns(10)
+        assert [task.args[0] for task in tasks] == ["new", "host next", "new next"]
+
+    async def test_a_wrong_expectation_or_wait_is_refused_where_it_is_written(self) -> None:
+        async with recording() as (_, tasks):
+            for kind in ("ValueError", ValueError(), (ValueError, "KeyError"), int):
+                with pytest.raises(TypeError, match="takes an exception class, or a tuple of them, not "):
+                    tasks.expect_failure(kind)  # type: ignore[arg-type]
+            with pytest.raises(re.error):
+                tasks.expect_failure(match="(")
+            with pytest.raises(ValueError, match=r"'done' is no status; wait for one of new, .*running"):
+                await tasks.await_until("done")
+
+    async def test_an_expectation_used_as_a_block_says_that_it_needs_none_g4(self) -> None:
+        async with recording() as (host, tasks):
+            host.schedule(fail)
+            expected: Any = tasks.of(fail).expect_failure(ConnectionError)  # type: ignore[func-returns-value]
+            with pytest.raises(TypeError, match=r"expect_failure\(\) takes no `with`"), expected:
+                raise AssertionError
+            await tasks.await_all()
 
 
 class TestAsserted:

@@ -30,6 +30,15 @@ from taskphase.testing import simulate
 
 Logged = Callable[[], list[tuple[str, str]]]
 
+REASONS = {
+    True: (
+        'its route failed; with when="success" (the default) it runs only after a success: .task(when="always") runs '
+        "it in both cases"
+    ),
+    False: 'its route succeeded; with when="failure" it runs only after a failure',
+}
+"""Why a task was dropped, by whether its route has failed."""
+
 
 class Log(list[str]):
     async def add(self, entry: str) -> None:
@@ -205,8 +214,7 @@ async def test_a_deferred_task_runs_or_is_dropped_by_the_outcome_of_its_route_g5
     assert [task.status for task in ends] == [TaskStatus.SUCCEEDED if runs else TaskStatus.DROPPED] * 2
     assert log == (["r", "s"] if runs else [])
     level = "WARNING" if when is None else "DEBUG"
-    reason = f"its route {'failed' if failed else 'succeeded'}, and it was to run on {when or 'success'} only"
-    assert logged() == ([] if runs else [(level, f"task 'deferred' was dropped: {reason}")] * 2)
+    assert logged() == ([] if runs else [(level, f"task 'deferred' was dropped: {REASONS[failed]}")] * 2)
 
 
 async def test_an_exception_after_the_route_is_no_failure_of_the_route_g1_g5() -> None:
@@ -525,3 +533,16 @@ async def test_a_batch_leaves_out_what_was_started_by_hand() -> None:
         batch.start(scope)
         for task in tasks:
             await task
+
+
+@pytest.mark.parametrize("wrong", [None, 3, TaskHost()])
+def test_a_scheduler_of_something_else_than_a_group_or_scope_is_refused_g7(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"not {type(wrong).__name__}: write `TasksScheduler\(host.tg\)`"):
+        TasksScheduler(wrong)
+
+
+async def test_a_scheduler_with_something_else_than_a_config_is_refused_g7() -> None:
+    wrong: Any = TasksBatch()
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(TypeError, match="config must be a TaskConfig, not TasksBatch"):
+            TasksScheduler(tg, wrong)

@@ -287,6 +287,36 @@ async def test_the_middlewares_of_the_broker_see_the_message_g21() -> None:
     assert broker.events == ["startup", "post_send", "shutdown"]
 
 
+async def test_a_failure_after_publishing_does_not_publish_again_g21(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(taskiq.TaskiqMiddleware):
+        async def post_send(self, message: Any) -> None:
+            raise ConnectionRefusedError("no metrics")
+
+    broker = Shelf()
+    broker.add_middlewares(Failing())
+    await hand_over(TaskiqQueue(broker, [archive], fallback="here"), archive, "a")
+    assert len(broker.messages) == 1
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None
+    assert type(record.exc_info[1]) is ConnectionRefusedError
+
+
+async def test_each_attempt_gives_the_middlewares_the_first_arguments_g21() -> None:
+    class Encrypting(taskiq.TaskiqMiddleware):
+        def pre_send(self, message: Any) -> Any:
+            message.args[0].append("encrypted")
+            gave.append(message.args)
+            if len(gave) < 3:
+                raise ConnectionRefusedError
+            return message
+
+    gave: list[Any] = []
+    broker = Shelf()
+    broker.add_middlewares(Encrypting())
+    await hand_over(TaskiqQueue(broker, [count_orders]), count_orders, ["a"])
+    assert gave == [[["a", "encrypted"]]] * 3
+
+
 async def test_a_worker_that_hands_over_leaves_its_broker_open_g21() -> None:
     broker = Shelf()
     broker.is_worker_process = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import pickle
 import re
@@ -22,6 +23,7 @@ from taskphase.testing import (
     RandomWalk,
     Replay,
     explore,
+    explore_shutdown,
     mark,
     pause,
     simulate,
@@ -214,6 +216,55 @@ def test_a_poll_is_a_livelock_after_the_budget_of_steps() -> None:
 def test_the_number_of_schedules_is_1_or_more() -> None:
     with pytest.raises(ValueError, match="1 or more"):
         explore(schedules=0)
+
+
+@pytest.mark.parametrize("decorator", [explore, explore_shutdown])
+def test_a_wrong_use_of_an_explorer_is_refused_with_the_right_one(decorator: Any) -> None:
+    async def scenario(*_: object) -> None: ...
+
+    def in_a_thread() -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=rf"write @{decorator.__name__}\(\) with parentheses"):
+        decorator(scenario)
+    with pytest.raises(TypeError, match=rf"@{decorator.__name__}\(\) takes an async def, and .*in_a_thread is not"):
+        decorator()(in_a_thread)
+
+
+async def connect() -> None:
+    await anyio.connect_tcp("127.0.0.1", 9)
+
+
+async def look_up() -> None:
+    await anyio.connect_tcp("localhost", 9)
+
+
+async def listen() -> None:
+    await anyio.create_tcp_listener(local_port=0)
+
+
+async def open_by_asyncio() -> None:
+    await asyncio.open_connection("127.0.0.1", 9)
+
+
+async def serve_by_asyncio() -> None:
+    await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "scenario"),
+    [
+        *((backend, scenario) for backend in BACKENDS for scenario in (connect, look_up, listen)),
+        ("asyncio", open_by_asyncio),
+        ("asyncio", serve_by_asyncio),
+    ],
+)
+def test_a_simulation_says_that_it_has_no_network(backend: Any, scenario: Any) -> None:
+    error = simulate(scenario, backend=backend).exception
+    while isinstance(error, ExceptionGroup):
+        [error] = error.exceptions
+    assert isinstance(error, RuntimeError)
+    assert str(error).startswith("a simulation has no network: ")
 
 
 # Hosts

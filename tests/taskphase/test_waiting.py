@@ -184,3 +184,55 @@ async def test_a_child_of_a_task_may_wait_for_it_g17() -> None:
     async with TaskHost(drain_timeout=5) as host:
         host.schedule(work)
     assert ended == [S.SUCCEEDED]
+
+
+class AnotherLoop:
+    """An event loop in a thread, on each backend."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    async def run(self, func: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        return await anyio.to_thread.run_sync(lambda: anyio.run(func, *args, backend=self._backend))
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def another_loop(request: pytest.FixtureRequest) -> AnotherLoop:
+    return AnotherLoop(request.param)
+
+
+@WAYS
+@pytest.mark.parametrize("phase", ["immediate", "after_response"])
+async def test_code_of_another_event_loop_cannot_wait_and_does_no_harm_g2_g3_g15_g17(
+    wait: Wait, phase: str, another_loop: AnotherLoop
+) -> None:
+    proceed = anyio.Event()
+    async with TaskHost(max_running=1) as host:
+        first = host.schedule(proceed.wait)
+        async with host.scope() as scope:
+            task = (scope if phase == "immediate" else scope.after_response).schedule(answer)
+            with pytest.raises(RuntimeError, match="runs in another event loop"):
+                await another_loop.run(wait, task)
+        await first.started.wait()
+        with pytest.raises(RuntimeError, match="runs in another event loop"):
+            await another_loop.run(by_wait, first)
+        proceed.set()
+        assert await task == 42  # the slot is free again
+        await another_loop.run(wait, task)  # there is nothing to wait for
+
+
+async def test_what_another_event_loop_waits_for_cannot_be_scheduled_here_g2_g17(another_loop: AnotherLoop) -> None:
+    async def wait_for_a_while() -> None:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(task.wait)
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+                scope.cancel()
+
+    task = Task(answer)
+    async with TaskHost() as host, host.scope() as scope:
+        await another_loop.run(wait_for_a_while)
+        with pytest.raises(RuntimeError, match="another event loop"):
+            task.__start__(scope)
+        assert task.status is S.NEW

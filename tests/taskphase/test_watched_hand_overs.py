@@ -194,7 +194,7 @@ class TestMetricsOfPrometheus:
             await host.schedule(send_mail).wait()
         assert metrics.values("tasks_ended_total", "outcome") == {("failed",): 1}
         assert metrics.values("handover_duration_seconds_count", "queue", "outcome") == {("down", outcome): 1}
-        assert 0.05 <= metrics.values("handover_duration_seconds_sum")[()] < DRAIN
+        assert 0.049 <= metrics.values("handover_duration_seconds_sum")[()] < DRAIN  # uvloop counts milliseconds
 
     async def test_a_refused_hand_over_and_the_run_behind_it_are_measured_apart_g20_g21(self, metrics: Any) -> None:
         down = DownQueue("down", [send_mail], fallback="here")

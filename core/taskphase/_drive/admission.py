@@ -150,8 +150,7 @@ class Admission(Places):
         try:
             with self._lock:
                 mail = self._reserve(job, scope, maker, by_mail=True)
-                job._runner = self  # type: ignore[assignment]  # (there is no other kind)
-                job._taken_at = self.clock()
+                self._take(job, self.clock())
                 if self.watching is None:
                     self._wake(self._read_one, job)  # `_read()` waits for the lock
                     return
@@ -182,7 +181,7 @@ class Admission(Places):
         :param is_told: False if the observers do not know the job, though it was taken
         """
         self.inbox.remove_job(job)
-        if job._status is not _NEW:
+        if job.status is not _NEW:
             return  # KeyboardInterrupt of an observer came too late: the job is in its place
         if job.config.is_gated and not by_mail:
             self.gates.forget(job, keep_place=False)

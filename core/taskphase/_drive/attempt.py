@@ -11,7 +11,8 @@ from .._machine.dispatch import DISPATCH, Outcome
 from .._machine.life import ENDS, LifeEvent, TaskStatus
 from .calls import call_function
 from .failing import end_otherwise, end_without_success, handle
-from .job import JOB, Job
+from .job import JOB, Job, leave_scope, move, record_of
+from .owner import Owner
 from .raised import is_caught, is_garbage, judge_handled
 from .watching import tell
 
@@ -37,7 +38,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
     :raises BaseException: if it does not belong to the task: a cancellation from around the task, KeyboardInterrupt
     """
     runner = job._runner
-    if job._status is not _STARTING and not await _may_begin(job):
+    if job._status is not _STARTING and not await _may_begin(runner, job):
         return
     JOB.set(job)
     failure: tuple[Outcome, Any, BaseException | None] | None = None
@@ -46,7 +47,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
             runner.seam.begin(job)
         try:
             if not job._step(runner.clock):  # a signal handler or a finalizer has just cancelled the job
-                job._leave(None)
+                leave_scope(job)
                 runner.note_left(job)
                 return
             if runner.watching is not None:
@@ -63,24 +64,24 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
             failure = Outcome.CANCELLED, exception(), None
         else:
             if job._scope is not None:
-                job._leave(None)
+                leave_scope(job)
     except BaseException:
         if is_garbage():
             raise
         failure = judge_handled(job)
     if failure is not None:
         try:
-            await end_otherwise(job, *failure)
+            await end_otherwise(runner, job, *failure)
         finally:
             del failure, job
         return
     runner.end(job, _SUCCEED, job._result)
     if job._scope is not None:
-        job._leave(None)  # a signal handler has cancelled the job after the function had returned
+        leave_scope(job)  # a signal handler has cancelled the job after the function had returned
     runner.note_left(job)
 
 
-async def _may_begin(job: Job) -> bool:
+async def _may_begin(runner: Owner[Job], job: Job) -> bool:
     """Return whether the attempt may begin, although its job is not STARTING.
 
     - The job was cancelled before its first step: no.
@@ -88,8 +89,7 @@ async def _may_begin(job: Job) -> bool:
       the loop.
     - The job is RECORDING: after its journal has counted the run.
     """
-    runner = job._runner
-    record = job._parcel.record if job._status is TaskStatus.RECORDING else None
+    record = record_of(job) if job._status is TaskStatus.RECORDING else None
     try:
         if not (job.status in ENDS or job in runner.alive):
             await _turn()
@@ -104,19 +104,18 @@ async def _may_begin(job: Job) -> bool:
         return False
     if record is not None:
         if record.error is not None:
-            await _fail_unrecorded(job, record.error)
+            await _fail_unrecorded(runner, job, record.error)
             return False
-        job._move(LifeEvent.START)
+        move(job, LifeEvent.START)
     return True
 
 
-async def _fail_unrecorded(job: Job, error: Exception) -> None:
-    seam = job._runner.seam
+async def _fail_unrecorded(runner: Owner[Job], job: Job, error: Exception) -> None:
     JOB.set(job)
-    if seam.begins:
-        seam.begin(job)
-    stray = None if job.config.on_error is None else await handle(job, error)
-    end_without_success(job, LifeEvent.FAIL, error)
+    if runner.seam.begins:
+        runner.seam.begin(job)
+    stray = None if job.config.on_error is None else await handle(runner, job, error)
+    end_without_success(runner, job, LifeEvent.FAIL, error)
     if stray is not None:
         raise stray
 

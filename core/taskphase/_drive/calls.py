@@ -10,7 +10,7 @@ from typing import Any, cast
 from anyio import CancelScope, current_time
 
 from .._machine.calling import is_async, is_awaited
-from .job import Job
+from .job import Job, order_of
 from .processes import call_in_process
 from .raised import show_from_function
 
@@ -28,8 +28,8 @@ async def call_function(job: Job) -> Any:
         if job._parcel.is_async:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
-        elif job._parcel.hand_over is not None:
-            return await job._parcel.hand_over.run(job)
+        elif order_of(job) is not None:
+            return await order_of(job).run(job)
         elif job.config.run_in == "process":
             return await call_in_process(job)
         else:

@@ -6,7 +6,7 @@ from math import inf
 from types import TracebackType
 from typing import Protocol
 
-from anyio import current_effective_deadline
+from anyio import current_effective_deadline, get_cancelled_exc_class
 
 
 class CancelScope(Protocol):
@@ -32,10 +32,10 @@ def is_cancelled_around() -> bool:
     return current_effective_deadline() == -inf
 
 
-def loop_has_gone() -> bool:
-    """Return whether no event loop runs here: it has ended, and left this code to the garbage collector."""
+def no_loop_runs_here() -> bool:
+    """Return whether no event loop runs here. In a task: it has ended, and left the task to the garbage collector."""
     try:
-        current_effective_deadline()
+        get_cancelled_exc_class()
     except RuntimeError:  # from 4.12 on anyio raises NoEventLoopError, a subclass
         return True
     return False

@@ -12,36 +12,45 @@ from inspect import iscoroutine
 from typing import Any
 
 from .._machine.dispatch import DISPATCH, Outcome
-from .._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
+from .._machine.life import IN_ATTEMPT, TOLD_TO_STOP, LifeEvent, TaskStatus
 from .._machine.retrying import seconds_of
 from . import report
 from .calls import call_handler
-from .cancelling import loop_has_gone
-from .job import Job
+from .cancelling import no_loop_runs_here
+from .job import Job, leave_scope, move, order_of, record_of, set_scope
+from .owner import Owner
 from .raised import forget_locals, judge
 from .watching import tell, tell_all
 
 
-async def end_otherwise(job: Job, outcome: Outcome, error: Any, stray: BaseException | None) -> None:
+async def end_otherwise(
+    runner: Owner[Job], job: Job, outcome: Outcome, error: Any, stray: BaseException | None
+) -> None:
     """End `job`, or have it go on to its next attempt, after an attempt without success.
 
     The other parameters are what `judge()` has returned for the exception of the attempt.
     """
+    has_handler = job.config.on_error is not None
     try:
-        if outcome is Outcome.RAISED:
+        if outcome is not Outcome.CANCELLED and _is_cut_off(job):
             try:
-                if job._parcel.hand_over is None or not runs_here(job, error):
-                    await follow_failure(job, error)
+                report.cut_off(job, error)
+            finally:  # a log handler may raise KeyboardInterrupt
+                end_without_success(runner, job, DISPATCH[Outcome.CANCELLED, False, has_handler], error)
+        elif outcome is Outcome.RAISED:
+            try:
+                if order_of(job) is None or not runs_here(runner, job, error):
+                    await follow_failure(runner, job, error)
             except BaseException as exc:
                 # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
                 # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
-                has_gone = issubclass(type(exc), GeneratorExit) and loop_has_gone()
+                has_gone = issubclass(type(exc), GeneratorExit) and no_loop_runs_here()
                 if job.status in IN_ATTEMPT and not has_gone:
-                    end_without_success(job, LifeEvent.FAIL, error)
+                    end_without_success(runner, job, LifeEvent.FAIL, error)
                 if has_gone or not issubclass(type(exc), GeneratorExit):
                     raise
         else:
-            end_without_success(job, DISPATCH[outcome, False, job.config.on_error is not None], error)
+            end_without_success(runner, job, DISPATCH[outcome, False, has_handler], error)
     finally:
         # The frames in the traceback lead here, by `f_back`: see the docstring of this module.
         del error, job
@@ -52,64 +61,68 @@ async def end_otherwise(job: Job, outcome: Outcome, error: Any, stray: BaseExcep
                 del stray
 
 
-def end_without_success(job: Job, event: LifeEvent, error: BaseException | None) -> None:
+def _is_cut_off(job: Job) -> bool:
+    """Return whether another process will run `job`, which was told to stop. Its exception may be its way to stop."""
+    record = record_of(job)
+    return record is not None and record.stays and job.status in TOLD_TO_STOP
+
+
+def end_without_success(runner: Owner[Job], job: Job, event: LifeEvent, error: BaseException | None) -> None:
     """Bring `job` to its end, and log a failure. `error` is the exception of the attempt, a cancellation included."""
-    runner = job._runner
-    job._leave(None)  # a signal handler has cancelled the job after the function had ended
+    leave_scope(job)  # a signal handler has cancelled the job after the function had ended
     try:
         if event is LifeEvent.FAIL:
             assert error is not None
-            job._set_scope(runner.seam.cancel_scope())  # for a log handler that cancels the task
+            set_scope(job, runner.seam.cancel_scope())  # for a log handler that cancels the task
             report.failed(job, error)
             forget_locals(error, runner.seam.cancelled)
     finally:  # a log handler may raise KeyboardInterrupt
         runner.end(job, event, None if event is LifeEvent.UNWIND else error, error)
-        job._forget_scope()
+        set_scope(job, None)
         runner.note_left(job)
 
 
-async def follow_failure(job: Job, error: Exception) -> None:
+async def follow_failure(runner: Owner[Job], job: Job, error: Exception) -> None:
     """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end."""
     config, after, stray = job.config, None, None
     if config.retry is not None and job.status is TaskStatus.RUNNING:
-        after, stray = ask_policy(job, error)
+        after, stray = ask_policy(runner, job, error)
     event = DISPATCH[Outcome.RAISED, False, config.on_error is not None]
     if after is not None:
-        with job._runner.busy():
+        with runner.busy():
             # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
             if job.status is TaskStatus.RUNNING:
                 event = DISPATCH[Outcome.RAISED, True, config.on_error is not None]
-                stray = pause(job, after, error)
+                stray = pause(runner, job, after, error)
     if event is LifeEvent.RETRY:
         if stray is not None:
             raise stray
         return
     if event is LifeEvent.RAISE:
-        stray = await handle(job, error) or stray
-    end_without_success(job, LifeEvent.FAIL, error)
+        stray = await handle(runner, job, error) or stray
+    end_without_success(runner, job, LifeEvent.FAIL, error)
     if stray is not None:
         raise stray
 
 
-def runs_here(job: Job, error: Exception) -> bool:
+def runs_here(runner: Owner[Job], job: Job, error: Exception) -> bool:
     """Have `job` run here after all, if its queue has refused it; return whether it does."""
-    runner = job._runner
     with runner.busy():
         if job.status is not TaskStatus.HANDING_OVER or not runner.run_here(job, error):
             return False
-        stray = pause(job, 0, error)
+        stray = pause(runner, job, 0, error)
     if stray is not None:
         raise stray
     return True
 
 
-def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
+def ask_policy(runner: Owner[Job], job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
     """Call the retry policy, in the context of the attempt.
 
     :return: the seconds before the next attempt, or None; and an exception that does not belong to the task, or None
     """
     assert job.config.retry is not None
-    job._set_scope(job._runner.seam.cancel_scope())  # for a policy that cancels the task
+    set_scope(job, runner.seam.cancel_scope())  # for a policy that cancels the task
     try:
         answer = job.config.retry(job, error)
         if iscoroutine(answer):
@@ -121,18 +134,19 @@ def ask_policy(job: Job, error: Exception) -> tuple[float | None, BaseException 
         del raised  # as in `end_otherwise()`
         return None, stray
     finally:
-        job._forget_scope()
+        set_scope(job, None)
 
 
-async def handle(job: Job, error: Exception) -> BaseException | None:
+async def handle(runner: Owner[Job], job: Job, error: Exception) -> BaseException | None:
     """Call the handler, under the shield and in the context of its task.
 
     :return: an exception of the handler that does not belong to the task, or None
     """
-    runner, stray = job._runner, None
-    job._leave(None)  # as in `end_without_success()`
+    stray = None
+    leave_scope(job)  # as in `end_without_success()`
     scope = runner.seam.cancel_scope(shield=job.config.shielded)
-    job._follow_in(scope, LifeEvent.RAISE)
+    set_scope(job, scope)  # first: in the new status a signal handler may cancel the job at once
+    move(job, LifeEvent.RAISE)
     if runner.watching is not None:
         tell(runner.watching.moved, runner.telling, job)
     if job.status is TaskStatus.ABORTING:
@@ -148,16 +162,15 @@ async def handle(job: Job, error: Exception) -> BaseException | None:
             report.handler_failed(job, raised)
         del raised  # as in `end_otherwise()`
     finally:
-        job._forget_scope()
+        set_scope(job, None)
     return stray
 
 
-def pause(job: Job, seconds: float, error: Exception) -> BaseException | None:
+def pause(runner: Owner[Job], job: Job, seconds: float, error: Exception) -> BaseException | None:
     """End the attempt, and have the next one begin in `seconds`. While the runner is busy: a cancellation comes later.
 
     :return: the exception of a log handler or an observer that does not belong to the task; it has cancelled the job
     """
-    runner = job._runner
     runner.note_paused(job, seconds)
     try:
         try:

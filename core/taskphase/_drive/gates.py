@@ -8,7 +8,7 @@ from functools import partial
 
 from .._machine.life import ENDS, MAY_DROP, LifeEvent, TaskStatus
 from .._machine.limit import Limit
-from .job import Job
+from .job import Job, move, record_of
 from .pauses import Pauses
 from .watching import for_each
 
@@ -74,7 +74,7 @@ class Gates:
     def has_key_of(self, job: Job) -> bool:
         """Return whether another job of the same function has the key of `job`. In a journal the file decides that."""
         key = job.config.key
-        holder = None if key is None or job._parcel.record is not None else self._keys.get((job.function, key))
+        holder = None if key is None or record_of(job) is not None else self._keys.get((job.function, key))
         return holder is not None and holder is not job and holder.status not in ENDS
 
     def stop(self, job: Job) -> bool:
@@ -85,22 +85,22 @@ class Gates:
         :raises TasksClosedError: if the foreign task group is closed; then call `forget()`
         """
         config = job.config
-        if job._status in MAY_DROP:
-            if config.key is not None and job._parcel.record is None:
+        if job.status in MAY_DROP:
+            if config.key is not None and record_of(job) is None:
                 self._held_keys[job] = job.function, config.key
                 self._keys[self._held_keys[job]] = job
             if config.delay:
                 self.pause(job, config.delay)
-                job._move(LifeEvent.DELAY)
+                move(job, LifeEvent.DELAY)
                 return True
-        if config.limit is None or job._status is TaskStatus.LIMITED:
+        if config.limit is None or job.status is TaskStatus.LIMITED:
             return False
         line = self.lines.setdefault(config.limit, Line())
         if line.limited or len(line.held) >= config.limit.most:
             line.waiting.add(job)
             self.limited_count += 1  # between these two lines no interruption is possible: they call no function
             line.limited[job] = None
-            job._move(LifeEvent.LIMIT)
+            move(job, LifeEvent.LIMIT)
             return True
         line.held.add(job)
         line.waiting.discard(job)
@@ -110,7 +110,7 @@ class Gates:
         """Have `job` wait for its journal."""
         self.note_waits(job)
         self.recording[job] = None
-        job._move(LifeEvent.RECORD)
+        move(job, LifeEvent.RECORD)
 
     def pause(self, job: Job, seconds: float) -> None:
         """Have `job` wait for its delay or its next attempt."""

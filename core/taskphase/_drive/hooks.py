@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 HOOKS = ("scheduled", "refused", "due", "moved", "started", "attempt_ended", "ended", "scope_changed", "drained")
 """The methods of a `TaskObserver`."""
 
+_ENDS = frozenset({"attempt_ended", "ended"})
+"""Called in reverse order: an observer that came first has begun around the others, and so ends around them."""
+
 TEST_HOOKS = ("holds", "settled")
 """Further hooks, for the test tools only.
 
@@ -23,11 +26,10 @@ class Entry(NamedTuple):
     """One method of an observer.
 
     :ivar name: of the hook
-    :ivar owner: the object that has the method. Not the observer itself, if that passes its calls on to another object
     """
 
     name: str
-    owner: object
+    observer: object
     call: Hook
 
 
@@ -65,7 +67,8 @@ class Watching:
     def __init__(self, entries: Iterable[Entry]) -> None:
         entries = tuple(entries)
         for name in self.__slots__:
-            setattr(self, name, Hooks.of(entry for entry in entries if entry.name == name))
+            own = [entry for entry in entries if entry.name == name]
+            setattr(self, name, Hooks.of(reversed(own) if name in _ENDS else own))
 
     async def wait_for_ends(self, scope: object) -> None:
         """Wait as the test tools want, at the barrier and at the end of a scope."""

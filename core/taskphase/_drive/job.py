@@ -1,4 +1,4 @@
-"""The record of one task, and the only code that changes the status of a task."""
+"""The record of one task; only this code changes its status. The functions are no methods: `Task` is for users."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .._machine.scope import Phase
 from .._machine.table import Row
 from .cancelling import CancelScope
 from .events import Events
+from .keeping import Record
 from .owner import Owner
 from .parcel import IN_LOOP, IN_THREAD, Parcel
 from .portable import pack, refuse_async
@@ -49,7 +50,7 @@ class Job:
     :ivar _parcel: where the call runs, and its forms for other processes; mostly `IN_LOOP` or `IN_THREAD`
     :ivar _runner: the runner that has taken the job; missing before that
     :ivar _unit: the scope that holds the job for a phase, otherwise None
-    :ivar _scope: see the comment above `_set_scope()`
+    :ivar _scope: see `set_scope()`
     :ivar _result: the return value as soon as there is one; the exception if the job has FAILED; otherwise None
     :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
         context unchanged. None after the end, and on trio from the start on, if there is only one attempt
@@ -138,9 +139,7 @@ class Job:
 
     @property
     def message_id(self) -> str | None:
-        """Of a task that a queue or a journal takes: uuid4 hex, the same in the worker and after a crash. Otherwise
-        None.
-        """
+        """For a queue or a journal: uuid4 hex, the same in the worker and after a crash. Otherwise None."""
         return self._parcel.message_id
 
     @property
@@ -165,13 +164,6 @@ class Job:
             self._kwargs = kwargs = dict(kwargs)
         return cast("dict[str, Any]", kwargs)
 
-    def _names(self) -> tuple[str, str]:
-        """Return the name of the task, and the name of its function without the module."""
-        func, name = self.func, self.config.name
-        plain = _plain(func) if type(func) is FunctionType else None
-        names = names_of(func) if plain is None else plain[2]
-        return (name, names[1]) if name else names
-
     @property
     def status(self) -> TaskStatus:
         """The state of the task."""
@@ -186,14 +178,17 @@ class Job:
     def _has_ended(self) -> bool:
         return self._status in ENDS
 
-    def _inherit(self, config: TaskConfig) -> None:
+    def _inherit(self, config: TaskConfig, thread: int) -> None:
         """Take over the settings that the job leaves open from `config`.
 
-        :raises RuntimeError: if the job has been scheduled or has ended
+        :param thread: the identifier of the thread that is to run the job
+        :raises RuntimeError: if the job has been scheduled or has ended; if another event loop has waited for it
         :raises TypeError: if an async function is to run in a process; `TasksUnportableError` if it cannot run there
         """
         if not self._is_new:
             raise RuntimeError(f"task {self.name!r} is {self._status.value} already; a task starts once")
+        if self._events is not None and self._events.thread != thread:
+            raise RuntimeError(f"another event loop has waited for task {self.name!r}, and cannot be woken from here")
         refuse_async(self.config, self.func)
         self.config = config.merge(self.config)
         self._pack()
@@ -205,13 +200,6 @@ class Job:
         """
         if self.config.run_in == "process" and not (self._parcel.is_async or self._parcel.payload):
             self._own_parcel().payload = pack(self.func, self.args, self._kwargs)
-
-    def _move(self, event: LifeEvent) -> None:
-        """Follow `event`, which is not an end.
-
-        :raises IllegalEvent: if the row of the present status has no such event; nothing has changed
-        """
-        self._status = _LIFE[self._status][event]
 
     def _step(self, clock: Callable[[], float]) -> bool:
         """Take the first step of an attempt; return False if the job was cancelled before.
@@ -228,35 +216,6 @@ class Job:
         if self._events is not None:
             self._events.started.set()
         return True
-
-    # `_scope` is the cancel scope that `Runner.cancel()` cancels. Only the next four methods write it.
-    #
-    # - RUNNING, CANCELLING: None if the attempt has entered no scope. `Runner.cancel()` then has `seam.enclose()` make
-    #   one, as if the attempt had entered the scope at its first step. `attempt()` leaves the scope.
-    # - HANDLING, ABORTING: the scope around the handler. Its `with` block leaves the scope.
-    # - During a call of sync user code in the loop (policies, log handlers): a scope that is never entered. This code
-    #   may cancel its own task, and `Runner.cancel()` needs a scope. Otherwise: None.
-
-    def _set_scope(self, scope: CancelScope) -> CancelScope:
-        self._scope = scope
-        return scope
-
-    def _follow_in(self, scope: CancelScope, event: LifeEvent) -> None:
-        """Follow `event`, which is not an end. From here on a cancellation goes to `scope`."""
-        status = _LIFE[self._status][event]
-        self._scope = scope  # first: in the new status a signal handler may cancel the job at once
-        self._status = status
-
-    def _forget_scope(self) -> None:
-        self._scope = None
-
-    def _leave(self, exc: BaseException | None) -> bool:
-        """Leave the cancel scope, if there is one; return True if the scope has caught `exc`."""
-        scope, self._scope = self._scope, None
-        if scope is None:
-            return False
-        # Without the traceback: no scope looks at it, and a class of the user may have a property of that name.
-        return bool(scope.__exit__(None if exc is None else type(exc), exc, None))
 
     def _end(self, event: LifeEvent, result: Any = None, now: float = 0) -> None:
         """Follow `event`, which is an end, at the time `now`. Wake all code that waits for the task."""
@@ -286,3 +245,56 @@ class Job:
         self._events = events = self._events or Events()  # as above
         if not self._has_ended:
             await events.ended.wait()
+
+
+def names(job: Job) -> tuple[str, str]:
+    """Return the name of the task, and the name of its function without the module."""
+    func = job.func
+    plain = _plain(func) if type(func) is FunctionType else None
+    full, short = names_of(func) if plain is None else plain[2]
+    return job.config.name or full, short
+
+
+def record_of(job: Job) -> Record | None:
+    """Return the record of the job in its journal; None if no journal has its function."""
+    return job._parcel.record
+
+
+def order_of(job: Job) -> Any:
+    """Return the `HandOver` of a job for a queue; None if the job runs here."""
+    return job._parcel.hand_over
+
+
+def move(job: Job, event: LifeEvent) -> None:
+    """Follow `event`, which is not an end.
+
+    :raises IllegalEvent: if the row of the present status has no such event; nothing has changed
+    """
+    job._status = _LIFE[job._status][event]
+
+
+def set_scope(job: Job, scope: CancelScope | None) -> None:
+    """From here on have `Runner.cancel()` cancel `scope`.
+
+    - RUNNING, CANCELLING: None if the attempt has entered no scope. `Runner.cancel()` then has `seam.enclose()` make
+      one, as if the attempt had entered the scope at its first step. `attempt()` leaves the scope.
+    - HANDLING, ABORTING: the scope around the handler. Its `with` block leaves the scope.
+    - During a call of sync user code in the loop (policies, log handlers): a scope that is never entered. This code
+      may cancel its own task, and `Runner.cancel()` needs a scope. Otherwise: None.
+    """
+    job._scope = scope
+
+
+def enter_scope(job: Job, scope: CancelScope) -> None:
+    """Enter the scope of an attempt."""
+    set_scope(job, scope)
+    scope.__enter__()
+
+
+def leave_scope(job: Job, exc: BaseException | None = None) -> bool:
+    """Leave the cancel scope, if there is one; return True if the scope has caught `exc`."""
+    scope, job._scope = job._scope, None
+    if scope is None:
+        return False
+    # Without the traceback: no scope looks at it, and a class of the user may have a property of that name.
+    return bool(scope.__exit__(None if exc is None else type(exc), exc, None))

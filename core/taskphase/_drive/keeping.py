@@ -13,8 +13,8 @@ class Record(Protocol):
     """One task of a journal. For the loop's thread, but for `is_unwanted` and `will_wait()`.
 
     :ivar is_recovered: True if the journal had the task before this host did
-    :ivar is_unwanted: True if user code has cancelled the task: the journal forgets the task. Otherwise a task that was
-        cancelled stays in the journal
+    :ivar is_unwanted: True if user code has cancelled the task: the journal forgets the task, whatever its end.
+        Otherwise a task that was cancelled stays in the journal
     :ivar headers: go with the task to the process that recovers the task. An observer may add some in `scheduled()`,
         which is before the write
     :ivar error: the exception with which the task fails before its first step; None as long as the journal works
@@ -79,6 +79,11 @@ class Keeper(Protocol):
         :param function: what `configure()` has returned
         :raises TasksUnportableError: if the journal cannot carry an argument
         """
+        ...
+
+    @property
+    def owes(self) -> bool:
+        """True if tasks wait for their write, or were cut off while they waited: the host cannot close yet."""
         ...
 
     async def open(self) -> None:

@@ -9,7 +9,7 @@ from .._machine.drain import accepts
 from .._machine.life import ENDS, NOT_DUE, TOLD_TO_STOP, LifeEvent
 from ..errors import HandOverFailed, TasksUnportableError
 from . import report
-from .job import Job
+from .job import Job, move, order_of, record_of
 from .outlet import HandOver
 from .outlets import Outlets, bring_home
 from .phases import Phases
@@ -33,7 +33,7 @@ class Kept(Phases):
         """
         if job not in self.gates.recording:
             return
-        record = job._parcel.record
+        record = record_of(job)
         with self.busy():
             try:
                 if record is None or record.error is None:
@@ -49,8 +49,7 @@ class Kept(Phases):
     def recover(self, job: Job) -> None:
         """Take a job that a journal has recovered, past `max_pending`. While the host is open."""
         with self.busy():
-            job._runner = self  # type: ignore[assignment]  # (there is no other kind)
-            job._taken_at = self.clock()
+            self._take(job, self.clock())
             self.moving = job
             try:
                 self._tell_scheduled(job, None, self.telling)
@@ -63,8 +62,8 @@ class Kept(Phases):
                 self.on_admit(job)
 
     def cancel_for_good(self, job: Job) -> None:
-        """As `cancel()`, for user code: a journal then forgets the task."""
-        if (record := job._parcel.record) is not None:
+        """As `cancel()`, for user code: a journal then forgets the task. Nothing happens to a job that has ended."""
+        if job.status not in ENDS and (record := record_of(job)) is not None:
             record.is_unwanted = True
         self.cancel(job)
 
@@ -73,8 +72,8 @@ class Kept(Phases):
 
         :return: False if `job` is not being handed over, or is for its journal to keep
         """
-        order = job._parcel.hand_over
-        if order is None or job._parcel.record is not None or job.status in NOT_DUE or job.status in _STOPPED:
+        order = order_of(job)
+        if order is None or record_of(job) is not None or job.status in NOT_DUE or job.status in _STOPPED:
             return False
         order.cut()
         if job in self.gates.pauses.ends:
@@ -89,7 +88,7 @@ class Kept(Phases):
         :return: False if the queue may have it, its queue does not ask for that, no room is left, or stage 1 of
             the drain is over
         """
-        order: HandOver = job._parcel.hand_over
+        order: HandOver = order_of(job)
         refused = isinstance(error, HandOverFailed) and error.outcome == "refused"
         if not refused or order.is_cut or order.outlet.queue.fallback is None:
             return False
@@ -107,9 +106,9 @@ class Kept(Phases):
     def _note_entered(self, job: Job) -> None:
         if self.outlets is not None:
             self.outlets.enter(job)
-        record = job._parcel.record
+        record = record_of(job)
         if record is not None and record.must_begin:
-            job._move(LifeEvent.RECORD)
+            move(job, LifeEvent.RECORD)
 
     def _cannot_start(self, job: Job, error: Exception) -> None:
         try:

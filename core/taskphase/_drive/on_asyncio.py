@@ -9,22 +9,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial
-from itertools import islice
+from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate
 from threading import get_ident
 from time import monotonic
 from types import coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from .attempt import attempt
 from .cancelling import is_cancelled_around
 from .enclosing_asyncio import can_enclose_here, enclose, running_loop, task_of
+from .job import Job, enter_scope, names
 
 if TYPE_CHECKING:
     from .cancelling import CancelScope
-    from .job import Job
-    from .owner import Owner
 
 
 # The most barriers without a turn of the event loop. A task with barrier after barrier would block the loop.
@@ -48,8 +47,6 @@ class AsyncioSeam:
     :ivar _is_stepping: True while `_step()` runs. A barrier inside a first step must not call `_step()`: otherwise the
         stack grows with each first step
     :ivar _barriers: the number of barriers since the last turn
-    :ivar _started: the number of native tasks that `start()` has made since the last `_look()`
-    :ivar _will_look: True if the loop will call `_look()`
     """
 
     backend = "asyncio"
@@ -67,8 +64,6 @@ class AsyncioSeam:
         self.has_running: Callable[[], object] = self.running
         self._callbacks: set[asyncio.Task[None]] = set()
         self._asked: deque[tuple[Job, tuple[str, str], Context | None]] = deque()
-        self._started = 0
-        self._will_look = False
         self._will_step = self._is_stepping = False
         self._barriers = 0
         self._context = copy_context()  # for callbacks: the context of a task would live as long as they wait
@@ -117,24 +112,20 @@ class AsyncioSeam:
         is_plain = self._is_plain if factory is None else _is_eager(factory)
         if self._can_step and is_plain:
             # Find the names now: if that raised in `_step()`, the job would be lost.
-            self._asked.append((job, job._names(), context))
+            self._asked.append((job, names(job), context))
             self._step_soon()
             return None
         self._can_step = False  # for ever: jobs in line would overtake jobs that wait for the loop's next turn
         coro: Any = attempt(job)
-        name, coro.__qualname__ = job._names()
+        name, coro.__qualname__ = names(job)
         try:
             if is_plain:  # as `create_task()`, but faster
-                native = asyncio.Task(coro, loop=self._loop, name=name, context=context)
-            else:
-                native = self._loop.create_task(coro, name=name, context=context)
+                return _Native(coro, loop=self._loop, name=name, context=context)
+            native = self._loop.create_task(coro, name=name, context=context)
         except BaseException:
             coro.close()  # otherwise Python warns of it
             raise
-        self._started += 1
-        if not self._will_look:
-            self._will_look = True
-            self._loop.call_soon(self._look, job._runner, 0, context=self._context)
+        _bury_if_missed(native, job)
         if type(native) is not asyncio.Task:  # it may wrap the real native task
             self.begins = True
         return native
@@ -165,23 +156,6 @@ class AsyncioSeam:
         here = asyncio.current_task(self._loop)
         # A first step may have cancelled the running task. `turns()` finds out if that was a native cancellation.
         return here is None or not here.cancelling()
-
-    def _look(self, runner: Owner[Job], stepped: int) -> None:
-        """End the jobs whose native tasks foreign code has cancelled before the first step: no `attempt()` did.
-
-        :param stepped: the number of jobs that were started before the last look. These jobs have had their turn. In
-            `alive` they come before the jobs that were started after the last look
-        """
-        fresh, self._started = self._started, 0
-        self._will_look = fresh > 0
-        if fresh:
-            self._loop.call_soon(self._look, runner, fresh, context=self._context)
-        for job, native in tuple(islice(reversed(runner.alive.items()), fresh, fresh + stepped)):
-            if self.is_over(native):
-                runner.bury(job)
-            elif job._began_at is None and isinstance(native, asyncio.Future):
-                # This loop is slow with first steps. (Such a callback for each task would cost too much.)
-                cast("asyncio.Future[None]", native).add_done_callback(partial(_bury, job), context=self._context)
 
     def _step_soon(self) -> None:
         if not self._will_step:
@@ -214,7 +188,7 @@ class AsyncioSeam:
         if type(alive[job]) is not asyncio.Task:  # None, or an object of a task factory that may wrap the native task
             alive[job] = asyncio.current_task(self._loop)
         if self.early:
-            job._set_scope(self.cancel_scope(shield=job.config.shielded)).__enter__()
+            enter_scope(job, self.cancel_scope(shield=job.config.shielded))
 
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._loop, native)
@@ -240,6 +214,26 @@ class AsyncioSeam:
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(callback)
+
+
+class _Native(asyncio.Task[None]):
+    """A native task. Foreign code may cancel it before its first step: then `attempt()` never runs, so does not report
+    the end of the job either.
+    """
+
+    __slots__ = ()
+
+    def cancel(self, msg: Any = None) -> bool:
+        coro: Any = self.get_coro()
+        if getcoroutinestate(coro) == CORO_CREATED:
+            _bury_if_missed(self, getcoroutinelocals(coro)["job"])
+        return super().cancel(msg)
+
+
+def _bury_if_missed(native: asyncio.Task[None], job: Job) -> None:
+    """End `job` when `native` has ended, if `attempt()` has not. For each task this would cost too much."""
+    if isinstance(native, asyncio.Future):  # a task factory may return anything
+        native.add_done_callback(partial(_bury, job))
 
 
 def _bury(job: Job, native: object) -> None:
@@ -293,8 +287,8 @@ _STEPPED: dict[str, Any] = {"eager_start": True}
 
 
 def _makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether the loop's `create_task()` makes plain tasks of asyncio: then `asyncio.Task()` does the same."""
+    """Return whether the loop's `create_task()` makes plain tasks of asyncio: then `_Native()` does nearly the same."""
     kind = type(loop)
-    if "create_task" in getattr(loop, "__dict__", ()):
+    if _Native.__base__ is not asyncio.Task or "create_task" in getattr(loop, "__dict__", ()):  # (nest_asyncio)
         return False
     return kind.create_task is asyncio.BaseEventLoop.create_task or kind.__module__.partition(".")[0] == "uvloop"

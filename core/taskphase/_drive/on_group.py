@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from .._machine.calling import shown
 from ..errors import TasksClosedError
 from .attempt import attempt
+from .job import enter_scope
 from .loops import native_seam
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class GroupSeam:
 
     def begin(self, job: Job) -> None:
         job._runner.alive[job] = self.running()
-        job._set_scope(self.cancel_scope(shield=job.config.shielded)).__enter__()
+        enter_scope(job, self.cancel_scope(shield=job.config.shielded))
 
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
@@ -83,9 +84,6 @@ class GroupSeam:
 
         self._start_soon("the task", self._context, ring, name="taskphase.timer")
         return scope.cancel
-
-    def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
-        return False
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         # `start_soon()` of anyio works only in a task.

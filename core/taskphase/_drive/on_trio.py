@@ -13,10 +13,10 @@ from trio.lowlevel import current_clock, current_task, current_trio_token, in_tr
 
 from .attempt import attempt
 from .enclosing_trio import can_enclose_here, enclose
+from .job import Job, enter_scope, names
 
 if TYPE_CHECKING:
     from .cancelling import CancelScope
-    from .job import Job
 
 
 class TrioSeam:
@@ -66,7 +66,7 @@ class TrioSeam:
     def start(self, job: Job) -> object:
         # `start_soon()` copies the context of its caller. So the context of the job does not change.
         assert job._context is not None
-        job._context.run(self._nursery.start_soon, attempt, job, name=job._names()[0])
+        job._context.run(self._nursery.start_soon, attempt, job, name=names(job)[0])
         if not job.config.is_gated:
             job._context = None  # there is one attempt, and it has its copy
         return None
@@ -83,7 +83,7 @@ class TrioSeam:
     def begin(self, job: Job) -> None:
         job._runner.alive[job] = current_task()
         if self.early or job.config.shield:  # KeyboardInterrupt in any task cancels the nursery
-            job._set_scope(trio.CancelScope(shield=job.config.shielded)).__enter__()
+            enter_scope(job, trio.CancelScope(shield=job.config.shielded))
 
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._nursery, native)
@@ -105,7 +105,7 @@ class TrioSeam:
         self._context.run(self._nursery.start_soon, ring, name="taskphase.timer")
         return scope.cancel
 
-    def is_over(self, native: object) -> bool:  # noqa: ARG002 - every attempt takes its first step, cancelled or not
+    def is_over(self, native: object) -> bool:  # noqa: ARG002 - trio cannot cancel a task without its scopes
         return False
 
     def in_task(self, callback: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from .._queue import Queue, trace_headers
 from ..errors import HandOverFailed
 from . import report
 from .cancelling import CancelScope
-from .job import Job
+from .job import Job, move
 from .raised import judge, leaves
 from .watching import tell
 
@@ -26,6 +27,7 @@ _LONGEST_PAUSE = 1.0
 _LONGEST_CLOSE = 1.0
 
 
+@dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class HandOver:
     """The hand-over of one task.
 
@@ -42,34 +44,18 @@ class HandOver:
     :ivar scope: the scope around all its waits that have begun; None before the first
     """
 
-    __slots__ = (
-        "attempts",
-        "carried",
-        "deadline",
-        "ends_at",
-        "error",
-        "has_turn",
-        "here",
-        "is_cut",
-        "outcome",
-        "outlet",
-        "prepared",
-        "scope",
-    )
-
-    def __init__(self, outlet: Outlet, prepared: Any, carried: Mapping[str, str], here: TaskConfig) -> None:
-        self.outlet = outlet
-        self.prepared = prepared
-        self.carried = carried
-        self.here = here
-        self.deadline: float = outlet.queue.deadline
-        self.attempts = 0
-        self.outcome: Literal["refused", "unknown"] = "refused"
-        self.error: BaseException | None = None
-        self.has_turn = False
-        self.is_cut = False
-        self.ends_at = inf
-        self.scope: CancelScope | None = None
+    outlet: Outlet
+    prepared: Any
+    carried: Mapping[str, str]
+    here: TaskConfig
+    deadline: float
+    attempts: int = 0
+    outcome: Literal["refused", "unknown"] = "refused"
+    error: BaseException | None = None
+    has_turn: bool = False
+    is_cut: bool = False
+    ends_at: float = inf
+    scope: CancelScope | None = None
 
     def cut(self) -> None:
         """Have the hand-over fail at its next checkpoint."""
@@ -87,7 +73,7 @@ class HandOver:
         :raises HandOverFailed: after the deadline, or after `cut()`
         """
         queue, runner = self.outlet.queue, job._runner
-        job._move(LifeEvent.HAND_OVER)
+        move(job, LifeEvent.HAND_OVER)
         if runner.watching is not None:
             tell(runner.watching.moved, runner.telling, job)
         self.ends_at = runner.clock() + self.deadline
@@ -221,7 +207,7 @@ class Outlet:
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
             # (A `SystemExit` of an engine is a failed attempt. A `GeneratorExit` ends each coroutine on its way.)
-            is_exit = outcome is Outcome.EXITED and type(exc) is SystemExit and job._status not in TOLD_TO_STOP
+            is_exit = outcome is Outcome.EXITED and type(exc) is SystemExit and job.status not in TOLD_TO_STOP
             if (outcome is not Outcome.RAISED and not is_exit) or stray is not None:
                 order.note_no_answer()  # the scope of the hand-over has cut the attempt off
                 raise

@@ -14,10 +14,10 @@ from .._machine.calling import is_async, name_of, shown, type_name
 from .._machine.config import AnyQueue, TaskConfig
 from .._machine.limit import Limit
 from .._machine.retrying import RetryPolicy
-from .._queue import Call, Queue
+from .._queue import Call, Queue, carried
 from ..errors import TasksUnportableError
 from .identity import new_message_id
-from .job import Job
+from .job import Job, order_of, record_of
 from .keeping import Keeper
 from .outlet import HandOver, Outlet
 
@@ -48,10 +48,10 @@ class Outlets:
 
     def enter(self, job: Job) -> None:
         """Note that the native task of `job` is asked to start. Nothing happens to a job that runs here."""
-        order = job._parcel.hand_over
+        order = order_of(job)
         if order is not None:
             self.alive[job] = order
-            if self.is_cut and job._parcel.record is None:  # a journal keeps the task for another host
+            if self.is_cut and record_of(job) is None:  # a journal keeps the task for another host
                 order.cut()
             order.outlet.enter(order)
 
@@ -73,7 +73,7 @@ class Outlets:
         :raises TasksUnportableError: if the queue does not take the call, or a setting means nothing there
         :raises ValueError: if `queue=` names a queue that is not one of this host
         """
-        order = job._parcel.hand_over
+        order = order_of(job)
         config = job.config if order is None else order.here
         if config.queue == "here":
             return
@@ -91,8 +91,10 @@ class Outlets:
             queue.options_of(func),
             self._settings_for(queue, config, func),
         )
+        prepared = _prepare(queue, call)
+        values = carried(queue.carry, f"{shown(call.function)} cannot be handed over to {queue.name!r}")
         parcel = job._own_parcel()
-        parcel.hand_over = HandOver(outlet, _prepare(queue, call), _carried(queue, call), config)
+        parcel.hand_over = HandOver(outlet, prepared, values, config, queue.deadline)
         parcel.message_id = call.id
         parcel.is_async = False
         job.config = self._outward(config, queue)
@@ -203,18 +205,3 @@ def _prepare(queue: Queue, call: Call) -> Any:
         # Not the exception itself: its message may contain an argument.
         text = f"{shown(call.function)} cannot be handed over to {queue.name!r}: its call cannot be prepared"
         raise TasksUnportableError(f"{text} ({type_name(exc)})") from None
-
-
-def _carried(queue: Queue, call: Call) -> Mapping[str, str]:
-    carried: dict[str, str] = {}
-    for name, variable in queue.carry.items():
-        value = variable.get(None)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise TasksUnportableError(
-                f"{shown(call.function)} cannot be handed over to {queue.name!r}: the context variable for {name!r} in "
-                f"carry= has a value of the class {shown(type_name(value))}, and only a str can be carried"
-            )
-        carried[name] = value
-    return carried

@@ -7,7 +7,7 @@ from .._machine.life import ENDS, MAY_DROP, LifeEvent
 from .._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, Verdict, mismatch
 from . import report
 from .admission import Admission
-from .job import Job
+from .job import Job, move, record_of
 from .unit import Unit
 from .watching import tell, tell_all
 
@@ -29,7 +29,7 @@ class Phases(Admission):
         """
         before = job.config, job._parcel
         try:
-            job._inherit(config)
+            job._inherit(config, self.seam.thread)
             self.submit(job, scope, maker)
         except BaseException:
             job.config, job._parcel = before
@@ -39,7 +39,7 @@ class Phases(Admission):
         if scope is not None:
             verdict = VERDICTS[scope._state][job.phase][job.config.when]
             if verdict is _TO_HOLD:
-                job._move(_DEFER)
+                move(job, _DEFER)
                 held = scope._held
                 if held is None:
                     scope._held = held = {}
@@ -76,7 +76,7 @@ class Phases(Admission):
             else:
                 self.start(job, self._let_go)
         except Exception as exc:
-            if self.keeper is not None and job._parcel.record is not None:
+            if self.keeper is not None and record_of(job) is not None:
                 self.cancel(job)  # the journal keeps the task for another host
             self.drop(job, report.reason_of(exc))
 
@@ -110,7 +110,7 @@ class Phases(Admission):
 
         :param level: of the log record; default: as `when` has it
         """
-        if job._status in MAY_DROP:
+        if job.status in MAY_DROP:
             self._let_go(job)
             try:
                 report.dropped(job, reason, level)

@@ -18,7 +18,7 @@ from ..errors import TasksSaturatedError
 from .gates import Gates
 from .hooks import Telling
 from .inbox import Inbox, Wait
-from .job import Job
+from .job import Job, order_of, record_of
 from .keeping import Keeper
 from .outlets import Outlets
 from .unit import Unit
@@ -27,7 +27,7 @@ _START = Verdict.START
 
 
 class Places(ABC):
-    """The jobs of a runner, by place. For the loop's thread, but for the counts, `snapshot()` and the checks of
+    """The jobs of a runner, by place. For the loop's thread, but for the counts, `jobs()` and the checks of
     `_admit()`, which read only.
 
     *Invariant*: while `is_busy` is False, each job that was taken and has not ended is in one place: a mail,
@@ -132,22 +132,7 @@ class Places(ABC):
         """Yield the jobs in the inbox."""
         yield from [job for mail in self.inbox if (job := mail.job) is not None and job.status not in ENDS]
 
-    def _held(self) -> Iterator[Job]:
-        """Yield the jobs that wait for their phase. From any thread."""
-        for scope in list(self.holding):
-            yield from list(scope._held or ())
-
-    def jobs(self) -> Iterator[Job]:
-        """Yield every job that has not ended, in any order. For the loop's thread."""
-        yield from list(self.alive)
-        yield from list(self._waiting)
-        yield from self._held()
-        yield from list(self.gates.recording)
-        yield from list(self.gates.pauses.ends)
-        yield from list(self.gates.limited())
-        yield from self.on_their_way()
-
-    def snapshot(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """Return every job that has not ended, the oldest first. From any thread.
 
         No job is missed that moves meanwhile: it enters its next place before it leaves the last one (`moving` comes
@@ -156,7 +141,8 @@ class Places(ABC):
         found = dict.fromkeys(self.on_their_way())
         if (moving := self.moving) is not None:
             found[moving] = None
-        found.update(dict.fromkeys(self._held()))
+        for scope in list(self.holding):
+            found.update(dict.fromkeys(list(scope._held or ())))
         for _ in range(2):
             for place in (
                 self.gates.recording,
@@ -188,20 +174,24 @@ class Places(ABC):
             return Wait.FOR_NOTHING
         if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job) or self._will_record(job):
             return Wait.FOR_LATER
-        if (order := job._parcel.hand_over) is not None:
+        if (order := order_of(job)) is not None:
             return Wait.FOR_NO_SLOT if order.outlet.has_room else Wait.FOR_LATER
         is_full = self.waiting > 0 or self._is_full(self._on_their_way(Wait.FOR_NOTHING))
         return Wait.FOR_SLOT if is_full else Wait.FOR_NOTHING
 
+    def _take(self, job: Job, now: float) -> None:
+        job._runner = self  # type: ignore[assignment]  # (there is no other kind)
+        job._taken_at = now
+
     def _will_record(self, job: Job) -> bool:
         """Return whether `job` has to wait for its journal if its phase comes now."""
-        record = None if self.keeper is None else job._parcel.record
+        record = None if self.keeper is None else record_of(job)
         return record is not None and record.will_wait()
 
     def _note_held(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""
         self.gates.note_waits(job)
-        if self.keeper is not None and (record := job._parcel.record) is not None:
+        if self.keeper is not None and (record := record_of(job)) is not None:
             record.note_held(job)
 
     def _has_free_place(self, job: Job) -> bool:
@@ -230,18 +220,21 @@ class Places(ABC):
         if wait is Wait.FOR_LATER and limit is not None and limit.max_pending is not None:
             line = self.gates.line_of(job)
             held, waiting = (0, 0) if line is None else (len(line.held), len(line.waiting))
-            if waiting + self._on_their_way(wait, limit) >= limit.max_pending:
+            waiting += self._on_their_way(wait, limit)
+            if waiting >= limit.max_pending:
                 raise TasksSaturatedError(held, waiting, 0, limit.max_pending, limit=limit)
         if self._max_pending is None or wait is Wait.FOR_NOTHING or wait is Wait.FOR_NO_SLOT:
             return
         if self._count_pending() >= self._max_pending:
             raise TasksSaturatedError(
                 running=self.running,
-                waiting=self.waiting,
-                deferred=self.deferred,
+                waiting=self.waiting + self._on_their_way(Wait.FOR_SLOT),
+                deferred=self.deferred + self._on_their_way(Wait.FOR_LATER),
                 max_pending=self._max_pending,
                 delayed=self.delayed,
                 limited=self.limited,
+                recording=self.recording,
+                handing_over=0 if self.outlets is None else self.outlets.waiting,
             )
 
     def _count_pending(self) -> int:

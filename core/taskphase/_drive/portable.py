@@ -11,8 +11,8 @@ import pickle
 import re
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from traceback import format_exception, format_tb
@@ -86,8 +86,9 @@ def run(payload: bytes) -> tuple[Any, ...]:
     """Make the call. For the main thread of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _alias_main()
-    with _streams_apart():
-        return tuple(_run(payload))
+    if not _connection:
+        _move_connection()
+    return tuple(_run(payload))
 
 
 def _run(payload: bytes) -> Answer:
@@ -157,24 +158,45 @@ def _dumped(value: object) -> tuple[bytes | None, str, str]:
         return None, type_name(value), _detail(exc)
 
 
-@contextmanager
-def _streams_apart() -> Generator[None]:
-    """Let the standard streams lead to the null device while user code runs.
+_connection: list[int] = []
+"""In a worker: the descriptors of the connection to the parent. Programs that the function starts do not inherit them.
+"""
 
-    The first two are the connection to the parent: a program that the function starts would write into the answer. The
-    parent never reads the third: at some time a writer would wait for ever.
+
+def _move_connection() -> None:
+    """Move the connection away from the standard streams, which then lead to the null device.
+
+    - A program or a thread that the function starts would write into an answer, also into the next one.
+    - The parent never reads standard error: at some time a writer would wait for ever.
+    - A forked child closes the connection. Otherwise the parent would see the end of the worker only when the child
+      ends, too.
     """
-    kept = [os.dup(0), os.dup(1)]
+    standard = {_identity(descriptor) for descriptor in (0, 1, 2)}
+    for descriptor in [int(entry.name) for entry in Path("/dev/fd").glob("*")]:
+        with suppress(OSError):  # the descriptor with which the directory was read is closed by now
+            if descriptor > 2 and _identity(descriptor) in standard:
+                os.close(descriptor)  # uvloop leaves copies in the worker
+    for stream, mode in ((sys.__stdin__, "rb"), (sys.__stdout__, "wb")):
+        buffer = cast(Any, stream).buffer  # anyio reads and writes with these objects
+        raw = getattr(buffer, "raw", buffer)  # `python -u` has no buffer for writing
+        _connection.append(os.dup(raw.fileno()))
+        raw.__init__(_connection[-1], mode, closefd=False)
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
     os.close(null)
-    try:
-        yield
-    finally:
-        for stream, copy in enumerate(kept):
-            os.dup2(copy, stream)
-            os.close(copy)
+    os.register_at_fork(after_in_child=_close_connection)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _close_connection() -> None:
+    while _connection:
+        with suppress(OSError):  # the function has closed it
+            os.close(_connection.pop())
 
 
 def _alias_main() -> None:
@@ -225,18 +247,10 @@ def _why_not_function(func: Callable[..., object], detail: str) -> str:
 
 
 def _described(value: object, detail: str) -> str:
-    kind = type(value)
     text = f"an object of the class {shown(type_name(value))}, cannot be pickled"
-    if "<locals>" in (_qualname(kind) or ""):
+    if "<locals>" in names_of(type(value))[1]:
         detail = "the class is defined inside a function"
     return f"{text}: {detail}" if detail else text
-
-
-def _qualname(kind: type) -> str | None:
-    try:
-        return cast(str, type.__dict__["__qualname__"].__get__(kind))
-    except Exception:
-        return None
 
 
 def _refusal(value: object) -> str | None:

@@ -14,6 +14,7 @@ the loop. This module adds:
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from anyio import (
     CancelScope,
     ClosedResourceError,
     EndOfStream,
+    Event,
     IncompleteRead,
     current_time,
     to_process,
@@ -35,9 +37,9 @@ from anyio.abc import Process
 from anyio.lowlevel import RunVar, checkpoint
 
 from .._machine.calling import shown, type_name
-from .cores import Places, count_cores
 from .enclosing import ANYIO_PROCESS
 from .portable import GUARD, Answer, run, unpack
+from .slots import Slots
 from .threads import UNLIMITED
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ _BROKEN_OFF = (BrokenResourceError, ClosedResourceError, EndOfStream, Incomplete
 _UNKNOWN = 255
 
 
-_places: RunVar[Places] = RunVar("taskphase_process_places")
+_slots: RunVar[Slots[Job]] = RunVar("taskphase_process_slots")
 
 
 async def call_in_process(job: Job) -> Any:
@@ -74,8 +76,8 @@ async def call_in_process(job: Job) -> Any:
     :raises TasksUnportableError: if the worker could not load the call, or this process cannot load the outcome
     """
     try:
-        places = _places_here()
-        await places.take()
+        slots = _slots_here()
+        await slots.take(job)
         try:
             timeout = job.config.timeout
             with CancelScope(deadline=math.inf if timeout is None else current_time() + timeout):
@@ -83,7 +85,7 @@ async def call_in_process(job: Job) -> Any:
                 return unpack(answer, job.func, job._parcel.payload)
             raise TimeoutError(f"timed out after {timeout:g} seconds; its worker process was killed")
         finally:
-            places.give_back()
+            slots.release(job)
     finally:
         del job  # as in `attempt()`
 
@@ -111,13 +113,19 @@ def _in_no_context(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
             step, value = coro.throw, exc
 
 
-def _places_here() -> Places:
+def _slots_here() -> Slots[Job]:
     try:
-        return _places.get()
+        return _slots.get()
     except LookupError:
-        places = Places(count_cores())
-        _places.set(places)
-        return places
+        slots: Slots[Job] = Slots(count_cores(), Event)
+        _slots.set(slots)
+        return slots
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use, as far as Python knows it."""
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # the former from Python 3.13 on
+    return count() or 1
 
 
 class _Start:

@@ -14,7 +14,8 @@ from .._machine.dispatch import Outcome
 from .._machine.life import TOLD_TO_STOP
 from ..errors import StrayCancellation
 from . import threads
-from .cancelling import is_cancelled_around, loop_has_gone
+from .cancelling import is_cancelled_around, no_loop_runs_here
+from .job import leave_scope
 
 if TYPE_CHECKING:
     from .job import Job
@@ -88,12 +89,12 @@ def is_caught(job: Job) -> bool:
     handled here.
     """
     exc = exception()
-    return job._scope is not None and exc is not None and job._leave(plain(exc))
+    return job._scope is not None and exc is not None and leave_scope(job, plain(exc))
 
 
 def is_garbage() -> bool:
     """Return whether the garbage collector closes this coroutine: the event loop has ended without its tasks."""
-    return type(exception()) is GeneratorExit and loop_has_gone()
+    return type(exception()) is GeneratorExit and no_loop_runs_here()
 
 
 def show_from_function(exc: BaseException) -> None:

@@ -8,11 +8,13 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .._machine.calling import name_of, shown, type_name
 from ..errors import TasksClosedError
+from .job import order_of
 
 if TYPE_CHECKING:
     from .job import Job
@@ -30,11 +32,17 @@ def observer_failed(observer: object, method: str, error: BaseException) -> None
     _log(logging.ERROR, text, method, shown(type_name(observer)), error=error)
 
 
+def telemetry_failed(error: BaseException) -> None:
+    """Log that OpenTelemetry has raised. Of one observer only the first exception is logged."""
+    text = "OpenTelemetry raised at the begin or end of an attempt; its further exceptions are not logged"
+    _log(logging.ERROR, text, error=error)
+
+
 def failed(job: Job, error: BaseException) -> None:
     """Log a final failure. Call this inside the task's context."""
     if not job.attempt:
         _log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
-    elif (order := job._parcel.hand_over) is not None:  # its exception has the number of attempts to publish
+    elif (order := order_of(job)) is not None:  # its exception has the number of attempts to publish
         text = "the hand-over of task %r to %r failed"
         _log(logging.ERROR, text, job.name, order.outlet.queue.name, error=error, job=job)
     else:
@@ -47,6 +55,12 @@ def unrecorded(job: Job, error: BaseException) -> None:
     job._run_in_context(_log, logging.ERROR, text, job.name, error=error, job=job)
 
 
+def lost(job: Job, error: BaseException) -> None:
+    """Log that a task was cut off before its journal had it, and that the journal could not write it any more."""
+    text = "task %r is lost: it was cut off, and is not in the journal"
+    _log(logging.ERROR, text, job.name, error=error, job=job)  # its context is gone
+
+
 def given_up(function: str, message_id: str, reason: str) -> None:
     """Log that the journal keeps a task as failed that no host has run now."""
     text = "the journal keeps a task of %s as failed (message %s): %s"
@@ -57,6 +71,12 @@ def given_up(function: str, message_id: str, reason: str) -> None:
 def not_taken_over(error: BaseException) -> None:
     """Log that the journal cannot take over tasks of other hosts. The journal tries again."""
     _log(logging.WARNING, "no tasks of other hosts can be taken over now", error=error)
+
+
+def journal_gone(path: object) -> None:
+    """Log that another program has deleted or replaced the file of the journal."""
+    text = "the file of the journal %r was deleted or replaced: the tasks in it do not survive a crash any more"
+    _log(logging.ERROR, text, str(path))
 
 
 def handler_failed(job: Job, error: BaseException) -> None:
@@ -87,6 +107,12 @@ def retrying(job: Job, error: BaseException, after: float) -> None:
     _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after, job=job)
 
 
+def cut_off(job: Job, error: BaseException) -> None:
+    """Log that an attempt has raised while the drain stopped it. Call this inside the task's context."""
+    text = "task %r raised %s in attempt %d, which was being cancelled; the task stays in the journal"
+    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, job=job)
+
+
 def runs_here(job: Job) -> None:
     """Log that a hand-over was refused, and the task runs in this program."""
     _log(logging.WARNING, "task %r could not be handed over, and runs here", job.name, job=job)
@@ -95,6 +121,16 @@ def runs_here(job: Job) -> None:
 def queue_not_closed(name: str, error: BaseException) -> None:
     """Log that the connection of a queue was not closed."""
     _log(logging.WARNING, "the connection of the queue %r could not be closed", name, error=error)
+
+
+def failed_after_publishing(queue: str, error: BaseException) -> None:
+    """Log that code of the user's broker has failed when the broker had the message: the hand-over has succeeded."""
+    _log(
+        logging.ERROR,
+        "the broker of queue %r has the message, but post_send() of a middleware failed",
+        queue,
+        error=error,
+    )
 
 
 def dropped(job: Job, reason: str, level: int | None = None) -> None:
@@ -175,13 +211,20 @@ def _log(
     # The user's filters, handlers and exceptions may raise here. That must not change the end of a task.
     try:
         if LOGGER.isEnabledFor(level):
-            LOGGER.log(
-                level, text, *args, exc_info=error, extra={**(_NO_MORE if job is None else _fields(job)), **more}
-            )
+            fields = {**(_NO_MORE if job is None else _fields(job)), **more}
+            log = partial(LOGGER.log, level, text, *args, exc_info=error)
+            try:
+                log(extra=fields)
+            except KeyError:
+                # logging refuses a field whose name the user's record factory has set.
+                taken = fields.keys() & vars(logging.makeLogRecord({})).keys()
+                if not taken:
+                    raise
+                log(extra={name: value for name, value in fields.items() if name not in taken})
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
-        _print_instead(text, args, exc)
+        _print_instead(text, args, error, exc)
 
 
 def _fields(job: Job) -> dict[str, object]:
@@ -198,13 +241,17 @@ def _fields(job: Job) -> dict[str, object]:
     }
 
 
-def _print_instead(text: str, args: tuple[object, ...], error: BaseException) -> None:
-    """Print a record that could not be logged, and the error, if possible with its traceback."""
+def _print_instead(text: str, args: tuple[object, ...], error: BaseException | None, reason: BaseException) -> None:
+    """Print a record that could not be logged because of `reason`, with the tracebacks of its `error` and `reason`."""
+    told = "" if error is None else _traceback_of(error)
+    with suppress(Exception):  # stderr may be None or closed
+        sys.stderr.write(f"taskphase could not log: {text % args}\n{told}The reason:\n{_traceback_of(reason)}")
+
+
+def _traceback_of(error: BaseException) -> str:
     try:
-        reason = "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(error))
     except KeyboardInterrupt:
         raise
     except BaseException:
-        reason = f"{shown(type_name(error))}, whose traceback cannot be formatted\n"
-    with suppress(Exception):  # stderr may be None or closed
-        sys.stderr.write(f"taskphase could not log: {text % args}\n{reason}")
+        return f"{shown(type_name(error))}, whose traceback cannot be formatted\n"

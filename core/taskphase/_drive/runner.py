@@ -11,7 +11,7 @@ from .._machine.drain import DRAIN, DrainEvent, DrainStage
 from .._machine.life import ENDS, IN_ATTEMPT, NOT_DUE, TOLD_TO_STOP, LifeEvent, TaskStatus
 from .._queue import Queue
 from .hooks import Telling
-from .job import Job
+from .job import Job, move, record_of, set_scope
 from .keeping import AnyJournal, Keeper
 from .kept import Kept
 from .outlets import Outlets, bring_home
@@ -59,9 +59,10 @@ class Runner(Kept):
 
     @property
     def idle(self) -> bool:
-        """True if no job, no mail and no thread that was left behind is here."""
+        """True if no job, no mail, no thread that was left behind and no row to write is here."""
         jobs = self.alive or self._waiting or self.deferred or self.gates.pauses.ends or self.limited or self.recording
-        return not (jobs or self.has_mail or self.threads.left_behind)
+        owes = self.keeper is not None and self.keeper.owes
+        return not (jobs or owes or self.has_mail or self.threads.left_behind)
 
     def follow(self, event: DrainEvent) -> None:
         """Enter the next stage of the drain."""
@@ -104,13 +105,13 @@ class Runner(Kept):
         if job.config.is_gated:
             if not (past_gates or has_slot) and self._stops(job, leave):
                 return
-            has_slot = has_slot or job._parcel.hand_over is not None  # which needs none
+            has_slot = has_slot or isinstance(job.config.queue, AnyQueue)  # which needs none
         if self._max_running is not None and not has_slot and (self._waiting or self._is_full()):
-            job._move(LifeEvent.QUEUE)
+            move(job, LifeEvent.QUEUE)
             self._waiting[job] = None
         else:
             native = self.seam.start(job)
-            job._move(_START)
+            move(job, _START)
             self.alive[job] = native
             if self.prepares:
                 self._note_entered(job)
@@ -121,11 +122,11 @@ class Runner(Kept):
 
     def _stops(self, job: Job, leave: Callable[[Job], None] | None) -> bool:
         """Return True if `job` was dropped because of its key, or waits at a gate."""
-        is_due = job._status in NOT_DUE
+        is_due = job.status in NOT_DUE
         if is_due and self.gates.has_key_of(job):
             self.drop(job, "another task of its function with the same key waits or runs", level=logging.DEBUG)
             return True
-        record = job._parcel.record if is_due and self.keeper is not None else None
+        record = record_of(job) if is_due and self.keeper is not None else None
         if record is not None and record.must_wait(job):
             self.gates.record(job)
         elif not self.gates.stop(job):
@@ -147,8 +148,7 @@ class Runner(Kept):
         """
         if self.outlets is None and isinstance(job.config.queue, AnyQueue):
             bring_home(job)
-        job._runner = self  # pyright: ignore[reportAttributeAccessIssue] - it misreads a slot with a callable
-        job._taken_at = self.clock()
+        self._take(job, self.clock())
         with self.busy():
             self.start(job, past_gates=True)
 
@@ -158,8 +158,10 @@ class Runner(Kept):
         if status in ENDS or status in TOLD_TO_STOP:
             return
         if status in IN_ATTEMPT:
-            scope = job._scope or job._set_scope(self.seam.enclose(self.alive[job]))
-            job._move(LifeEvent.CANCEL)
+            scope = job._scope
+            if scope is None:
+                set_scope(job, scope := self.seam.enclose(self.alive[job]))
+            move(job, LifeEvent.CANCEL)
             scope.cancel()
             if self.watching is not None:
                 tell(self.watching.moved, self.telling, job)
@@ -197,7 +199,7 @@ class Runner(Kept):
         if job.config.is_gated:
             with self.busy():
                 self.gates.forget(job, keep_place=job in self.alive)
-            if self.keeper is not None and (record := job._parcel.record) is not None:
+            if self.keeper is not None and (record := record_of(job)) is not None:
                 record.note_ended(job)
         if self.watching is not None:
             telling = telling or self.telling
@@ -210,12 +212,12 @@ class Runner(Kept):
     def note_paused(self, job: Job, seconds: float) -> None:
         """Note that the attempt of `job` ends, and that the next one follows in `seconds`. While the runner is busy."""
         self.gates.pause(job, seconds)
-        job._move(LifeEvent.RETRY)
+        move(job, LifeEvent.RETRY)
         self.note_left(job)
 
     def resume(self, job: Job) -> None:
         """Bring a job further that was recorded, delayed, limited, or between attempts. While the runner is busy."""
-        if self._mails and job._status is not TaskStatus.LIMITED:
+        if self._mails and job.status is not TaskStatus.LIMITED:
             self._read_all()  # these jobs were scheduled before, and may have been promised a place
             if job.status in ENDS:  # by one of the mails
                 return
@@ -225,12 +227,6 @@ class Runner(Kept):
             self.start(job)
         except Exception as exc:
             self._cannot_start(job, exc)
-
-    def bury_all(self) -> None:
-        """End the jobs that the seam has missed: an eager task factory may take first steps out of their order."""
-        for job, native in list(self.alive.items()):
-            if self.seam.is_over(native):
-                self.bury(job)
 
     def bury(self, job: Job) -> None:
         """End `job`: foreign code has cancelled its native task before the first step."""

@@ -115,12 +115,6 @@ class Seam(Protocol[J_contra]):
         """
         ...
 
-    def is_over(self, native: object) -> bool:
-        """Return whether a native task, a value of `runner.alive`, has ended. The runner needs this only for native
-        tasks that never take a first step: `attempt()` reports the end of all others.
-        """
-        ...
-
     @property
     def cancel_scope(self) -> Callable[..., CancelScope]:
         """The class of cancel scopes. Its parameters here are `shield` and `deadline`."""
@@ -157,6 +151,12 @@ class NativeSeam(Seam[J_contra], Protocol[J_contra]):
 
         On asyncio one task may enter the context, and another task leave it. If `work()` has ended, this takes no turn
         of the loop.
+        """
+        ...
+
+    def is_over(self, native: object) -> bool:
+        """Return whether the native task `native` has ended. False on trio, where no cancellation ignores its scopes:
+        the host asks only after such a cancellation.
         """
         ...
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Container
 from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, current_time, to_thread
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from .cancelling import CancelScope
-from .seam import Event, Seam
+from .seam import Seam
+from .slots import Slots
 
 Owner = TypeVar("Owner")
 """The record of the task that a thread runs for."""
@@ -93,14 +92,7 @@ class Threads(Generic[Owner]):
     def __init__(self, seam: Seam[Owner], total: float, note_ended: Callable[[Owner, object], None]) -> None:
         self._seam = seam
         self._note_ended = note_ended
-        # This class counts the slots itself, because anyio's limiter is not exact:
-        # - The limiter frees a slot as soon as a call is abandoned, although its thread still runs.
-        # - Before anyio 4.14.2 the next waiter takes a free slot only at its next turn. Until then another call can
-        #   take the slot.
-        # Invariant: while `_line` is not empty, all `_total` slots are in `_held`.
-        self._total = total
-        self._held: set[_Call] = set()
-        self._line: OrderedDict[_Call, Event] = OrderedDict()
+        self._slots: Slots[_Call] = Slots(total, seam.event)
         self._calls: dict[Owner, tuple[_Call, CancelScope]] = {}
         self._queue: dict[Owner, CancelScope] = {}
         self._left_behind: dict[object, Owner] = {}
@@ -109,7 +101,7 @@ class Threads(Generic[Owner]):
     @property
     def in_use(self) -> int:
         """The number of running threads, including those left behind."""
-        return len(self._held)
+        return len(self._slots.held)
 
     @property
     def left_behind(self) -> bool:
@@ -155,12 +147,10 @@ class Threads(Generic[Owner]):
         :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
         """
         call = _Call(func, self._free_from_thread)
-        if len(self._held) < self._total:
-            self._held.add(call)
-        elif surely:
+        if surely and self._slots.is_full:
             await self._wait_surely(owner, call)
         else:
-            await self._wait_in_line(call)
+            await self._slots.take(call)
         deadline = math.inf if timeout is None else current_time() + timeout
         # Shielded, so that a cancelled task waits for its thread. The wait ends early after:
         # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `forget()`.
@@ -196,21 +186,10 @@ class Threads(Generic[Owner]):
             scope.deadline = _ABANDONED
         with scope:
             try:
-                return await self._wait_in_line(call)
+                return await self._slots.take(call)
             finally:
                 del self._queue[owner]
         raise ThreadAbandoned
-
-    async def _wait_in_line(self, call: _Call) -> None:
-        given = self._line[call] = self._seam.event()
-        try:
-            await given.wait()
-            # Notice a cancellation that arrived after `given.set()`: `func` has not begun, and must not begin.
-            await checkpoint_if_cancelled()
-        except BaseException:
-            if self._line.pop(call, None) is None:  # the slot was given to this call already
-                self._release(call)
-            raise
 
     def _free_from_thread(self, call: _Call) -> None:
         try:
@@ -220,13 +199,5 @@ class Threads(Generic[Owner]):
 
     def _release(self, call: _Call) -> None:
         """Give the slot of `call` to the next call in line. If it was released before, do nothing."""
-        if call not in self._held:
-            return
-        self._held.remove(call)
-        if self._line:
-            following, given = self._line.popitem(last=False)
-            self._held.add(following)  # now, so that no other call takes the slot first
-            given.set()
-        owner = self._left_behind.pop(call, None)
-        if owner is not None:
+        if self._slots.release(call) and (owner := self._left_behind.pop(call, None)) is not None:
             self._note_ended(owner, call)

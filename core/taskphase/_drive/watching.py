@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
-from types import MethodType
 from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
 
@@ -40,10 +39,10 @@ _broken: list[tuple[str, Callable[[], object]]] = []
 
 
 def watch(runner: Watched, observers: Iterable[Observer]) -> None:
-    """Have `observers`, and those of all runners, told of the tasks of `runner` from now on. Keep earlier ones."""
+    """From now on tell `observers`, and the observers of all runners, of the tasks of `runner`. New ones come first."""
     entries = [entry for observer in observers for entry in _entries_of(observer)]
     with _lock:
-        runner.hooks = (*runner.hooks, *entries)
+        runner.hooks = (*entries, *runner.hooks)
         _watched.add(runner)
         _refresh(runner)
 
@@ -130,20 +129,20 @@ def _break_off(hooks: Hooks, hook: Hook, error: BaseException) -> None:
         if _is_broken(entry):
             return  # another thread was in it, too
         _broken[:] = [each for each in _broken if each[1]() is not None]
-        _broken.append((entry.name, _reference(entry.owner)))
+        _broken.append((entry.name, _reference(entry.observer)))
         _refresh_all()
-    report.observer_failed(entry.owner, entry.name, error)
+    report.observer_failed(entry.observer, entry.name, error)
 
 
 def _is_broken(entry: Entry) -> bool:
-    return any(name == entry.name and owner() is entry.owner for name, owner in _broken)
+    return any(name == entry.name and observer() is entry.observer for name, observer in _broken)
 
 
-def _reference(owner: object) -> Callable[[], object]:
+def _reference(observer: object) -> Callable[[], object]:
     try:
-        return ref(owner)
+        return ref(observer)
     except TypeError:  # its class has slots
-        return lambda: owner
+        return lambda: observer
 
 
 def _refresh_all() -> None:
@@ -160,10 +159,7 @@ def _refresh(runner: Watched) -> None:
 
 
 def _entries_of(observer: Observer) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(name, getattr(hook, "__self__", observer) if type(hook) is MethodType else observer, hook)
-        for name, hook in observer._hooks().items()
-    )
+    return tuple(Entry(name, observer, hook) for name, hook in observer._hooks().items())
 
 
 def for_each(func: Callable[[T], object], items: Iterable[T]) -> None:

@@ -191,7 +191,7 @@ class TaskConfig:
 
 def _check_text(name: str, value: object) -> str:
     if not issubclass(type(value), str):
-        raise TypeError(f"{name} must be a str, not {value!r}: write {name}=str(...)")
+        raise TypeError(f"{name} must be a str, not {shown(type_name(value))}: write {name}=str(...)")
     # A subclass of `str` may override methods; its code must not run wherever the text is used.
     return str.__str__(cast("str", value))
 

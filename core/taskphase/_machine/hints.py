@@ -14,6 +14,7 @@ from types import CoroutineType
 from typing import Any, NoReturn, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Elsewhere:
@@ -49,6 +50,14 @@ def without_elsewhere(cls: type, names: Iterable[str]) -> list[str]:
     return [name for name in names if type(inspect.getattr_static(cls, name, None)) is not Elsewhere]
 
 
+def refuse_call(target: object, *_: object, **__: object) -> NoReturn:
+    """The `__call__()` of an object with `.schedule()`, for code that calls it with a function, or as a decorator.
+
+    :raises TypeError: always
+    """
+    raise TypeError(f"{type(target).__name__!r} object is not callable: write .schedule(f, ...)")
+
+
 def keywords_of(label: str, example: str) -> Callable[[F], F]:
     """Return a decorator for a function with keywords only: the TypeError for another call says what to write.
 
@@ -77,10 +86,14 @@ def keywords_of(label: str, example: str) -> Callable[[F], F]:
 def _unknown(label: str, kwargs: Mapping[str, object], func: Callable[..., object]) -> str:
     from difflib import get_close_matches
 
+    from .config import TaskConfig  # here, because `config` imports this module
+
     known = [name for name in inspect.signature(func).parameters if name != "self"]
     unknown = next((name for name in kwargs if name not in known), None)
     if unknown is None:
         return ""
+    if "config" in known and unknown in TaskConfig.__match_args__:
+        return f"{label} has no parameter {unknown!r}: write config=TaskConfig({unknown}=...)"
     nearest = get_close_matches(unknown, known, 1)
     meant = f" (did you mean {nearest[0]}=?)" if nearest else ""
     return f"{label} has no parameter {unknown!r}{meant}; it has {', '.join(known)}"
@@ -98,6 +111,17 @@ def misplaced(kwargs: Mapping[str, object], signature: Signature) -> str:
     if not settings or any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted.values()):
         return ""
     return f"; settings go into .task({', '.join(f'{name}=...' for name in settings)}), before .schedule()"
+
+
+def listed(name: str, values: Iterable[T]) -> tuple[T, ...]:
+    """Return `values` as a tuple.
+
+    :param name: the parameter
+    :raises TypeError: if `values` is no iterable: often the only element of the list
+    """
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, not {type(values).__name__}: write {name}=[...]")
+    return tuple(values)
 
 
 def uncalled(value: object) -> str:

@@ -112,5 +112,8 @@ tasks; None is the default.
 def mismatch(when: When | None) -> str:
     """Return the reason why a task with this `when` is dropped, for the log."""
     if when == "failure":
-        return "its route succeeded, and it was to run on failure only"
-    return "its route failed, and it was to run on success only"
+        return 'its route succeeded; with when="failure" it runs only after a failure'
+    return (
+        'its route failed; with when="success" (the default) it runs only after a success: .task(when="always") runs '
+        "it in both cases"
+    )

@@ -23,7 +23,8 @@ class JournalEntry:
     :ivar kwargs: the keyword arguments
     :ivar failed_at: the time of the failure, in UTC; None for a task that is due
     :ivar owner: "alive": an open host has the task, which waits or runs there. "dead": the process of its host has
-        died, so another host takes the task over. None: the task waits for a host, or has failed
+        died, so another host takes the task over. None: the task waits for a host or for the end of its delay, or has
+        failed
     """
 
     id: str

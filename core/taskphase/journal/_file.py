@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Literal, TypeAlias, TypeVar
@@ -20,7 +21,9 @@ T = TypeVar("T")
 
 Sync: TypeAlias = Literal["full", "normal"]
 
-VERSION = 1
+FileId: TypeAlias = tuple[int, int]
+
+VERSION = 2
 """The version of the schema that this code writes."""
 
 # The mark of a journal in the header of the file: "task" in ASCII.
@@ -30,7 +33,8 @@ _APPLICATION_ID = 0x7461736B
 _PAUSE = 0.01
 
 # `owner` is the host that runs the task; NULL: any host may take the task. `counted` is 1 from the first step of a
-# recovered run on: `recoveries` includes this run.
+# recovered run on: `recoveries` includes this run. `due_at` is the end of the delay; NULL: the task has none. Times are
+# in seconds since the epoch.
 _SCHEMA = (
     """
     CREATE TABLE tasks (
@@ -48,7 +52,8 @@ _SCHEMA = (
         counted INTEGER NOT NULL DEFAULT 0,
         error TEXT,
         written_at REAL NOT NULL,
-        failed_at REAL
+        failed_at REAL,
+        due_at REAL
     )
     """,
     "CREATE UNIQUE INDEX keys ON tasks (function, key) WHERE key IS NOT NULL AND state = 'due'",
@@ -58,16 +63,40 @@ _SCHEMA = (
 )
 
 
-def connect(path: Path, sync: Sync, timeout: float) -> Connection:
+# What brings a file from a version to the next one.
+_CHANGES = {1: "ALTER TABLE tasks ADD COLUMN due_at REAL"}
+
+
+class FileConnection(Connection):
+    """A connection to a file.
+
+    :ivar file: the file that was at the path right before
+    """
+
+    file: FileId | None
+
+
+def id_of(file: Path | int) -> FileId | None:
+    """Return the device and the inode of a file: a path or a descriptor. None: there is no such file."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - for a descriptor, too
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def connect(path: Path, sync: Sync, timeout: float) -> FileConnection:
     """Open the file, or make it. For the thread that uses the connection. Begin and end transactions by hand.
 
     :param timeout: the most seconds to wait for a lock of another process
     :raises JournalError: if that fails, or the file is no journal, or of a newer version
     """
-    connection: Connection | None = None
+    connection: FileConnection | None = None
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+        _make(path)
+        file = id_of(path)
+        connection = _open(path, timeout)
+        connection.file = file
         _use_wal(path, connection, time.monotonic() + timeout)
         connection.execute(f"PRAGMA synchronous = {sync.upper()}")
         transact(connection, lambda: _check_schema(path, connection))
@@ -103,7 +132,7 @@ def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T])
         return transact(connection, lambda: work(connection))
     except sqlite3.IntegrityError as exc:
         raise JournalError(path, "a due task of the same function has the same key") from exc
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise JournalError(path, reason_of(exc)) from exc
     finally:
         connection.close()
@@ -115,7 +144,7 @@ def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
     :raises JournalError: if that fails, or there is no file
     """
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=timeout, isolation_level=None)
+        connection = _open(path, timeout)
         try:
             connection.execute("BEGIN")  # what the statements read is the file at one moment
             return work(connection)
@@ -128,6 +157,23 @@ def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
 def reason_of(exc: BaseException) -> str:
     """Return the text of an error of SQLite or of the system, which names no value of a task."""
     return str(exc) if isinstance(exc, (sqlite3.Error, OSError)) else type(exc).__name__
+
+
+def _make(path: Path) -> None:
+    """Make the file, unless there is one.
+
+    Nobody but SQLite may open an existing file in this process, not even to read it. When the process closes it, the
+    kernel drops all locks of the process on the file. Another process then believes that it closes the file as the last
+    one, and deletes the WAL that is in use here.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _open(path: Path, timeout: float) -> FileConnection:
+    """Open an existing file: SQLite would make one that other users can read."""
+    uri = f"{path.as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
 
 
 def _use_wal(path: Path, connection: Connection, deadline: float) -> None:
@@ -157,3 +203,7 @@ def _check_schema(path: Path, connection: Connection) -> None:
         raise JournalError(
             path, f"a newer taskphase has made it (version {version} of the schema, and this one knows {VERSION})"
         )
+    else:
+        for each in range(version, VERSION):
+            connection.execute(_CHANGES[each])
+            connection.execute(f"PRAGMA user_version = {each + 1}")

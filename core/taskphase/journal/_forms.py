@@ -9,13 +9,13 @@ from math import inf
 from typing import Any
 
 from .._drive.identity import new_message_id
-from .._drive.job import Job
+from .._drive.job import Job, order_of
 from .._drive.outlets import route, without_partials
-from .._machine.calling import name_of, shown, type_name
+from .._machine.calling import name_of, shown
 from .._machine.config import TaskConfig
 from .._machine.scope import Phase
 from .._machine.text import exportable
-from .._queue import trace_headers
+from .._queue import carried, queue_of, trace_headers
 from .._scope import Scope
 from .._task import Task
 from ..errors import TasksUnportableError
@@ -72,8 +72,8 @@ class Forms:
         _, args, kwargs = without_partials(job)
         _check_key(name, job.config.key)
         arguments = pack(name, args, kwargs)
-        carried = self._carried(name)
-        headers: dict[str, str] = {**carried, **trace_headers(carried)}
+        headers = carried(self._carry, f"{shown(name)} cannot go into the journal")
+        headers |= trace_headers(headers)
         if job.config.queue == "here":
             headers[_QUEUE] = "here"
         self._adapt(job)
@@ -93,7 +93,7 @@ class Forms:
 
     def _adapt(self, job: Job) -> None:
         """Give a hand-over all the time that it needs. Pickle the call of a task that runs here, in a process."""
-        order = job._parcel.hand_over
+        order = order_of(job)
         if order is None:
             job._pack()
             return
@@ -105,19 +105,6 @@ class Forms:
             self._outbox = before, after
         job.config = after
 
-    def _carried(self, function: str) -> Mapping[str, str]:
-        carried: dict[str, str] = {}
-        for name, variable in self._carry.items():
-            value = variable.get(None)
-            if value is not None and type(value) is not str:
-                raise TasksUnportableError(
-                    f"{shown(function)} cannot go into the journal: the context variable for {name!r} in carry= has a "
-                    f"value of the class {shown(type_name(value))}, and only a str can be carried"
-                )
-            if value is not None:
-                carried[name] = value
-        return carried
-
     def make(self, found: Recovered, keeper: Keeps) -> Job:
         """Return a recovered task. Call this in the context of the task.
 
@@ -127,11 +114,12 @@ class Forms:
             if name in found.headers:
                 variable.set(found.headers[name])
         if "opentelemetry.trace" in sys.modules:
-            from ._tracing import continue_trace
+            from .._messaging import continue_trace
 
             continue_trace(found.headers)
         func = self._functions[found.function]
-        own = TaskConfig(name=None if found.name == name_of(func) else found.name, key=found.key)
+        own_name = None if found.name == name_of(func) else found.name
+        own = TaskConfig(name=own_name, key=found.key, delay=found.delay)  # its delay has begun: here is the rest
         job: Task[Any] = Task(func, found.args, found.kwargs, self._config.merge(own))
         job.phase = Phase(found.phase)
         parcel = job._own_parcel()
@@ -140,8 +128,8 @@ class Forms:
         if _QUEUE not in found.headers:
             route(job, keeper.runner.outlets)
         self._adapt(job)
-        parcel.record = record = Record(keeper, found.function, "", dict(found.headers), None)
-        record.place, record.is_recovered = Place.RECOVERED, True
+        headers = dict(found.headers)
+        parcel.record = Record(keeper, found.function, "", headers, None, Place.RECOVERED, is_recovered=True)
         return job
 
 
@@ -159,5 +147,5 @@ def _may_wait_for_route(job: Job, scope: Scope) -> bool:
     Not for websockets, which have no response to wait for. And not if the write comes before a first step that need not
     wait for the route: because the file decides about a key, or because a hand-over comes after its record.
     """
-    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or job._parcel.hand_over is not None)
+    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or queue_of(job.config) is not None)
     return not (is_early or scope.info.get("method") == "WEBSOCKET")

@@ -17,6 +17,7 @@ from anyio.lowlevel import RunVar
 from .._drive.keeping import AnyJournal
 from .._machine.calling import name_of, shown
 from .._machine.config import UNSET, TaskConfig, check_seconds
+from .._machine.hints import listed
 from .._machine.limit import check_count
 from .._machine.text import exportable
 from .._queue import check_carry
@@ -37,7 +38,8 @@ _LIMITER: RunVar[CapacityLimiter | None] = RunVar("taskphase.journal.overview")
 class Journal(AnyJournal):
     """Keeps tasks in a file, so that they survive a crash of the process. The file is an SQLite database.
 
-    :param path: the file, on a local disk. Its directory exists. Beside it are files of SQLite, and one for each host
+    :param path: the file, on a local disk, or a symlink to it. Its directory exists. Beside the file are files of
+        SQLite, and one for each host
     :param functions: the functions whose tasks are kept; or a dict with the settings of each. A recovered run has these
         settings, too
     :param sync: "full": a task that is written survives a power cut. "normal": it survives a crash of the process
@@ -72,7 +74,8 @@ class Journal(AnyJournal):
             from ._share import Share
         except ImportError as exc:
             raise RuntimeError(f"a journal needs sqlite3 and fcntl, which this Python does not have: {exc}") from exc
-        self._path: Path = Path(os.fspath(path)).absolute()
+        # Without symlinks: all processes look for the locks of others beside the file itself.
+        self._path: Path = Path(os.path.realpath(path))
         self._carry: Mapping[str, ContextVar[str]] = MappingProxyType(check_carry(carry))
         self._sync: Literal["full", "normal"] = sync
         self._timeout = timeout
@@ -136,7 +139,9 @@ class Journal(AnyJournal):
         return await self._ask(lambda connection: retry(connection, exportable(id)))
 
     async def discard(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
-        """Delete a task from the file. If the task runs now, the run goes on.
+        """Delete a task from the file. A host that has the task (`owner` is "alive") runs it all the same, also after a
+        delay or a pause between attempts: `Task.cancel()` there stops it. A recovered task that waits for its first
+        step is dropped.
 
         :return: False if no task has this `id`
         :raises JournalError: if the file cannot be written
@@ -178,7 +183,7 @@ def _configs_of(
     if isinstance(functions, Mapping):
         configs = dict(cast("Mapping[Callable[..., Any], TaskConfig]", functions))
     else:
-        configs = dict.fromkeys(functions, UNSET)
+        configs = dict.fromkeys(listed("functions", functions), UNSET)
     for func, config in configs.items():
         if not callable(func):
             raise TypeError(f"the functions of a journal must be callable, not {func!r}")

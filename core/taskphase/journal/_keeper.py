@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import Context
-from weakref import WeakKeyDictionary
 
 from anyio import CancelScope, Event, create_task_group, move_on_after
 
 from .._drive import report
+from .._drive.cancelling import no_loop_runs_here
 from .._drive.job import Job
 from .._drive.runner import Runner
 from .._drive.seam import outlast
 from .._machine.calling import type_name
-from .._machine.config import DEFAULT_WHEN
 from .._machine.drain import DrainStage
-from .._machine.life import ENDS
-from .._machine.scope import Phase
-from .._route import Outcome
+from .._machine.life import ENDS, TaskStatus
 from .._scope import Scope
 from ..errors import JournalError
 from ._forms import Forms
-from ._record import Place, Record
+from ._record import Place, own_record
+from ._routes import Routes
 from ._share import Share
 from ._statements import Recovered, Row
 
 # Seconds between two looks for tasks of hosts that have died.
 _PAUSE = 2.0
 
-# The most recovered tasks that wait or run here: other hosts get a part of the work, too.
+# The most recovered tasks that run here or may run now: other hosts get a part of the work, too.
 _MOST_RECOVERED = 100
+
+# The most recovered tasks in this host. A task that waits counts, too, perhaps for hours: each task costs memory.
+_MOST_PRESENT = 2000
+
+# A task may be in these for hours, and other tasks are not to wait for it.
+_PAUSED = frozenset({TaskStatus.DELAYED, TaskStatus.RETRYING, TaskStatus.HANDING_OVER})
+_WAITING = _PAUSED | {TaskStatus.LIMITED}
 
 _KEY_IS_TAKEN = "another task of its function with the same key is in the journal"
 
 
-class Keeper:
+class Keeper(Routes):
     """See `taskphase._drive.keeping.Keeper`.
 
     :param forms: turns tasks into rows, and rows into tasks
@@ -43,18 +48,20 @@ class Keeper:
     """
 
     def __init__(self, runner: Runner, forms: Forms, share_of: Callable[..., Share]) -> None:
-        self.runner = runner
+        super().__init__(runner)
         self._forms = forms
         self._share_of = share_of
         self._share: Share | None = None
-        self._routes: WeakKeyDictionary[Scope, _Collected] = WeakKeyDictionary()
         self._asked: list[Job] = []
+        self._is_writing = False
         self.recovered: int = 0
-        self._present = 0  # recovered tasks that have not ended
+        self._present: set[Job] = set()  # recovered tasks that have not ended
+        self._suspect: Job | None = None  # the last recovered task of which an earlier recovered run has died
         # Of the host's event loop, so `open()` makes them.
         self._is_asked: Event
         self._may_take: Event
         self._has_room: Event
+        self._has_turn: Event
         self._scope: CancelScope
 
     def configure(self, job: Job) -> str | None:
@@ -85,8 +92,12 @@ class Keeper:
     async def close(self) -> None:
         """Release the tasks that are left, and close the file."""
         if self._share is not None:
-            share, self._share = self._share, None
-            await share.close()
+            try:
+                if self._asked and not no_loop_runs_here():  # without a drain
+                    await self._write_gathered(shield=True)
+            finally:
+                share, self._share = self._share, None
+                await share.close()
 
     async def run(self) -> None:
         """Write and recover tasks, until `stop()`."""
@@ -100,61 +111,24 @@ class Keeper:
         """Have `run()` return."""
         self._scope.cancel()
 
-    # The end of a route.
-
-    def collect(self, record: Record, job: Job) -> None:
-        """Have the end of the route of `record` write `job`."""
-        route = record.route
-        assert route is not None
-        collected = self._routes.get(route)
-        if collected is None:
-            collected = self._routes[route] = _Collected(self._write_route)
-            route.before_route_ends(collected.write)
-        collected.jobs.append(job)
-
-    async def _write_route(self, jobs: list[Job], outcome: Outcome) -> None:
-        """Write what a route has scheduled, will start and has not ended. In the native task of the route.
-
-        :raises JournalError: if that fails, and the route has succeeded
-        """
-        chosen = [job for job in jobs if _record(job).place is Place.HERE and _will_start(job, outcome)]
-        if not chosen:
-            return
-        try:
-            await self._write(chosen, shield=outcome == "failure")
-        except JournalError as exc:
-            for job in jobs:
-                if job.status not in ENDS and _record(job).place is Place.HERE:
-                    _record(job).place = Place.NOWHERE
-                    if job.phase is not Phase.IMMEDIATE and _will_start(job, "failure"):
-                        report.unrecorded(job, exc)
-            if outcome == "success":
-                raise
-
     async def _write(self, jobs: list[Job], *, shield: bool = False) -> None:
-        """Write `jobs` in one transaction, and bring those further that wait for that.
-
-        :param shield: True: a cancel scope around this call does not shorten it
-        :raises JournalError: if that fails
-        """
+        """See `Routes._write()`."""
         rows: list[Row] = []
         for job in jobs:
-            record = _record(job)
+            record = own_record(job)
             record.place = Place.ON_ITS_WAY
             rows.append(record.row_of(job))
         try:
             taken = await self.share.write(rows, shield=shield)
         except BaseException:
             for job in jobs:
-                _record(job).place = Place.HERE
-                if job in self.runner.gates.recording:  # its batch was started before the end of the route
-                    self.ask(job)
+                own_record(job).place = Place.HERE
             raise
         for job in jobs:
             self._note_written(job, is_taken=job.message_id in taken)
 
     def _note_written(self, job: Job, *, is_taken: bool) -> None:
-        record, runner = _record(job), self.runner
+        record, runner = own_record(job), self.runner
         record.place = Place.NOWHERE if is_taken else Place.IN_FILE
         if job.status in ENDS:
             record.note_ended(job)
@@ -167,25 +141,48 @@ class Keeper:
     # Tasks outside of routes.
 
     def ask(self, job: Job) -> None:
-        """Have `job` written soon. It waits for that."""
+        """See `Routes.ask()`."""
         self._asked.append(job)
         self._is_asked.set()
 
+    @property
+    def owes(self) -> bool:
+        """See `taskphase._drive.keeping.Keeper.owes`."""
+        return self._is_writing and bool(self._asked)
+
     async def _write_asked(self) -> None:
         """Write the tasks that have gathered, in one transaction after the other."""
-        while True:
-            await self._is_asked.wait()
-            self._is_asked = Event()
-            jobs, self._asked = [job for job in self._asked if job.status not in ENDS], []
-            try:
-                if jobs:
-                    await self._write(jobs)
-            except JournalError as exc:
-                self._asked = [job for job in self._asked if job not in jobs]
-                for job in jobs:
-                    _record(job).place = Place.NOWHERE
-                    _record(job).error = exc
-                    self.runner.note_recorded(job)
+        self._is_writing = True
+        try:
+            while True:
+                while not self._asked:
+                    self._is_asked = Event()
+                    await self._is_asked.wait()
+                await self._write_gathered()
+                if self.runner.on_change is not None:
+                    self.runner.on_change()
+        finally:
+            self._is_writing = False  # the drain no longer waits for writes; `close()` writes the tasks that are left
+
+    async def _write_gathered(self, *, shield: bool = False) -> None:
+        count = len(self._asked)  # others may ask meanwhile
+        jobs = [job for job in self._asked if _needs_row(job)]
+        try:
+            if jobs:
+                await self._write(jobs, shield=shield)
+        except JournalError as exc:
+            for job in jobs:
+                self._note_unwritten(job, exc)
+        del self._asked[:count]  # a native cancellation does not come here: `_write_asked()` begins again
+
+    def _note_unwritten(self, job: Job, error: JournalError) -> None:
+        record = own_record(job)
+        record.place = Place.NOWHERE
+        if job.status not in ENDS:
+            record.error = error
+            self.runner.note_recorded(job)
+        elif not record.is_unwanted:
+            report.lost(job, error)
 
     # Tasks of other hosts.
 
@@ -193,22 +190,37 @@ class Keeper:
         """From now on recover tasks of other hosts, until the drain begins."""
         self._may_take.set()
 
-    def note_left(self) -> None:
+    def note_left(self, job: Job) -> None:
         """Note that a recovered task has ended."""
-        self._present -= 1
-        if self._present <= _MOST_RECOVERED // 2:
+        self._present.discard(job)
+        if self._room() >= _MOST_RECOVERED // 2:
             self._has_room.set()
+        if job is self._suspect:
+            self._suspect = None
+            self._has_turn.set()
+
+    def _room(self) -> int:
+        """Return the most tasks that this host may take now."""
+        active = sum(job.status not in _WAITING for job in self._present)
+        return min(_MOST_RECOVERED - active, _MOST_PRESENT - len(self._present))
+
+    def _may_take_suspect(self) -> bool:
+        """Return whether this host may take a task of which a recovered run has died. A death counts for all recovered
+        runs under way, so such tasks run one after the other: otherwise a task that kills its process takes others
+        along. A task in a pause, which may be long, does not count.
+        """
+        return self._suspect is None or self._suspect.status in _PAUSED
 
     async def _recover(self) -> None:
         await self._may_take.wait()
         has_failed = False
         while self.runner.stage is DrainStage.OPEN:
-            self._has_room = Event()
-            room = _MOST_RECOVERED - self._present
+            self._has_room, self._has_turn = Event(), Event()
+            room = self._room()
             found: list[Recovered] = []
             try:
                 if room > 0:
-                    taken = await self.share.take(room)
+                    taken = await self.share.take(room, suspects=int(self._may_take_suspect()))
                     has_failed = False
                     for message_id, function, reason in taken.given_up:
                         report.given_up(function, message_id, reason)
@@ -221,42 +233,24 @@ class Keeper:
                 for each in found:
                     self._run_again(each)
             with move_on_after(_PAUSE):
-                await (self._has_room if len(found) == room or room <= 0 else Event()).wait()
+                await (self._has_room if len(found) == room or room <= 0 else self._has_turn).wait()
 
     def _run_again(self, found: Recovered) -> None:
         context = Context()
         try:
             job = context.run(self._forms.make, found, self)
         except Exception as exc:  # the function has other parameters now
-            reason = f"it cannot be called any more: {type_name(exc)}"
-            self.share.keep_failed(found.message_id, reason)
-            report.given_up(found.function, found.message_id, reason)
+            self.share.cannot_run(found.message_id, f"it cannot be called any more: {type_name(exc)}")
             return
+        if found.recoveries:
+            self._suspect = job
         self.recovered += 1
-        self._present += 1
+        self._present.add(job)
         context.run(self.runner.recover, job)
 
 
-class _Collected:
-    """The tasks of one route. (A partial in place of the method would cost as much as the rest of the route.)"""
-
-    __slots__ = ("_write", "jobs")
-
-    def __init__(self, write: Callable[[list[Job], Outcome], Awaitable[None]]) -> None:
-        self._write = write
-        self.jobs: list[Job] = []
-
-    async def write(self, outcome: Outcome) -> None:
-        await self._write(self.jobs, outcome)
-
-
-def _record(job: Job) -> Record:
-    record = job._parcel.record
-    assert isinstance(record, Record)
-    return record
-
-
-def _will_start(job: Job, outcome: Outcome) -> bool:
-    """Return whether `job` has not ended, and will start (or runs) if its route ends like this."""
-    when = job.config.when or DEFAULT_WHEN
-    return job.status not in ENDS and (job.phase is Phase.IMMEDIATE or when in ("always", outcome))
+def _needs_row(job: Job) -> bool:
+    """Return whether `job`, which has asked for a write, needs it: also if a shutdown has cut the task off."""
+    record = own_record(job)
+    is_cut_off = job.status is TaskStatus.CANCELLED and not record.is_unwanted
+    return record.place is Place.HERE and (job.status not in ENDS or is_cut_off)

@@ -14,10 +14,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from uuid import uuid4
 from weakref import WeakSet
+
+from ._file import id_of
 
 _SUFFIX = ".alive"
 _NEW = f"{_SUFFIX}.new"
@@ -34,7 +37,8 @@ class _LockFile:
 
     def __init__(self, path: Path, flags: int) -> None:
         with _forking:
-            self.fd: int = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            # Other users look at the lock, too: after a `docker exec` of root the app takes over. They only read.
+            self.fd: int = os.open(path, flags | os.O_CLOEXEC, 0o644)
             _files.add(self)
 
     def lock(self) -> bool:
@@ -77,17 +81,31 @@ class Owner:
         self.id: str = uuid4().hex
         self._journal = journal
         self._path = journal.with_name(f"{journal.name}.{self.id}{_SUFFIX}")
+        self._functions = json.dumps(sorted(functions)).encode()
+        self._file: _LockFile = self._make()
+
+    def _make(self) -> _LockFile:
         new = self._path.with_suffix(_NEW)
-        self._file = _LockFile(new, os.O_CREAT | os.O_EXCL)
+        made = _LockFile(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            self._file.lock()
-            with os.fdopen(self._file.fd, "wb", closefd=False) as file:
-                file.write(json.dumps(sorted(functions)).encode())
+            made.lock()
+            with os.fdopen(made.fd, "wb", closefd=False) as file:
+                file.write(self._functions)
             new.rename(self._path)  # so no other host ever finds the file without its lock
         except OSError:
-            self._file.close()
+            made.close()
             new.unlink(missing_ok=True)
             raise
+        return made
+
+    def hold(self) -> None:
+        """Make the file again if another program has deleted it. In a transaction.
+
+        :raises OSError: if the file cannot be made
+        """
+        if id_of(self._path) != id_of(self._file.fd):
+            lost, self._file = self._file, self._make()
+            lost.close()
 
     def others(self) -> dict[str, frozenset[str]]:
         """Return the functions of all other living owners. Remove the files of the dead.
@@ -98,19 +116,18 @@ class Owner:
 
     def close(self) -> None:
         """Release the lock. Never raises."""
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError:
-            pass  # the directory is read-only: another owner removes the file
+        _remove(self._path)
         self._file.close()
 
 
 def lives(journal: Path, owner: str) -> bool:
-    """Return whether an owner lives. Changes nothing."""
+    """Return whether an owner lives, or may live: its lock is not for this user. Changes nothing."""
     try:
-        file = _LockFile(journal.with_name(f"{journal.name}.{owner}{_SUFFIX}"), 0)
+        file = _LockFile(journal.with_name(f"{journal.name}.{owner}{_SUFFIX}"), os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        return True
     try:
         return not file.lock()
     finally:
@@ -123,17 +140,26 @@ def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
         if found is None or found["journal"] != journal.name:
             continue
         if found["suffix"] == _NEW:
-            path.unlink(missing_ok=True)  # the process that made the file has died: no other transaction goes on
+            _remove(path)  # the process that made the file has died: no other transaction goes on
             continue
         owner = found["owner"]
         try:
-            file = _LockFile(path, 0)
+            file = _LockFile(path, os.O_RDONLY)
         except FileNotFoundError:
             continue  # another host has closed, or has removed the file
+        except PermissionError:
+            yield owner, frozenset()  # it may live
+            continue
         try:
             if file.lock():
-                path.unlink(missing_ok=True)
+                _remove(path)
             else:
                 yield owner, frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0)))
         finally:
             file.close()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, if this user may. Otherwise another owner does."""
+    with suppress(OSError):
+        path.unlink()

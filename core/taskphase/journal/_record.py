@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from enum import Enum
 from traceback import format_exception_only
 from typing import Protocol
 
 from anyio import sleep
 
-from .._drive.job import Job
+from .._drive.job import Job, record_of
 from .._drive.runner import Runner
 from .._machine.drain import DrainStage
 from .._machine.life import ENDS, TaskStatus
@@ -49,11 +50,13 @@ class Keeps(Protocol):
 
     @property
     def share(self) -> Share: ...
+    def takes(self, route: Scope) -> bool: ...
     def collect(self, record: Record, job: Job) -> None: ...
     def ask(self, job: Job) -> None: ...
-    def note_left(self) -> None: ...
+    def note_left(self, job: Job) -> None: ...
 
 
+@dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class Record:
     """See `taskphase._drive.keeping.Record`.
 
@@ -62,20 +65,15 @@ class Record:
     :ivar place: where the task is
     """
 
-    __slots__ = ("arguments", "error", "function", "headers", "is_recovered", "is_unwanted", "keeper", "place", "route")
-
-    def __init__(
-        self, keeper: Keeps, function: str, arguments: str, headers: dict[str, str], route: Scope | None
-    ) -> None:
-        self.keeper = keeper
-        self.function = function
-        self.arguments = arguments
-        self.headers = headers
-        self.route = route
-        self.place = Place.HERE
-        self.is_recovered = False
-        self.is_unwanted = False
-        self.error: Exception | None = None
+    keeper: Keeps
+    function: str
+    arguments: str
+    headers: dict[str, str]
+    route: Scope | None
+    place: Place = Place.HERE
+    is_recovered: bool = False
+    is_unwanted: bool = False
+    error: Exception | None = None
 
     def row_of(self, job: Job) -> Row:
         """Return the row of the task for the file."""
@@ -83,6 +81,7 @@ class Record:
             *(str(job.message_id), self.function, exportable(job.name), job.phase.value, self.arguments),
             json.dumps(self.headers) if self.headers else "{}",
             job.config.key,
+            job.config.delay,
         )
 
     def will_wait(self) -> bool:
@@ -90,7 +89,7 @@ class Record:
         return self.place is not Place.RECOVERED and not self._runs_in_route()
 
     def _runs_in_route(self) -> bool:
-        return self.route is not None and self.route.in_route and self.route.outcome is None
+        return self.route is not None and self.keeper.takes(self.route)
 
     def note_held(self, job: Job) -> None:
         """Note that the task waits for its phase: the end of the route writes the task."""
@@ -139,14 +138,21 @@ class Record:
     def note_ended(self, job: Job) -> None:
         """Note that the task has ended. While a write is on its way, the end of the write does this."""
         if self.is_recovered:
-            self.keeper.note_left()
+            self.keeper.note_left(job)
         if self.place not in (Place.IN_FILE, Place.RECOVERED):
             return
         share, status = self.keeper.share, job.status
-        if status in _STRUCK_OUT or (status is TaskStatus.CANCELLED and self.is_unwanted):
+        if status in _STRUCK_OUT or self.is_unwanted:
             share.strike_out(str(job.message_id), key=job.config.key)
         elif status is TaskStatus.FAILED:
             share.keep_failed(str(job.message_id), _text_of(job._result))
+
+
+def own_record(job: Job) -> Record:
+    """Return the record of a job that has one."""
+    record = record_of(job)
+    assert isinstance(record, Record)
+    return record
 
 
 def _text_of(error: BaseException) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
+from time import monotonic
 from typing import Any
 
 from .._drive.seam import Seam
 from . import _statements
-from ._file import Sync, connect
+from ._doubts import Doubts
+from ._file import FileConnection, Sync, connect, transact
 from ._owners import Owner
 from ._statements import Row, Taken
 from ._waiting import LoopWriter
@@ -33,7 +35,9 @@ class Share:
         self._timeout = timeout
         self._recoveries = recoveries
         self._owner: Owner | None = None
-        self._writer = LoopWriter(path, partial(connect, path, sync, timeout), self._write, seam, self._unlock)
+        self._doubts = Doubts(monotonic)
+        self._open_file = partial(connect, path, sync, timeout)
+        self._writer = LoopWriter(path, self._connect, self._write, seam, self._unlock)
 
     async def open(self) -> None:
         """Open the file and lock it for this host.
@@ -69,17 +73,27 @@ class Share:
         """Note that a task has failed for good. Does not wait."""
         self._writer.post(lambda connection: _statements.keep_failed(connection, message_id, error))
 
-    async def take(self, most: int) -> Taken:
+    async def take(self, most: int, *, suspects: int = 1) -> Taken:
         """Take due tasks that have no living owner.
 
+        :param suspects: the most tasks among them of which a recovered run has died
         :raises JournalError: if that fails. This host has taken nothing
         """
         taken: list[str] = []
         return await self._writer.do(
-            partial(self._take, most, taken),
+            partial(self._take, most, suspects, taken),
             undo=lambda connection: _statements.give_back(connection, self._id, taken),
             timeout=self._timeout,
         )
+
+    def cannot_run(self, message_id: str, reason: str) -> None:
+        """Give back a task that this host has taken and cannot call. Does not wait."""
+
+        def give_back(connection: Connection) -> None:
+            self._doubts.note(message_id, reason)
+            _statements.give_back(connection, self._id, [message_id])
+
+        self._writer.post(give_back)
 
     async def count_run(self, message_id: str) -> bool:
         """Count a recovered run, before its first step. Return False if the task was discarded meanwhile.
@@ -107,6 +121,16 @@ class Share:
         assert self._owner is not None, "open() comes first"
         return self._owner.id
 
+    def _connect(self) -> FileConnection:
+        connection = self._open_file()
+        if self._owner is not None:  # the last file was deleted, perhaps with the file of the lock
+            try:
+                transact(connection, self._owner.hold)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
     def _claim(self, _connection: Connection) -> None:
         self._owner = Owner(self._path, self._functions)
 
@@ -117,10 +141,11 @@ class Share:
     def _write(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
         return _statements.write(connection, self._id, rows)
 
-    def _take(self, most: int, taken: list[str], connection: Connection) -> Taken:
+    def _take(self, most: int, suspects: int, taken: list[str], connection: Connection) -> Taken:
         assert self._owner is not None
+        self._owner.hold()
         others = self._owner.others()
-        limits = {"recoveries": self._recoveries, "most": most}
-        result = _statements.take(connection, self._id, self._functions, others, **limits)
+        limits = {"recoveries": self._recoveries, "most": most, "suspects": suspects}
+        result = _statements.take(connection, self._id, self._functions, others, doubts=self._doubts, **limits)
         taken[:] = [task.message_id for task in result.tasks]
         return result

@@ -1,7 +1,7 @@
 """What happens to the tasks in a journal. Each function here is a part of a transaction.
 
     (nothing) -- write --> due -- strike_out (succeeded, cancelled, its route failed) --> (nothing)
-                           due -- keep_failed (failed for good; died too often; unknown function) --> failed
+                           due -- keep_failed (failed for good; died too often; nobody can run it) --> failed
                            failed -- retry --> due
                            due, failed -- discard --> (nothing)
 
@@ -21,6 +21,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple, TypeVar
 
 from ._arguments import unpack
+from ._doubts import Doubts
 from ._entries import JournalEntry, JournalOverview
 
 T = TypeVar("T")
@@ -31,11 +32,18 @@ _MOST = 500
 # The longest arguments in an overview, in characters: a page shows a part of them, and asks again and again.
 _LONGEST = 10_000
 
-_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
+# A host takes a task so many seconds before the delay ends: it looks more often than that. Until then the task lies in
+# the file, and takes no room in a host.
+_SOON = 5.0
+
+# The rest of a delay, in seconds. Never more than the whole delay: the clock may have been set back.
+_REST = "ifnull(max(0, min(due_at - ?, due_at - written_at)), 0)"
+
+_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
 
 
 class Row(NamedTuple):
-    """A task to write. `arguments` and `headers` are JSON."""
+    """A task to write. `arguments` and `headers` are JSON. `delay` is in seconds; None or 0: the task has none."""
 
     message_id: str
     function: str
@@ -44,10 +52,11 @@ class Row(NamedTuple):
     arguments: str
     headers: str
     key: str | None
+    delay: float | None = None
 
 
 class Recovered(NamedTuple):
-    """A task that this host has taken."""
+    """A task that this host has taken. `delay` is the rest of its delay, in seconds."""
 
     message_id: str
     function: str
@@ -58,6 +67,7 @@ class Recovered(NamedTuple):
     headers: Mapping[str, str]
     key: str | None
     recoveries: int
+    delay: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +93,11 @@ def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[
         # Rows with a key go in one by one: each may be refused.
         for part in _parts(tuple(some), 1 if has_key else _MOST // (len(Row._fields) + 2)):
             cursor = connection.execute(
-                "INSERT INTO tasks (message_id, function, name, phase, arguments, headers, key, owner, written_at,"  # noqa: S608
-                " state)"
+                "INSERT INTO tasks (message_id, function, name, phase, arguments, headers, key, due_at, owner,"  # noqa: S608
+                " written_at, state)"
                 f" VALUES {', '.join([_VALUES] * len(part))}"
                 " ON CONFLICT (function, key) WHERE key IS NOT NULL AND state = 'due' DO NOTHING",
-                [value for row in part for value in (*row, owner, now)],
+                [value for *row, delay in part for value in (*row, now + delay if delay else None, owner, now)],
             )
             if not cursor.rowcount:
                 taken.append(part[0].message_id)
@@ -118,47 +128,58 @@ def take(
     *,
     recoveries: int,
     most: int,
+    suspects: int,
+    doubts: Doubts,
 ) -> Taken:
-    """Give `owner` due tasks that have no living owner. A task of an unknown function is kept as failed, unless a
-    living owner knows the function.
+    """Give `owner` due tasks that have no living owner. A task that no living owner can run is kept as failed in the
+    end.
 
     :param others: the functions of all other living owners
     :param recoveries: a task is kept as failed if so many of its recovered runs have died
     :param most: the most tasks to take
+    :param suspects: the most tasks among them of which a recovered run has died
     """
+    now = time.time()
     alive = [owner, *others]
-    known = functions.union(*others.values())
+    elsewhere = frozenset[str]().union(*others.values()) - functions
     found = connection.execute(
-        "SELECT number, message_id, function, name, phase, arguments, headers, key, recoveries FROM tasks"  # noqa: S608
-        f" WHERE state = 'due' AND (owner IS NULL OR owner NOT IN ({', '.join('?' * len(alive))})) ORDER BY number",
-        alive,
+        f"SELECT message_id, function, name, phase, arguments, headers, key, recoveries, {_REST} FROM tasks"  # noqa: S608
+        f" WHERE state = 'due' AND (owner IS NULL OR owner NOT IN ({', '.join('?' * len(alive))}))"
+        " AND (due_at IS NULL OR due_at < ? OR written_at > ?) ORDER BY number",
+        [now, *alive, now + _SOON, now],
     )
-    tasks: list[Recovered] = []
-    numbers: list[int] = []
-    given_up: list[tuple[str, str, str]] = []
-    for number, message_id, function, name, phase, arguments, headers, key, died in found:
+    taken = Taken([], [])
+    strange: list[tuple[str, str]] = []
+    for message_id, function, name, phase, arguments, headers, key, died, rest in found:
         if died >= recoveries:
-            given_up.append((message_id, function, f"its process has died in {died} recovered runs"))
-        elif function in functions:
+            taken.given_up.append((message_id, function, f"its process has died in {died} recovered runs"))
+        elif function not in functions or message_id in doubts:
+            strange.append((message_id, function))
+        elif not died or suspects:
             try:
                 call = unpack(arguments)
-                task = Recovered(message_id, function, name, phase, *call, json.loads(headers), key, died)
+                task = Recovered(message_id, function, name, phase, *call, json.loads(headers), key, died, rest)
             except ValueError:
-                given_up.append((message_id, function, "its arguments in the file are no JSON"))
+                taken.given_up.append((message_id, function, "its arguments in the file are no JSON"))
                 continue
-            tasks.append(task)
-            numbers.append(number)
-            if len(numbers) == most:
+            suspects -= died > 0
+            taken.tasks.append(task)
+            if len(taken.tasks) == most:
                 break
-        elif function not in known:
-            given_up.append((message_id, function, "the journal of this app has no function with this name"))
     found.close()
+    is_all = len(taken.tasks) < most
+    taken.given_up.extend(doubts.judge([each for each in strange if each[1] not in elsewhere], is_all=is_all))
+    _note_taken(connection, owner, taken)
+    return taken
+
+
+def _note_taken(connection: Connection, owner: str, taken: Taken) -> None:
     connection.executemany(
-        "UPDATE tasks SET owner = ?, counted = 0 WHERE number = ?", [(owner, number) for number in numbers]
+        "UPDATE tasks SET owner = ?, counted = 0 WHERE message_id = ?",
+        [(owner, task.message_id) for task in taken.tasks],
     )
-    for message_id, _, reason in given_up:
+    for message_id, _, reason in taken.given_up:
         keep_failed(connection, message_id, reason)
-    return Taken(tasks, given_up)
 
 
 def give_back(connection: Connection, owner: str, message_ids: Iterable[str]) -> None:

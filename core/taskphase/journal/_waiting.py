@@ -11,6 +11,7 @@ from anyio import sleep_until
 
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
+from ._file import FileConnection
 from ._statements import Row
 from ._writer import Status, T, Work, Write, Writer, undo_of
 
@@ -21,7 +22,7 @@ class LoopWriter(Writer):
     def __init__(
         self,
         path: Path,
-        connect: Callable[[], Connection],
+        connect: Callable[[], FileConnection],
         write_rows: Callable[[Connection, Sequence[Row]], frozenset[str]],
         seam: Seam[Any],
         at_end: Callable[[], object],

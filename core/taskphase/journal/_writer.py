@@ -21,6 +21,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,11 @@ from sqlite3 import Connection
 from threading import Lock, Thread
 from typing import Any, TypeAlias, TypeVar
 
+from .._drive import report
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
-from ._file import reason_of, transact
+from ._file import FileConnection, id_of, reason_of, transact
 from ._statements import Row
 
 T = TypeVar("T")
@@ -54,26 +56,24 @@ class Status(Enum):
     GIVEN_UP = "given up"
 
 
+@dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class Write:
     """Work that a caller waits for, or `rows` to write together with the rows of other callers."""
 
-    __slots__ = ("done", "error", "result", "rows", "status", "undo", "work")
-
-    def __init__(self, work: Work[Any] | None, undo: Work[object] | None, rows: Sequence[Row], done: Event) -> None:
-        self.work = work
-        self.undo = undo
-        self.rows = rows
-        self.done = done
-        self.status = Status.WAITING
-        self.result: Any = None
-        self.error: JournalError | None = None
+    work: Work[Any] | None
+    undo: Work[object] | None
+    rows: Sequence[Row]
+    done: Event
+    status: Status = Status.WAITING
+    result: Any = None
+    error: JournalError | None = None
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class _Owed:
     """Work that nobody waits for."""
 
-    def __init__(self, work: Work[object]) -> None:
-        self.work = work
+    work: Work[object]
 
 
 _WAKE = _Owed(lambda _connection: None)
@@ -94,7 +94,7 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        connect: Callable[[], Connection],
+        connect: Callable[[], FileConnection],
         write_rows: Callable[[Connection, Sequence[Row]], frozenset[str]],
         seam: Seam[Any],
         at_end: Callable[[], object],
@@ -104,7 +104,7 @@ class Writer:
         self._write_rows = write_rows
         self._seam = seam
         self._at_end = at_end
-        self._connection: Connection | None = None
+        self._connection: FileConnection | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._owed: list[Work[object]] = []
         self._struck_out: deque[str] = deque()
@@ -138,9 +138,7 @@ class Writer:
         try:
             self._work_to_the_end()
         finally:
-            if self._connection is not None:
-                with suppress(sqlite3.Error):
-                    self._connection.close()
+            self._disconnect()
             self._at_end()
             self._wake(self._ends)
 
@@ -201,9 +199,7 @@ class Writer:
     def _commit(self, writes: list[Write]) -> None:
         error: Exception | None = None
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            results = transact(self._connection, partial(self._work, self._connection, writes))
+            results = self._transact(writes)
             self._owed.clear()
         except Exception as exc:
             error, results = exc, [None] * len(writes)
@@ -216,9 +212,27 @@ class Writer:
                 self._commit([])
         del error  # its traceback has this frame: a cycle
 
+    def _transact(self, writes: list[Write]) -> list[Any]:
+        """Do all work in one transaction. If the file is at the path no more, do all work again in the file that is, or
+        in a new one.
+        """
+        for _ in range(2):
+            if self._connection is None:
+                self._connection = self._connect()
+            results = transact(self._connection, partial(self._work, self._connection, writes))
+            if self._connection.file == id_of(self._path):
+                return results
+            report.journal_gone(self._path)
+            self._disconnect()
+        raise JournalError(self._path, "another program deletes or replaces the file")
+
     def _drop_broken(self) -> None:
         """Close a connection that is stuck in a transaction. The next transaction opens another one."""
         if self._connection is not None and self._connection.in_transaction:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None

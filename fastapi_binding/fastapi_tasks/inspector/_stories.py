@@ -19,6 +19,9 @@ T = TypeVar("T")
 _RECENT = 64
 """A number that is missing among so many last ones may still come."""
 
+MOST_MEASURED = 1000
+"""The most tasks in one percentile: that takes half a millisecond."""
+
 _RUNNING = TaskStatus.RUNNING
 
 # Finer than the clock of uvloop, which has milliseconds; the same for all loops and threads of the process.
@@ -142,7 +145,9 @@ class Stories:
 
     def ended_after(self, number: int) -> tuple[list[Ended], int]:
         """Return the tasks that have ended after the first `number` ones, the oldest first, and the new number."""
-        fresh = [Ended.of(story) for story in copied(lambda: self.ended) if story[KEY] > number]
+        # A look of a tab finds a few new tasks, and the ring may have a million old ones: begin at the right end.
+        newest: int = max((story[KEY] for story in self._last(_RECENT)), default=number)
+        fresh = [Ended.of(story) for story in self._last(newest - number + _RECENT) if story[KEY] > number]
         fresh.sort(key=lambda task: task.number)
         if not fresh:
             return [], number
@@ -154,18 +159,22 @@ class Stories:
         return fresh, last
 
     def durations(self, number: int) -> dict[str, float] | None:
-        """Return percentiles of the seconds from the first step to the end, for the tasks in the ring that ran.
+        """Return percentiles of the seconds from the first step to the end, for the last tasks in the ring that ran.
 
         :param number: the number of tasks that have ended: with the same number the answer is the same
         """
         if self._percentiles[0] != number:
-            stories = [(story[CHANGES:-_FACTS], story[1 - _FACTS]) for story in copied(lambda: self.ended)]
+            stories = [(story[CHANGES:-_FACTS], story[1 - _FACTS]) for story in self._last(MOST_MEASURED)]
             found = sorted(
                 end - changes[changes.index(_RUNNING) + 1] for changes, end in stories if _RUNNING in changes
             )
             shares = {f"p{share}": round(found[(len(found) - 1) * share // 100], 6) for share in (50, 99) if found}
             self._percentiles = number, shares or None
         return self._percentiles[1]
+
+    def _last(self, most: int) -> list[Story]:
+        """Return the last stories of the ring, the newest first."""
+        return copied(lambda: islice(reversed(self.ended), max(0, most)))
 
     def failures(self) -> list[Ended]:
         """Return the last tasks that have failed, the oldest first."""

@@ -5,17 +5,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import PurePath
 from reprlib import Repr
 from types import CodeType, FunctionType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 from taskphase import Queue, Task
 
 LONGEST = 300
 """The most characters of one text. A message may be a whole document."""
 
-_repr = Repr()
+
+class _ShortRepr(Repr):
+    """Takes the first items before it does anything with them: an argument may be a whole file."""
+
+    def repr_bytes(self, x: bytes | bytearray, level: int) -> str:
+        return self.repr_str(cast(str, x), level)  # it only slices
+
+    repr_bytearray = repr_bytes
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        return super().repr_dict(dict(islice(x.items(), self.maxdict + 1)), level)
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        return super().repr_set(set(islice(x, self.maxset + 1)), level)
+
+    def repr_frozenset(self, x: frozenset[Any], level: int) -> str:
+        return super().repr_frozenset(frozenset(islice(x, self.maxfrozenset + 1)), level)
+
+
+_repr = _ShortRepr()
 _repr.maxstring = _repr.maxother = 60
 
 _type_name = type.__dict__["__name__"].__get__  # the metaclass of a user may have a `__name__` of its own

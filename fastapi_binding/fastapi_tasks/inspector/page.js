@@ -44,8 +44,10 @@ function choose(changes) {
 
 /** Since when the server does not answer, as `Date.now()`; null while it does. */
 let lostAt = null;
+/** Why the page could not be drawn; "" if it was. */
+let flaw = "";
 
-function tell(state, text, notice = "") {
+function tell(state, text, notice = flaw) {
   const line = $("state");
   if (line.dataset.state !== state || line.textContent !== text) {
     line.dataset.state = state;
@@ -186,9 +188,11 @@ const nowOf = (worker) => Date.now() / 1000 + worker.skew;
 function entriesOf(worker) {
   const tasks = new Map([...worker.head.alive.map((task) => [task.id, task]), ...worker.tasks]);
   const entries = new Map();
+  const roots = new Map(); // most parents come first: so a long chain of tasks is not followed again for each task
   for (const task of tasks.values()) {
     let root = task;
-    if (task.request === null) while (tasks.has(root.parent)) root = tasks.get(root.parent);
+    if (task.request === null) while (tasks.has(root.parent)) root = roots.get(root.parent) ?? tasks.get(root.parent);
+    roots.set(task.id, root);
     const request = worker.requests.get(task.request) ?? null;
     const key = request ? `r${request.id}` : `t${root.id}`;
     if (!entries.has(key)) entries.set(key, { key, request, root, tasks: [], at: request?.began ?? root.scheduled });
@@ -200,7 +204,18 @@ function entriesOf(worker) {
 const titleOf = ({ request, root }) =>
   request ? [request.method, request.path].filter(Boolean).join(" ") || request.label || "a unit of work" : root.name ?? root.function;
 
+/** An error here is a fault of the page, and not of the server. */
 function draw() {
+  try {
+    drawAll();
+    flaw = "";
+  } catch (error) {
+    flaw = `This page has a fault, and does not show everything: ${error}`;
+    reportError(error);
+  }
+}
+
+function drawAll() {
   drawWorkers();
   const worker = shown();
   if (!worker) return;

@@ -15,7 +15,8 @@ const WORDS = {
 export function drawChart(place, entry, { now, scale }) {
   const { request } = entry;
   const ends = entry.tasks.map((task) => endOf(task, entry.at, now));
-  const whole = Math.max(0.001, request?.ended ?? 0, request?.first_message ?? 0, request?.route_ended ?? 0, ...ends);
+  const first = Math.max(0.001, request?.ended ?? 0, request?.first_message ?? 0, request?.route_ended ?? 0);
+  const whole = ends.reduce((longest, end) => Math.max(longest, end), first); // a call takes only so many arguments
   const isRequest = scale === "request" && request?.ended != null;
   const span = (isRequest ? Math.max(0.001, request.ended) * 1.15 : whole) * 1.02;
   const rows = inOrder(entry.tasks);
@@ -54,16 +55,20 @@ function inOrder(tasks) {
   const children = new Map();
   for (const task of sorted) {
     const parent = known.has(task.parent) ? task.parent : null;
-    children.set(parent, [...(children.get(parent) ?? []), task]);
+    if (!children.has(parent)) children.set(parent, []);
+    children.get(parent).push(task);
   }
   const rows = [];
-  const visit = (parent, depth) => {
-    for (const task of children.get(parent) ?? []) {
-      rows.push({ task, depth });
-      visit(task.id, depth + 1);
-    }
+  const left = []; // no recursion: a chain of tasks may be longer than the stack
+  const leave = (parent, depth) => {
+    for (const task of (children.get(parent) ?? []).reverse()) left.push({ task, depth });
   };
-  visit(null, 0);
+  leave(null, 0);
+  while (left.length) {
+    const row = left.pop();
+    rows.push(row);
+    leave(row.task.id, row.depth + 1);
+  }
   return rows;
 }
 

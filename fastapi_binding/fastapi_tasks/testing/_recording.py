@@ -45,6 +45,11 @@ _ACCOUNTS: ContextVar[tuple[tuple[TaskRecorder, object], ...]] = ContextVar("fas
 class AppTaskRecorder(TaskRecorder):
     """Records the tasks of an app during its `with` block: the result of `record_tasks()`."""
 
+    _block = (
+        "`with record_tasks(app) as tasks:`; with the fixture `record_tasks`, which enters it, write "
+        "`tasks = record_tasks(app)`"
+    )
+
     def __init__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
         super().__init__(run=run, timeout=timeout)
         installation = installation_of(app)
@@ -58,6 +63,7 @@ class AppTaskRecorder(TaskRecorder):
     @property
     def requests(self) -> Sequence[RecordedRequest]:
         """The requests and websocket sessions since the beginning of the block, in the order of their beginning."""
+        self._book.check_begun()
         return tuple(self._requests)
 
     def of_request(self, path: str) -> RecordedTasks[Any]:
@@ -92,7 +98,7 @@ class AppTaskRecorder(TaskRecorder):
 
     def is_busy(self) -> bool:
         """Return whether a request whose client has the whole response still runs."""
-        return any(request._is_closing for request in self.requests)
+        return any(request._is_closing for request in self._requests)
 
     def _put_around(self, call: ASGIApp) -> ASGIApp:
         return partial(self._call, call)
@@ -154,7 +160,8 @@ def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | None
     It works with every client that runs the app in this process (`TestClient`, httpx's `ASGITransport`, a server in a
     thread), with a lifespan and without. Enter it before or after the start of the app, in any thread. Several
     recorders may record at once. The recorder has the tasks of all requests, of mounted apps, of the startup, of all
-    other code that uses the host of the app, and all tasks that these schedule.
+    other code that uses the host of the app, and all tasks that these schedule. It ignores tasks that a task of an
+    earlier request schedules. Before the block its methods raise `RuntimeError`.
 
     The end of the block raises `UnexpectedFailures` if a task has failed, unless `expect_failure()` was called for it.
     It does not wait. In the example the client ends first: then the app has shut down, and all tasks have ended.

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from tests.handed import DownQueue, ListQueue, send_mail
 from fastapi_tasks import Limit, TaskHost, TasksClosedError, TasksSaturatedError, retry
 from fastapi_tasks.inspector import History
 from fastapi_tasks.inspector._picture import MOST_ALIVE, Picture
-from fastapi_tasks.inspector._stories import copied
+from fastapi_tasks.inspector._stories import MOST_MEASURED, Story, copied
 
 DRAIN = 5  # seconds for what a test has left; nothing needs them
 
@@ -508,6 +509,49 @@ class TestArguments:
         assert len(row["arguments"]) < 300
         assert not history._stories.arguments
 
+    @pytest.mark.parametrize(
+        ("argument", "shown"),
+        [
+            (b"x" * 1000, f"b'{'x' * 26}...{'x' * 28}'"),
+            (bytearray(b"x" * 1000), f"bytearray(b'{'x' * 16}...{'x' * 27}')"),
+            (dict.fromkeys(range(1000)), "{0: None, 1: None, 2: None, 3: None, ...}"),
+            (set(range(1000)), "{0, 1, 2, 3, 4, 5, ...}"),
+            (frozenset(range(1000)), "frozenset({0, 1, 2, 3, 4, 5, ...})"),
+            ((b"short", {1: 2}, {3}, frozenset({4})), "(b'short', {1: 2}, {3}, frozenset({4}))"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    async def test_an_argument_may_be_a_whole_file_g20(self, argument: object, shown: str) -> None:
+        """The text is made in `schedule()`, so only the first items are looked at."""
+
+        async def take(argument: object) -> None: ...
+
+        history = History(arguments=True)
+        async with TaskHost(observers=[history]) as host:
+            await host.schedule(take, argument)
+            [row] = (await look(history, host))["tasks"]
+        assert row["arguments"] == shown
+
+    async def test_of_a_large_argument_only_a_few_items_are_looked_at_g20(self) -> None:
+        class Item:
+            compared = shown = 0
+
+            def __lt__(self, other: object) -> bool:
+                Item.compared += 1
+                return False
+
+            def __repr__(self) -> str:
+                Item.shown += 1
+                return "item"
+
+        async def take(*arguments: object) -> None: ...
+
+        items = [Item() for _ in range(1000)]
+        async with TaskHost(observers=[History(arguments=True)]) as host:
+            await host.schedule(take, dict.fromkeys(items), set(items), frozenset(items), items)
+        assert Item.compared < 100
+        assert Item.shown < 100
+
 
 class TestUserCode:
     async def test_names_are_escaped_and_cut_off_g4(self, history: History) -> None:
@@ -664,6 +708,32 @@ class TestPictures:
             second = await look(history, host, first["cursor"])  # after so many it is lost
         assert len(second["tasks"]) == 101
         assert late == 2
+
+    async def test_a_later_look_reads_only_the_end_of_a_large_ring_g20(self) -> None:
+        class Ring(deque[Story]):
+            read = 0
+
+            def __iter__(self) -> Iterator[Story]:
+                raise AssertionError("all of it")
+
+            def __reversed__(self) -> Iterator[Story]:
+                for story in super().__reversed__():
+                    self.read += 1
+                    yield story
+
+        history = History(keep=5000)
+        history._stories.ended = ring = Ring(maxlen=5000)
+        async with TaskHost(observers=[history]) as host:
+            for _ in range(50):
+                for task in [host.schedule(work) for _ in range(100)]:
+                    await task
+            first = await look(history, host)
+            await host.task(name="new").schedule(work)
+            ring.read = 0
+            second = await look(history, host, first["cursor"])
+        assert len(first["tasks"]) == 5000
+        assert [row["name"] for row in second["tasks"]] == ["new"]
+        assert ring.read <= MOST_MEASURED + 200
 
     async def test_percentiles_are_of_the_tasks_that_ran(self, history: History) -> None:
         async with TaskHost(observers=[history]) as host:

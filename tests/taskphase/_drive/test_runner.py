@@ -54,6 +54,18 @@ async def test_more_than_max_pending_are_refused_and_nothing_is_half_scheduled_g
         assert (host.running, host.waiting, host.deferred) == (1, 1, 1)
 
 
+async def test_the_counts_of_a_refusal_have_the_tasks_of_other_threads_too_g8_g15() -> None:
+    def schedule() -> TasksSaturatedError:
+        with pytest.raises(TasksSaturatedError) as caught:
+            for _ in range(5):
+                scope.after_response.schedule(anyio.sleep, 0)
+        return caught.value
+
+    async with TaskHost(max_pending=3) as host, host.scope() as scope:
+        error = await anyio.to_thread.run_sync(schedule)
+        assert (error.waiting, error.deferred) == (0, 3)
+
+
 async def test_a_task_that_is_dropped_is_never_too_much_g5_g15() -> None:
     async with TaskHost(max_running=1, max_pending=0) as host:
         host.schedule(anyio.sleep_forever)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.taskphase.journal.hosts import MOMENT, Program
 
-from taskphase.journal import _keeper
+from taskphase.journal import _doubts, _keeper
 
 
 @pytest.fixture
@@ -19,3 +19,9 @@ async def program(tmp_path: Path) -> Program:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts look for tasks of dead hosts often."""
     monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have hosts give tasks up as soon as no living host can run them."""
+    monkeypatch.setattr(_doubts, "_GRACE", 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,9 +37,10 @@ async def opened(path: Path, functions: Iterable[str] = (SEND, CHARGE), **option
 def die(found: Share) -> None:
     """Do what the kernel does at the death of the process: release the lock. The file of the lock stays."""
     assert found._owner is not None
-    found._owner._file.close()
+    found._writer._at_end = lambda: None
     found._writer._queue.put(None)
     found._writer._thread.join()
+    found._owner._file.close()  # last: the thread would make the lock again
 
 
 def row(function: str = SEND, *args: Any, key: str | None = None, message_id: str | None = None) -> Row:
@@ -53,6 +55,14 @@ def look(path: Path, columns: str = "message_id, state") -> list[Any]:
     finally:
         connection.close()
     return [each[0] if len(each) == 1 else each for each in found]
+
+
+def move(path: Path, *, written: float, due: float) -> None:
+    """Set the times of all tasks, in seconds from now."""
+    now = time.time()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE tasks SET written_at = ?, due_at = ?", (now + written, now + due))
+    connection.close()
 
 
 def ids(found: Iterable[Row]) -> list[str]:

@@ -170,3 +170,17 @@ async def test_a_file_that_cannot_be_read_raises_journal_error_g22(tmp_path: Pat
             await call()
         copy = pickle.loads(pickle.dumps(raised.value))
         assert (str(copy), copy.reason) == (str(raised.value), raised.value.reason)
+
+
+async def test_a_lock_that_cannot_be_looked_at_raises_journal_error_g22(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "tasks.db", [send])
+    first = share(journal._path)
+    await first.open()
+    await first.write([row()])
+    die(first)
+    assert first._owner is not None
+    (lock := first._owner._path).unlink()
+    lock.symlink_to(lock)
+    for call in (journal.due, journal.overview):
+        with pytest.raises(JournalError, match="symbolic links"):
+            await call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.taskphase.journal.stores import row
 
 from taskphase.journal import _statements
+from taskphase.journal._doubts import Doubts
 from taskphase.journal._file import connect, transact
 
 RECOVERIES = 2
@@ -102,11 +104,14 @@ class Journals(RuleBasedStateMachine):
             self.tasks[message_id].state, self.tasks[message_id].owner = "failed", None
 
     @precondition(lambda self: self.hosts)
-    @rule(number=NUMBERS, most=st.integers(1, 5), step=st.booleans())
-    def takes(self, number: int, most: int, step: bool) -> None:
+    @rule(number=NUMBERS, most=st.integers(1, 5), suspects=st.integers(0, 2), step=st.booleans())
+    def takes(self, number: int, most: int, suspects: int, step: bool) -> None:
         name, host = self.host(number)
         others = {other: each.functions for other, each in self.hosts.items() if other != name}
-        taken = self.transact(_statements.take, name, host.functions, others, recoveries=RECOVERIES, most=most)
+        limits = {"recoveries": RECOVERIES, "most": most, "suspects": suspects}
+        doubts = Doubts(count(step=1000).__next__)  # the grace is over at once
+        taken = self.transact(_statements.take, name, host.functions, others, doubts=doubts, **limits)
+        assert sum(each.recoveries > 0 for each in taken.tasks) <= suspects
         running = {each for other in self.hosts.values() for each in other.runs}
         for each in taken.tasks:
             task = self.tasks[each.message_id]
@@ -128,7 +133,10 @@ class Journals(RuleBasedStateMachine):
             task.state, task.owner = "failed", None
         if len(taken.tasks) < most:
             left = [t for t in self.tasks.values() if t.state == "due" and t.owner not in self.hosts]
-            assert all(task.function not in host.functions for task in left), "a task of a dead host is forgotten"
+            is_over = sum(each.recoveries > 0 for each in taken.tasks) == suspects
+            assert all(task.function not in host.functions or (task.deaths and is_over) for task in left), (
+                "a task of a dead host is forgotten"
+            )
 
     @precondition(lambda self: self.hosts)
     @rule(number=NUMBERS)

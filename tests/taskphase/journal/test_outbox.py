@@ -10,7 +10,7 @@ import anyio
 import pytest
 from tests.backends import turns, until
 from tests.taskphase.journal.hosts import Program, die_with, disk_of
-from tests.taskphase.journal.stores import look
+from tests.taskphase.journal.stores import look, move
 from tests.taskphase.journal.test_writer import reached
 
 from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TaskStatus, TasksUnportableError, current_host
@@ -106,6 +106,7 @@ async def test_a_hand_over_that_the_drain_cuts_off_stays_due_without_on_error_g9
     assert look(program.path, "message_id, owner") == [(task.message_id, None) for task in made]
     assert (handled, [text for level, text in logged() if level == "ERROR"]) == ([], [])
     later.is_down = False
+    move(program.path, written=-100, due=0)
     async with outbox(program, later):
         await program.has({})
     assert sorted(later.published) == sorted((task.message_id, task.args) for task in made)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.taskphase.journal.stores import ALL, opened
+from tests.taskphase.journal.stores import ALL, opened, row
+
+from taskphase import Journal
+from taskphase.journal._share import Share
 
 PROGRAM = """
 import os, sys, time
@@ -65,9 +69,121 @@ async def test_the_tasks_of_a_killed_process_are_taken_and_of_a_stopped_one_not_
             assert [each.args for each in (await mine.take(ALL)).tasks] == [(number,) for number in range(5)]
 
 
+# A process that opens the file, writes, and closes it in order. Then it prints the number of tasks in the file.
+OTHER = """
+import sys
+import anyio
+from pathlib import Path
+from tests.taskphase.journal.stores import look, opened, row
+
+async def main():
+    async with opened(Path(sys.argv[1])) as mine:
+        await mine.write([row()])
+    print(len(look(Path(sys.argv[1]))))
+
+anyio.run(main)
+"""
+
+
+def others_see(path: Path) -> int:
+    command = [sys.executable, "-c", OTHER, str(path)]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=20, check=True).stdout)
+
+
+async def open_another_host(mine: Share) -> None:
+    async with opened(mine._path):
+        pass
+
+
+async def fork(mine: Share) -> None:
+    """Have a child close the connection: its objects end."""
+    child = os.fork()
+    if not child:
+        mine._writer._connection = None
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def by_journal(call: Callable[[Journal], Awaitable[object]]) -> Callable[[Share], Awaitable[object]]:
+    return lambda mine: call(Journal(mine._path, [abs]))
+
+
+USES: dict[str, Callable[[Share], Awaitable[object]]] = {
+    "due": by_journal(Journal.due),
+    "failed": by_journal(Journal.failed),
+    "overview": by_journal(Journal.overview),
+    "retry": by_journal(lambda journal: journal.retry("id")),
+    "discard": by_journal(lambda journal: journal.discard("id")),
+    "another host": open_another_host,
+    "fork": fork,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_no_use_of_the_file_drops_the_locks_of_an_open_host_g22(
+    tmp_path: Path, use: Callable[[Share], Awaitable[object]]
+) -> None:
+    """Without them, the other process deletes the WAL of this one, and later writes are on no disk."""
+    path = tmp_path / "tasks.db"
+    async with opened(path) as mine:
+        await mine.write([row()])
+        await use(mine)
+        assert others_see(path) == 2
+        assert Path(f"{path}-wal").exists()
+        await mine.write([row()])
+        assert others_see(path) == 4
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_death_before_any_statement_loses_no_task_and_doubles_none_g22(tmp_path: Path, backend: str) -> None:
     command = [sys.executable, "-m", "tests.taskphase.journal.crashes", str(tmp_path), backend]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
+
+
+# A host with a task that kills it as soon as all its tasks run. The others end as soon as that task is not there.
+POISON = """
+import os, signal, sys
+import anyio
+from pathlib import Path
+from taskphase import Journal, TaskHost, current_host
+from taskphase.journal import _keeper
+
+_keeper._PAUSE = 0.01
+
+async def kill():
+    while not all(task.started.is_set() for task in current_host().tasks()):
+        await anyio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def wait(number):
+    while any(task.func is kill for task in current_host().tasks()):
+        await anyio.sleep(0.01)
+
+async def main():
+    journal = Journal(Path(sys.argv[1]), [kill, wait])
+    first = not await journal.due()
+    async with TaskHost(journal=journal) as host:
+        if first:
+            for number in range(3):
+                host.schedule(wait, number)
+            host.schedule(kill)
+            await anyio.sleep_forever()
+        while await journal.due():
+            await anyio.sleep(0.01)
+    print([(entry.function, entry.error) for entry in await journal.failed()])
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_that_kills_its_process_takes_no_other_along_g3_g22(tmp_path: Path, backend: str) -> None:
+    command = [sys.executable, "-c", POISON, str(tmp_path / "tasks.db"), backend]
+    for _ in range(4):  # the first run, and three recovered ones
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[('__main__.kill', 'its process has died in 3 recovered runs')]"

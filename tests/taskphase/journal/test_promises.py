@@ -136,7 +136,7 @@ class World:
         self.present.clear()
         async with TaskHost(journal=self.journal()):
             with anyio.fail_after(5):
-                while look(self.path, "state"):
+                while look(self.path, "state") or len(list(self.path.parent.glob("*.alive"))) > 1:
                     await anyio.sleep(MOMENT)
         assert not self.doubles, "a task ran in two living hosts at once"
         assert self.promised <= self.done, "a task of an answered request is lost"

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from tests.backends import turns, until
-from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, keeper_of, killed
+from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, keeper_of, killed
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
@@ -60,7 +60,7 @@ async def test_a_closed_host_leaves_its_tasks_to_the_next_one_g9_g22(program: Pr
     async with program.host() as host, host.scope() as tasks:
         async with tasks.route():
             tasks.after_route.schedule(program.wait, 1)
-            tasks.task(delay=100).after_route.schedule(program.wait, 2)
+            tasks.task(delay=0.01).after_route.schedule(program.wait, 2)
             after_response = tasks.after_response.schedule(program.wait, 3)
         assert look(program.path, "phase") == ["after_route", "after_route", "after_response"]
         await turns()
@@ -238,6 +238,7 @@ async def test_a_recovered_task_is_in_the_trace_of_its_request_g22(program: Prog
     assert found == [span.get_span_context().trace_id] * 2
 
 
+@pytest.mark.usefixtures("no_grace")
 async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g22(
     program: Program, logged: Callable[[], list[tuple[str, str]]]
 ) -> None:
@@ -263,6 +264,28 @@ async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g
     reasons = {entry.function: entry.error for entry in await journal.failed()}
     assert reasons.pop("old") == "it cannot be called any more: TypeError"
     assert list(reasons.values()) == ["the journal of this app has no function with this name"]
+
+
+async def test_an_older_version_leaves_a_task_that_it_cannot_call_to_the_newer_one_g22(
+    program: Program, logged: Callable[[], list[tuple[str, str]]]
+) -> None:
+    async def old(a: int) -> None: ...
+
+    async def new(a: int, b: int) -> None:
+        assert (a, b) == (1, 2)
+        await program.release.wait()
+
+    newer = Journal(program.path, [new], names={new: "f"}, sync="normal")
+    async with TaskHost(journal=Journal(program.path, [old], names={old: "f"}, sync="normal")) as first:
+        async with TaskHost(journal=newer) as second:
+            task = second.schedule(new, 1, 2)
+            await task.started.wait()
+        await until(lambda: str(task.message_id) in keeper_of(first).share._doubts)
+        async with TaskHost(journal=newer):
+            program.release.set()
+            await program.has({})
+        assert first.statistics().recovered == 0
+    assert [text for level, text in logged() if level == "ERROR"] == []
 
 
 async def test_a_renamed_function_with_its_old_name_runs_the_tasks_of_the_old_one_g22(program: Program) -> None:
@@ -298,12 +321,103 @@ async def test_many_due_tasks_are_taken_in_parts_and_all_run_g22(program: Progra
     assert sorted(program.runs) == [("wait", number, True) for number in range(250)]
 
 
+@pytest.mark.parametrize("why", ["retry", "limit"])
+async def test_recovered_tasks_that_wait_hold_up_no_other_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr("taskphase.journal._keeper._MOST_RECOVERED", 4)
+    slow = TaskConfig(retry=retry(attempts=2, backoff=1000)) if why == "retry" else TaskConfig(limit=Limit(1))
+    function = program.fail if why == "retry" else program.hold
+    journal = Journal(program.path, {function: slow, program.wait: TaskConfig()}, sync="normal")
+    async with TaskHost(journal=journal) as host:
+        tasks = [host.schedule(function, number) for number in range(10)]
+        first = 0 if why == "retry" else 1  # this one has the place of the limit
+        await until(lambda: {task.status for task in tasks[first:]} == {S.RETRYING if why == "retry" else S.LIMITED})
+        await host.schedule(program.wait).started.wait()
+    program.runs.clear()
+    async with TaskHost(journal=journal) as host:
+        await until(lambda: ("wait", None, True) in program.runs)
+        await until(lambda: len(host.tasks()) == 10)
+
+
+async def test_a_host_takes_no_more_tasks_than_it_has_room_for_even_if_they_wait_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskphase.journal._keeper._MOST_PRESENT", 3)
+    journal = Journal(program.path, {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000))}, sync="normal")
+    async with TaskHost(journal=journal) as host:
+        tasks = [host.schedule(program.fail, number) for number in range(5)]
+        await until(lambda: {task.status for task in tasks} == {S.RETRYING})
+    async with TaskHost(journal=journal) as host:
+        await until(lambda: [task.status for task in host.tasks()] == [S.RETRYING] * 3)
+        await anyio.sleep(5 * MOMENT)
+        assert len(host.tasks()) == 3
+        for task in host.tasks():
+            task.cancel()
+        await until(lambda: len(program.rows()) == len(host.tasks()) == 2)
+
+
 async def test_two_living_hosts_never_run_a_task_at_once_g22(program: Program) -> None:
     message_ids = [await killed(program, argument=number) for number in range(10)]
     async with program.host() as one, program.host() as two:
         await program.has({})
         assert sum(host.statistics().succeeded for host in (one, two)) == len(message_ids)
     assert sorted(program.runs) == [("wait", number, True) for number in range(10)]
+
+
+async def test_hosts_that_find_the_file_by_different_symlinks_know_each_other_g22(program: Program) -> None:
+    """As two releases of a deployment do."""
+    for release in "one", "two":
+        (link := program.path.parent / release / "tasks.db").parent.mkdir()
+        link.symlink_to(program.path)
+    async with program.host() as host:
+        await host.schedule(program.hold).started.wait()
+        for release in "one", "two":
+            journal = Journal(program.path.parent / release / "tasks.db", [program.hold], sync="normal")
+            async with TaskHost(journal=journal) as other:
+                await anyio.sleep(5 * MOMENT)
+                assert other.statistics().recovered == 0
+                assert [entry.owner for entry in await journal.due()] == ["alive"]
+
+
+async def die_in_recovered_runs(program: Program, journal: Journal) -> None:
+    """Have the process of all tasks die in their recovered runs."""
+    count = len(program.rows())
+    program.runs.clear()
+    async with TaskHost(journal=journal) as host:
+        await until(lambda: len(program.runs) == count)
+        die_with(host)
+    program.runs.clear()
+
+
+async def test_tasks_whose_recovered_runs_have_died_run_one_after_the_other_g3_g22(program: Program) -> None:
+    for number in range(3):
+        await killed(program, function="hold", argument=number)
+    await die_in_recovered_runs(program, program.journal())
+    new = await killed(program)
+    async with program.host() as host:
+        await until(lambda: new not in program.rows() and len(program.runs) == 2)
+        await anyio.sleep(5 * MOMENT)
+        assert sorted(program.runs) == [("hold", 0, True), ("wait", None, True)]
+        host.tasks()[0].cancel()
+        await until(lambda: len(program.runs) == 3)
+        await anyio.sleep(5 * MOMENT)
+        assert program.runs[2:] == [("hold", 1, True)]
+        program.release.set()
+        await program.has({})
+
+
+async def test_a_retry_pause_holds_up_no_task_whose_recovered_run_has_died_g22(program: Program) -> None:
+    config = {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000)), program.hold: TaskConfig()}
+    journal = Journal(program.path, config, sync="normal")
+    async with TaskHost(journal=journal) as host:
+        first = host.schedule(program.fail)
+        await until(lambda: first.status is S.RETRYING)
+        await host.schedule(program.hold).started.wait()
+    await die_in_recovered_runs(program, journal)
+    async with TaskHost(journal=journal) as host:
+        await until(lambda: len(program.runs) == 2)
+        assert [task.status for task in host.tasks()] == [S.RETRYING, S.RUNNING]
 
 
 async def test_an_observer_that_cancels_a_recovered_task_loses_no_other_g20_g22(program: Program) -> None:
@@ -320,4 +434,4 @@ async def test_an_observer_that_cancels_a_recovered_task_loses_no_other_g20_g22(
     async with program.host(observers=[Cancels()]) as host:
         await program.has({})
         assert sorted(program.runs) == [("wait", 0, True), ("wait", 2, True)]
-        assert keeper_of(host)._present == 0
+        assert keeper_of(host)._present == set()

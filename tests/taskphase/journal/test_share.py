@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import pytest
 from tests.taskphase.journal.stores import ALL, CHARGE, SEND, die, ids, look, opened, row, share
+
+from taskphase.journal._doubts import Doubts
+from taskphase.journal._statements import Taken, release
 
 
 async def test_what_was_written_is_due_until_struck_out_g22(tmp_path: Path) -> None:
@@ -97,6 +101,22 @@ class TestRecoveries:
             assert [(each[0], each[1]) for each in taken.given_up] == [(killer.message_id, SEND)]
         assert look(path, "message_id, state") == [(killer.message_id, "failed"), (waits.message_id, "due")]
 
+    async def test_tasks_whose_runs_have_died_are_taken_one_at_a_time_g22(self, tmp_path: Path) -> None:
+        """So a task that kills its process takes no other along."""
+        path = tmp_path / "tasks.db"
+        async with opened(path) as first:
+            await first.write(rows := [row(SEND, number) for number in range(4)])
+        second = share(path)
+        await second.open()
+        await second.take(ALL)
+        for number in (0, 2, 3):
+            await second.count_run(rows[number].message_id)
+        die(second)
+        async with opened(path) as third:
+            for suspects, found in ((0, [1]), (1, [0]), (0, []), (1, [2]), (1, [3]), (1, [])):
+                taken = await third.take(ALL, suspects=suspects)
+                assert [each.args for each in taken.tasks] == [(number,) for number in found]
+
     async def test_a_host_that_closes_in_order_takes_its_counts_back_g22(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.db"
         first = share(path)
@@ -135,6 +155,7 @@ class TestKeys:
 
 
 class TestFunctions:
+    @pytest.mark.usefixtures("no_grace")
     async def test_a_task_of_an_unknown_function_is_kept_as_failed_g22(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.db"
         async with opened(path, [SEND, "app.old"]) as old:
@@ -144,6 +165,41 @@ class TestFunctions:
             assert [each.function for each in taken.tasks] == [SEND]
             assert [each[:2] for each in taken.given_up] == [(gone.message_id, "app.old")]
         assert look(path, "state") == ["failed", "due"]
+
+    async def test_a_task_of_an_unknown_function_stays_due_for_a_time_g22(self, tmp_path: Path) -> None:
+        """The time begins again when a host that knows the function has been there."""
+        path = tmp_path / "tasks.db"
+        async with opened(path, ["app.new"]) as new:
+            await new.write([row("app.new")])
+        async with opened(path, [SEND]) as old:
+            times = [0.0]
+            old._doubts = Doubts(lambda: times[-1])
+            for seconds in (0, 59.9):
+                times.append(seconds)
+                assert await old.take(ALL) == Taken([], [])
+            async with opened(path, ["app.new"]):
+                times.append(60)
+                assert await old.take(ALL) == Taken([], [])
+            for seconds in (61, 120.9):
+                times.append(seconds)
+                assert await old.take(ALL) == Taken([], [])
+            assert look(path, "state, owner") == [("due", None)]
+            times.append(121)
+            assert len((await old.take(ALL)).given_up) == 1
+        assert look(path, "state") == ["failed"]
+
+    async def test_other_tasks_do_not_begin_the_time_of_an_unknown_function_again_g22(self, tmp_path: Path) -> None:
+        path = tmp_path / "tasks.db"
+        async with opened(path, [SEND, "app.new"]) as new:
+            await new.write([*(row() for _ in range(3)), row("app.new")])
+        async with opened(path, [SEND]) as old:
+            times = [0.0]
+            old._doubts = Doubts(lambda: times[-1])
+            await old.take(ALL)
+            old._writer.post(lambda connection: release(connection, old._id))
+            times.append(60)
+            assert len((await old.take(3)).tasks) == 3  # without a look at the other one
+            assert len((await old.take(3)).given_up) == 1
 
     async def test_two_versions_of_an_app_leave_each_other_their_functions_g22(self, tmp_path: Path) -> None:
         path = tmp_path / "tasks.db"
@@ -166,6 +222,7 @@ class TestFunctions:
             assert len(taken.given_up) == 1
 
 
+@pytest.mark.usefixtures("no_grace")
 async def test_journals_whose_names_begin_alike_have_their_own_owners_g22(tmp_path: Path) -> None:
     """`tasks.db` and `tasks.db.old`: the owner of one is no owner of the other, and keeps its lock."""
     async with opened(tmp_path / "tasks.db") as short, opened(tmp_path / "tasks.db.old") as long:

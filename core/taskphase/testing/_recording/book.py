@@ -21,16 +21,33 @@ class Book:
     :ivar expected: the expected failures
     :ivar is_busy: returns True if a request whose client has the whole response may still schedule
     :ivar timeout: the most seconds of each wait; None: for ever
+    :ivar has_begun: True if the recorder was entered. Before that, a test that reads would pass, whatever its tasks do
+    :param block: how to enter the recorder, for the message
     """
 
-    def __init__(self, is_busy: Callable[[], bool], timeout: float | None) -> None:
+    has_begun = False
+
+    def __init__(self, is_busy: Callable[[], bool], timeout: float | None, block: str) -> None:
         self.entries: dict[Job, Entry] = {}
         self.expected: list[Expectation] = []
         self.is_busy = is_busy
         self.timeout = timeout
+        self._block = block
+
+    def check_begun(self) -> None:
+        """Refuse to answer if the recorder was never entered.
+
+        :raises RuntimeError: in this case
+        """
+        if not self.has_begun:
+            raise RuntimeError(f"record_tasks() records inside {self._block}")
 
     def entries_for(self, keep: Callable[[Entry], bool]) -> list[Entry]:
-        """Return the entries for which `keep` is true."""
+        """Return the entries for which `keep` is true.
+
+        :raises RuntimeError: if the recorder was never entered
+        """
+        self.check_begun()
         return [entry for entry in list(self.entries.values()) if keep(entry)]
 
     def wait(self, keep: Callable[[Entry], bool], condition: Callable[[list[Entry]], bool], what: str) -> None:
@@ -53,5 +70,5 @@ class Book:
         await CHANGES.until(lambda: condition(self.entries_for(keep)), self.timeout, lambda: self._describe(keep, what))
 
     def _describe(self, keep: Callable[[Entry], bool], what: str) -> str:
-        goes_on = ", and what is over for its client goes on" if self.is_busy() else ""
+        goes_on = ", and a request whose response is complete still runs" if self.is_busy() else ""
         return f"{what}{goes_on}; recorded:{lines(self.entries_for(keep))}"

@@ -36,7 +36,7 @@ async def run(entries: Iterable[Entry], timeout: float | None) -> None:
             if entry.is_held:
                 host._runner.adopt(entry.task)
         with anyio.move_on_after(timeout):
-            while jobs := list(host._runner.jobs()):
+            while jobs := host._runner.jobs():
                 await jobs[0]._wait_ended()
     report = host.drain_report
     if report is not None and (late := [*report.cancelled, *report.abandoned]):

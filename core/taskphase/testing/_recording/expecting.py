@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import NoReturn, cast
 
 from ..._machine.life import TaskStatus
 from ...errors import TaskFailed
@@ -51,6 +51,15 @@ class Expectation:
         names = " or ".join(kind.__name__ for kind in kinds)
         matching = "" if self.text is None else f" whose message matches {self.text!r}"
         return f"none of {self.who} failed with {names}{matching}"
+
+
+class NoBlock:
+    """The result of `expect_failure()`, which takes no `with`."""
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError("expect_failure() takes no `with`: the end of the recorder's block looks for the failure")
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def unexpected(entries: Iterable[Entry], expected: Iterable[Expectation]) -> list[Entry]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, cast, get_args
 
+from ..._drive.current import BODY
 from ..._drive.job import JOB, Job
 from ..._drive.runner import Runner
 from ..._drive.watching import forget_everywhere, observe_everywhere
@@ -34,14 +35,17 @@ class TaskRecorder(RecordedTasks[Any]):
     :param timeout: see `record_tasks()`
     """
 
+    _block = "`with record_tasks(host) as tasks:`"
+    """How to enter the recorder, for messages."""
+
     def __init__(self, host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
         if host is not None and not isinstance(host, TaskHost):
-            raise TypeError(f"host must be a TaskHost, not {host!r}")
+            raise TypeError(f"host must be a TaskHost, not {host!r}; for an app: fastapi_tasks.testing.record_tasks")
         if run not in get_args(RunMode):
             raise ValueError(f"run must be one of {', '.join(map(repr, get_args(RunMode)))}, not {run!r}")
         if timeout is not None:
             check_seconds("timeout", timeout)
-        super().__init__(Book(self.is_busy, timeout), lambda _: True, "recorded tasks")
+        super().__init__(Book(self.is_busy, timeout, self._block), lambda _: True, "recorded tasks")
         self._host = host
         self._run = run
         self._observer = _Observer(self)
@@ -50,7 +54,8 @@ class TaskRecorder(RecordedTasks[Any]):
         try:
             observe_everywhere(self._observer)
         except RuntimeError:
-            raise RuntimeError("this recorder records already") from None
+            raise RuntimeError(f"this recorder records already: enter it once, by {self._block}") from None
+        self._book.has_begun = True
         return self
 
     def __exit__(
@@ -117,6 +122,8 @@ class TaskRecorder(RecordedTasks[Any]):
         claim = self.claim(cast("TaskHost | None", runner.host))
         if claim is None and parent is not None:
             claim = parent.claim
+        if parent is None and _continues_scope(by, runner.host):
+            return
         if claim is not None and task not in self._book.entries:  # a held task may be scheduled again
             scopes = (*(() if scope is None else (scope,)), *(() if parent is None else parent.scopes))
             self._book.entries[task] = Entry(task, runner, by, scopes, claim)
@@ -157,6 +164,15 @@ class _Observer:
         return {**hooks, **dict.fromkeys(changes, _note_change)}
 
 
+def _continues_scope(by: Job | None, host: object) -> bool:
+    """Return whether this code is the task `by` of a scope of `host`, and not the code of the scope itself.
+
+    If the recorder has not recorded `by`, the scope began before the block: for example the request of another test.
+    """
+    body = BODY.get()
+    return by is not None and body is not None and body[0] is host and body[2] is not None and body[1] is not by
+
+
 def _note_change(*_: object) -> None:
     CHANGES.tell()
 
@@ -173,8 +189,9 @@ def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeo
             await tasks.await_all()
             assert tasks.of(send_mail).one().args == ("ada@example.org",)
 
-    `schedule()` calls in any thread are recorded. Several recorders may record the same tasks at once. After the block
-    the recorder still answers, and its methods still wait.
+    `schedule()` calls in any thread are recorded, but not by a task that was scheduled in a scope before the block.
+    Several recorders may record the same tasks at once. After the block the recorder still answers, and its methods
+    still wait. Before the block they raise `RuntimeError`.
 
     The end of the block raises `UnexpectedFailures` if a task has failed, unless `expect_failure()` was called for it.
     It does not wait: wait for the tasks first, for example with `wait_all()`.

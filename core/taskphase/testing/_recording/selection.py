@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -12,7 +13,7 @@ from ..._task import Task
 from . import by_hand
 from .book import Book
 from .entry import Entry
-from .expecting import Expectation
+from .expecting import Expectation, NoBlock
 from .matching import calls, is_of
 from .showing import call, line, lines, short_name
 
@@ -150,8 +151,16 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
 
         :param error: an exception class, or a tuple of them
         :param match: a regular expression to search for in the message of the exception
+        :raises TypeError: if `error` is no such class, or no tuple of them
+        :raises re.error: if `match` is no regular expression
         """
+        for kind in error if isinstance(error, tuple) else (error,):
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"expect_failure() takes an exception class, or a tuple of them, not {kind!r}")
+        if match is not None:
+            re.compile(match)
         self._book.expected.append(Expectation(self._keep, self._what, error, match))
+        return cast("None", NoBlock())  # for `with`; type checkers refuse that already
 
     # Wait
 
@@ -251,7 +260,11 @@ class RecordedTasks(Sequence[Task[T_co]], Generic[T_co]):
         return f"not all of {self._what} have ended that were run by hand"
 
     def _reaches(self, status: TaskStatus | str, attempt: int | None) -> Callable[[list[Entry]], bool]:
-        wanted = TaskStatus(status)
+        try:
+            wanted = TaskStatus(status)
+        except ValueError:
+            known = ", ".join(each.value for each in TaskStatus if each not in ENDS)
+            raise ValueError(f"{status!r} is no status; wait for one of {known}") from None
         if wanted in ENDS:
             raise ValueError(f"{wanted.value!r} is an end: wait for all, and look at the tasks")
 

@@ -7,6 +7,7 @@ from functools import wraps
 from random import Random
 from typing import ParamSpec
 
+from ..._machine.calling import is_async, name_of, shown
 from .policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
 from .record import Run
 from .running import Backend, simulate
@@ -47,12 +48,16 @@ def explore(
     :param turns: as for `simulate()`
     :param max_steps: the most steps of a run; then the run ends with a `Livelock`
     :param patience: the most real seconds of a worker thread for one step
+    :raises TypeError: for `@explore` without parentheses, and for a function that is not async
     :raises ValueError: if `schedules` is less than 1
     """
+    refuse_function(schedules, "explore")
     if schedules < 1:
         raise ValueError(f"schedules must be 1 or more, not {schedules!r}")
 
     def decorate(test: Callable[P, Awaitable[object]]) -> Callable[P, None]:
+        refuse_sync(test, "explore")
+
         @wraps(test)
         def run_all(*args: P.args, **kwargs: P.kwargs) -> None:
             @wraps(test)
@@ -74,6 +79,24 @@ def explore(
         return run_all
 
     return decorate
+
+
+def refuse_function(first: object, decorator: str) -> None:
+    """Refuse a function as the first argument of a decorator that takes settings.
+
+    :raises TypeError: for a function
+    """
+    if callable(first):
+        raise TypeError(f"write @{decorator}() with parentheses")
+
+
+def refuse_sync(test: Callable[..., object], decorator: str) -> None:
+    """Refuse a test function that is not async: its code would run in no task of the simulation.
+
+    :raises TypeError: for a sync function
+    """
+    if not is_async(test):
+        raise TypeError(f"@{decorator}() takes an async def, and {shown(name_of(test))} is not async")
 
 
 def _explore(run_with: Callable[[Policy], Run], schedules: int, seed: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 from .errors import Blocked, Deadlock, ForeignBlock, Livelock, stack_of
 from .faults import Call, Cancel
 from .privates import AnyioOnAsyncio, Steps
+from .real_time import Offline
 from .record import MAIL, Actor
 from .schedule import OutOfSteps, Schedule
 from .tasks_on_asyncio import Interceptor, SimulatedTask, coro_of, drop, ending_of, has_started, intercepted, settle
@@ -28,8 +29,7 @@ Ts = TypeVarTuple("Ts")
 _MOST_PLUMBING = 100_000
 
 # Limits of the unwinding: rounds that cancel all living tasks, steps in each round. Tasks that survive are dropped.
-_ROUNDS = 20
-_STEPS_OF_A_ROUND = 2_000
+_ROUNDS, _STEPS_OF_A_ROUND = 20, 2_000
 
 
 class Ready(NamedTuple):
@@ -40,7 +40,7 @@ class Ready(NamedTuple):
     task: asyncio.Task[Any] | None
 
 
-class SimulatedLoop(asyncio.BaseEventLoop):
+class SimulatedLoop(Offline, asyncio.BaseEventLoop):
     """A loop whose turn runs all plumbing, then makes one step of the task that the policy chooses. Without a runnable
     task the turn moves the time to the next timer. Plumbing is every callback that is not a step of a task.
     anyio repeats the delivery of a cancellation in each turn. As plumbing, that would never end. So deliveries run once

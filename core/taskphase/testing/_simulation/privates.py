@@ -11,12 +11,11 @@ import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from threading import get_ident
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeVarTuple
 
@@ -215,25 +214,6 @@ def replaced(owner: object, name: str, value: object) -> Generator[None]:
         yield
     finally:
         setattr(owner, name, original)
-
-
-@contextmanager
-def without_processes(backend: Any) -> Generator[None]:
-    """Make anyio's `backend` refuse processes in this thread while the context is open: a process takes real time."""
-    thread = get_ident()
-
-    def refusing(original: Callable[..., Any]) -> Any:
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            if get_ident() == thread:
-                raise RuntimeError("a simulation runs no processes: use run_in='thread' in the simulated program")
-            return original(*args, **kwargs)
-
-        return staticmethod(refuse)
-
-    with ExitStack() as stack:
-        for name in ("open_process", "setup_process_pool_exit_at_shutdown"):
-            stack.enter_context(replaced(backend, name, refusing(getattr(backend, name))))
-        yield
 
 
 class Steps(NamedTuple):

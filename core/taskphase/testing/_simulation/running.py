@@ -19,6 +19,7 @@ from . import privates
 from .context import enter_library, running_library
 from .faults import Fault
 from .policy import Fifo, Policy
+from .real_time import without_real_time
 from .record import Run, short_name
 from .schedule import Abandon, Schedule, here
 from .writers import writers_as_workers
@@ -100,7 +101,7 @@ def _on_asyncio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience
     with (
         privates.ordered_cancellation(anyio),
         workers_for_anyio(anyio),
-        privates.without_processes(anyio.backend),
+        without_real_time(anyio.backend),
     ):
         loop = SimulatedLoop(schedule, _asyncio_steps(), anyio, patience)
         with writers_as_workers(loop.crew):
@@ -125,7 +126,7 @@ def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: f
     with (
         workers_for_anyio(backend, simulation),
         writers_as_workers(simulation.crew),
-        privates.without_processes(backend),
+        without_real_time(backend),
     ):
         try:
             simulation.run()

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from anyio import CancelScope
 
-from .exploring import fail_if
+from .exploring import fail_if, refuse_function, refuse_sync
 from .faults import Call
 from .record import Run
 from .running import Backend, simulate
@@ -35,7 +35,9 @@ def explore_shutdown(
     :param replay: the step of a failure: run only this one
     :param max_steps: the most steps of a run; then the run ends with a `Livelock`
     :param patience: the most real seconds of a worker thread for one step
+    :raises TypeError: for `@explore_shutdown` without parentheses, and for a function that is not async
     """
+    refuse_function(backends, "explore_shutdown")
 
     def run(main: Callable[[CancelScope], Awaitable[object]], backend: Backend, step: int | None) -> Run:
         begun = _Begun(main)
@@ -46,6 +48,8 @@ def explore_shutdown(
         return found
 
     def decorate(test: Callable[Concatenate[CancelScope, P], Awaitable[object]]) -> Callable[P, None]:
+        refuse_sync(test, "explore_shutdown")
+
         def run_all(*args: P.args, **kwargs: P.kwargs) -> None:
             @wraps(test)
             def main(scope: CancelScope) -> Awaitable[object]:

@@ -1,0 +1,59 @@
+"""What a simulation refuses, because it takes real time: processes and sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from threading import get_ident
+from typing import Any, NoReturn
+
+from .privates import replaced
+
+NO_PROCESSES = "a simulation runs no processes: use run_in='thread' in the simulated program"
+NO_NETWORK = "a simulation has no network: replace the client by one that waits with anyio.sleep()"
+
+# Functions of anyio's backends.
+_PROCESSES = ("open_process", "setup_process_pool_exit_at_shutdown")
+_SOCKETS = ("connect_tcp", "connect_unix", "create_tcp_listener", "create_udp_socket", "getaddrinfo")
+
+
+def _refuse_network(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError(NO_NETWORK)
+
+
+class Offline:
+    """A base class of an asyncio event loop that refuses sockets, before asyncio's own `NotImplementedError`, which has
+    no message.
+    """
+
+    create_connection: Any = _refuse_network
+    create_server: Any = _refuse_network
+    create_datagram_endpoint: Any = _refuse_network
+    create_unix_connection: Any = _refuse_network
+    create_unix_server: Any = _refuse_network
+    getaddrinfo: Any = _refuse_network
+    add_reader: Any = _refuse_network
+    add_writer: Any = _refuse_network
+    sock_connect: Any = _refuse_network
+
+
+@contextmanager
+def without_real_time(backend: Any) -> Generator[None]:
+    """Make anyio's `backend` refuse processes and sockets in this thread while the context is open: both take real
+    time.
+    """
+    thread = get_ident()
+
+    def refusing(original: Callable[..., Any], reason: str) -> Any:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if get_ident() == thread:
+                raise RuntimeError(reason)
+            return original(*args, **kwargs)
+
+        return staticmethod(refuse)
+
+    reasons = {**dict.fromkeys(_PROCESSES, NO_PROCESSES), **dict.fromkeys(_SOCKETS, NO_NETWORK)}
+    with ExitStack() as stack:
+        for name, reason in reasons.items():
+            stack.enter_context(replaced(backend, name, refusing(getattr(backend, name), reason)))
+        yield

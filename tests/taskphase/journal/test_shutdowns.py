@@ -1,0 +1,198 @@
+"""G9, G22: what a shutdown cuts off stays due, wherever the task was; what user code cancels is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.backends import TRIO, until
+from tests.taskphase.journal.hosts import Program, disk_of, keeper_of
+from tests.taskphase.journal.stores import look
+from tests.taskphase.journal.test_writer import reached
+
+from taskphase import Journal, Task, TaskConfig, TaskHost, TaskStatus, retry
+
+S = TaskStatus
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class TestBeforeTheWrite:
+    """Tasks that are cut off while they wait for their write."""
+
+    async def test_a_task_that_still_waits_for_its_write_stays_due_g9_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            task = host.schedule(program.wait, 1)
+            assert task.status is S.RECORDING
+        assert (task.status, host.drain_report and host.drain_report.kept) == (S.CANCELLED, {task.name: 1})
+        assert look(program.path, "message_id, state, owner") == [(task.message_id, "due", None)]
+        async with program.host():
+            await program.has({})
+        assert program.runs == [("wait", 1, True)]
+
+    async def test_all_tasks_behind_a_slow_write_stay_due_g9_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            disk = disk_of(host)
+            disk.hangs = "COMMIT"
+            tasks = [host.schedule(program.send)]
+            await reached(disk)
+            tasks += [host.schedule(program.send, number) for number in range(3)]
+            threading.Timer(0.05, disk.go_on.set).start()  # the host is closing by then, and waits for the disk
+        assert [task.status for task in tasks] == [S.CANCELLED] * 4
+        assert look(program.path, "message_id, state, owner") == [(task.message_id, "due", None) for task in tasks]
+        assert host.drain_report is not None
+        assert host.drain_report.kept == {tasks[0].name: 4}
+
+    async def test_a_task_that_user_code_cancels_is_not_written_any_more_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            forgotten, kept = host.schedule(program.send, 1), host.schedule(program.send, 2)
+            forgotten.cancel()
+        kept.cancel()  # too late
+        assert program.rows() == {str(kept.message_id): "due"}
+        assert host.drain_report is not None
+        assert host.drain_report.kept == {kept.name: 1}
+
+    async def test_a_last_write_that_fails_names_the_lost_task_g9_g22(
+        self, program: Program, logged: Callable[[], list[tuple[str, str]]]
+    ) -> None:
+        async with program.host() as host:
+            disk_of(host).fails = "INSERT"
+            task = host.schedule(program.send)
+        assert (task.status, program.rows(), host.drain_report and host.drain_report.kept) == (S.CANCELLED, {}, {})
+        errors = [text for level, text in logged() if level == "ERROR"]
+        assert errors == [f"task '{task.name}' is lost: it was cut off, and is not in the journal"]
+
+    async def test_a_disk_that_hangs_holds_a_shutdown_for_the_timeout_only_g9_g22(
+        self, program: Program, logged: Callable[[], list[tuple[str, str]]]
+    ) -> None:
+        async with program.host() as host:
+            disk = disk_of(host)
+            keeper_of(host).share._timeout = 0.05
+            disk.hangs = "INSERT"
+            task = host.schedule(program.send)
+        disk.go_on.set()
+        assert task.status is S.CANCELLED
+        assert [text for level, text in logged() if level == "ERROR" and "is lost" in text]
+
+    def test_a_task_at_the_end_of_asyncio_run_stays_due_g9_g22(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            program = Program(tmp_path / "tasks.db")
+            await (host := TaskHost(journal=program.journal())).__aenter__()
+            ids.append(host.schedule(program.wait).message_id)
+
+        ids: list[str | None] = []
+        asyncio.run(main())
+        assert look(tmp_path / "tasks.db", "message_id, state, owner") == [(ids[0], "due", None)]
+
+    @pytest.mark.parametrize("anyio_backend", TRIO, indirect=True)  # asyncio leaves its loop at once
+    async def test_a_task_of_a_host_that_is_interrupted_stays_due_g9_g22(self, program: Program) -> None:
+        async def interrupt() -> None:
+            tasks.append(host.schedule(program.wait))
+            raise KeyboardInterrupt
+
+        tasks: list[Task[None]] = []
+        host = TaskHost(journal=program.journal())
+        with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+            async with host:
+                host.schedule(interrupt)
+                await anyio.sleep_forever()
+        assert tasks[0].status is S.CANCELLED
+        assert look(program.path, "message_id, state, owner") == [(tasks[0].message_id, "due", None)]
+
+
+class TestFailuresOnTheWay:
+    """Attempts that raise while the shutdown stops them: many drivers turn a cancellation into their own exception."""
+
+    @pytest.fixture
+    def thread_may_end(self) -> Iterator[threading.Event]:
+        event = threading.Event()
+        yield event
+        event.set()
+
+    async def test_an_attempt_that_fails_while_it_is_stopped_stays_due_g9_g16_g22(
+        self, program: Program, thread_may_end: threading.Event, logged: Callable[[], list[tuple[str, str]]]
+    ) -> None:
+        def in_thread() -> None:
+            running.append("thread")
+            thread_may_end.wait()
+            raise OSError
+
+        async def driver() -> None:
+            running.append("driver")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                thread_may_end.set()
+                raise ConnectionError
+
+        async def leaves() -> None:
+            running.append("leaves")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise SystemExit
+
+        running: list[str] = []
+        told: list[object] = []
+        config = TaskConfig(retry=retry(attempts=5, backoff=0), on_error=lambda task, _error: told.append(task.name))
+        functions = [in_thread, driver, leaves]
+        journal = Journal(program.path, dict.fromkeys(functions, config), sync="normal")
+        async with TaskHost(journal=journal) as host:
+            tasks = [host.schedule(function) for function in functions]
+            await until(lambda: len(running) == 3)
+        assert [(task.status, task.attempt) for task in tasks] == [(S.CANCELLED, 1)] * 3
+        assert set(program.rows().values()) == {"due"}
+        assert (told, await journal.failed()) == ([], [])
+        assert host.drain_report is not None
+        assert host.drain_report.kept == {task.name: 1 for task in tasks}
+        assert [text.partition(" raised ")[2][:30] for level, text in logged() if "was being cancelled" in text]
+
+    async def test_a_function_that_is_done_while_it_is_stopped_is_struck_out_g22(self, program: Program) -> None:
+        async def swallow() -> None:
+            started.set()
+            with anyio.CancelScope(shield=True):
+                await program.release.wait()
+
+        started = anyio.Event()
+        async with TaskHost(journal=Journal(program.path, [swallow], sync="normal")) as host:
+            task = host.schedule(swallow)
+            await started.wait()
+            program.release.set()
+        assert (task.status, program.rows()) == (S.SUCCEEDED, {})
+
+    @pytest.mark.parametrize("handler", [True, False])
+    async def test_a_task_that_user_code_cancels_is_forgotten_even_if_it_fails_g22(
+        self, program: Program, handler: bool
+    ) -> None:
+        async def driver() -> None:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ConnectionError
+
+        started = anyio.Event()
+        told: list[object] = []
+        on_error = (lambda _task, error: told.append(type(error))) if handler else None
+        async with TaskHost(journal=Journal(program.path, [driver], sync="normal")) as host:
+            task = host.task(on_error=on_error).schedule(driver)
+            await started.wait()
+            task.cancel()
+            await task.wait()
+            await program.has({})
+        assert (task.status, told) == (S.FAILED, [ConnectionError] if handler else [])
+
+    async def test_a_failure_that_came_before_the_shutdown_is_kept_as_failed_g4_g22(self, program: Program) -> None:
+        async def handle(_task: Task[object], _error: Exception) -> None:
+            handling.set()
+            await anyio.sleep_forever()
+
+        handling = anyio.Event()
+        async with program.host() as host:
+            task = host.task(on_error=handle).schedule(program.fail)
+            await handling.wait()
+        assert (task.status, program.rows()) == (S.FAILED, {str(task.message_id): "failed"})
