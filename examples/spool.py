@@ -17,7 +17,6 @@ from taskphase import TaskHost, TasksUnportableError, current_task
 from taskphase.queues import Call, Queue, running
 
 
-# --8<-- [start:queue]
 class SpoolQueue(Queue):
     """Hands tasks over to the workers of a folder."""
 
@@ -42,10 +41,6 @@ class SpoolQueue(Queue):
         return isinstance(error, OSError)  # then the file has not got its name
 
 
-# --8<-- [end:queue]
-
-
-# --8<-- [start:worker]
 def work(queue: SpoolQueue) -> None:
     """Run all messages, in a worker process."""
     known = {f"{func.__module__}.{func.__qualname__}": func for func in queue.functions}
@@ -56,9 +51,6 @@ def work(queue: SpoolQueue) -> None:
             if inspect.iscoroutine(result):
                 asyncio.run(result)
         file.unlink()
-
-
-# --8<-- [end:worker]
 
 
 async def send_mail(to: str) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from fastapi import FastAPI
 
     from fastapi_tasks.testing import AppTaskRecorder, RunMode
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 class RecordTasks(Protocol):
     """The type of the fixture `record_tasks`: `fastapi_tasks.testing.record_tasks()`, already entered."""
 
-    def __call__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> AppTaskRecorder:
+    def __call__(
+        self, app: FastAPI, *, run: RunMode = "normal", timeout: float | timedelta | None = 10
+    ) -> AppTaskRecorder:
         """Record the tasks of `app` until the end of the test."""
         ...
 
@@ -39,7 +43,7 @@ def record_tasks() -> Iterator[RecordTasks]:
 
     with ExitStack() as recorders:
 
-        def record(app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> AppTaskRecorder:
+        def record(app: FastAPI, *, run: RunMode = "normal", timeout: float | timedelta | None = 10) -> AppTaskRecorder:
             return recorders.enter_context(recorder_of(app, run=run, timeout=timeout))
 
         yield record

@@ -53,7 +53,7 @@ class Event:
     """One event of a program. `task`: the task of the event; for SCHEDULE: the task that calls, or None.
 
     `flag`, for ENDED: the scope has failed, unless its route ended before; for SCHEDULE: the call comes from a thread,
-    so the task is on its way until ARRIVE; for FINISH: the policy asks for another attempt.
+    so the task is on its way until ARRIVE, of all such tasks; for FINISH: the policy asks for another attempt.
     """
 
     what: What
@@ -199,7 +199,7 @@ class World:
                 self.kinds.append(kind)
                 self.pasts.append(())
             case What.ARRIVE, _:
-                self.arrived.append(self.on_their_way.pop(0))
+                self.arrive()
             case What.SIGNAL, ScopeEvent() as signal:
                 if signal is ScopeEvent.ENDED and not self.signals:  # a scope without a route ends both
                     self.signals.append(ScopeEvent.ROUTE_FAILED if event.flag else ScopeEvent.ROUTE_SUCCEEDED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -269,9 +268,7 @@ def test_a_natively_cancelled_waiter_still_waits_for_the_close_g9(pauses: list[f
     assert simulate(main, backend="asyncio").result() == (bool(pauses), 4)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine 'TaskHost._supervise' was never awaited:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:coroutine 'RawGroup._hold' was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("step", range(2, 14))
+@pytest.mark.parametrize("step", range(2, 13))
 def test_a_host_ends_though_everything_is_cancelled_natively_at_any_step_g2_g9(step: int) -> None:
     loops: list[asyncio.AbstractEventLoop] = []
     tasks: list[Task[Any]] = []
@@ -291,4 +288,3 @@ def test_a_host_ends_though_everything_is_cancelled_natively_at_any_step_g2_g9(s
     ended_by = run.exception
     assert isinstance(ended_by, asyncio.CancelledError), run.timeline()
     assert all(task.status in (S.CANCELLED, S.SUCCEEDED) for task in tasks)
-    gc.collect()  # collects coroutines that have never begun

@@ -14,6 +14,7 @@ from types import FunctionType as _FunctionType
 
 from ._batch import TasksBatch
 from ._current import current_host, current_task
+from ._definition import TaskErrorHandler, TaskRetryPolicy
 from ._drain import DrainReport
 from ._host import TaskHost
 from ._lines import LogTasks
@@ -28,7 +29,7 @@ from ._retry import retry
 from ._scheduler import TasksScheduler
 from ._scope import Scope
 from ._statistics import HostStatistics
-from ._task import Task, TaskErrorHandler, TaskRetryPolicy
+from ._task import Task
 from .errors import (
     HandOverFailed,
     JournalError,

@@ -87,6 +87,7 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
 
     if not TYPE_CHECKING:
         add_task = Elsewhere("tasks.after_response.schedule(f, ...)")
+        immediate = Elsewhere(".schedule(f, ...)")
 
     @property
     def after_route(self) -> TasksBatch:

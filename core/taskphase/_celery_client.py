@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +59,12 @@ class Client:
             # Celery would subscribe to the result, on a connection whose timeouts are not checked. No code here waits
             # for the result. The header tells the worker to store it.
             more = {"ignore_result": options.pop("ignore_result"), **headers, **options.pop("headers", {})}
+            # A copy: receivers of signals may change the arguments, and the next attempt needs the first ones.
+            args, kwargs = deepcopy((message.args, message.kwargs))
             with self._pool.acquire(block=True) as producer:
                 message.task.apply_async(
-                    message.args,
-                    message.kwargs,
+                    args,
+                    kwargs,
                     producer=producer,
                     retry=False,
                     headers=more,

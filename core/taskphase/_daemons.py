@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from itertools import count
 from queue import SimpleQueue
@@ -30,27 +31,28 @@ class Daemons:
         """Call `func` in a thread, in a copy of the current context. If this call is cancelled, a thread that has begun
         goes on.
 
-        :param never: called instead if the cancellation comes before the thread begins
-        :raises Exception: the exception of `func`
+        :param never: called instead if this call is cancelled before a thread begins, or there can be no thread
+        :raises BaseException: the exception of `func`
         """
         draw = count()  # the first of the two to call `next(draw)`, which is atomic, decides if the thread begins
         context = copy_context()
         ended = Event()
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
 
         def work() -> None:
             if next(draw):
                 return
             try:
                 context.run(func)
-            except Exception as exc:
+            except BaseException as exc:  # an exit would end the thread, and look like a success
                 errors.append(exc)
             finally:
-                self._tell(ended)
+                with suppress(RuntimeError):  # the event loop has ended
+                    self._seam.call_from_thread(ended.set)
 
-        self._calls.put(work)
-        self._begin_thread()
         try:
+            self._begin_thread()
+            self._calls.put(work)
             await ended.wait()
         except BaseException:
             if not next(draw):
@@ -70,14 +72,13 @@ class Daemons:
 
     def _begin_thread(self) -> None:
         if self._threads < self._most:
-            self._threads += 1
-            Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
-
-    def _tell(self, ended: Event) -> None:
-        try:
-            self._seam.call_from_thread(ended.set)
-        except RuntimeError:
-            pass  # the event loop has ended
+            try:
+                Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
+            except RuntimeError:  # the system has no thread left
+                if not self._threads:
+                    raise
+            else:
+                self._threads += 1
 
 
 def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:

@@ -5,19 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from ._drive.portable import refuse_async
 from ._machine.calling import Handle
 from ._machine.config import UNSET, AnyQueue, Here, RunIn, TaskConfig, When
 from ._machine.hints import Elsewhere, HidesElsewhere, keywords_of, refuse_call, without_elsewhere
 from ._machine.limit import Limit
-from ._task import Task, TaskErrorHandler, TaskRetryPolicy
+from ._task import Task
 
 P = ParamSpec("P")
 T = TypeVar("T")
 H = TypeVar("H", bound=Handle)
 Definition = TypeVar("Definition")
+
+_NO_PHASES = ".schedule(f, ...). For a phase take `tasks: Tasks`, or `async with host.scope() as tasks`"
+
+TaskErrorHandler: TypeAlias = Callable[[Task[Any], Exception], object]
+"""The type of `on_error`: sync or async, called with the task and its exception. The return value means nothing."""
+
+TaskRetryPolicy: TypeAlias = Callable[[Task[Any], Exception], float | timedelta | None]
+"""The type of `retry`: called with the task and the exception of an attempt. Returns the pause before the next attempt,
+in seconds or as a `timedelta`, or None for no further attempt.
+"""
 
 
 class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
@@ -29,6 +39,8 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         add_task = Elsewhere(".schedule(f, ...)")
         create_task = Elsewhere(".schedule(f, ...)")
         start_soon = Elsewhere(".schedule(f, ...)")
+        after_route = Elsewhere(_NO_PHASES)
+        after_response = Elsewhere(_NO_PHASES)
 
         def __dir__(self) -> list[str]:
             return without_elsewhere(type(self), super().__dir__())

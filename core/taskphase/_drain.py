@@ -50,12 +50,7 @@ class Drain:
     :param group: `host.tg`
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        patience: Mapping[DrainStage, float],
-        group: RawGroup,
-    ) -> None:
+    def __init__(self, runner: Runner, patience: Mapping[DrainStage, float], group: RawGroup) -> None:
         self._runner = runner
         self._patience = patience
         self._group = group

@@ -6,8 +6,8 @@ import errno
 import socket
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ._machine.calling import check_call, name_of, shown, signature_of, type_name
@@ -26,6 +26,8 @@ IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _NEVER_CONNECTED = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENOENT}
 )
+# asyncio has tried each address of a host, such as ::1 and 127.0.0.1. The error has no number.
+_NO_ADDRESS = "Multiple exceptions: "
 
 
 class EngineQueue(Queue):
@@ -38,25 +40,25 @@ class EngineQueue(Queue):
 
     def check_function(self, func: Callable[..., Any]) -> None:
         """Refuse a function of the list that a worker could not import by its name."""
-        if not self._is_own(func):
+        if self._own(func) is None:
             super().check_function(func)
 
     def takes(self, func: Callable[..., Any]) -> bool:
         """Return whether `func` is listed, or decorated for the engine."""
-        return super().takes(func) or self._is_own(func)
+        return super().takes(func) or self._own(func) is not None
 
     def refused(self, error: Exception, /) -> bool:
         """Return whether no connection was established, or the Redis has answered with an error."""
         return self._errors_are_sure and (_never_connected(error) or _is_answer_of_redis(error))
 
     @abstractmethod
-    def _is_own(self, func: Callable[..., Any]) -> bool:
-        """Return whether `func` is decorated for the engine."""
+    def _own(self, func: Any) -> Any:
+        """Return the engine's object for `func`, if `func` is decorated for the engine; otherwise None."""
 
 
-def leave(stack: ExitStack, error: BaseException | None) -> None:
+def leave(context: AbstractContextManager[object], error: BaseException | None) -> None:
     """Leave the context of a task in a worker: the function has raised `error`, or has returned."""
-    stack.__exit__(None if error is None else type(error), error, None)
+    context.__exit__(None if error is None else type(error), error, None if error is None else error.__traceback__)
 
 
 def outward(queue: Queue, headers: Mapping[str, str]) -> dict[str, str]:
@@ -74,27 +76,28 @@ def _never_connected(error: BaseException) -> bool:
     """Return whether `error` is about a connection that was not established. The first reason with an error number
     decides, from the outside inwards.
     """
-    seen: set[int] = set()
-    reason: BaseException | None = error
-    while reason is not None and id(reason) not in seen:
-        seen.add(id(reason))
-        if isinstance(reason, socket.gaierror):
+    for reason in _reasons(error, with_context=True):
+        if isinstance(reason, socket.gaierror) or (type(reason) is OSError and str(reason).startswith(_NO_ADDRESS)):
             return True
         if isinstance(reason, OSError) and reason.errno is not None:
             return reason.errno in _NEVER_CONNECTED
-        reason = reason.__cause__ or reason.__context__
     return False
 
 
 def _is_answer_of_redis(error: BaseException) -> bool:
     """Return whether a Redis has answered that it has not done the command: it is full, read-only, ..."""
     exceptions = sys.modules.get("redis.exceptions")
+    reasons = _reasons(error, with_context=False)
+    return exceptions is not None and any(isinstance(reason, exceptions.ResponseError) for reason in reasons)
+
+
+def _reasons(error: BaseException, *, with_context: bool) -> Iterator[BaseException]:
+    seen: set[int] = set()  # `raise error from error` makes a circle
     reason: BaseException | None = error
-    while exceptions is not None and reason is not None:
-        if isinstance(reason, exceptions.ResponseError):
-            return True
-        reason = reason.__cause__
-    return False
+    while reason is not None and id(reason) not in seen:
+        seen.add(id(reason))
+        yield reason
+        reason = reason.__cause__ or (reason.__context__ if with_context else None)
 
 
 def check_arguments(call: Call, func: Callable[..., Any]) -> None:
@@ -128,11 +131,8 @@ def refuse_argument(
 
 
 def _named_arguments(call: Call, func: Callable[..., Any]) -> list[tuple[str, Any]]:
-    try:
-        signature = signature_of(func)
-        parameters = [] if signature is None else list(signature.parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
+    signature = signature_of(func)
+    parameters = () if signature is None else tuple(signature.parameters.values())
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     found = [
         (repr(names[index]) if index < len(names) else f"number {index + 1}", value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -63,12 +63,12 @@ def running(
     task = HandedTask(message_id, function, queue.name, attempt)
     texts = {name: value for name, value in headers.items() if isinstance(value, str)}
     with ExitStack() as stack:
-        _set(stack, HANDED, task)
-        _set(stack, JOB, None)
-        _set(stack, BODY, None)
+        stack.enter_context(_value(HANDED, task))
+        stack.enter_context(_value(JOB, None))
+        stack.enter_context(_value(BODY, None))
         for name, variable in queue.carry.items():
             if name in texts:
-                _set(stack, variable, texts[name])
+                stack.enter_context(_value(variable, texts[name]))
         if "opentelemetry.trace" in sys.modules:
             from ._messaging import span
 
@@ -76,13 +76,11 @@ def running(
         yield task
 
 
-def _set(stack: ExitStack, variable: ContextVar[Any], value: object) -> None:
+@contextmanager
+def _value(variable: ContextVar[Any], value: object) -> Generator[None]:
     token = variable.set(value)
-
-    def reset() -> None:
-        try:
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the engine has left the block in another context
             variable.reset(token)
-        except ValueError:
-            pass  # the engine has left the block in another context
-
-    stack.callback(reset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn, cast
@@ -33,7 +34,7 @@ from ._observer import TaskObserver, check_observers
 from ._queue import Queue, check_queues
 from ._scope import Scope
 from ._statistics import Closing, Inspected
-from ._task import Task
+from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
 
@@ -76,7 +77,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         journal: AnyJournal | None = None,
     ) -> None:
         if config is not None and not isinstance(config, TaskConfig):
-            raise TypeError(f"config must be a TaskConfig, not {config!r}")
+            raise TypeError(f"config must be a TaskConfig, not {config!r}: write config=TaskConfig(...)")
         check_count("max_running", max_running, least=1, optional=True)
         check_count("max_pending", max_pending, least=0, optional=True)
         check_count("max_threads", max_threads, least=1)
@@ -87,12 +88,11 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         self._config = UNSET if config is None else config.shared()
         self._queues = check_queues(queues)
         if journal is not None and not isinstance(journal, AnyJournal):
-            raise TypeError(f"journal must be a Journal, not {journal!r}")
+            raise TypeError(f"journal must be a Journal, not {journal!r}: write journal=Journal(file, functions)")
         self._journal = journal
         self._limits: Any = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
         self._patience = patience(drain_timeout, shield_timeout)
         self._report = DrainReport(0, 0, {}, {})
-        self._began = False
         self._maybe_runner: Runner | None = None
         self._open_runner: Runner | None = None  # the same object, as soon as tasks can start
 
@@ -166,7 +166,6 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         with CancelScope(shield=True):
             while not self._closed.is_set():
                 try:
-                    await self._supervised()
                     await self._closed.wait()
                 except runner.seam.cancelled as exc:  # asyncio's own cancel() ignores shields
                     cancellation = exc
@@ -187,16 +186,6 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         if self._runner.stage is DrainStage.OPEN:
             self._runner.follow(DrainEvent.CLOSE)
             self._closing.set()
-
-    async def _supervised(self) -> None:
-        """Wait for the first step of the supervisor. Without one, asyncio's own cancel() was faster: close at once."""
-        if not self._began:
-            await self._runner.seam.turns()
-        if not self._began:
-            self._runner.abort()
-            if self._runner.keeper is not None:
-                await self._runner.keeper.close()
-            self._closed.set()
 
     def _define(self, config: TaskConfig) -> TaskDefinition:
         return TaskDefinition(self, config)
@@ -256,7 +245,8 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
     ) -> Task[Any]:
         runner = self._open_runner or self._refuse(func)
         try:
-            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            task: Task[Any] = new(Task)
+            fill(task, func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
             runner.submit(task)
         except TasksUnportableError as exc:
             runner.note_refused(func, exc)
@@ -265,22 +255,22 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
 
     async def _supervise(self) -> None:
         """Keep the host open until `aclose()`, or until this native task is cancelled. Then drain the host."""
-        self._began = True
         runner = self._runner
         try:
             with CancelScope(shield=True):
-                async with self._seam.open(), create_task_group() as keeper:
-                    if runner.keeper is not None:
-                        keeper.start_soon(runner.keeper.run, name="taskphase.journal")
-                    self._group.open(keeper, self._note_opened)
-                    await outlast(runner.seam, self._wait_for_closing)
-                    self._report = await self._drain.run()
-                    if runner.outlets is not None:
-                        await runner.outlets.close()
-                    if runner.keeper is not None:
-                        runner.keeper.stop()
-                    if runner.watching is not None and self._tells_drain:
-                        tell(runner.watching.drained, runner.telling, self._report)
+                async with self._seam.open(), create_task_group() as group:
+                    with closing(self._group):  # on trio its work is outside of `group`
+                        if runner.keeper is not None:
+                            group.start_soon(runner.keeper.run, name="taskphase.journal")
+                        self._group.open(self._note_opened)
+                        await outlast(runner.seam, self._wait_for_closing)
+                        self._report = await self._drain.run()
+                        if runner.outlets is not None:
+                            await runner.outlets.close()
+                        if runner.keeper is not None:
+                            runner.keeper.stop()
+                        if runner.watching is not None and self._tells_drain:
+                            tell(runner.watching.drained, runner.telling, self._report)
         finally:
             if runner.stage is not DrainStage.CLOSED:
                 runner.abort()

@@ -37,11 +37,10 @@ class Life:
     :ivar token: makes the span before it current again
     """
 
-    __slots__ = ("function", "labels", "may_run_at", "phase", "queue", "span", "state", "token")
+    __slots__ = ("function", "labels", "may_run_at", "queue", "span", "state", "token")
 
     def __init__(self, function: str, phase: str, state: str) -> None:
         self.function = exportable(function)
-        self.phase = phase
         self.labels: dict[str, str] = {FUNCTION: self.function, PHASE: phase}
         self.state = state
         self.may_run_at = 0.0
@@ -78,7 +77,9 @@ class Counts:
 
         def counter(name: str, description: str, counts: Counter[tuple[str, str]], label: str) -> None:
             def read(_: CallbackOptions) -> Iterable[Observation]:
-                return self._pairs(counts, label)
+                with self._lock:
+                    items = list(counts.items())
+                return [Observation(count, {FUNCTION: function, label: value}) for (function, value), count in items]
 
             meter.create_observable_counter(f"taskphase.task.{name}", [read], "{task}", description)
 
@@ -128,11 +129,6 @@ class Counts:
             seen = sorted(self._seen)  # with 0, as soon as there are no more
         return [Observation(now[pair], {FUNCTION: pair[0], _STATE: pair[1]}) for pair in seen]
 
-    def _pairs(self, counter: Counter[tuple[str, str]], label: str) -> Iterable[Observation]:
-        with self._lock:
-            items = list(counter.items())
-        return [Observation(count, {FUNCTION: function, label: value}) for (function, value), count in items]
-
 
 _lock = RLock()
 _known: list[tuple[ref[MeterProvider], Counts]] = []
@@ -144,15 +140,11 @@ def counts_of(provider: MeterProvider) -> Counts:
         _known[:] = [(each, counts) for each, counts in _known if each() is not None]
         is_global = provider is get_meter_provider()
         for each, counts in _known:
-            if each() is provider or (is_global and _stands_in(each())):
+            # OpenTelemetry passes all measurements for a proxy on to the global provider, once it is set.
+            if each() is provider or (is_global and type(each()).__name__ == "_ProxyMeterProvider"):
                 return counts
         _known.append((ref(provider), Counts(provider)))
         return _known[-1][1]
-
-
-def _stands_in(provider: object) -> bool:
-    """Return whether OpenTelemetry passes all measurements for `provider` on to the global provider, once it is set."""
-    return type(provider).__name__ == "_ProxyMeterProvider"
 
 
 def type_of(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType]
 
+from ._machine.text import exportable
+
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
 Change: TypeAlias = Callable[[tuple[str, ...], float], None]
@@ -126,15 +128,21 @@ class LocalHistogram:
 
 
 class Series(dict[tuple[str, ...], M]):
-    """The series of one name by their labels. Faster than `labels()`."""
+    """The series of one name by their labels. Faster than `labels()`. A name that is no text would end each scrape."""
 
     def __init__(self, metrics: Metrics[M]) -> None:
         super().__init__()
         self._metrics = metrics
 
     def __missing__(self, labels: tuple[str, ...]) -> M:
-        self[labels] = series = self._metrics.labels(*labels)
+        self[labels] = series = self._metrics.labels(*map(exportable, labels))
         return series
+
+    def inc(self: Series[Counts], labels: tuple[str, ...], _: float) -> None:
+        self[labels].inc()
+
+    def observe(self: Series[Observes], labels: tuple[str, ...], seconds: float) -> None:
+        self[labels].observe(seconds)
 
 
 class States(dict[int, str]):
@@ -142,11 +150,7 @@ class States(dict[int, str]):
 
     def counts(self) -> collections.Counter[str]:
         """Return the number of tasks for each state."""
-        while True:
-            try:
-                return collections.Counter(list(self.values()))
-            except RuntimeError:  # "changed size during iteration": begin anew
-                continue
+        return collections.Counter(list(self.values()))  # `list()` copies in one step, while other threads change this
 
 
 class SharedStates(States):

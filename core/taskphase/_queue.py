@@ -62,7 +62,8 @@ class Queue(AnyQueue, ABC):
     :raises ValueError: if a parameter is out of its range, or there is no function
 
     :cvar attempts_at_once: the most attempts of one host at a time
-    :cvar maps: the settings of `.task()` that `prepare()` translates for the engine; others of the run are refused
+    :cvar maps: the settings of `.task()` that `prepare()` translates for the engine. Others of the run are refused,
+        unless they only lift an inherited setting
     :cvar system: the broker as OpenTelemetry names it in `messaging.system`: "redis", "rabbitmq", ... None: unknown
     """
 
@@ -90,11 +91,15 @@ class Queue(AnyQueue, ABC):
         self.attempt_timeout: float = check_seconds("attempt_timeout", attempt_timeout)
         self.fallback = fallback
         self.carry: Mapping[str, ContextVar[Any]] = check_carry(carry)
-        options = _options_of(functions)
+        if not isinstance(functions, Mapping):
+            functions = dict.fromkeys(listed("functions", functions), _NO_OPTIONS)
+        options = cast("Mapping[Callable[..., Any], Mapping[str, Any]]", functions)
         if not options and type(self).takes is Queue.takes:
             raise ValueError(f"the queue {name!r} has no function: no task would go to it")
-        for func in options:
+        for func, given in options.items():
             self.check_function(func)
+            if not isinstance(cast("object", given), Mapping):
+                raise TypeError(f"the options of {shown(name_of(func))} must be a dict, not {given!r}")
         self.functions: tuple[Callable[..., Any], ...] = tuple(options)
         # By identity: the hash of a user's object may be user code.
         self._options = {id(func): dict(given) for func, given in options.items()}
@@ -150,7 +155,8 @@ class Queue(AnyQueue, ABC):
 
     async def open(self) -> None:
         """Connect, before the first `publish()` in an event loop. A part of that attempt: it counts for
-        `attempt_timeout`, and is tried again in the next attempt.
+        `attempt_timeout`, and is tried again in the next attempt. If it raises or is cancelled, it has to undo what it
+        has done: `close()` is not called.
         """
 
     async def close(self) -> None:
@@ -187,14 +193,6 @@ def carried(carry: Mapping[str, ContextVar[Any]], problem: str) -> dict[str, str
                 f"{shown(type_name(value))}, and only a str can be carried"
             )
     return found
-
-
-def _options_of(
-    functions: Iterable[Callable[..., Any]] | Mapping[Callable[..., Any], Mapping[str, Any]],
-) -> Mapping[Callable[..., Any], Mapping[str, Any]]:
-    if isinstance(functions, Mapping):
-        return cast("Mapping[Callable[..., Any], Mapping[str, Any]]", functions)
-    return dict.fromkeys(listed("functions", functions), _NO_OPTIONS)
 
 
 def check_importable(func: Callable[..., Any]) -> None:
@@ -247,11 +245,10 @@ def trace_headers(carried: Mapping[str, str]) -> dict[str, str]:
 
     :param carried: other headers. If the program puts a trace into them, the answer is an empty dict, too
     """
-    headers: dict[str, str] = {}
-    if "opentelemetry.trace" not in sys.modules:
-        return headers
-    if not (carried and any(name.lower() == "traceparent" for name in carried)):
-        from opentelemetry import propagate
+    if "opentelemetry.trace" not in sys.modules or any(name.lower() == "traceparent" for name in carried):
+        return {}
+    from opentelemetry import propagate
 
-        propagate.inject(headers)
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
     return headers

@@ -42,6 +42,8 @@ def retry(
     kinds = on if isinstance(on, tuple) else (on,)
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
         raise TypeError(f"on must be an exception class or a tuple of them, not {on!r}")
+    if not isinstance(jitter, bool):
+        raise TypeError(f"jitter must be a bool, not {jitter!r}")
     backoff = check_seconds("backoff", backoff, finite=True)
     max_delay = check_seconds("max_delay", max_delay, finite=True)
     return RetryPolicy(attempts, on, backoff, jitter, max_delay, _draw=random.uniform)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from anyio.abc import TaskGroup
@@ -17,9 +17,10 @@ from ._drive.on_group import GroupSeam
 from ._drive.runner import Runner
 from ._machine.calling import type_name
 from ._machine.config import UNSET, TaskConfig
+from ._machine.hints import refuse_call
 from ._machine.scope import Phase
 from ._scope import Scope
-from ._task import Task
+from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
 _IMMEDIATE = Phase.IMMEDIATE
@@ -49,14 +50,14 @@ class TasksScheduler(SchedulesPhases):
 
     __slots__ = ("__weakref__", "_config", "_entered", "_is_alone", "_scope")
 
+    if not TYPE_CHECKING:
+        __call__ = refuse_call
+
     def __init__(self, tg: TaskGroup | Scope, config: TaskConfig = UNSET) -> None:
         if not isinstance(config, TaskConfig):
             raise TypeError(f"config must be a TaskConfig, not {type_name(config)}")
-        scope = tg if isinstance(tg, Scope) else _scope_here(tg)
-        self._is_alone = False
-        if scope is None:
-            self._is_alone = True
-            scope = _make_scope(tg)  # type: ignore[arg-type]
+        scope, self._is_alone = (tg, False) if isinstance(tg, Scope) else _scope_of(tg)
+        if self._is_alone:
             scope._config = scope._config.merge(config)
             finalize(self, _let_go, scope).atexit = False
         self._scope: Scope = scope
@@ -94,7 +95,8 @@ class TasksScheduler(SchedulesPhases):
     ) -> Task[Any]:
         runner = self._scope._runner
         try:
-            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            task: Task[Any] = new(Task)
+            fill(task, func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
             task.phase = phase
             # Without a scope the scheduler must not be the maker: held tasks would keep it, and it would never be
             # garbage.
@@ -111,8 +113,8 @@ class TasksScheduler(SchedulesPhases):
         self._scope._start_phase(phase, None if self._is_alone else self)
 
 
-def _scope_here(tg: TaskGroup) -> Scope | None:
-    """Return the scope of the running code, if `tg` is the task group of its host.
+def _scope_of(tg: TaskGroup) -> tuple[Scope, bool]:
+    """Return the scope of the running code, if `tg` is the task group of its host; otherwise a new scope, and True.
 
     :raises TypeError: if `tg` is no task group
     """
@@ -122,16 +124,10 @@ def _scope_here(tg: TaskGroup) -> Scope | None:
             "`TasksScheduler(host.tg)` for a host"
         )
     host = running_host()
-    here: Scope | None = None if host is None or host.tg is not tg else scope_here(host)
-    return here
-
-
-def _make_scope(tg: TaskGroup) -> Scope:
-    host = running_host()
-    if host is not None and host.tg is tg:
-        made: Scope = host.scope()
-        return made
-    return Scope(Runner(GroupSeam(tg), config=UNSET), tg, UNSET)
+    if host is None or host.tg is not tg:
+        return Scope(Runner(GroupSeam(tg), config=UNSET), tg, UNSET), True
+    here: Scope | None = scope_here(host)
+    return (host.scope(), True) if here is None else (here, False)
 
 
 def _let_go(scope: Scope) -> None:

@@ -21,7 +21,7 @@ from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
 from ._machine.scope import OVER, SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
 from ._route import Route, Routed, may_wait
-from ._task import Task
+from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
 # Each task and each scope needs these members (see `Symbol`).
@@ -210,7 +210,8 @@ class Scope(Routed, SchedulesPhases):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if self._token is not None:
-            self._runner.host.reset_current(self._token)
+            with suppress(ValueError):  # another context: test fixtures
+                BODY.reset(self._token)
         try:
             if self._state is _ROUTE and not self.in_route:
                 await self._leave_route(exc_type)
@@ -244,7 +245,8 @@ class Scope(Routed, SchedulesPhases):
         phase: Phase = _IMMEDIATE,
     ) -> Task[Any]:
         try:
-            task: Task[Any] = Task(func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
+            task: Task[Any] = new(Task)
+            fill(task, func, args, kwargs, self._config if config is UNSET else self._config.merge(config))
             task.phase = phase
             self._runner.submit(task, self)
         except TasksUnportableError as exc:
@@ -261,9 +263,8 @@ class Scope(Routed, SchedulesPhases):
             (self.end if phase is _AFTER_RESPONSE else self.end_route)()
             return
         held = [job for job, by in list((self._held or {}).items()) if by is maker]
-        self._decide([job for job in held if job.phase is not _AFTER_RESPONSE], ScopeState.OVER)
-        if phase is _AFTER_RESPONSE:
-            self._decide([job for job in held if job.phase is _AFTER_RESPONSE], ScopeState.OVER)
+        for each in dict.fromkeys((Phase.AFTER_ROUTE, phase)):
+            self._decide([job for job in held if job.phase is each], ScopeState.OVER)
 
     def _follow(self, event: ScopeEvent) -> None:
         before = self._state

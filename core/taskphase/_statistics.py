@@ -9,7 +9,6 @@ from typing import Any, cast
 from anyio import Event
 
 from ._drive.runner import Runner
-from ._machine.life import TaskStatus
 from ._queue import queue_of
 from ._task import Task
 
@@ -110,12 +109,8 @@ class Inspected(ABC):
             handing_over=runner.handing_over,
             recovered=0 if runner.keeper is None else runner.keeper.recovered,
             threads=runner.threads.in_use,
-            succeeded=runner.ended[TaskStatus.SUCCEEDED],
-            failed=runner.ended[TaskStatus.FAILED],
-            cancelled=runner.ended[TaskStatus.CANCELLED],
-            dropped=runner.ended[TaskStatus.DROPPED],
-            handed_over=runner.ended[TaskStatus.HANDED_OVER],
             oldest_running=cast("Task[Any] | None", oldest),
+            **{end.value: count for end, count in runner.ended.items()},
         )
 
     def tasks(self) -> tuple[Task[Any], ...]:

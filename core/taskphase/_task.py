@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, overload
 
 from anyio.lowlevel import checkpoint
 
@@ -15,8 +14,8 @@ from ._drive.inline import run_inline
 from ._drive.job import Job
 from ._drive.portable import refuse_async
 from ._drive.waits import check_wait
-from ._machine.calling import Handle, shown
-from ._machine.config import TaskConfig
+from ._machine.calling import Handle, shown, type_name
+from ._machine.config import UNSET, TaskConfig
 from ._machine.hints import Elsewhere, HidesElsewhere, without_elsewhere
 from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
 from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskHandedOver, TaskNotFinished
@@ -33,6 +32,9 @@ else:
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Handle)
+
+# `new(Task)`, then `fill()`: a `Task()` without checks, and faster.
+new, fill = object.__new__, Job.__init__
 
 
 class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
@@ -55,41 +57,50 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
     :ivar parent: the id of the task that scheduled this task, or None
     :ivar attempt: the number of the present or last attempt, from 1; 0 before the first attempt. The hand-over to a
         queue is one attempt
-    :raises TypeError: if `func` is not callable, or does not accept these arguments
+    :raises TypeError: if `func` is not callable, or does not accept these arguments; if a parameter has the wrong type
     :raises TasksUnportableError: if `config` has `run_in="process"`, and a process cannot make the call
     """
 
     __slots__ = ()
 
-    if TYPE_CHECKING:  # at run time `Job.__init__()`
+    @overload
+    def __init__(
+        self: Task[H],
+        func: Callable[..., H],
+        args: tuple[Any, ...] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        config: TaskConfig = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Task[T],
+        func: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        config: TaskConfig = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Task[T],
+        func: Callable[..., T],
+        args: tuple[Any, ...] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        config: TaskConfig = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        config: TaskConfig = UNSET,
+    ) -> None:
+        if not isinstance(args, tuple):
+            raise TypeError(f"args must be a tuple, not {type_name(args)}: write Task(f, (x,))")
+        if not isinstance(config, TaskConfig):
+            raise TypeError(f"config must be a TaskConfig, not {type_name(config)}: write TaskConfig(timeout=5)")
+        fill(self, func, args, kwargs, config)
 
-        @overload
-        def __init__(
-            self: Task[H],
-            func: Callable[..., H],
-            args: tuple[Any, ...] = ...,
-            kwargs: Mapping[str, Any] | None = ...,
-            config: TaskConfig = ...,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self: Task[T],
-            func: Callable[..., Awaitable[T]],
-            args: tuple[Any, ...] = ...,
-            kwargs: Mapping[str, Any] | None = ...,
-            config: TaskConfig = ...,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self: Task[T],
-            func: Callable[..., T],
-            args: tuple[Any, ...] = ...,
-            kwargs: Mapping[str, Any] | None = ...,
-            config: TaskConfig = ...,
-        ) -> None: ...
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    else:  # type checkers and completion must not know these names
+    if not TYPE_CHECKING:  # type checkers and completion must not know these names
         result = Elsewhere("`await task`, or task.return_value after its end")
         done = Elsewhere("task.status")
         add_done_callback = Elsewhere("`await task`, or .task(on_error=...) before .schedule()")
@@ -112,13 +123,11 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
         :raises TaskDropped: if the task was dropped
         :raises TaskHandedOver: if another process runs the task
         """
-        match self._status:
-            case TaskStatus.SUCCEEDED:
-                return cast(T_co, self._result)
-            case TaskStatus.FAILED:
-                raise TaskFailed(f"task {self.name!r} failed") from self._result
-            case _:
-                raise self._no_result()
+        if self._status is TaskStatus.SUCCEEDED:
+            return cast(T_co, self._result)
+        if self._status is TaskStatus.FAILED:
+            raise TaskFailed(f"task {self.name!r} failed") from self._result
+        raise self._no_result()
 
     @property
     def exception(self) -> BaseException | None:
@@ -129,13 +138,11 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
         :raises TaskDropped: if the task was dropped
         :raises TaskHandedOver: if another process runs the task
         """
-        match self._status:
-            case TaskStatus.SUCCEEDED:
-                return None
-            case TaskStatus.FAILED:
-                return cast(BaseException, self._result)
-            case _:
-                raise self._no_result()
+        if self._status is TaskStatus.SUCCEEDED:
+            return None
+        if self._status is TaskStatus.FAILED:
+            return cast(BaseException, self._result)
+        raise self._no_result()
 
     @property
     def age(self) -> float:
@@ -241,13 +248,14 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
             case TaskStatus.DROPPED:
                 return TaskDropped(f"task {self.name!r} was dropped and never ran")
             case _:
-                wait = "schedule the task first" if self._is_new else "first write `await task`, or `await task.wait()`"
+                wait = "first write `await task`; in a `def`, `anyio.from_thread.run(task.wait)`"
+                wait = "schedule the task first" if self._is_new else wait
                 return TaskNotFinished(f"task {self.name!r} is {self._status.value} and has no result yet: {wait}")
 
 
 # `help(Task)` lists these members of `Job` as members of `Task`: users cannot import `Job`.
 for _name, _member in tuple(vars(Job).items()):
-    if not _name.startswith("_") or _name in ("__init__", "__weakref__"):
+    if not _name.startswith("_") or _name == "__weakref__":
         setattr(Task, _name, _member)
 
 
@@ -284,12 +292,3 @@ class Started:
         await self._task._wait_started()
         if not self.is_set():
             raise self._task._no_result()
-
-
-TaskErrorHandler: TypeAlias = Callable[[Task[Any], Exception], object]
-"""The type of `on_error`: sync or async, called with the task and its exception. The return value means nothing."""
-
-TaskRetryPolicy: TypeAlias = Callable[[Task[Any], Exception], float | timedelta | None]
-"""The type of `retry`: called with the task and the exception of an attempt. Returns the pause before the next attempt,
-in seconds or as a `timedelta`, or None for no further attempt.
-"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial, wraps
@@ -35,7 +34,8 @@ _MARGIN = 1.0
 _LOOK = 0.02
 # These options are the queue's own.
 _OWN_OPTIONS = frozenset(
-    {"args", "kwargs", "task_id", "producer", "publisher", "connection", "retry", "retry_policy", "task_type"}
+    {"args", "kwargs", "task_id", "task_type", "retry", "retry_policy"}
+    | {"producer", "publisher", "connection", "add_to_parent"}
 )
 # Neither package has types.
 _signals: Any = signals
@@ -48,7 +48,7 @@ class CeleryQueue(_engines.EngineQueue):
     settings of the app: the constructor checks them, and registers the functions, each under the name of the function
     with its module.
 
-    - Tasks that are decorated with `@app.task` need not be listed, and keep their names.
+    - Tasks that are decorated with `@app.task` or `@shared_task` need not be listed, and keep their names.
     - Works on asyncio and on trio. Publishes in four threads of its own, with connections of its own, and never in the
       event loop.
     - The options of a function are options of `apply_async()`: `{send_mail: {"priority": 3, "time_limit": 60}}`.
@@ -111,7 +111,8 @@ class CeleryQueue(_engines.EngineQueue):
         self._clients: RunVar[Client] = RunVar("taskphase_celery_client")
         self._tasks: dict[int, Any] = {}
         for func in self.functions:
-            self._tasks[id(func)] = func if self._is_own(func) else self._register(func)
+            if self._own(func) is None:
+                self._tasks[id(func)] = self._register(func)
             if own := _OWN_OPTIONS & self.options_of(func).keys():
                 raise ValueError(f"the options of {shown(name_of(func))} contain {sorted(own)}, which the queue sets")
         # Celery calls the receivers of signals in the thread of the function, before and after it.
@@ -121,9 +122,10 @@ class CeleryQueue(_engines.EngineQueue):
     def prepare(self, call: Call, /) -> Message:
         """Return the message, with a copy of the arguments."""
         func: Any = call.func
-        task = self._tasks.get(id(func), func)
-        if self._is_own(func):
-            func = task.run
+        own = self._own(func)
+        task = self._tasks[id(func)] if own is None else own
+        if own is not None:
+            func = own.run
             _engines.check_arguments(call, func)
         serializer: str = call.options.get("serializer") or task.serializer or self.app.conf.task_serializer
         values = (*call.args, *call.kwargs.values())
@@ -160,12 +162,15 @@ class CeleryQueue(_engines.EngineQueue):
         finally:
             client.threads.end()
 
-    def _is_own(self, func: Callable[..., Any]) -> bool:
+    def _own(self, func: Any) -> Any:
         # The class first: `isinstance()` asks the object, which may be any callable of the user.
-        if not issubclass(type(func), celery.Task | Proxy):
-            return False
+        kind = cast("object", type(func))
+        if not (issubclass(type(func), celery.Task | Proxy) and isinstance(func, celery.Task)):
+            return None
         task: Any = func
-        return isinstance(task, celery.Task) and cast(Any, task).app is self.app
+        if kind is Proxy:  # of `shared_task`, which asks for the task of the current app of this thread
+            return self.app.tasks.get(task.name)
+        return task if task.app is self.app else None
 
     def _register(self, func: Callable[..., Any]) -> Any:
         # A wrapper, because Celery cannot call async functions. The core has checked the arguments.
@@ -185,20 +190,17 @@ class CeleryQueue(_engines.EngineQueue):
         headers: dict[str, Any] = request.headers or {}
         if headers.get(_engines.MARK) != self.name:
             return
-        stack = ExitStack()
-        stack.enter_context(
-            running(self, name_of(task), request.id, _engines.inward(headers), attempt=request.retries + 1)
-        )
-        setattr(request, _STATE, (self, stack))
+        context = running(self, name_of(task), request.id, _engines.inward(headers), attempt=request.retries + 1)
+        context.__enter__()
+        setattr(request, _STATE, (self, context))
 
     def _note_end(self, task: Any = None, retval: Any = None, **_: Any) -> None:
         """Leave the context of a task of this queue, in a worker."""
         request = getattr(task, "request", None)
-        queue, stack = getattr(request, _STATE, (None, None))
-        if queue is self:
+        begun: tuple[Any, Any] = getattr(request, _STATE, (None, None))
+        if begun[0] is self:
             delattr(request, _STATE)
-            assert stack is not None
-            _engines.leave(stack, retval if isinstance(retval, BaseException) else None)
+            _engines.leave(begun[1], retval if isinstance(retval, BaseException) else None)
 
 
 def _can_encode(value: Any, serializer: str) -> bool:

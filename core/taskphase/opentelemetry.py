@@ -10,7 +10,7 @@ from ._machine.calling import name_of
 from ._machine.life import WAITS, TaskStatus
 from ._machine.scope import Phase
 from ._observer import TaskObserver
-from ._queue import Queue, queue_of
+from ._queue import queue_of
 from ._scope import Scope
 from ._task import Task
 from .errors import HandOverFailed, TasksError
@@ -105,7 +105,7 @@ class TraceTasks(TaskObserver):
         state = "waiting" if task.phase is Phase.IMMEDIATE else "deferred"
         self._lives[task.id] = life = Life(task.function, task.phase.value, state)
         if task.recovered:
-            self._counts.note(self._counts.recovered, life.function, life.phase)
+            self._counts.note(self._counts.recovered, life.function, task.phase.value)
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count the refusal."""
@@ -143,7 +143,7 @@ class TraceTasks(TaskObserver):
                 "taskphase.task.id": task.id,
                 "taskphase.task.name": exportable(task.name),
                 **({"taskphase.task.recovered": True} if task.recovered else {}),
-                **(own if queue is None else _of_message(task, queue)),
+                **(own if queue is None else message_attributes(queue, life.function, str(task.message_id), "send")),
             },
             links=[Link(cause)] if self._links and cause.is_valid else None,
         )
@@ -185,7 +185,7 @@ class TraceTasks(TaskObserver):
         """Forget the task."""
         life = self._lives.pop(task.id, None)
         if life is not None and task.status is TaskStatus.DROPPED:
-            self._counts.note(self._counts.dropped, life.function, life.phase)
+            self._counts.note(self._counts.dropped, life.function, task.phase.value)
 
     def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Call code of OpenTelemetry, with processors and samplers of the user. An exception costs this one span, and
@@ -198,7 +198,3 @@ class TraceTasks(TaskObserver):
                 self._has_failed = True
                 report.telemetry_failed(exc)
             return None
-
-
-def _of_message(task: Task[Any], queue: Queue) -> dict[str, str]:
-    return message_attributes(queue, exportable(task.function), str(task.message_id), "send")

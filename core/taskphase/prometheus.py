@@ -139,11 +139,11 @@ class PrometheusTasks(TaskObserver):
         """Count the task as deferred, and a recovery."""
         self._states[task.id] = _DEFERRED
         if task.recovered:
-            self._note(self._recover, (task.function,))
+            self._note(self._recoveries.inc, (task.function,))
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count a refusal."""
-        self._note(self._refuse, (name_of(func), type(error).__name__))
+        self._note(self._refusals.inc, (name_of(func), type(error).__name__))
 
     def due(self, task: Task[Any], /) -> None:
         """Count the task as one that waits."""
@@ -166,7 +166,7 @@ class PrometheusTasks(TaskObserver):
         if task.attempt == 1:
             self._functions[task.id] = function = task.function
             wait = task.age - self._due_at.pop(task.id, 0) - (config.delay or 0)
-            self._note(self._wait, (function, task.phase), max(0.0, wait))
+            self._note(self._waits.observe, (function, task.phase), max(0.0, wait))
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """Measure an attempt that another attempt follows; `ended()` measures the last one."""
@@ -175,7 +175,7 @@ class PrometheusTasks(TaskObserver):
         self._states[task.id] = _RETRYING
         seconds = task.running_for or 0
         if task.attempt == 0 and isinstance(error, HandOverFailed):  # the task runs here after all
-            self._note(self._hand_over, (task.function, error.queue, error.outcome), seconds)
+            self._note(self._handovers.observe, (task.function, error.queue, error.outcome), seconds)
         else:
             self._note(self._retry, (task.function, task.phase, _RETRIED), seconds)
 
@@ -189,10 +189,10 @@ class PrometheusTasks(TaskObserver):
         if config.queue is not None and seconds is not None and (queue := queue_of(config)) is not None:
             error = task.exception if outcome is TaskStatus.FAILED else None
             of_queue = error.outcome if isinstance(error, HandOverFailed) else outcome
-            self._note(self._hand_over, (function, queue.name, of_queue), seconds)
+            self._note(self._handovers.observe, (function, queue.name, of_queue), seconds)
             seconds = None
         # Without seconds the task has ended outside of an attempt, or in a hand-over.
-        self._note(self._count_end if seconds is None else self._end, (function, task.phase, outcome), seconds or 0)
+        self._note(self._ends.inc if seconds is None else self._end, (function, task.phase, outcome), seconds or 0)
 
     def _note(self, change: Change, labels: tuple[str, ...], seconds: float = 0) -> None:
         """Make a change later, with others: that is faster. A scrape makes all changes."""
@@ -201,28 +201,13 @@ class PrometheusTasks(TaskObserver):
         if len(waiting) >= self._most:
             self._changes.make()
 
-    def _refuse(self, labels: tuple[str, ...], _: float) -> None:
-        self._refusals[labels].inc()
-
-    def _recover(self, labels: tuple[str, ...], _: float) -> None:
-        self._recoveries[labels].inc()
-
-    def _wait(self, labels: tuple[str, ...], seconds: float) -> None:
-        self._waits[labels].observe(seconds)
-
     def _retry(self, labels: tuple[str, ...], seconds: float) -> None:
         self._durations[labels].observe(seconds)
         self._retries[labels[:1]].inc()
 
-    def _hand_over(self, labels: tuple[str, ...], seconds: float) -> None:
-        self._handovers[labels].observe(seconds)
-
     def _end(self, labels: tuple[str, ...], seconds: float) -> None:
         self._ends[labels].inc()
         self._durations[labels].observe(seconds)
-
-    def _count_end(self, labels: tuple[str, ...], _: float) -> None:
-        self._ends[labels].inc()
 
     def _set_alive(self) -> None:
         counts = self._states.counts()

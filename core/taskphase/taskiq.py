@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from anyio import get_cancelled_exc_class, move_on_after
 
 from . import _engines
 from ._drive import report
@@ -28,35 +30,25 @@ __all__ = ["TaskiqQueue"]
 
 # When a broker is back, so many attempts begin in one turn of the event loop. redis-py takes 0.3 ms for each.
 _AT_ONCE = 32
+# Seconds for the shutdown of a broker that could not be started.
+_LONGEST_SHUTDOWN = 0.5
 # Taskiq renames a decorated function, and its object gets the new name.
 _RENAMED = "__taskiq_original"
 # These labels are objects of the program, and stay in the program.
 _LOCAL_LABELS = frozenset({"types_of_exceptions"})
 _FROM_THE_START = ("0", "0-0")
 
-_RUNNING: ContextVar[ExitStack | None] = ContextVar("taskphase_taskiq_running", default=None)
-
-
-class _Target(NamedTuple):
-    """A function that the broker knows.
-
-    :ivar name: on the wire
-    :ivar labels: prepared, as text
-    :ivar types: the types of the labels
-    """
-
-    name: str
-    labels: dict[str, str]
-    types: dict[str, int]
+_RUNNING: ContextVar[AbstractContextManager[object] | None] = ContextVar("taskphase_taskiq_running", default=None)
 
 
 class TaskiqQueue(_engines.EngineQueue):
     """Hands tasks over to the workers of a Taskiq broker. Make it in a module that program and workers import: the
     constructor registers the functions with the broker, each under the name of the function with its module.
 
-    - Tasks that are decorated with `@broker.task` need not be listed, and keep their names.
+    - Tasks that are decorated with `@broker.task` need not be listed, and keep their names. The same goes for a shared
+      task whose default broker this is.
     - The queue starts the broker in the program when it is first needed, and shuts it down. Do not start it yourself.
-      A broker belongs to one event loop at a time.
+      A startup that fails is undone by a shutdown, and tried again. A broker belongs to one event loop at a time.
     - `.task(timeout=)` becomes the label `timeout`. Options of functions are labels: `{send_mail: {"priority": 3}}`.
 
     After publishing the promise is the broker's. A `ListQueueBroker` loses the task of a worker that is killed. A
@@ -87,8 +79,9 @@ class TaskiqQueue(_engines.EngineQueue):
             raise TypeError(f"broker must be a Taskiq broker, not {shown(type_name(broker))}")
         _check_broker(broker)
         self.broker = broker
+        own_name: Any = getattr(broker, "queue_name", None)
         super().__init__(
-            _name_of_broker(broker) if name is None else name,
+            (own_name if isinstance(own_name, str) and own_name else "taskiq") if name is None else name,
             functions,
             deadline=deadline,
             attempt_timeout=attempt_timeout,
@@ -98,10 +91,9 @@ class TaskiqQueue(_engines.EngineQueue):
         pool: Any = getattr(broker, "connection_pool", None)
         self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
         self._errors_are_sure = _is_without_retries(pool)
-        self._targets: dict[int, _Target] = {}
+        self._forms: dict[int, taskiq.TaskiqMessage] = {}
         for func in self.functions:
-            task = func if self._is_own(func) else self._register(func)
-            self._targets[id(func)] = self._target(task, self.options_of(func))
+            self._forms[id(func)] = _form(self._own(func) or self._register(func), self.options_of(func))
         broker.add_middlewares(_WorkerSide(self))
 
     def check_loop(self, backend: str) -> None:
@@ -115,22 +107,22 @@ class TaskiqQueue(_engines.EngineQueue):
     def prepare(self, call: Call, /) -> taskiq.TaskiqMessage:
         """Return the message, with a copy of the arguments."""
         func: Any = call.func
-        target = self._targets.get(id(func)) or self._target(func, {})
-        if self._is_own(func):
+        form = self._forms.get(id(func)) or _form(func, {})
+        if self._own(func):
             func = func.original_func
             _engines.check_arguments(call, func)
-        labels, types = target.labels, target.types
+        labels, types = dict(form.labels), dict(form.labels_types or {})
         for key, value in call.settings.items():
-            text, kind = prepare_label(value)
-            labels, types = {**labels, key: text}, {**types, key: kind}
+            labels[key], types[key] = prepare_label(value)
         try:
-            message = taskiq.TaskiqMessage(
-                task_id=call.id,
-                task_name=target.name,
-                labels=labels,
-                labels_types=types,
-                args=[_plain(value) for value in call.args],
-                kwargs={key: _plain(value) for key, value in call.kwargs.items()},
+            message = form.model_copy(
+                update={
+                    "task_id": call.id,
+                    "labels": labels,
+                    "labels_types": types,
+                    "args": [_plain(value) for value in call.args],
+                    "kwargs": {key: _plain(value) for key, value in call.kwargs.items()},
+                }
             )
             dumped = self.broker.formatter.dumps(message)
             if all(type(value) in _engines.IMMUTABLE for value in (*message.args, *message.kwargs.values())):
@@ -141,11 +133,11 @@ class TaskiqQueue(_engines.EngineQueue):
 
     async def publish(self, prepared: taskiq.TaskiqMessage, headers: Mapping[str, str], /) -> None:
         """Publish the message, through the middlewares of the broker."""
-        message = prepared.model_copy(update={"labels": {**_engines.outward(self, headers), **prepared.labels}})
         middlewares: list[Any] = self.broker.middlewares
         before = [each for each in middlewares if _has_own(each, "pre_send")]
-        if before:  # they may change arguments in place, and the next attempt needs the first ones
-            message = message.model_copy(deep=True)
+        labels = {**_engines.outward(self, headers), **prepared.labels}
+        # They may change arguments in place, and the next attempt needs the first ones.
+        message = prepared.model_copy(update={"labels": labels}, deep=bool(before))
         for middleware in before:
             message = await maybe_awaitable(middleware.pre_send(message))
         await self.broker.kick(self.broker.formatter.dumps(message))
@@ -153,30 +145,34 @@ class TaskiqQueue(_engines.EngineQueue):
             if _has_own(middleware, "post_send"):
                 try:
                     await maybe_awaitable(middleware.post_send(message))
-                except Exception as exc:  # a failure of the attempt would publish the message again
+                # A failure of the attempt, also by its timeout, would publish the message again.
+                except (Exception, get_cancelled_exc_class(), SystemExit) as exc:
                     report.failed_after_publishing(self.name, exc)
 
     async def open(self) -> None:
         """Start the broker. In a worker its own program has started it."""
         if not self.broker.is_worker_process:
-            await self.broker.startup()
+            try:
+                await self.broker.startup()
+            except BaseException:  # the next attempt starts the broker from the beginning
+                with move_on_after(_LONGEST_SHUTDOWN, shield=True):
+                    await self.broker.shutdown()
+                raise
 
     async def close(self) -> None:
         """Shut the broker down."""
         if not self.broker.is_worker_process:
             await self.broker.shutdown()
 
-    def _is_own(self, func: Callable[..., Any]) -> bool:
+    def _own(self, func: Any) -> Any:
         # The class, not `isinstance()`, which asks the object: it may be any callable of the user.
-        if not issubclass(type(func), taskiq.AsyncTaskiqDecoratedTask):
-            return False
-        task: Any = func
-        if task.broker is not self.broker:
-            return False
-        if task.__qualname__.endswith(_RENAMED):
-            task.__name__ = task.__name__.removesuffix(_RENAMED)
-            task.__qualname__ = task.__qualname__.removesuffix(_RENAMED)
-        return True
+        # (A shared task has a broker of its own, beside its default broker.)
+        if not issubclass(type(func), taskiq.AsyncTaskiqDecoratedTask) or func.kicker().broker is not self.broker:
+            return None
+        if func.__qualname__.endswith(_RENAMED):
+            func.__name__ = func.__name__.removesuffix(_RENAMED)
+            func.__qualname__ = func.__qualname__.removesuffix(_RENAMED)
+        return func
 
     def _register(self, func: Callable[..., Any]) -> Any:
         # A wrapper: Taskiq renames what it registers.
@@ -189,15 +185,6 @@ class TaskiqQueue(_engines.EngineQueue):
             return await func(*args, **kwargs)
 
         return self.broker.register_task(run_async if is_async(func) else run, name_of(func))
-
-    def _target(self, task: Any, options: Mapping[str, Any]) -> _Target:
-        labels = {key: value for key, value in {**task.labels, **options}.items() if key not in _LOCAL_LABELS}
-        prepared = {key: prepare_label(value) for key, value in labels.items()}
-        return _Target(
-            task.task_name,
-            {key: text for key, (text, _) in prepared.items()},
-            {key: kind for key, (_, kind) in prepared.items()},
-        )
 
     def _can_encode(self, value: Any) -> bool:
         try:
@@ -223,25 +210,18 @@ class _WorkerSide(taskiq.TaskiqMiddleware):
         if labels.get(_engines.MARK) == self._queue.name:
             task = self.broker.find_task(message.task_name)
             function = message.task_name if task is None else name_of(task).removesuffix(_RENAMED)
-            stack = ExitStack()
-            stack.enter_context(
-                running(
-                    self._queue,
-                    function,
-                    message.task_id,
-                    _engines.inward(labels),
-                    attempt=int(labels.get("_retries", 0)) + 1,
-                )
-            )
-            _RUNNING.set(stack)
+            attempt = int(labels.get("_retries", 0)) + 1
+            context = running(self._queue, function, message.task_id, _engines.inward(labels), attempt=attempt)
+            context.__enter__()
+            _RUNNING.set(context)
         return message
 
     def post_execute(self, message: taskiq.TaskiqMessage, result: taskiq.TaskiqResult[Any]) -> None:
         """Leave the context of the task."""
-        stack = _RUNNING.get()
-        if stack is not None and message.labels.get(_engines.MARK) == self._queue.name:
+        context = _RUNNING.get()
+        if context is not None and message.labels.get(_engines.MARK) == self._queue.name:
             _RUNNING.set(None)
-            _engines.leave(stack, result.error)
+            _engines.leave(context, result.error)
 
 
 def _check_broker(broker: taskiq.AsyncBroker) -> None:
@@ -258,9 +238,18 @@ def _check_broker(broker: taskiq.AsyncBroker) -> None:
         )
 
 
-def _name_of_broker(broker: taskiq.AsyncBroker) -> str:
-    name: Any = getattr(broker, "queue_name", None)
-    return name if isinstance(name, str) and name else "taskiq"
+def _form(task: Any, options: Mapping[str, Any]) -> taskiq.TaskiqMessage:
+    """Return a message with the name and the labels of a function, and without a call."""
+    labels = {key: value for key, value in {**task.labels, **options}.items() if key not in _LOCAL_LABELS}
+    prepared = {key: prepare_label(value) for key, value in labels.items()}
+    return taskiq.TaskiqMessage(
+        task_id="",
+        task_name=task.task_name,
+        labels={key: text for key, (text, _) in prepared.items()},
+        labels_types={key: kind for key, (_, kind) in prepared.items()},
+        args=[],
+        kwargs={},
+    )
 
 
 def _has_own(middleware: taskiq.TaskiqMiddleware, method: str) -> bool:

@@ -36,7 +36,6 @@ else:
     _App = object  # the real base class is that of the app
 
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 # FastAPI's own class. Instrumentation may have replaced the name `FastAPI` by a subclass.
 _FASTAPI = next(
@@ -108,7 +107,7 @@ def add_tasks(
     :raises ImportError: if `telemetry` is a dict, and OpenTelemetry is not installed
     """
     if not isinstance(app, _FASTAPI):
-        raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}")
+        raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}: call it on the app that the server runs")
     if isinstance(app, _WithTasks):
         raise FastAPITasksAlreadyAddedError(
             "add_tasks() was called on this app before; call it once, with all settings"
@@ -117,9 +116,9 @@ def add_tasks(
         raise RuntimeError("add_tasks() was called on an app that has been started; call it where the app is made")
     _check_hold(hold, journal)
 
-    watchers, outlets = _listed("observers", observers), _listed("queues", queues)
-    if (tracing := explicit_observer(telemetry, watchers)) is not None:
-        watchers = (tracing, *watchers)  # outermost: the others are told inside of its span
+    # Several hosts read these lists, and an iterator can be read only once. `TaskHost()` refuses all other types.
+    watchers = tuple(observers) if isinstance(observers, Iterable) else observers
+    outlets = tuple(queues) if isinstance(queues, Iterable) else queues
 
     def make_host(**more: Any) -> TaskHost:
         limits: dict[str, Any] = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
@@ -136,33 +135,20 @@ def add_tasks(
         return host
 
     app_host()  # raises for bad settings now, not at startup
-    has_settings = bool(
-        config is not None
-        or max_running is not None
-        or max_pending is not None
-        or max_threads != 40
-        or watchers
-        or outlets
-        or journal is not None
-        or telemetry is not None
-    )
+    if (tracing := explicit_observer(telemetry, watchers)) is not None:
+        watchers = (tracing, *watchers)  # outermost: the others are told inside of its span
+    overruled = (config, max_running, max_pending, max_threads, watchers, outlets, journal, telemetry)
     installation = Installation(
         app_host,
         request_host,
         hold=hold,
         has_journal=journal is not None,
-        has_settings=has_settings,
+        has_settings=overruled != (None, None, None, 40, (), (), None, None),
         find_telemetry=lambda: global_observer(watchers) if telemetry is None else None,
     )
     cls = _with_tasks(type(app))
     app.__class__ = cls
     app._fastapi_tasks = installation  # type: ignore[attr-defined]
-
-
-def _listed(name: str, values: Iterable[T]) -> tuple[T, ...]:
-    if not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list, not {type(values).__name__}: write {name}=[...]")
-    return tuple(values)
 
 
 def _check_hold(hold: object, journal: Journal | None) -> None:

@@ -35,6 +35,6 @@ def _template_of(scope: Scope) -> str | None:
     root: str = scope.get("root_path", "")
     mounts = root.removeprefix(scope.get("app_root_path", root))  # with the values of their parameters
     for name, value in scope.get("path_params", {}).items() if mounts else ():
-        if f"{{{name}" not in path:
-            mounts = mounts.replace(f"/{value}", f"/{{{name}}}")
+        if f"{{{name}}}" not in path and f"{{{name}:" not in path:
+            mounts = f"{mounts}/".replace(f"/{value}/", f"/{{{name}}}/", 1)[:-1]
     return mounts + path

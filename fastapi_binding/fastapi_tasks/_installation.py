@@ -150,10 +150,11 @@ class Installation:
                     # After this message there is nothing to wait for: hypercorn checks if this call is done.
                     await _drain(host)
                 elif message["type"] == "lifespan.startup.complete":
-                    self._look_for_telemetry()  # the startup may have set it up
+                    self._has_looked = False  # the startup may have set up telemetry
                     self._add_telemetry(host)
                 await send(message)
-                _note_sent(host, message)
+                # From now on the server may end the app in order. For a drained host this does nothing.
+                host.take_over()
 
             self.open[host] = scope.get("state", {})
             self._note_opened()
@@ -163,12 +164,10 @@ class Installation:
                 del self.open[host]
                 self._note_opened()
 
-    def _look_for_telemetry(self) -> None:
-        self._has_looked = True
-        if self._telemetry is None:
-            self._telemetry = self._find_telemetry()
-
     def _add_telemetry(self, host: TaskHost) -> None:
+        if self._telemetry is None and not self._has_looked:
+            self._has_looked = True
+            self._telemetry = self._find_telemetry()
         if self._telemetry is not None:
             host.add_observer(self._telemetry)
 
@@ -178,8 +177,6 @@ class Installation:
 
     async def _run_alone(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request or session with a host of its own."""
-        if not self._has_looked:
-            self._look_for_telemetry()
         async with self._own(self._request_host()) as host:
             self._add_telemetry(host)
             try:
@@ -201,14 +198,6 @@ class Installation:
             remedy = f"{remedy}, or say add_tasks(app, hold=True) if that is what you want"
         kept = ", and the journal keeps nothing" if self._has_journal else ""
         _LOGGER.warning("tasks were used %s, so each request waits for its own%s: %s", where, kept, remedy)
-
-
-def _note_sent(host: TaskHost, message: Message) -> None:
-    """Recover tasks from the journal, if the server knows that the startup is complete: from now on it may end the app
-    in order.
-    """
-    if message["type"] == "lifespan.startup.complete" and not host.closing.is_set():
-        host.take_over()
 
 
 async def _drain(host: TaskHost) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -35,7 +34,6 @@ class RequestTasks:
     :ivar outside: the scope of tasks that are scheduled outside of any route; None until there is one
     :ivar _earlier: the scopes of earlier routes
     :ivar _has_begun: True if the first message may go, or has gone, to the server
-    :ivar _is_direct: True if `send()` passes messages on without a look at the scopes
     :ivar _line: the events of the messages that wait behind one that is being sent; None if none is being sent
     :ivar _stack: the exit stack of the last route. Like `_scheduler` missing until the route asks for its scheduler
     """
@@ -49,7 +47,6 @@ class RequestTasks:
         "_earlier",
         "_has_begun",
         "_info",
-        "_is_direct",
         "_line",
         "_scheduler",
         "_send",
@@ -72,8 +69,8 @@ class RequestTasks:
         self._asgi_scope: Scope | None = scope
         self._info: dict[str, Any] | None = None
         self._send = send
-        self._is_direct = self._has_begun = False
-        self._line: deque[Event] | tuple[()] | None = None
+        self._has_begun = False
+        self._line: list[Event] | None = None
         self._waiter: Event | None = None
 
     def open(self, scope: Scope) -> TasksScheduler:
@@ -111,7 +108,6 @@ class RequestTasks:
             return self.tasks
         if self.outside is None:
             self.outside = self.host.scope(info=self._describe(self._asgi_scope))
-            self._is_direct = False
             if self._has_begun:
                 self.outside.end_route()
             if self.is_over:  # code that outlives the request calls this: no other code will end the scope
@@ -205,15 +201,13 @@ class RequestTasks:
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a message to the server. The first message waits for the barrier."""
-        if not self._is_direct:
+        if self._line is not None:
+            return self._send_in_line(message)
+        if not self._has_begun:
             tasks = self.tasks
-            if (
-                self._line is not None
-                or self.outside is not None
-                or (tasks is not None and (tasks.unsettled or tasks.in_route))
-            ):
+            if self.outside is not None or (tasks is not None and (tasks.unsettled or tasks.in_route)):
                 return self._send_in_line(message)
-            self._is_direct = self._has_begun = True
+            self._has_begun = True
             if tasks is not None:
                 tasks.note_first_message()
         send = self._send  # (Python 3.11 is slow at calling an attribute of an object)
@@ -222,9 +216,9 @@ class RequestTasks:
     async def _send_in_line(self, message: Message) -> None:
         """Send the first message, and messages that come while it waits: one at a time, in their order."""
         if self._line is None:
-            self._line = ()
+            self._line = []
         else:
-            await self._wait_in_line()
+            await self._wait_in_line(self._line)
         try:
             if not self._has_begun:
                 tasks = self.tasks
@@ -237,14 +231,9 @@ class RequestTasks:
                     last.note_first_message()
             await self._send(message)
         finally:
-            if self._line:
-                self._line.popleft().set()
-            else:
-                self._line = None
-                self._is_direct = self._has_begun
+            self._hand_turn_on()
 
-    async def _wait_in_line(self) -> None:
-        self._line = line = self._line if isinstance(self._line, deque) else deque[Event]()
+    async def _wait_in_line(self, line: list[Event]) -> None:
         turn = Event()
         line.append(turn)
         try:
@@ -252,11 +241,15 @@ class RequestTasks:
         except BaseException:
             if turn in line:
                 line.remove(turn)
-            elif line:
-                line.popleft().set()  # this message had its turn: give the turn to the next message
             else:
-                self._line = None
+                self._hand_turn_on()
             raise
+
+    def _hand_turn_on(self) -> None:
+        if self._line:
+            self._line.pop(0).set()
+        else:
+            self._line = None
 
     async def _settle_others(self, message: Message) -> None:
         """Prepare the barrier of the last route: end the route if it sends by itself, and wait for other scopes."""

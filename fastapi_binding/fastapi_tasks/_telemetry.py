@@ -46,7 +46,7 @@ def explicit_observer(telemetry: object, observers: Iterable[TaskObserver]) -> T
     if not isinstance(telemetry, Mapping):
         raise TypeError(f"telemetry must be None, False or a dict, not {telemetry!r}")
     settings = cast("Mapping[str, Any]", telemetry)
-    known = ("tracer_provider", "meter_provider", "trace")
+    known = TelemetrySettings.__annotations__
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise TypeError(f"telemetry has no setting {unknown[0]!r}: its settings are {', '.join(known)}")

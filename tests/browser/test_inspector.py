@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.servers.harness import SERVERS, Server
+from tests.servers.harness import SERVERS, Server, ServerKind
 
 APP = "tests.servers.apps.inspected:app"
 PATIENCE = 10_000  # milliseconds for a change of the page, which takes 2 seconds at most
@@ -254,6 +258,24 @@ def test_the_page_comes_back_with_its_server(tab: Tab) -> None:
     assert tab.page.locator("#entries li").count() == 1  # the history began anew
     assert tab.page.locator("#worker").inner_text().startswith("pid ")
     tab.complaints[:] = [text for text in tab.complaints if "net::ERR" not in text]  # of the connection
+
+
+def test_a_worker_that_has_gone_is_forgotten_after_a_minute(chromium: Any) -> None:
+    two_workers = ServerKind("uvicorn-2", "uvicorn {app} --port {port} --workers 2", 0, 0)
+    with Server(two_workers, APP) as server:
+        tab = Tab(chromium.new_page(), server)
+        tab.page.clock.install()
+        tab.open()
+        worker = tab.page.locator("#worker")
+        pid = worker.inner_text().removeprefix("pid ")
+        os.kill(int(pid), signal.SIGTERM)
+        worker.filter(has_text=re.compile("^[23] workers")).wait_for()  # the server starts another one
+        assert worker.get_by_role("option", name=pid).get_attribute("selected") is not None
+        tab.page.clock.set_system_time(datetime.now() + timedelta(seconds=61))
+        worker.filter(has_not_text=pid).wait_for()
+        server.post("/orders/of-another").raise_for_status()
+        tab.state("Live")
+        tab.page.close()
 
 
 def test_a_hidden_tab_reads_no_stream(tab: Tab) -> None:

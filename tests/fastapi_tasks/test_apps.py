@@ -53,7 +53,9 @@ class TestRefused:
 
     @pytest.mark.parametrize("thing", [APIRouter(), Starlette(), None, FastAPI, lambda scope, receive, send: None])
     def test_anything_but_a_fastapi_app_is_refused(self, thing: Any) -> None:
-        with pytest.raises(TypeError, match=r"add_tasks\(\) takes a FastAPI app"):
+        with pytest.raises(
+            TypeError, match=r"add_tasks\(\) takes a FastAPI app, .*: call it on the app that the server runs"
+        ):
             add_tasks(thing)
 
     @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ def app_of(program: Program) -> FastAPI:
         schedule(tasks)
         return "answer"
 
+    async def keyed(tasks: Tasks) -> str:
+        answer = await json(tasks)
+        tasks.task(key="a").schedule(program.hold, "with a key")
+        return answer
+
     async def fails(tasks: Tasks) -> str:
         await json(tasks)
         raise HTTPException(418)
@@ -106,7 +111,7 @@ def app_of(program: Program) -> FastAPI:
         return await json(tasks)
 
     app = FastAPI(dependencies=[Depends(dependency, scope="function")])
-    for endpoint in (json, thread, fails, raises, stream, background):
+    for endpoint in (json, thread, keyed, fails, raises, stream, background):
         app.add_api_route(f"/{endpoint.__name__}", endpoint)
     app.add_api_route("/wrong", wrong, response_model=int)
     app.add_api_route("/early/{number}", early)
@@ -137,11 +142,12 @@ FAILED = ["always", "failed after_response", "failed after_route", "immediate"]
     [
         ("/json", 200, SUCCEEDED),
         ("/background", 200, SUCCEEDED),
+        ("/keyed", 200, [*SUCCEEDED, "with a key"]),
         ("/fails", 418, FAILED),
         ("/raises", 500, FAILED),
         ("/wrong", 500, FAILED),
     ],
-    ids=["json", "background", "HTTPException", "exception", "response model"],
+    ids=["json", "background", "key", "HTTPException", "exception", "response model"],
 )
 async def test_all_tasks_that_will_start_are_in_the_file_before_the_first_message_g22(
     program: Program, stack: list[Middleware], path: str, status: int, written: list[str]
@@ -158,7 +164,7 @@ async def test_all_tasks_that_will_start_are_in_the_file_before_the_first_messag
         assert response.status == status
         assert found == [written]
         assert ("dependency", 0, False) in program.runs
-        await until(lambda: len({run for run in program.runs if run[0] == "hold"}) == 4)
+        await until(lambda: len({run for run in program.runs if run[0] == "hold"}) == len(written))
         program.release.set()
         await program.has({})
 
@@ -343,6 +349,27 @@ class TestKeys:
             assert (made[1].status, len(program.runs)) == (S.DROPPED, 1)
             program.release.set()
             await program.has({})
+
+    @pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+    async def test_a_route_fails_if_its_immediate_task_with_a_key_cannot_be_written_g22_g24(
+        self, program: Program, is_async: bool
+    ) -> None:
+        def endpoint(tasks: Tasks) -> None:
+            made.append(tasks.task(key="a").schedule(program.send))
+
+        async def later(tasks: Tasks) -> None:
+            endpoint(tasks)
+            await made[0].wait()
+
+        made: list[Any] = []
+        app = FastAPI()
+        app.add_api_route("/", later if is_async else endpoint)
+        async with served(program, app) as server:
+            disk_of(host_of(app)).fails = "INSERT"
+            response = await server.get()
+            assert (response.status, type(response.raised)) == (500, JournalError)
+            await made[0].wait()
+            assert (made[0].status, program.runs) == (S.FAILED, [])
 
 
 class TestTheInstallation:

@@ -337,17 +337,28 @@ class TestInfo:
             "/old/{tenant}/v1/shop/items/{number}",
         ]
 
-    async def test_info_of_a_mount_with_a_parameter_has_no_value_of_it_g12_g20(self, diary: Diary) -> None:
+    @pytest.mark.parametrize(
+        ("mount", "route", "path"),
+        [
+            ("/of/{tenant}", "/items/{number}", "/of/acme/items/1"),
+            ("/of/{tenant}", "/{tenant_id:int}", "/of/acme/1"),
+            ("/{tenant}/{shop}", "/items/{number}", "/1/12/items/1"),
+            ("/{tenant}/{shop}", "/items/{number}", "/1/1/items/1"),
+        ],
+    )
+    async def test_info_of_a_mount_with_parameters_has_no_value_of_them_g12_g20(
+        self, diary: Diary, mount: str, route: str, path: str
+    ) -> None:
         app, mounted = app_of(diary), FastAPI()
 
         async def endpoint(tasks: Tasks) -> None:
             tasks.schedule(work)
 
-        mounted.add_api_route("/items/{number}", endpoint)
-        app.mount("/of/{tenant}", mounted)
+        mounted.add_api_route(route, endpoint)
+        app.mount(mount, mounted)
         async with serving(app) as server:
-            await server.get("/of/acme/items/1")
-        assert diary.scopes[0].info["route"] == "/of/{tenant}/items/{number}"
+            await server.get(path)
+        assert diary.scopes[0].info["route"] == mount + route
 
     async def test_info_of_a_websocket_g12_g20(self, diary: Diary) -> None:
         app = app_of(diary)

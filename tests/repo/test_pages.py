@@ -22,38 +22,10 @@ from taskphase.testing import simulate
 PAGES = [ROOT / "docs" / name for name in ("shutdown.md", "limits.md", "retries.md")]
 # The programs with an `output` block are in test_docs.py.
 PROGRAMS = [program for page in PAGES for program in programs(page) if program.id not in uses_of_guides.USES]
-LIMIT_OF_LETTERS = 20  # docs/limits.md: max_pending
-
-
-def use_startup(module: ModuleType) -> None:
-    with pytest.raises(ConnectionError, match="cache server"), serving(module):
-        raise AssertionError("it has started")
-    module.cache_server["answers"] = True
-    requests()(module)
-
-
-def use_stream(module: ModuleType) -> None:
-    with serving(module) as client:
-        assert client.get("/events").text.startswith("retry: 1000\n\ndata: tick\n\n")
-
-
-def use_limit(module: ModuleType) -> None:
-    with serving(module) as client:
-        refused = client.post("/letters", params={"letters": LIMIT_OF_LETTERS + 1})
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert client.post("/letters", params={"letters": LIMIT_OF_LETTERS}).status_code == 202
-
-
-def use_without(module: ModuleType) -> None:
-    with serving(module) as client:
-        assert client.post("/orders/7").json() == {"recommended": False}
 
 
 def use_counts(module: ModuleType) -> None:
     with serving(module) as client:
-        assert client.post("/jobs").status_code == 202
-        lines = client.get("/metrics").text.splitlines()
-        assert {"tasks_running 0", "tasks_threads 0", "tasks_succeeded_total 1", "tasks_dropped_total 0"} <= set(lines)
         health = client.get("/health")
         assert (health.status_code, health.json()) == (200, {"status": "ok", "oldest": "none"})
 
@@ -70,13 +42,6 @@ USES = {
         requests(),
         ("compress: stopped between two chunks", "poll: stopped between two rounds", "the pool is closed"),
     ),
-    "docs/shutdown.md#the-report": Use(requests(("POST", "/search", 200)), ("cut short: warm up (1)",)),
-    "docs/shutdown.md#a-startup-that-fails": Use(
-        use_startup, ("prices: the pool is open: True", "pictures: the pool is open: True", "the pool is closed") * 2
-    ),
-    "docs/shutdown.md#streams-without-an-end": Use(use_stream, ("a stream has ended",)),
-    "docs/limits.md#turning-a-client-away": Use(use_limit),
-    "docs/limits.md#skip-a-task-when-the-app-is-full": Use(use_without, ("order 7",)),
     "docs/limits.md#reading-the-counts": Use(use_counts),
     "docs/retries.md#timeout": Use(use_timeouts, ("answers", "published a")),
     "docs/retries.md#the-outbox": Use(

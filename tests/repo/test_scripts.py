@@ -71,9 +71,9 @@ def test_an_app_in_a_main_module_needs_the_guard_for_processes(guard: str, tmp_p
         shown = " ".join((ROOT / page).read_text().split())
         said = "no worker process can start for __main__.render: "
         explained = (
-            "A worker process imports the main module of the program again, under another name. So the line that "
-            'starts the program must be below `if __name__ == "__main__":`, and the functions and classes above that '
-            "line."
+            "A worker process imports the main module of the program again, by its path and under another name. So its "
+            'imports must be absolute, the line that starts the program must be below `if __name__ == "__main__":`, '
+            "and the functions and classes above that line."
         )
         for text in (said, explained):
             assert text in done.stderr

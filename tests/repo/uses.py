@@ -1,13 +1,12 @@
 """How a test uses the definitions of the documentation's blocks, and the expected output: a row of USES for each
 program.
 
-The name of a program is its document and the anchor of the heading above, `docs/limits.md#turning-a-client-away`. The
+The name of a program is its document and the anchor of the heading above, `docs/limits.md#reading-the-counts`. The
 rows of docs/getting-started.md, docs/tutorial/ and docs/how-to/ are in uses_of_guides.py.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Callable, Generator
@@ -115,12 +114,6 @@ def use_reports(module: ModuleType) -> None:
         assert client.get("/reports/0").status_code == 404
 
 
-def use_frozen(module: ModuleType) -> None:
-    gc.unfreeze()
-    with serving(module):
-        assert gc.get_freeze_count() > 10_000
-
-
 def use_ten_lines(module: ModuleType) -> None:
     """Do what the page does with curl, and run the test of the page, if any."""
     email = "ada@example.org"
@@ -152,7 +145,7 @@ def use_request_id(module: ModuleType) -> None:
 def use_page_of_tests(module: ModuleType) -> None:
     """Run each test as pytest would, with the fixtures `record_tasks` and `client`."""
     tests = {name: test for name, test in vars(module).items() if name.startswith("test_")}
-    assert len(tests) == 9
+    assert len(tests) == 8
     for test in tests.values():
         if iscoroutinefunction(test):
             anyio.run(test)
@@ -178,6 +171,5 @@ USES = {
     "docs/testing.md#without-fastapi": Use(None, ("stored hello",)),
     "docs/index.md#ten-lines": Use(use_ten_lines),
     "docs/faq.md#can-the-client-ask-for-the-status-and-the-result-later": Use(use_reports),
-    "docs/faq.md#why-do-a-few-responses-take-30-ms-longer": Use(use_frozen),
     "docs/what-you-get.md#request-ids-in-tasks": Use(use_request_id),
 }

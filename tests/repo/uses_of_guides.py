@@ -112,12 +112,6 @@ def use_router(module: ModuleType) -> None:
         assert client.delete("/orders/7", headers={"user": "guest"}).status_code == 403
 
 
-def use_frozen(module: ModuleType) -> None:
-    for run in (1, 2):
-        assert TestClient(module.app).post(f"/runs/{run}").status_code == 200
-        sys.stdout.write("frozen\n")
-
-
 def use_request_ids(module: ModuleType) -> None:
     logging.getLogger("fastapi_tasks").setLevel(logging.WARNING)  # how long the drain took is not in the page
     with serving(module) as client:
@@ -237,35 +231,6 @@ def all_told(client: TestClient) -> list[dict[str, object]]:
     """Return the tasks that the inspector knows."""
     known = client.get("/_tasks/json").json()
     return [*known["alive"], *known["tasks"]]
-
-
-def use_all_together(module: ModuleType) -> None:
-    from prometheus_client import REGISTRY
-
-    lines = StringIO()
-    [handler] = logging.getLogger().handlers
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(lines)
-    try:
-        with pytest.MonkeyPatch.context() as patch, record_tasks(module.app) as tasks, serving(module) as client:
-            patch.setenv("ADMIN_PASSWORD", "secret")
-            assert client.post("/orders/7").status_code == 200
-            tasks.wait_all()
-            module.provider.shutdown()  # the page does not name the spans of the next requests
-            for path in ("/_tasks/", "/metrics"):
-                expect_guard(client, path)
-            client.auth = ("admin", "secret")
-            assert [task["status"] for task in all_told(client)] == ["succeeded"]
-            ended = (
-                'taskphase_tasks_ended_total{function="main.send_mail",outcome="succeeded",phase="after_response"} 1.0'
-            )
-            assert ended in client.get("/metrics").text.splitlines()
-    finally:
-        REGISTRY.unregister(REGISTRY._names_to_collectors["taskphase_tasks"])  # another program may use the default
-    assert re.findall(r"task 'main.send_mail' (started|ended as succeeded)", lines.getvalue()) == [
-        "started",
-        "ended as succeeded",
-    ]
 
 
 def use_admin(module: ModuleType) -> None:
@@ -402,7 +367,6 @@ USES = {
     "docs/shutdown.md#example": Use(logged(use_watched_shutdown, logging.INFO)),
     "docs/tutorial/scopes.md#dependencies": Use(use_router),
     "docs/tutorial/scopes.md#no-request-at-hand": Use(requests(("GET", "/shares?total=7&people=0", 422))),
-    "docs/tutorial/scopes.md#no-lifespan": Use(use_frozen),
     "docs/how-to/databases.md#what-a-task-sees": Use(logged(use_database)),
     "docs/how-to/databases.md#a-transaction-in-a-context-variable": Use(
         logged(
@@ -426,15 +390,5 @@ USES = {
     "docs/how-to/observability.md#observers": Use(requests(("POST", "/orders/7", 200))),
     "docs/how-to/observability.md#an-admin-page-list-the-running-tasks-and-cancel-one": Use(use_admin),
     "docs/how-to/observability.md#inspector": Use(use_inspector),
-    "docs/how-to/observability.md#all-together": Use(
-        use_all_together,
-        printed=(
-            "fastapi.dependencies",
-            "fastapi.endpoint",
-            "fastapi.serialization",
-            "POST /orders/{order}",
-            "task main.send_mail",
-        ),
-    ),
     "docs/how-to/observability.md#a-task-that-hangs": Use(use_watch),
 }

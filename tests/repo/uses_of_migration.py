@@ -14,13 +14,6 @@ from tests.repo.uses import Use, requests, serving
 from tests.repo.uses_of_guides import logged, one_by_one
 
 
-def use_background_tasks(module: ModuleType) -> None:
-    with serving(module) as client:
-        assert client.post("/orders/7").status_code == 200
-        with pytest.raises(ValueError, match="no box"):
-            client.post("/orders/13")
-
-
 def use_after_the_move(module: ModuleType) -> None:
     one_by_one(("POST", "/orders/7", 200), ("POST", "/orders/13", 200), ("POST", "/orders/100", 404))(module)
     with serving(module) as client, pytest.raises(TypeError, match="count"):
@@ -50,25 +43,17 @@ def use_cleanup_context(module: ModuleType) -> None:
 
 
 OF_BACKGROUND_TASKS = {
-    "endpoints": Use(use_background_tasks),
-    "the-same-after-the-move": Use(logged(use_after_the_move)),
+    "endpoints": Use(logged(use_after_the_move)),
     "services": Use(use_tests),
-    "tests-of-endpoints": Use(use_tests),
 }
 OF_THE_EARLIER_PACKAGE = {
-    "what-stays": Use(logged(requests(("POST", "/users", 200), ("POST", "/orders", 200)))),
-    "settings-of-the-app": Use(logged(requests(("POST", "/orders", 200)))),
     "by-hand": Use(requests(("POST", "/advanced", 200))),
 }
 OF_CREATE_TASK = {
     "migrate-from-asynciocreate_task": Use(logged(use_main)),
-    "the-same-with-a-host": Use(logged(use_main)),
-    "the-handle": Use(logged(use_main)),
 }
 OF_AIOJOBS = {
     "migrate-from-aiojobs": Use(logged(use_main)),
-    "the-job": Use(logged(use_main)),
-    "aiojobsaiohttp": Use(requests(("POST", "/orders/7", 200))),
     "in-aiohttp": Use(use_cleanup_context),
 }
 GUIDES = {

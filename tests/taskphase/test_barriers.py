@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import threading
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
@@ -164,14 +169,17 @@ async def test_a_barrier_is_not_where_cancellation_comes_g1_g11() -> None:
     assert log == ["immediate", "settled"]
 
 
+@pytest.mark.parametrize("threshold", [700, 2000])
 async def test_a_barrier_takes_as_many_turns_as_the_event_loop_needs_g1(
-    backend_name: str, monkeypatch: pytest.MonkeyPatch
+    backend_name: str, threshold: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     async def count() -> None:
         made.append(None)
         await checkpoint()
 
     log, made = Log(), list[None]()
+    request.addfinalizer(partial(gc.set_threshold, *gc.get_threshold()))
+    gc.set_threshold(threshold)
     monkeypatch.setattr(AsyncioSeam, "turns", staticmethod(count))
     monkeypatch.setattr(trio.lowlevel, "cancel_shielded_checkpoint", count)
     async with TaskHost() as host, host.scope() as tasks:
@@ -231,3 +239,39 @@ async def test_a_barrier_deep_in_the_stack_takes_a_turn_g1_g2(monkeypatch: pytes
     async with TaskHost(drain_timeout=30) as host:
         await below(sys.getrecursionlimit() - 250)
         assert waited
+
+
+class Watch(TaskObserver):
+    def scheduled(self, task: Task[Any], scope: Scope | None, /) -> None: ...
+
+
+@pytest.mark.parametrize("action", ["schedule", "cancel"])
+async def test_a_thread_that_is_slow_to_wake_the_loop_holds_up_no_barrier_g1_g8(action: str) -> None:
+    """The other thread has put its mail into the inbox, and is interrupted before it wakes the loop."""
+    is_about_to_wake, go_on = threading.Event(), threading.Event()
+
+    def trace(frame: FrameType, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "call_from_thread":
+            is_about_to_wake.set()
+            go_on.wait(10)
+
+    def act() -> None:
+        sys.settrace(trace)
+        if action == "schedule":
+            host.schedule(anyio.sleep, 0)
+        else:
+            other.cancel()
+
+    async with TaskHost(observers=[Watch()], drain_timeout=30) as host:
+        other = host.schedule(anyio.sleep_forever)
+        thread = threading.Thread(target=act)
+        async with host.scope() as tasks:
+            async with tasks.route():
+                thread.start()
+                assert await anyio.to_thread.run_sync(is_about_to_wake.wait, 10)
+                task = await anyio.to_thread.run_sync(tasks.after_route.schedule, anyio.sleep, 0)
+            has_started = task.started.is_set()
+        go_on.set()
+        await anyio.to_thread.run_sync(thread.join)
+        other.cancel()
+    assert has_started

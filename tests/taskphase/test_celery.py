@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
+from tests.backends import until
 from tests.servers.harness import free_port
 from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
@@ -19,7 +23,7 @@ from taskphase.queues import Call
 
 celery = pytest.importorskip("celery")
 
-from celery import signals  # noqa: E402
+from celery import _state, signals  # noqa: E402
 
 from taskphase._celery_client import connection_of, longest_attempt  # noqa: E402
 from taskphase.celery import CeleryQueue  # noqa: E402
@@ -56,7 +60,7 @@ def messages(app: Any) -> list[Any]:
     """Take all messages from the broker."""
     found: list[Any] = []
     with app.connection_for_read() as connection:
-        simple = connection.SimpleQueue("celery")
+        simple = connection.SimpleQueue(app.conf.task_default_queue)
         while len(simple):
             message = simple.get(block=False)
             message.ack()
@@ -126,8 +130,8 @@ def test_a_transport_without_known_timeouts_needs_a_time_of_its_own_g21() -> Non
 
 
 def test_options_that_the_queue_sets_are_refused_g21(app: Any) -> None:
-    with pytest.raises(ValueError, match=r"\['retry', 'task_id'\], which the queue sets"):
-        CeleryQueue(app, {archive: {"task_id": "1", "retry": True, "priority": 3}})
+    with pytest.raises(ValueError, match=r"\['add_to_parent', 'retry', 'task_id'\], which the queue sets"):
+        CeleryQueue(app, {archive: {"task_id": "1", "retry": True, "add_to_parent": True, "priority": 3}})
     with pytest.raises(TypeError, match="app must be a Celery app, not str"):
         CeleryQueue("redis://h")  # type: ignore[arg-type]
 
@@ -219,6 +223,46 @@ async def test_a_decorated_task_is_handed_over_without_being_listed_g21(app: Any
                 host.schedule(send, *args)
 
 
+@pytest.mark.parametrize("is_handed_over", [True, False], ids=["handed-over", "here"])
+async def test_decorated_tasks_have_their_own_names_and_keys_g7_g21_g24(app: Any, is_handed_over: bool) -> None:
+    ran: list[str] = []
+
+    @app.task(shared=False)
+    def send(order: str) -> None:
+        ran.append(f"send {order}")
+
+    @app.task(shared=False)
+    def store(order: str) -> None:
+        ran.append(f"store {order}")
+
+    async with TaskHost(queues=[CeleryQueue(app)] if is_handed_over else []) as host:
+        tasks = [host.task(key="7", delay=0.01).schedule(func, "a") for func in (send, partial(store))]
+        for task in tasks:
+            await task.wait()
+    assert [task.function.rpartition(".")[2] for task in tasks] == ["send", "store"]
+    assert {task.status.value for task in tasks} == {"handed_over" if is_handed_over else "succeeded"}
+    assert len(messages(app)) + len(ran) == 2
+
+
+async def test_a_shared_task_is_handed_over_from_each_thread_to_its_app_g21(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task of `shared_task` is another one where another app is current: in each other thread."""
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    monkeypatch.setattr(_state._tls, "current_app", app)
+    app.conf.task_default_queue = "orders"
+
+    @celery.shared_task(name=f"send-{uuid4().hex}")
+    def send(order: str) -> None: ...
+
+    async with TaskHost(queues=[CeleryQueue(app)]) as host:
+        tasks = [host.schedule(send, "a"), await anyio.to_thread.run_sync(host.schedule, send, "b")]
+        for task in tasks:
+            await task.wait()
+    assert [task.status for task in tasks] == ["handed_over"] * 2
+    assert len(messages(app)) == 2
+
+
 async def test_a_task_of_another_app_runs_here_g21(app: Any) -> None:
     other = celery.Celery("other", broker="memory://", set_as_current=False)
 
@@ -289,6 +333,75 @@ async def test_a_thread_that_an_attempt_left_behind_is_waited_for_g21(app: Any, 
         await task.wait()
     assert task.status == "handed_over"
     assert len(messages(app)) == 1
+
+
+class Failing:
+    """Raises in the thread that publishes, before it publishes.
+
+    :ivar bodies: the content of the message of each attempt, as it was before it was changed here
+    """
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.bodies: list[Any] = []
+        self._errors = list(errors)
+
+    def __call__(self, body: Any, **_: Any) -> None:
+        args, kwargs, _ = body
+        self.bodies.append(deepcopy((args, kwargs)))
+        args[0].append("changed")
+        args.append("more")
+        kwargs["copy"] = "changed"
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+async def test_an_exit_in_a_thread_is_a_failed_attempt_g21(app: Any) -> None:
+    failing = Failing(SystemExit(3))
+    signals.before_task_publish.connect(failing)
+    try:
+        await hand_over(CeleryQueue(app, [archive]), archive, [1])
+    finally:
+        signals.before_task_publish.disconnect(failing)
+    assert len(messages(app)) == 1
+    assert len(failing.bodies) == 2
+
+
+async def test_each_attempt_gives_the_receivers_the_first_arguments_g21(app: Any) -> None:
+    failing = Failing(SystemExit(3), SystemExit(3))
+    signals.before_task_publish.connect(failing)
+    try:
+        await hand_over(CeleryQueue(app, [send_mail]), send_mail, [1])
+    finally:
+        signals.before_task_publish.disconnect(failing)
+    assert failing.bodies == [([[1]], {})] * 3
+    [message] = messages(app)
+    assert message.payload[:2] == [[[1, "changed"], "more"], {"copy": "changed"}]
+
+
+@pytest.mark.parametrize("earlier", [0, 1], ids=["none", "one"])
+async def test_without_a_new_thread_another_one_publishes_or_a_later_attempt_g21(app: Any, earlier: int) -> None:
+    ended = threading.Event()
+
+    class Noting(CeleryQueue):
+        async def publish(self, *args: Any) -> None:
+            try:
+                await super().publish(*args)
+            finally:
+                ended.set()
+
+    async with TaskHost(queues=[Noting(app, [archive])]) as host:
+        for _ in range(earlier):
+            await host.schedule(archive, "earlier").wait()
+        ended.clear()
+        size = threading.stack_size(1 << 46)  # the system has no such memory: no thread starts
+        try:
+            task = host.schedule(archive, "a")
+            await until(ended.is_set)
+        finally:
+            threading.stack_size(size)
+        await task.wait()
+    assert task.status == "handed_over"
+    assert len(messages(app)) == 1 + earlier
 
 
 async def test_a_refused_connection_means_not_published_g21() -> None:

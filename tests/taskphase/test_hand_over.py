@@ -70,6 +70,7 @@ class TestConstruction:
             ({"deadline": -1}, ValueError, "deadline"),
             ({"deadline": "soon"}, TypeError, "deadline"),
             ({"attempt_timeout": math.nan}, ValueError, "attempt_timeout"),
+            ({"options": {send_mail: None}}, TypeError, r"the options of .*\.send_mail must be a dict, not None"),
             ({"fallback": "there"}, ValueError, "fallback must be 'here' or None, not 'there'"),
             ({"carry": {"x": "y"}}, TypeError, "carry must be a dict of context variables by name"),
             ({"carry": ["x"]}, TypeError, "carry must be a dict of context variables by name"),

@@ -243,6 +243,89 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_calls_that_the_queue_never_takes_do_not_delay_others_after_a_success_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(deadline=math.inf)
+            queue.on_attempt = refuse_negative_numbers
+            async with TaskHost(queues=[queue]) as host:
+                never = [host.schedule(archive, number) for number in (-1, -2, -3)]
+                await anyio.sleep(10)
+                await host.schedule(archive, 0).wait()
+                queue.attempts.clear()
+                for number in range(1, 50):
+                    await anyio.sleep(0.1)
+                    task, began = host.schedule(archive, number), anyio.current_time()
+                    await task.wait()
+                    assert anyio.current_time() == began
+                    assert host.statistics().waiting + host.statistics().handing_over == 3
+                assert 3 * 4 <= len(queue.attempts) - 49 <= 3 * 5  # one of each in a second
+                for task in never:
+                    task.cancel()
+
+        run(main, backend)
+
+    def test_a_call_that_the_queue_never_takes_is_tried_with_pauses_while_it_is_down_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(deadline=30)
+            attempts = 0
+
+            def never_take_it(call: Any) -> None:
+                nonlocal attempts
+                attempts += call.args == (0,)
+                if (call.args == (0,) and attempts < 1000) or call.args == (2,):
+                    raise Lost
+
+            queue.on_attempt = never_take_it
+            async with TaskHost(queues=[queue]) as host:
+                never = host.schedule(archive, 0)
+                await turns()
+                await host.schedule(archive, 1).wait()
+                down = host.schedule(archive, 2)
+                await until(lambda: down.message_id in dict(queue.attempts))
+                down.cancel()
+                await never.wait()
+                assert never.status is S.FAILED
+            assert attempts < 1000
+
+        run(main, backend)
+
+    def test_a_call_that_has_not_failed_yet_probes_before_calls_that_have_g21(
+        self, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("taskphase._drive.outlet.random.uniform", lambda _least, most: most)
+
+        async def main() -> None:
+            queue = FakeQueue(deadline=60)
+            queue.on_attempt = refuse_negative_numbers
+            async with TaskHost(queues=[queue]) as host:
+                for number in range(-10, 0):
+                    host.schedule(archive, number)
+                await anyio.sleep(20.5)
+                task, began = host.schedule(archive, 1), anyio.current_time()
+                await task.wait()
+                assert anyio.current_time() - began <= 2  # the pause of a probe that has begun, and one more
+
+        run(main, backend)
+
+    def test_many_calls_that_the_queue_never_takes_let_each_new_call_pass_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(deadline=600)
+            queue.on_attempt = refuse_negative_numbers
+            async with TaskHost(queues=[queue], shield_timeout=0) as host:
+                refused = [host.schedule(archive, -number) for number in range(1, 50)]
+                await anyio.sleep(100)
+                for number in range(10):
+                    with anyio.fail_after(3):
+                        assert await host.schedule(archive, number).wait() is None
+                    assert {task.status for task in refused} == {S.HANDING_OVER}
+
+        run(main, backend)
+
+
+def refuse_negative_numbers(call: Call) -> None:
+    if call.args[0] < 0:
+        raise Lost
+
 
 async def test_a_group_with_a_failure_inside_is_the_cause_of_the_failed_hand_over_g21() -> None:
     queue, heard = FakeQueue(then="group", deadline=0.05), Heard()

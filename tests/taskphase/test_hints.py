@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pydoc
 import re
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from inspect import Parameter, getattr_static, signature
 from typing import Any, cast
 from unittest.mock import Mock
@@ -99,6 +99,18 @@ async def test_a_name_of_another_library_is_no_attribute_but_the_error_has_the_n
         assert text.endswith("has no attribute 'add_task': write tasks.task(...).after_response.schedule(f, ...)")
 
 
+async def test_a_phase_in_the_wrong_place_is_no_attribute_but_the_error_says_where_it_is() -> None:
+    async with TaskHost() as host, host.scope() as scope:
+        for each in (host, host.task(timeout=5), TasksBatch()):
+            for phase in ("after_route", "after_response"):
+                assert message_of(AttributeError, getattr, each, phase) == (
+                    f"{type(each).__name__!r} object has no attribute {phase!r}: write .schedule(f, ...). "
+                    "For a phase take `tasks: Tasks`, or `async with host.scope() as tasks`"
+                )
+        text = message_of(AttributeError, getattr, TasksScheduler(scope), "immediate")
+        assert text == "'TasksScheduler' object has no attribute 'immediate': write .schedule(f, ...)"
+
+
 async def test_an_unknown_attribute_has_the_message_of_python() -> None:
     async with TaskHost() as host, host.scope() as scope:
         tasks = TasksScheduler(scope)
@@ -142,7 +154,9 @@ async def test_a_name_of_an_asyncio_task_is_no_attribute_but_the_error_has_the_n
 
 async def test_an_object_with_schedule_that_is_called_says_to_write_schedule() -> None:
     async with TaskHost() as host, host.scope() as scope:
-        for tasks in (scope.after_response, TasksBatch(), host.task(name="x"), scope.task().after_route):
+        for tasks in (
+            TasksScheduler(scope), scope.after_response, TasksBatch(), host.task(name="x"), scope.task().after_route
+        ):  # fmt: skip
             text = f"{type(tasks).__name__!r} object is not callable: write .schedule(f, ...)"
             assert message_of(TypeError, tasks, send) == text  # type: ignore[arg-type]
 
@@ -155,6 +169,17 @@ async def test_a_setting_of_tasks_for_a_host_says_that_it_goes_into_the_config()
     assert message_of(TypeError, call, TaskConfig()) == (
         "TaskHost() takes keyword arguments only: write TaskHost(drain_timeout=5)"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"config": {"timeout": 3}}, "config must be a TaskConfig, not {'timeout': 3}: write config=TaskConfig(...)"),
+        ({"journal": "tasks.db"}, "journal must be a Journal, not 'tasks.db': write journal=Journal(file, functions)"),
+    ],
+)
+def test_a_setting_of_a_host_with_the_wrong_type_has_the_right_one(settings: dict[str, Any], message: str) -> None:
+    assert message_of(TypeError, cast(Any, TaskHost), **settings) == message
 
 
 class Watches(TaskObserver): ...
@@ -406,6 +431,13 @@ def test_a_wrong_call_of_retry_is_refused_with_the_right_call_g16(call: Callable
     assert message_of(TypeError, call) == message
 
 
+def test_a_policy_that_is_used_as_a_decorator_says_where_it_goes_g16() -> None:
+    decorate: Any = retry(attempts=3)
+    assert message_of(TypeError, decorate, send) == (
+        "retry() is no decorator: write tasks.task(retry=retry(attempts=3)).schedule(f, ...)"
+    )
+
+
 @pytest.mark.parametrize("func", [retry, TaskHost.task, TasksScheduler.task])
 def test_a_function_with_such_hints_keeps_its_signature_and_its_docstring(func: Callable[..., object]) -> None:
     kinds = [parameter.kind for name, parameter in signature(func).parameters.items() if name != "self"]
@@ -503,7 +535,7 @@ async def test_the_refusal_of_a_task_group_that_is_not_open_names_the_function_g
 
 
 async def test_a_task_that_has_not_ended_says_that_code_must_await_it_g17() -> None:
-    wait = "has no result yet: first write `await task`, or `await task.wait()`"
+    wait = "has no result yet: first write `await task`; in a `def`, `anyio.from_thread.run(task.wait)`"
     async with TaskHost(drain_timeout=5) as host:
         task = host.schedule(send, SECRET)
         later = host.task(name="later").schedule(anyio.sleep, 0)
@@ -571,11 +603,9 @@ def test_help_names_no_private_module_as_the_home_of_a_member(cls: type) -> None
 
 
 def test_help_lists_all_members_of_a_task_as_its_own() -> None:
-    with suppress(AttributeError):
-        del Job.__annotations__  # Python makes it if some code has asked for it
-    text = pydoc.plain(pydoc.render_doc(Task))
-    assert "from Job" not in text
-    own = text.partition("inherited from")[0]
+    of_job = {attr.name for attr in inspect.classify_class_attrs(Task) if attr.defining_class is Job}
+    assert {name for name in of_job if pydoc.visiblename(name)} <= {"__annotations__"}  # Python's own
+    own = pydoc.plain(pydoc.render_doc(Task)).partition("inherited from")[0]
     members = [name for name in dir(Task) if not name.startswith("_")]
     assert [name for name in members if f" |  {name}" not in own and f" |  async {name}" not in own] == []
 

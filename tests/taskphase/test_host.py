@@ -594,8 +594,6 @@ class TestOpening:
             with pytest.raises(asyncio.CancelledError):
                 await native
 
-    # anyio's own wrapper of the coroutine was started, and only the wrapper is closed.
-    @pytest.mark.filterwarnings("ignore:coroutine 'TaskHost._supervise' was never awaited")
     @native_cancel_only
     async def test_a_supervisor_that_is_cancelled_before_its_first_step_hangs_nobody_g9(self) -> None:
         """As `asyncio.run()` does at its end with a task that is just entering a host."""

@@ -209,6 +209,38 @@ async def test_what_runs_the_tasks_outlives_its_own_cancellation_g3() -> None:
 
 
 @native_cancel_only
+@pytest.mark.parametrize("name", ["_supervise", "_hold"])
+async def test_a_host_opens_though_its_own_task_is_cancelled_before_its_first_step_g9(name: str) -> None:
+    program = Program(TaskHost())
+    while not any(name in native.get_name() for native in asyncio.all_tasks()):
+        await turns(1)
+    program.task_of(name).cancel()
+    await program.opened()
+    assert await program.host.schedule(turns) is None
+    program.native.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+
+
+@native_cancel_only
+async def test_tasks_run_on_though_the_next_raw_group_is_cancelled_before_it_opens_g2_g3() -> None:
+    program = Program(TaskHost())
+    await program.opened()
+    task = program.host.schedule(anyio.sleep_forever)
+    await task.started.wait()
+    program.host.tg.start_soon(anyio.sleep_forever)  # which opens another group, at a later turn
+    for native in asyncio.all_tasks():
+        if "_hold" in native.get_name():
+            native.cancel()
+    await turns()
+    assert task.status is TaskStatus.RUNNING
+    program.native.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await program.native
+    assert (task.status, program.host.tasks()) == (TaskStatus.CANCELLED, ())
+
+
+@native_cancel_only
 async def test_the_plain_task_group_is_replaced_if_it_is_cancelled_g3() -> None:
     program = Program(TaskHost())
     await program.opened()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -37,12 +38,25 @@ HEAD = """
 """
 
 
+# Runs a command on a system without /proc, where no program can list its open files.
+WITHOUT_PROC = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
+
+
+def can_hide_proc() -> bool:
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run([*WITHOUT_PROC, "true"], capture_output=True, check=False).returncode
+    )
+
+
 @contextmanager
-def started(path: Path, source: str, backend: str, *, as_command: bool = False) -> Generator[subprocess.Popen[str]]:
+def started(
+    path: Path, source: str, backend: str, *, as_command: bool = False, inside: Sequence[str] = ()
+) -> Generator[subprocess.Popen[str]]:
     """Run a program in a process group of its own, as a terminal does."""
     text = dedent(HEAD) + dedent(source)
     path.write_text(text)
-    command = [sys.executable, "-X", "dev", "-W", "error", *(["-c", text] if as_command else [str(path)])]
+    command = [*inside, sys.executable, "-X", "dev", "-W", "error", *(["-c", text] if as_command else [str(path)])]
     pythonpath = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
     with subprocess.Popen(
         command,
@@ -60,9 +74,11 @@ def started(path: Path, source: str, backend: str, *, as_command: bool = False) 
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def result_of(path: Path, source: str, backend: str, *, as_command: bool = False) -> tuple[str, str, int]:
+def result_of(
+    path: Path, source: str, backend: str, *, as_command: bool = False, inside: Sequence[str] = ()
+) -> tuple[str, str, int]:
     """Return the output, the errors and the exit code of a program."""
-    with started(path, source, backend, as_command=as_command) as process:
+    with started(path, source, backend, as_command=as_command, inside=inside) as process:
         output, errors = process.communicate(timeout=ENDS_WITHIN)
     return output, errors, process.returncode
 
@@ -147,6 +163,37 @@ def test_workers_end_with_the_event_loop_and_leave_no_warning_g2_g23(tmp_path: P
                     print("gone")
     """
     assert result_of(tmp_path / "program.py", source, backend) == ("gone\ngone\n", "", 0)
+
+
+@BACKENDS
+@pytest.mark.skipif(not can_hide_proc(), reason="only root may hide /proc")
+def test_a_dead_worker_is_noticed_where_no_open_files_are_listed_g23(tmp_path: Path, backend: str) -> None:
+    source = """
+        import signal
+
+
+        def leave_child():
+            if os.fork() == 0:
+                while not Path("over").exists():
+                    time.sleep(0.001)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+        async def main():
+            async with TaskHost(config=IN_PROCESS) as host:
+                task = host.schedule(leave_child)
+                with anyio.move_on_after(5):
+                    await task.wait()
+                print(Path("/proc/self").exists(), task.status, flush=True)
+                Path("over").touch()
+
+
+        if __name__ == "__main__":
+            run(main)
+    """
+    result = result_of(tmp_path / "program.py", source, backend, inside=WITHOUT_PROC)
+    assert result == ("False failed\n", "", 0)
 
 
 @BACKENDS

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -165,6 +166,19 @@ async def test_no_label_has_a_name_or_an_argument_of_a_task_g4_g20(metrics: Metr
     assert "a name" not in metrics.text()
     assert "0.000123" not in metrics.text()
     assert metrics.values("tasks_ended_total", "function") == {("sleep",): 20}
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one process", "several processes"])
+async def test_a_name_that_is_no_text_ends_no_scrape_g3_g20(
+    is_shared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if is_shared:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    metrics, func = Metrics(), named(0)
+    func.__qualname__ = "of \udcff"  # as in a file name with unknown bytes
+    async with TaskHost(observers=[metrics.observer], drain_timeout=DRAIN) as host:
+        host.schedule(func)
+    assert metrics.values("tasks_ended_total", "function") == {("of \\udcff",): 1}
 
 
 def test_the_seconds_are_those_of_the_clock_without_the_delay_g18_g20(metrics: Metrics) -> None:

@@ -8,7 +8,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import partial
+from math import inf
 from typing import Any
 from unittest.mock import ANY
 
@@ -21,6 +23,7 @@ from taskphase import (
     Task,
     TaskFailed,
     TaskHost,
+    TaskNotFinished,
     TasksBatch,
     TasksClosedError,
     TasksSaturatedError,
@@ -37,6 +40,7 @@ from taskphase.testing._recording.changes import CHANGES
 SHORT = 0.02  # seconds that a test waits on purpose
 DRAIN = 5  # seconds for the tasks that a test has left; no test needs them
 
+TIMEOUTS = pytest.mark.parametrize("timeout", [0.01, timedelta(milliseconds=10)], ids=["seconds", "timedelta"])
 each_backend = pytest.mark.parametrize("backend", [*ASYNCIO, *TRIO])
 setting: ContextVar[str] = ContextVar("setting", default="unset")
 
@@ -402,9 +406,10 @@ class TestWaiting:
             anyio.run(tasks.await_all, backend=anyio_backend[0], backend_options=anyio_backend[1])
             assert [task.status for task in tasks] == [TaskStatus.SUCCEEDED] * 2
 
+    @TIMEOUTS
     @each_backend
-    def test_a_thread_that_waits_too_long_hears_what_the_tasks_do(self, backend: Any) -> None:
-        with record_tasks(timeout=0.01) as tasks, host_in_thread(backend) as (host, _):
+    def test_a_thread_that_waits_too_long_hears_what_the_tasks_do(self, backend: Any, timeout: Any) -> None:
+        with record_tasks(timeout=timeout) as tasks, host_in_thread(backend) as (host, _):
             go_on = threading.Event()
             host.schedule(go_on.wait)
             with pytest.raises(
@@ -413,8 +418,16 @@ class TestWaiting:
                 tasks.wait_all()
             go_on.set()
 
-    async def test_an_event_loop_that_waits_too_long_hears_it_too(self) -> None:
-        async with recording(timeout=0.01) as (host, tasks):
+    @each_backend
+    def test_a_thread_may_wait_for_ever(self, backend: Any) -> None:
+        with record_tasks(timeout=inf) as tasks, host_in_thread(backend) as (host, _):
+            host.schedule(in_thread, 1)
+            tasks.wait_all()
+            assert tasks.one().status == "succeeded"
+
+    @TIMEOUTS
+    async def test_an_event_loop_that_waits_too_long_hears_it_too(self, timeout: Any) -> None:
+        async with recording(timeout=timeout) as (host, tasks):
             task = host.schedule(anyio.sleep_forever)
             with pytest.raises(TimeoutError, match=r"not all of .* of .*forever have ended; .*\n .*sleep_forever\(\)"):
                 await tasks.of(anyio.sleep_forever).await_all()
@@ -623,6 +636,15 @@ class TestNever:
             with pytest.raises(TimeoutError, match=r"after 0.01 s these were cancelled, run by hand: for ever"):
                 tasks.run_all()
             assert tasks.one().status == "cancelled"
+
+    async def test_code_that_waits_for_a_held_task_is_told_so_at_once_g17(self) -> None:
+        async with recording(run="never") as (host, tasks):
+            task = host.schedule(send, "ada")
+            for wait in (task.wait, task.started.wait):
+                with pytest.raises(TaskNotFinished, match=r'is held back by a test.*run="inline"'):
+                    await wait()
+            await tasks.arun_all()
+            await task
 
     async def test_what_is_not_due_is_not_run(self) -> None:
         async with recording(run="never") as (host, tasks):
@@ -837,7 +859,7 @@ class TestJumpClock:
             clock.jump(0)
             began = anyio.current_time()
             with anyio.move_on_after(HOUR) as scope:
-                clock.jump(HOUR - 1)
+                clock.jump(timedelta(hours=1) - timedelta(seconds=1))
                 await turns()
             assert not scope.cancelled_caught
             assert HOUR - 1 <= anyio.current_time() - began < HOUR
@@ -886,6 +908,35 @@ class TestJumpClock:
             assert clock.offset == 0
             go_on.set()
             future.result(10)
+
+    def test_a_loop_may_run_in_another_thread_than_the_thread_that_has_made_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def jump() -> None:
+            clock.jump(1)
+
+        async def block() -> None:
+            blocked.set()
+            assert go_on.wait(10)
+
+        monkeypatch.setattr("taskphase.testing._clock.jumping._PATIENCE", 0.01)
+        clock = JumpClock()
+        blocked, go_on = threading.Event(), threading.Event()
+        loop = clock.backend_options("asyncio")["loop_factory"]()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        asyncio.run_coroutine_threadsafe(jump(), loop).result(10)
+        future = asyncio.run_coroutine_threadsafe(block(), loop)
+        blocked.wait(10)
+        with pytest.raises(TimeoutError, match="has been blocked"):
+            clock.jump(1)
+        go_on.set()
+        future.result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        clock.jump(1)  # waits for no loop that has stopped
+        loop.close()
+        assert (clock.offset, clock._loops) == (2, [])
 
     def test_bad_jumps_and_backends_are_refused(self) -> None:
         clock = JumpClock()

@@ -113,6 +113,7 @@ def test_very_many_attempts_do_not_overflow_g16() -> None:
         ({"backoff": -1}, ValueError),
         ({"backoff": "1"}, TypeError),
         ({"max_delay": float("inf")}, ValueError),
+        ({"jitter": 0.5}, TypeError),
     ],
 )
 def test_bad_settings_are_refused_by_name_g16(settings: dict[str, Any], error: type[Exception]) -> None:

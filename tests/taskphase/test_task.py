@@ -318,3 +318,7 @@ def test_a_wrong_call_is_refused_when_the_task_is_made_g7() -> None:
         Task(double)
     with pytest.raises(TypeError, match="expected a callable"):
         Task(1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="args must be a tuple, not str"):
+        Task(print, "ab")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="config must be a TaskConfig, not dict"):
+        Task(print, config={"timeout": 5})  # type: ignore[arg-type]

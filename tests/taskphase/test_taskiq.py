@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from tests.backends import ASYNCIO
+from tests.backends import ASYNCIO, until
 from tests.servers.harness import free_port
 from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
@@ -22,6 +25,7 @@ taskiq_redis = pytest.importorskip("taskiq_redis")
 import redis  # noqa: E402
 import redis.asyncio.retry  # noqa: E402
 import redis.backoff  # noqa: E402
+from taskiq.brokers.shared_broker import AsyncSharedBroker  # noqa: E402
 from taskiq.receiver import Receiver  # noqa: E402
 
 from taskphase.taskiq import TaskiqQueue  # noqa: E402
@@ -222,6 +226,22 @@ async def test_a_function_that_fails_in_a_worker_leaves_nothing_behind_g21(seen:
     assert request_id.get() == ""
 
 
+async def test_the_error_of_a_function_keeps_its_traceback_for_other_middlewares_g21() -> None:
+    class Noting(taskiq.TaskiqMiddleware):
+        def post_execute(self, message: Any, result: Any) -> None:
+            noted.append(result.error.__traceback__)
+
+    noted: list[Any] = []
+    broker = Shelf()
+    broker.add_middlewares(Noting())
+    queue = TaskiqQueue(broker, [fail])
+    broker.add_middlewares(Noting())
+    await hand_over(queue, fail, "a")
+    await broker.work()
+    assert len(noted) == 2
+    assert None not in noted
+
+
 async def test_a_decorated_task_is_handed_over_without_being_listed_g21(seen: list[Any]) -> None:
     broker = Shelf()
 
@@ -234,6 +254,18 @@ async def test_a_decorated_task_is_handed_over_without_being_listed_g21(seen: li
     assert task.function.endswith(".<locals>.send")
     await broker.work()
     assert [(function, order) for function, _, _, _, order in seen] == [(task.function, "a")]
+
+
+async def test_a_shared_task_is_handed_over_to_its_default_broker_g21() -> None:
+    broker, shared = Shelf(), AsyncSharedBroker()
+
+    @shared.task(task_name="mails")
+    async def send(order: str) -> None: ...
+
+    shared.default_broker(broker)
+    task = await hand_over(TaskiqQueue(broker), send, "a")
+    assert broker.content()["task_name"] == "mails"
+    assert task.function.endswith(".<locals>.send")
 
 
 async def test_a_listed_decorated_task_has_options_g21() -> None:
@@ -287,18 +319,53 @@ async def test_the_middlewares_of_the_broker_see_the_message_g21() -> None:
     assert broker.events == ["startup", "post_send", "shutdown"]
 
 
-async def test_a_failure_after_publishing_does_not_publish_again_g21(caplog: pytest.LogCaptureFixture) -> None:
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+async def fail_with(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("fail_then", "logged"),
+    [
+        (partial(fail_with, ConnectionRefusedError("no metrics")), ConnectionRefusedError),
+        (partial(fail_with, asyncio.CancelledError()), asyncio.CancelledError),
+        (partial(fail_with, SystemExit(3)), SystemExit),
+        (hang, asyncio.CancelledError),
+    ],
+    ids=["error", "cancellation", "exit", "hang"],
+)
+async def test_a_failure_after_publishing_does_not_publish_again_g21(
+    fail_then: Any, logged: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     class Failing(taskiq.TaskiqMiddleware):
         async def post_send(self, message: Any) -> None:
-            raise ConnectionRefusedError("no metrics")
+            await fail_then()
 
     broker = Shelf()
     broker.add_middlewares(Failing())
-    await hand_over(TaskiqQueue(broker, [archive], fallback="here"), archive, "a")
+    await hand_over(TaskiqQueue(broker, [archive], fallback="here", attempt_timeout=0.2), archive, "a")
     assert len(broker.messages) == 1
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info is not None
-    assert type(record.exc_info[1]) is ConnectionRefusedError
+    assert type(record.exc_info[1]) is logged
+
+
+async def test_a_task_that_is_cancelled_after_publishing_was_handed_over_g21() -> None:
+    class Hanging(taskiq.TaskiqMiddleware):
+        async def post_send(self, message: Any) -> None:
+            await hang()
+
+    broker = Shelf()
+    broker.add_middlewares(Hanging())
+    async with TaskHost(queues=[TaskiqQueue(broker, [archive])]) as host:
+        task = host.schedule(archive, "a")
+        await until(lambda: broker.messages)
+        task.cancel()
+        await task.wait()
+    assert task.status == "handed_over"
 
 
 async def test_each_attempt_gives_the_middlewares_the_first_arguments_g21() -> None:
@@ -315,6 +382,26 @@ async def test_each_attempt_gives_the_middlewares_the_first_arguments_g21() -> N
     broker.add_middlewares(Encrypting())
     await hand_over(TaskiqQueue(broker, [count_orders]), count_orders, ["a"])
     assert gave == [[["a", "encrypted"]]] * 3
+
+
+async def test_a_broker_that_cannot_be_started_is_shut_down_before_the_next_attempt_g21() -> None:
+    class Down(Shelf):
+        async def startup(self) -> None:
+            await super().startup()
+            if self.events.count("startup") == 1:
+                raise ConnectionRefusedError
+            if self.events.count("startup") == 2:
+                await hang()
+
+        async def shutdown(self) -> None:
+            await super().shutdown()
+            if self.events.count("shutdown") == 2:
+                await hang()
+
+    broker = Down()
+    await hand_over(TaskiqQueue(broker, [archive], attempt_timeout=0.2), archive, "a")
+    assert broker.events == ["startup", "shutdown"] * 3
+    assert len(broker.messages) == 1
 
 
 async def test_a_worker_that_hands_over_leaves_its_broker_open_g21() -> None:
@@ -346,6 +433,24 @@ async def test_a_refused_connection_means_not_published_g21(settings: Any, is_su
     assert queue.refused(failed.value) is is_sure
 
 
+async def test_a_host_that_refuses_at_each_of_its_addresses_has_not_got_the_call_g21(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def resolve_two(host: Any, *args: Any, **kwargs: Any) -> Any:
+        hosts = ("127.0.0.1", "127.0.0.2") if host == "two.test" else (host,)
+        return [address for each in hosts for address in resolve(each, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_two)  # uvloop does not ask it, and finds no such host
+    broker = taskiq_redis.RedisStreamBroker(f"redis://two.test:{free_port()}", consumer_id="0")
+    queue = TaskiqQueue(broker, [archive])
+    prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
+    with pytest.raises(redis.exceptions.ConnectionError) as failed:
+        await queue.publish(prepared, {})
+    assert queue.refused(failed.value)
+
+
 async def test_without_settings_an_attempt_tries_once_g21() -> None:
     """Otherwise an earlier try may have published."""
     with SilentBroker(hangs=False) as silent:
@@ -361,5 +466,8 @@ async def test_without_settings_an_attempt_tries_once_g21() -> None:
 def test_other_errors_may_have_been_published_g21() -> None:
     queue = TaskiqQueue(taskiq_redis.RedisStreamBroker("redis://localhost", consumer_id="0"), [archive])
     assert not queue.refused(TimeoutError())
+    circle = RuntimeError()
+    circle.__cause__ = circle
+    assert not queue.refused(circle)
     assert not queue.refused(ConnectionResetError(104, "reset"))
     assert not TaskiqQueue(Shelf(), [archive]).refused(ConnectionRefusedError(111, "refused"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 
 import taskphase.testing
@@ -251,12 +252,24 @@ async def serve_by_asyncio() -> None:
     await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
 
 
+async def open_by_trio() -> None:
+    await trio.open_tcp_stream("127.0.0.1", 9)
+
+
+async def look_up_by_trio() -> None:
+    await trio.open_tcp_stream("localhost", 9)
+
+
+async def serve_by_trio() -> None:
+    await trio.serve_tcp(trio.aclose_forcefully, 0, host="127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("backend", "scenario"),
     [
         *((backend, scenario) for backend in BACKENDS for scenario in (connect, look_up, listen)),
-        ("asyncio", open_by_asyncio),
-        ("asyncio", serve_by_asyncio),
+        *(("asyncio", scenario) for scenario in (open_by_asyncio, serve_by_asyncio)),
+        *(("trio", scenario) for scenario in (open_by_trio, look_up_by_trio, serve_by_trio)),
     ],
 )
 def test_a_simulation_says_that_it_has_no_network(backend: Any, scenario: Any) -> None:

@@ -46,6 +46,10 @@ def spell(number: int, *, capital: bool = False) -> str:
 async def forget(*names: str, **reasons: int) -> None: ...
 
 
+async def insert(row: dict[str, Any]) -> bool:
+    return bool(row)
+
+
 class Ledger:
     async def add(self, amount: float, currency: str = "EUR") -> float:
         return amount
@@ -245,6 +249,11 @@ async def tasks_made_by_hand(tasks: TasksScheduler) -> None:
     assert_type(Task[str](func=spell, args=(1,), kwargs={"capital": True}, config=TaskConfig(name="spell")), Task[str])
     Task[str](spell, (1,)).__start__(tasks)
     made.__start__(tasks)
+
+
+async def parameters_with_any(tasks: TasksScheduler) -> None:
+    stored: Task[bool] = tasks.schedule(insert, {"id": 7})  # without the annotation mypy sees `Task[Any]`
+    assert_type(await stored, bool)
 
 
 async def batches_and_schedulers_made_by_hand(tg: TaskGroup) -> None:

@@ -177,6 +177,7 @@ def handlers(tasks: TasksScheduler, host: TaskHost) -> None:
     retry(on=[ValueError])  # error
     retry(max_delays=1)  # error
     retry().attempts = 1  # error
+    retry(attempts=3)(is_even)  # error
     tasks.task(retry=lambda task, exception: "soon")  # error
     del handler
 

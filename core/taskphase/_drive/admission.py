@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import RLock, get_ident
-from typing import Any, cast
+from typing import Any
 
 from .._machine.calling import shown
 from .._machine.drain import DrainStage, accepts, refusal
@@ -39,7 +39,7 @@ class Admission(Places):
     """The part of a runner that takes jobs.
 
     Any thread may call `submit()`, `call()` and `note_refused()`, so what they call runs in any thread: `_reserve()`
-    and `_admit()` outside of the loop's thread under `_lock`. `_place()` and `_read_one()` are for the loop's thread.
+    and `_admit()` outside of the loop's thread under `_lock`. `_place()` and `_read_mails()` are for the loop's thread.
 
     *Interruptions*: a signal handler or a finalizer may interrupt the loop's thread anywhere, also in this class, and
     call `submit()`. While a change here is half done, `is_busy` is True, and such a call goes by mail. `_lock` is an
@@ -124,7 +124,7 @@ class Admission(Places):
             limit = job.config.limit
             if self._is_selective or (limit is not None and limit.max_pending is not None):
                 self._reserve(job, scope, maker, by_mail=False)
-            job._runner = self  # type: ignore[assignment]  # (there is no other kind)
+            job._runner = self
             now = self.clock  # (as above)
             job._taken_at = now()
             if self.watching is not None:
@@ -152,7 +152,7 @@ class Admission(Places):
                 mail = self._reserve(job, scope, maker, by_mail=True)
                 self._take(job, self.clock())
                 if self.watching is None:
-                    self._wake(self._read_one, job)  # `_read()` waits for the lock
+                    self._wake(self._read_mails, job)  # `_read()` waits for the lock
                     return
                 mail.is_told = not telling_here().now
                 mail.is_ready = not mail.is_told
@@ -169,7 +169,7 @@ class Admission(Places):
         finally:
             mail.is_ready = True
             try:
-                self._wake(self._read_one, job)
+                self._wake(self._read_mails, job)
             except TasksClosedError as exc:
                 self._refuse(job, exc, by_mail=True, is_told=mail.is_told)
                 raise
@@ -222,12 +222,12 @@ class Admission(Places):
         """
         if self.is_busy or not self.seam.runs_here() or self.telling.now:
             self._mails.append(Mail(None, call=func))
-            self._wake(self._read_one)
+            self._wake(self._read_mails)
             return
         with self.busy():
             func()
         if not self.seam.is_here():
-            self._wake(self._read_one)  # this may be a signal handler, and the loop asleep
+            self._wake(self._read_mails)  # this may be a signal handler, and the loop asleep
 
     def _reserve(self, job: Job, scope: Unit[Job] | None, maker: object, *, by_mail: bool) -> Mail:
         """Count `job`, or refuse `job` because of the stage or `max_pending`.
@@ -250,15 +250,16 @@ class Admission(Places):
 
     def _admit(self, job: Job, wait: Wait) -> None:
         by = JOB.get()
-        is_mine = by is not None and by.status not in ENDS and cast("object", by._runner) is self
+        is_mine = by is not None and by.status not in ENDS and by._runner is self
         if not accepts(self.stage, by_shielded=by is not None and is_mine and by.config.shielded):
             raise TasksClosedError(refusal(self.stage, shown(job.function)))
         self._check_room(job, wait)
 
-    def _read_one(self) -> None:
-        # Each mail has one call, which reads one mail: threads that schedule without pause do not block the loop.
+    def _read_mails(self) -> None:
+        # All mails that are there, because another thread may not yet have woken the loop for an earlier mail. No more:
+        # threads that schedule without pause do not block the loop.
         with self.busy():
-            self._read()
+            self._read_all()
 
     def _read_all(self) -> None:
         for _ in range(len(self._mails)):

@@ -43,6 +43,11 @@ def _task_of() -> Callable[[Any], Any]:
 task_of: Callable[[Any], Any] = _task_of()
 
 
+# Have asyncio believe that a task no longer runs in a loop, or that it does. (None if a name is gone: see `look()`.)
+leave_task: Callable[[Any, Native], None] = getattr(_tasks, "_leave_task", None)  # type: ignore[assignment]
+enter_task: Callable[[Any, Native], None] = getattr(_tasks, "_enter_task", None)  # type: ignore[assignment]
+
+
 def enclose(loop: asyncio.AbstractEventLoop, native: Native) -> CancelScope:
     """Enter a cancel scope on behalf of `native`, a task of `loop`, around all that it has entered.
 
@@ -94,19 +99,16 @@ def _backend() -> Any:
 
 def _enter_as(loop: asyncio.AbstractEventLoop, native: Native, scope: CancelScope) -> None:
     """Enter `scope` while `native` is the running task for asyncio: anyio asks asyncio which task enters."""
-    running = asyncio.current_task(loop)
-    if running is native:
-        scope.__enter__()
-        return
+    running = task_of(loop)
     if running is not None:
-        _tasks._leave_task(loop, running)
-    _tasks._enter_task(loop, native)
+        leave_task(loop, running)
+    enter_task(loop, native)
     try:
         scope.__enter__()
     finally:
-        _tasks._leave_task(loop, native)
+        leave_task(loop, native)
         if running is not None:
-            _tasks._enter_task(loop, running)
+            enter_task(loop, running)
 
 
 class _Others(set[Any]):

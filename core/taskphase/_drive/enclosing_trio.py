@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import current_task
 
-from .enclosing import (
-    MOST_TURNS,
-    TRIO_NURSERY,
-    TRIO_SCOPE,
-    TRIO_STATUS,
-    TRIO_TASK,
-    PrivateChanged,
-    Trial,
-    can_enclose,
-    check,
-    named,
-)
+from . import enclosing
+from .enclosing import PrivateChanged, Trial, can_enclose, check, named
 
 if TYPE_CHECKING:
     from .cancelling import CancelScope
@@ -64,11 +54,11 @@ def look(nursery: trio.Nursery) -> None:
 
     :raises PrivateChanged: if a name is gone, or its value has another type
     """
-    around = check(TRIO_NURSERY, nursery)._cancel_status
-    task = check(TRIO_TASK, current_task())
+    around = check(enclosing.TRIO_NURSERY, nursery)._cancel_status
+    task = check(enclosing.TRIO_TASK, current_task())
     try:
-        scope = check(TRIO_SCOPE, trio.CancelScope())
-        status = check(TRIO_STATUS, type(around)(scope=scope, parent=around))
+        scope = check(enclosing.TRIO_SCOPE, trio.CancelScope())
+        status = check(enclosing.TRIO_STATUS, type(around)(scope=scope, parent=around))
         status.parent = None
     except (AttributeError, TypeError) as exc:
         raise PrivateChanged(f"{named('trio')}: {exc}") from None
@@ -109,7 +99,7 @@ async def _try() -> bool | None:
 
 
 async def _turns(until: Callable[[], bool]) -> None:
-    for _ in range(MOST_TURNS):
+    for _ in range(enclosing.MOST_TURNS):
         if until():
             break
         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import cast
 
 from .._machine.drain import accepts
@@ -21,10 +20,6 @@ class Kept(Phases):
     """The part of a runner that knows a journal and queues. For the loop's thread."""
 
     __slots__ = ()
-
-    @abstractmethod
-    def resume(self, job: Job) -> None:
-        """Bring a job further that has waited."""
 
     def note_recorded(self, job: Job) -> None:
         """Bring a job further whose journal has written the task; or have the job fail with the error of its record.

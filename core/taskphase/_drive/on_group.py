@@ -7,7 +7,6 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio import sleep_until
 from anyio.abc import TaskGroup
 
 from .._machine.calling import shown
@@ -15,13 +14,14 @@ from ..errors import TasksClosedError
 from .attempt import attempt
 from .job import enter_scope
 from .loops import native_seam
+from .seam import RingsInTasks
 
 if TYPE_CHECKING:
     from .cancelling import CancelScope
     from .job import Job
 
 
-class GroupSeam:
+class GroupSeam(RingsInTasks):
     """One foreign task group. Jobs start by its `start_soon()`; the seam of the event loop does the rest.
 
     Scopes are early: other code may cancel the group at any time, and by then a shielded task must be in its shield.
@@ -31,7 +31,6 @@ class GroupSeam:
 
     def __init__(self, tg: TaskGroup) -> None:
         self._tg = tg
-        self._is_cancelled = False
         self._context = copy_context()  # for timers: the context of a task would live as long as they wait
         self._native = native_seam()
         self.cancelled = self._native.cancelled
@@ -68,22 +67,8 @@ class GroupSeam:
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
 
-    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
-        scope = self.cancel_scope(shield=self._is_cancelled)
-
-        async def ring() -> None:
-            try:
-                with scope:
-                    await sleep_until(when)
-            except self.cancelled:
-                self._is_cancelled = True
-                cancelled()
-                raise
-            if not scope.cancel_called:
-                callback()
-
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._start_soon("the task", self._context, ring, name="taskphase.timer")
-        return scope.cancel
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         # `start_soon()` of anyio works only in a task.

@@ -14,12 +14,13 @@ from trio.lowlevel import current_clock, current_task, current_trio_token, in_tr
 from .attempt import attempt
 from .enclosing_trio import can_enclose_here, enclose
 from .job import Job, enter_scope, names
+from .seam import RingsInTasks
 
 if TYPE_CHECKING:
     from .cancelling import CancelScope
 
 
-class TrioSeam:
+class TrioSeam(RingsInTasks):
     """One run of trio. Jobs start in a nursery of their own."""
 
     backend = "trio"
@@ -36,7 +37,6 @@ class TrioSeam:
         self._token = current_trio_token()
         self._nursery: Any = None
         self._context = copy_context()  # for timers: the context of a task would live as long as they wait
-        self._is_cancelled = False
         self.begins, self.early = True, True
         self._may_enclose = may_enclose
 
@@ -88,25 +88,14 @@ class TrioSeam:
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._nursery, native)
 
-    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
-        scope = trio.CancelScope(shield=self._is_cancelled)
-
-        async def ring() -> None:
-            try:
-                with scope:
-                    await trio.sleep_until(when)
-            except trio.Cancelled:  # KeyboardInterrupt in any task cancels the nursery
-                self._is_cancelled = True
-                cancelled()
-                raise
-            if not scope.cancel_called:
-                callback()
-
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._context.run(self._nursery.start_soon, ring, name="taskphase.timer")
-        return scope.cancel
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - trio cannot cancel a task without its scopes
         return False
+
+    def start_beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._nursery.start_soon(work, name=name)
 
     def in_task(self, callback: Callable[[], object]) -> None:
         callback()  # trio calls callbacks in a task of its own

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
-from anyio import Lock, Semaphore, current_time, move_on_after, sleep_until
+from anyio import Lock, Semaphore, current_time, move_on_after, sleep, sleep_until
 from anyio.lowlevel import RunVar
 
 from .._machine.config import TaskConfig
@@ -22,7 +23,8 @@ from .job import Job, move
 from .raised import judge, leaves
 from .watching import tell
 
-# Seconds: the longest pause before a probe, and the longest `Queue.close()`.
+# Seconds: the pause before a probe, at most, after the first failure and after many; the longest `Queue.close()`.
+_SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
 _LONGEST_CLOSE = 1.0
 
@@ -41,6 +43,8 @@ class HandOver:
     :ivar has_turn: True if the task has one of the turns of its outlet
     :ivar is_cut: True if the drain does not wait for it any longer
     :ivar ends_at: the time of its deadline, by the loop's clock; infinity before its start
+    :ivar failed_after: the number of hand-overs that the queue had confirmed when an attempt of this one failed, and
+        the queue was taken for down; infinity before that
     :ivar scope: the scope around all its waits that have begun; None before the first
     """
 
@@ -55,6 +59,7 @@ class HandOver:
     has_turn: bool = False
     is_cut: bool = False
     ends_at: float = inf
+    failed_after: float = inf
     scope: CancelScope | None = None
 
     def cut(self) -> None:
@@ -91,8 +96,10 @@ class Outlet:
 
     - While the queue works, at most `attempts_at_once` hand-overs publish at a time.
     - After a failed attempt the queue is down. Then one hand-over at a time probes it, after a random pause that grows
-      with each failure, and the others wait. A hand-over whose probe has failed goes to the end of the line: its own
-      call may be the reason.
+      with each failure, and the others wait. A hand-over that has failed before lets others probe first: its own call
+      may be the reason.
+    - If the queue confirms others, and the same hand-over fails again, its own call is the reason. The queue is not
+      down, and the hand-over pauses alone.
 
     :ivar waiting: the hand-overs that wait for a turn or for the probe
     """
@@ -102,14 +109,16 @@ class Outlet:
         self._connection: Connection | None = None
         self._turns = Semaphore(queue.attempts_at_once, fast_acquire=True)
         self._probe = Lock(fast_acquire=True)
-        self._failures = 0
+        self._again = Lock(fast_acquire=True)  # of all that have failed before, one stands in line for the probe
+        self._pause = 0.0
+        self._confirmed = 0
         self._next_probe = 0.0
         self.waiting: set[HandOver] = set()
 
     @property
     def is_down(self) -> bool:
         """True from a failed attempt to the next success."""
-        return self._failures > 0
+        return self._pause > 0
 
     @property
     def has_room(self) -> bool:
@@ -161,9 +170,8 @@ class Outlet:
         try:
             while True:
                 if self.is_down:
-                    self.waiting.add(order)
-                    self._give_back(order)
-                    async with self._probe:
+                    self._line_up(order)
+                    async with self._again if order.attempts else nullcontext(), self._probe:
                         if self.is_down:
                             await sleep_until(self._next_probe)
                         await self._take_turn(order)
@@ -173,8 +181,15 @@ class Outlet:
                 await self._take_turn(order)
                 if not self.is_down and await self._attempt(order, job):  # it may be down since the turn was given
                     return
+                if not self.is_down:  # the call of `order` is the reason
+                    self._line_up(order)
+                    await sleep(_LONGEST_PAUSE)
         finally:
             del order, job  # as in `attempt()`
+
+    def _line_up(self, order: HandOver) -> None:
+        self.waiting.add(order)
+        self._give_back(order)
 
     async def _take_turn(self, order: HandOver) -> None:
         if not order.has_turn:
@@ -182,10 +197,12 @@ class Outlet:
             order.has_turn = True
             self.waiting.discard(order)
 
-    def _note_failure(self) -> None:
-        self._failures = min(self._failures + 1, 10)
-        longest = min(_LONGEST_PAUSE, 0.1 * 2**self._failures)
-        self._next_probe = current_time() + random.uniform(0, longest)  # noqa: S311
+    def _note_failure(self, order: HandOver) -> None:
+        if order.failed_after < self._confirmed and not self.is_down:
+            return  # the call of `order` is the reason
+        order.failed_after = self._confirmed
+        self._pause = min(2 * self._pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
+        self._next_probe = current_time() + random.uniform(0, self._pause)  # noqa: S311
 
     async def _attempt(self, order: HandOver, job: Job) -> bool:
         """Make one attempt to publish; return whether the queue has confirmed it."""
@@ -201,9 +218,11 @@ class Outlet:
                     await connection.open()
                 order.outcome = "unknown"  # until the end of the attempt is known
                 await queue.publish(order.prepared, {**order.carried, **trace_headers(order.carried)})
-                self._failures = 0
+                self._pause = 0
+                self._confirmed += 1
                 return True
             order.note_no_answer()
+            self._note_failure(order)
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
             # (A `SystemExit` of an engine is a failed attempt. A `GeneratorExit` ends each coroutine on its way.)
@@ -212,18 +231,12 @@ class Outlet:
                 order.note_no_answer()  # the scope of the hand-over has cut the attempt off
                 raise
             order.error = error
-            if before == "refused" and _is_refusal(queue, error):
-                order.outcome = before
+            with suppress(Exception):
+                if before == "refused" and isinstance(error, Exception) and queue.refused(error) is True:
+                    order.outcome = before
+            self._note_failure(order)
         finally:
             del order, job  # as in `attempt()`
-        self._note_failure()
-        return False
-
-
-def _is_refusal(queue: Queue, error: BaseException) -> bool:
-    try:
-        return isinstance(error, Exception) and queue.refused(error) is True
-    except Exception:
         return False
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any, cast
 
 from anyio import create_task_group
@@ -21,8 +20,6 @@ from .job import Job, order_of, record_of
 from .keeping import Keeper
 from .outlet import HandOver, Outlet
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 # These settings are about the run of the function. The queue has its own.
 _OF_THE_RUN = ("timeout", "limit", "retry", "shield", "run_in")
 
@@ -37,7 +34,6 @@ class Outlets:
     def __init__(self, queues: tuple[Queue, ...], config: TaskConfig) -> None:
         self.alive: dict[Job, HandOver] = {}
         self.is_cut: bool = False
-        self._config = config
         self._outlets: dict[AnyQueue, Outlet] = {queue: Outlet(queue) for queue in queues}
         self._last: tuple[TaskConfig, AnyQueue | None, TaskConfig] = (config, None, config)
 
@@ -101,10 +97,7 @@ class Outlets:
 
     def _find(self, asked: object, func: Callable[..., Any]) -> Outlet | None:
         if not isinstance(asked, AnyQueue):
-            for each in self._outlets.values():
-                if each.queue.takes(func):
-                    return each
-            return None
+            return next((each for each in self._outlets.values() if each.queue.takes(func)), None)
         outlet = self._outlets.get(asked)
         if outlet is None:
             raise _unknown(asked, func)
@@ -114,8 +107,6 @@ class Outlets:
 
     def _settings_for(self, queue: Queue, config: TaskConfig, func: Callable[..., Any]) -> Mapping[str, Any]:
         """Return the settings that the queue translates. Refuse others that this task alone has."""
-        if config is self._config:
-            return _NOTHING
         settings: dict[str, Any] = {}
         for name in _OF_THE_RUN:
             value = getattr(config, name)

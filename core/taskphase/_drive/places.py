@@ -9,24 +9,23 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from .._machine.life import ENDS, LifeEvent
+from .._machine.life import ENDS
 from .._machine.limit import Limit
 from .._machine.scope import VERDICTS, Verdict
 from ..errors import TasksSaturatedError
 from .gates import Gates
-from .hooks import Telling
 from .inbox import Inbox, Wait
 from .job import Job, order_of, record_of
 from .keeping import Keeper
 from .outlets import Outlets
+from .owner import Owner
 from .unit import Unit
 
 _START = Verdict.START
 
 
-class Places(ABC):
+class Places(Owner[Job], ABC):
     """The jobs of a runner, by place. For the loop's thread, but for the counts, `jobs()` and the checks of
     `_admit()`, which read only.
 
@@ -180,7 +179,7 @@ class Places(ABC):
         return Wait.FOR_SLOT if is_full else Wait.FOR_NOTHING
 
     def _take(self, job: Job, now: float) -> None:
-        job._runner = self  # type: ignore[assignment]  # (there is no other kind)
+        job._runner = self
         job._taken_at = now
 
     def _will_record(self, job: Job) -> bool:
@@ -267,21 +266,6 @@ class Places(ABC):
     @abstractmethod
     def _place(self, job: Job, scope: Unit[Job] | None, maker: object) -> None:
         """Start, hold or drop a job, as its scope decides."""
-
-    @abstractmethod
-    def end(
-        self,
-        job: Job,
-        event: LifeEvent,
-        result: Any = None,
-        error: BaseException | None = None,
-        telling: Telling | None = None,
-    ) -> None:
-        """Bring a job to its end, and count the end."""
-
-    @abstractmethod
-    def cancel(self, job: Job) -> None:
-        """Ask a job to stop."""
 
     @abstractmethod
     def drop(self, job: Job, reason: str, *, level: int | None = None) -> None:

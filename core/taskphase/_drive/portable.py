@@ -26,9 +26,9 @@ from .._machine.config import TaskConfig
 from ..errors import TasksUnportableError
 
 GUARD = (
-    "A worker process imports the main module of the program again, under another name. So the line that starts the "
-    'program must be below `if __name__ == "__main__":`, and the functions and classes above that line. Or move them '
-    "to a module that both processes import"
+    "A worker process imports the main module of the program again, by its path and under another name. So its imports "
+    'must be absolute, the line that starts the program must be below `if __name__ == "__main__":`, and the functions '
+    "and classes above that line. Or move them to a module that both processes import"
 )
 
 # The message of the C code of pickle: it names a type and no value.
@@ -158,6 +158,9 @@ def _dumped(value: object) -> tuple[bytes | None, str, str]:
         return None, type_name(value), _detail(exc)
 
 
+# Less than 0.1 seconds, once for each worker, on a system that lists no open descriptors.
+_MOST_DESCRIPTORS = 65_536
+
 _connection: list[int] = []
 """In a worker: the descriptors of the connection to the parent. Programs that the function starts do not inherit them.
 """
@@ -172,9 +175,10 @@ def _move_connection() -> None:
       ends, too.
     """
     standard = {_identity(descriptor) for descriptor in (0, 1, 2)}
-    for descriptor in [int(entry.name) for entry in Path("/dev/fd").glob("*")]:
+    others = [descriptor for entry in Path("/dev/fd").glob("*") if (descriptor := int(entry.name)) > 2]
+    for descriptor in others or range(3, _MOST_DESCRIPTORS):  # the latter on a system that lists none
         with suppress(OSError):  # the descriptor with which the directory was read is closed by now
-            if descriptor > 2 and _identity(descriptor) in standard:
+            if _identity(descriptor) in standard:
                 os.close(descriptor)  # uvloop leaves copies in the worker
     for stream, mode in ((sys.__stdin__, "rb"), (sys.__stdout__, "wb")):
         buffer = cast(Any, stream).buffer  # anyio reads and writes with these objects

@@ -7,7 +7,7 @@ from contextlib import suppress
 from operator import is_
 from sys import exception
 from traceback import clear_frames
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from .._machine.dispatch import Outcome
@@ -101,18 +101,14 @@ def show_from_function(exc: BaseException) -> None:
     """Let the traceback of `exc` begin at the user's function.
 
     The frames above that function belong to this library, and are noise for the user. They also have the task as a
-    local variable, so each failed task would be a reference cycle; and error trackers send the local variables of each
-    frame.
+    local variable, so each failed task would be a reference cycle, also by `f_back` of the user's frame; and error
+    trackers send the local variables of each frame.
     """
     at = traceback_of(exc)
-    while at is not None and (module := _module(at)) in _OWN:
-        _empty(at.tb_frame)
+    while at is not None and at.tb_frame.f_globals.get("__name__") in _OWN:
+        with suppress(RuntimeError):  # the frame still runs
+            at.tb_frame.clear()
         at = at.tb_next
-        if module == threads.__name__:  # next are frames of the thread pool, then our own frame in the thread
-            mine = next((frame for frame in _from(at) if _module(frame) == module), at)
-            while at is not None and at is not mine:
-                _empty(at.tb_frame)
-                at = at.tb_next
     BaseException.with_traceback(exc, at)
 
 
@@ -133,24 +129,6 @@ def traceback_of(exc: BaseException) -> TracebackType | None:
     """Return the traceback of `exc` without calling code of its class."""
     traceback: TracebackType | None = _traceback.__get__(exc)
     return traceback
-
-
-def _empty(frame: FrameType) -> None:
-    """Clear the local variables of a removed frame. They refer to the task, and the user's frame refers to this one by
-    `f_back`.
-    """
-    with suppress(RuntimeError):  # the frame still runs
-        frame.clear()
-
-
-def _module(at: TracebackType) -> object:
-    return at.tb_frame.f_globals.get("__name__")
-
-
-def _from(at: TracebackType | None) -> Iterator[TracebackType]:
-    while at is not None:
-        yield at
-        at = at.tb_next
 
 
 def _together(exc: BaseException, parts: list[BaseException]) -> BaseException | None:

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from . import report
 from .cancelling import is_cancelled_around
 from .raised import leaves
-from .seam import Seam, outlast
+from .seam import NativeSeam, outlast
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -35,7 +35,7 @@ class RawGroup(TaskGroup):
     :ivar is_closing: whether `close()` was called
     """
 
-    def __init__(self, seam: Seam[Any], on_change: Callable[[], None]) -> None:
+    def __init__(self, seam: NativeSeam[Any], on_change: Callable[[], None]) -> None:
         self.names: dict[object, str] = {}
         self.is_closing = False
         self._seam = seam
@@ -45,10 +45,11 @@ class RawGroup(TaskGroup):
         self._holders = 0
         self._is_opening = False
 
-    def open(self, keeper: TaskGroup, opened: Callable[[], None]) -> None:
-        """Open the first group in `keeper`. `opened()` is called as soon as work can start."""
-        self._keeper = keeper
-        self._open_another(opened)
+    def open(self, opened: Callable[[], None] | None = None) -> None:
+        """Open another group, first of all the first one. `opened()` is called as soon as work can start."""
+        self._is_opening = True
+        self._holders += 1
+        self._seam.start_beside(partial(self._hold, opened), name="taskphase.RawGroup._hold")
 
     def close(self) -> list[str]:
         """Cancel all work, including work that starts later; return the names of the running work."""
@@ -111,17 +112,12 @@ class RawGroup(TaskGroup):
             if len(self._groups) > 1 and self._groups[0].cancel_scope.cancel_called:
                 del self._groups[0]
             if not self._has_spare:
-                self._open_another()
+                self.open()
         return self._groups[0]
 
     @property
     def _has_spare(self) -> bool:
         return len(self._groups) > 1 or self._is_opening
-
-    def _open_another(self, opened: Callable[[], None] | None = None) -> None:
-        self._is_opening = True
-        self._holders += 1
-        self._keeper.start_soon(self._hold, opened)
 
     async def _hold(self, opened: Callable[[], None] | None) -> None:
         try:

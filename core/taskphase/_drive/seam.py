@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
+
+from anyio import sleep_until
 
 from .cancelling import CancelScope, is_cancelled_around
 
@@ -38,6 +41,9 @@ class Seam(Protocol[J_contra]):
     """True if `attempt()` must call `begin()`. May change while tasks run, but always before the first step of a task
     that needs it.
     """
+
+    cancel_scope: Callable[..., CancelScope]
+    """The class of cancel scopes. Its parameters here are `shield` and `deadline`."""
 
     running: Callable[[], object]
     """Return the native task that runs in this loop now, or None. For the loop's thread."""
@@ -116,11 +122,6 @@ class Seam(Protocol[J_contra]):
         ...
 
     @property
-    def cancel_scope(self) -> Callable[..., CancelScope]:
-        """The class of cancel scopes. Its parameters here are `shield` and `deadline`."""
-        ...
-
-    @property
     def event(self) -> Callable[..., Event]:
         """The class of events, without parameters."""
         ...
@@ -150,8 +151,12 @@ class NativeSeam(Seam[J_contra], Protocol[J_contra]):
         for the end of `work()`, and raises the exception of `work()`.
 
         On asyncio one task may enter the context, and another task leave it. If `work()` has ended, this takes no turn
-        of the loop.
+        of the loop. `work()` is called in any case: asyncio's own `cancel()` may come before the first step of a task.
         """
+        ...
+
+    def start_beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Run `work()` in a native task, in any case, as above. Of the seam only `open()` on trio waits for it."""
         ...
 
     def is_over(self, native: object) -> bool:
@@ -163,6 +168,37 @@ class NativeSeam(Seam[J_contra], Protocol[J_contra]):
     def in_task(self, callback: Callable[[], object]) -> None:
         """Call `callback` in a task, now or at the next turn. For callbacks of the loop, where no task runs."""
         ...
+
+
+class RingsInTasks(ABC):
+    """The timers of a seam as native tasks, in a group or nursery that may be cancelled: on trio `KeyboardInterrupt` in
+    any task cancels the nursery.
+    """
+
+    cancelled: type[BaseException]
+    cancel_scope: Callable[..., CancelScope]
+    _is_cancelled = False
+
+    def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
+        """See `Seam.call_at()`."""
+        scope = self.cancel_scope(shield=self._is_cancelled)
+
+        async def ring() -> None:
+            try:
+                with scope:
+                    await sleep_until(when)
+            except self.cancelled:
+                self._is_cancelled = True
+                cancelled()
+                raise
+            if not scope.cancel_called:
+                callback()
+
+        self._start_timer(ring)
+        return scope.cancel
+
+    @abstractmethod
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
 
 async def outlast(seam: Seam[Any], wait: Callable[[], Awaitable[None]]) -> None:

@@ -58,17 +58,18 @@ class _Call:
         self._func, self._free = func, free
         self.has_begun = self.has_ended = self.is_left = False
 
-    def work(self) -> tuple[Any] | GeneratorExit | None:
-        """Call the function, in the thread.
+    def work(self) -> tuple[Any, BaseException | None]:
+        """Call the function, in the thread. Return its result, and its exception.
 
-        :return: the result, in a box: trio refuses a coroutine as the result of a thread. Or a `GeneratorExit`: on
-            asyncio a thread that raises it would close every coroutine that waits for the thread
+        Both are in a box, because the event loops cannot pass each object on from a thread. trio refuses a coroutine as
+        the result. On asyncio a `GeneratorExit` would close every coroutine that waits for the thread, and for an
+        exception whose `__class__` raises the task would wait for ever.
         """
         self.has_begun = True
         try:
-            return None if self.is_left else (self._func(),)
-        except GeneratorExit as exc:
-            return exc
+            return None if self.is_left else self._func(), None
+        except BaseException as exc:
+            return None, exc
         finally:
             del self._func  # a traceback refers to this frame, and the function to the task
             self.has_ended = True
@@ -143,7 +144,7 @@ class Threads(Generic[Owner]):
         :param timeout: seconds; the time starts when the call has its slot
         :param surely: whether a cancellation in the line is ignored, so that `func` is called in any case
         :return: the result, and the time (of the loop's clock) at which `timeout` ends
-        :raises TimeoutError: after `timeout` seconds; the thread still runs
+        :raises TimeoutError: after `timeout` seconds; the thread may still run
         :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
         """
         call = _Call(func, self._free_from_thread)
@@ -159,7 +160,7 @@ class Threads(Generic[Owner]):
         self._calls[owner] = call, scope
         try:
             with scope:
-                answer = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=UNLIMITED)
+                result, error = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=UNLIMITED)
         finally:
             del self._calls[owner]
             call.is_left = True
@@ -170,14 +171,14 @@ class Threads(Generic[Owner]):
         if scope.cancelled_caught:
             if scope.deadline == _ABANDONED:
                 raise ThreadAbandoned
-            raise TimeoutError(f"timed out after {timeout:g} seconds; its thread still runs")
-        if isinstance(answer, GeneratorExit):
-            try:
-                raise answer
-            finally:
-                del answer  # the traceback refers to this frame: a cycle
-        assert answer is not None  # only a call that was left has no result
-        return answer[0], deadline
+            outlived = "; its thread still runs" if call in self._left_behind else ""
+            raise TimeoutError(f"timed out after {timeout:g} seconds{outlived}")
+        if error is None:
+            return result, deadline
+        try:
+            raise error
+        finally:
+            del error  # the traceback refers to this frame: a cycle
 
     async def _wait_surely(self, owner: Owner, call: _Call) -> None:
         """Wait in line whether the task is cancelled or not. Only `abandon()` and asyncio's own `cancel()` end this."""

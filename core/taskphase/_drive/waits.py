@@ -20,12 +20,18 @@ def check_wait(job: Job) -> None:
     :raises RuntimeError: if the job is of another event loop
     """
     if job._is_new:
+        if hasattr(job, "_runner"):
+            raise TaskNotFinished(
+                f"task {job.name!r} is held back by a test, and runs only by hand: write `await task()` first. Or have "
+                'the test run its tasks: run="inline", or `tasks.run_all()`'
+            )
         return
     seam = job._runner.seam
     if not seam.is_here():
         raise RuntimeError(
             f"task {job.name!r} runs in another event loop, which cannot wake this code: wait for the task there. "
-            "(A test with FastAPI's TestClient: `client.portal.call(task.wait)`)"
+            "(In a `def` endpoint: `anyio.from_thread.run(task.wait)`. In a test with FastAPI's TestClient: "
+            "`client.portal.call(task.wait)`)"
         )
     if job.status is TaskStatus.DEFERRED and job._unit is not None and _comes_before(job._unit, seam):
         reason = f"is for {job.phase.value}, which comes only when this code has ended"
@@ -34,7 +40,8 @@ def check_wait(job: Job) -> None:
     else:
         return
     raise TaskNotFinished(
-        f"task {job.name!r} {reason}: waiting for it here would never end. Wait for it in another task"
+        f"task {job.name!r} {reason}: waiting for it here would never end. Write `await tasks.schedule(f, ...)` for a "
+        "result in this code, or wait in another task"
     )
 
 

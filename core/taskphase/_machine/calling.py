@@ -1,13 +1,14 @@
 """Is a callable async, does it accept these arguments, and what is its name?
 
 A proxy or a mock has its own attribute lookup, which may return anything, raise, or call another machine. So this
-module never reads an attribute of such an object. It reads the class, and treats a callable as unknown in doubt.
+module reads the class of such an object, never its attributes, and treats a callable as unknown in doubt.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, CO_VARARGS, Signature
 from types import (
@@ -145,6 +146,10 @@ def _named(func: Callable[..., object]) -> tuple[object, str]:
     inner = _innermost(func)
     text = _text(inner, "__qualname__")
     if text is None:
+        current = _of_class(type(inner), "_get_current_object")
+        with suppress(Exception):
+            if type(current) is FunctionType:  # a proxy of Celery or of werkzeug
+                return _named(current(inner))
         return type(inner), _text(type(inner), "__qualname__") or "object"
     return inner, text
 
@@ -165,12 +170,6 @@ def _text(named: object, attribute: str) -> str | None:
 
 def _is_partial(func: object) -> bool:
     return issubclass(type(func), partial)  # not `isinstance()`: a proxy may lie about its class
-
-
-def _without_partials(func: Callable[..., object]) -> Callable[..., object]:
-    while _is_partial(func):
-        func = cast("partial[object]", func).func
-    return func
 
 
 def _innermost(func: Callable[..., object]) -> Callable[..., object]:
@@ -243,11 +242,10 @@ def _bare(func: FunctionType) -> Callable[..., object]:
 
 def _flags(plain: Callable[..., object] | None) -> int:
     """Return the flags of the code that a call runs; 0 if unknown."""
-    try:
+    with suppress(Exception):
         code = None if plain is None else getattr(_innermost(plain), "__code__", None)
-    except Exception:
-        return 0
-    return code.co_flags if type(code) is CodeType else 0
+        return code.co_flags if type(code) is CodeType else 0
+    return 0
 
 
 def _signature(func: Callable[..., object], plain: Callable[..., object] | None) -> Signature | None:
@@ -288,7 +286,9 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as exc:
         # Show the parameters of the innermost function: a partial hides its bound arguments.
-        parameters = _parameters(signature_of(_without_partials(func)))
+        while _is_partial(func):
+            func = cast("partial[object]", func).func
+        parameters = _parameters(signature_of(func))
         hint = misplaced(kwargs, signature)
         raise TypeError(f"{shown(name_of(func))}{parameters} cannot be called like this: {exc}{hint}") from None
 

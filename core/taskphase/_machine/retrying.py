@@ -37,8 +37,13 @@ class RetryPolicy:
     max_delay: float
     _draw: Callable[[float, float], float] = field(repr=False, compare=False)
 
-    def __call__(self, task: Attempted, exception: Exception, /) -> float | None:
-        """Return the seconds before the next attempt, or None for no further attempt."""
+    def __call__(self, task: Attempted, exception: Exception | None = None, /) -> float | None:
+        """Return the seconds before the next attempt, or None for no further attempt.
+
+        :raises TypeError: if there is no exception: the policy is used as a decorator
+        """
+        if exception is None:
+            raise TypeError("retry() is no decorator: write tasks.task(retry=retry(attempts=3)).schedule(f, ...)")
         if task.attempt >= self.attempts or not isinstance(exception, self.on):
             return None
         pause = min(self.max_delay, self.backoff * 2.0 ** min(task.attempt - 1, _MOST_DOUBLINGS))

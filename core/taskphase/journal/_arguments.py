@@ -40,9 +40,15 @@ def pack(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str
 
 
 def unpack(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of `pack()`."""
-    args, kwargs = json.loads(text)
-    return tuple(args), kwargs
+    """Return the arguments of `pack()`.
+
+    :raises ValueError: if `text` is no result of `pack()`
+    """
+    try:
+        args, kwargs = json.loads(text)
+        return tuple(args), dict(kwargs)
+    except TypeError as exc:
+        raise ValueError("no arguments") from exc
 
 
 def _refusal(value: object, depth: int) -> str | None:

@@ -32,6 +32,9 @@ _APPLICATION_ID = 0x7461736B
 # Seconds between two tries to switch a new file to WAL. For this step SQLite does not wait for a lock.
 _PAUSE = 0.01
 
+# The most seconds that SQLite waits for a lock: it counts milliseconds in a C int, and beyond it does not wait at all.
+_LONGEST_WAIT = 1e6
+
 # `owner` is the host that runs the task; NULL: any host may take the task. `counted` is 1 from the first step of a
 # recovered run on: `recoveries` includes this run. `due_at` is the end of the delay; NULL: the task has none. Times are
 # in seconds since the epoch.
@@ -122,6 +125,15 @@ def transact(connection: Connection, work: Callable[[], T]) -> T:
     return result
 
 
+def overwrite(connection: Connection) -> None:
+    """Write a page again, as a part of a transaction.
+
+    If the disk could not sync a transaction, the WAL has it behind its end: a crash would bring it back. The next pages
+    come in its place.
+    """
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+
+
 def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T]) -> T:
     """Open the file, return the result of `work` in one transaction, and close the file.
 
@@ -173,6 +185,7 @@ def _make(path: Path) -> None:
 def _open(path: Path, timeout: float) -> FileConnection:
     """Open an existing file: SQLite would make one that other users can read."""
     uri = f"{path.as_uri()}?mode=rw"
+    timeout = min(timeout, _LONGEST_WAIT)
     return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
 
 

@@ -53,8 +53,7 @@ class Forms:
         self._configs = configs
         self._functions = functions
         self._carry = carry
-        self._last: dict[str, tuple[TaskConfig, TaskConfig]] = {}
-        self._outbox: tuple[TaskConfig, TaskConfig] = (config, config)
+        self._last: dict[str | None, tuple[TaskConfig, TaskConfig]] = {}
 
     def configure(self, job: Job) -> str | None:
         """See `taskphase._drive.keeping.Keeper.configure()`."""
@@ -77,19 +76,24 @@ class Forms:
         if job.config.queue == "here":
             headers[_QUEUE] = "here"
         self._adapt(job)
-        if scope is not None and not _may_wait_for_route(job, scope):
-            scope = None
+        if scope is not None and scope.info.get("method") == "WEBSOCKET":
+            scope = None  # it has no response to wait for
+        # The file decides about the key, and a hand-over comes after its record.
+        is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or queue_of(job.config) is not None)
         parcel = job._own_parcel()
         parcel.message_id = parcel.message_id or new_message_id()
-        parcel.record = Record(keeper, name, arguments, headers, scope)
+        parcel.record = Record(keeper, name, arguments, headers, scope, is_early=is_early)
 
     def _configure(self, job: Job, name: str) -> None:
-        before, after = self._last.get(name, (None, None))
-        if before is not job.config or after is None:
-            before = job.config
-            after = before.kept(self._configs[name])
+        job.config = self._shared(name, job.config, lambda before: before.kept(self._configs[name]))
+
+    def _shared(self, name: str | None, before: TaskConfig, change: Callable[[TaskConfig], TaskConfig]) -> TaskConfig:
+        """Return `change(before)`: the same object as the last time, if `before` is the same."""
+        last, after = self._last.get(name, (None, before))
+        if last is not before:
+            after = change(before)
             self._last[name] = before, after
-        job.config = after
+        return after
 
     def _adapt(self, job: Job) -> None:
         """Give a hand-over all the time that it needs. Pickle the call of a task that runs here, in a process."""
@@ -98,12 +102,7 @@ class Forms:
             job._pack()
             return
         order.deadline = inf
-        before, after = self._outbox
-        if before is not job.config:
-            before = job.config
-            after = before.merge(_OUTBOX)
-            self._outbox = before, after
-        job.config = after
+        job.config = self._shared(None, job.config, lambda before: before.merge(_OUTBOX))
 
     def make(self, found: Recovered, keeper: Keeps) -> Job:
         """Return a recovered task. Call this in the context of the task.
@@ -139,13 +138,3 @@ def _check_key(function: str, key: str | None) -> None:
             f"the key of {shown(function)} cannot go into the journal: it has a character that is no text (a lone "
             "surrogate, as in file names with unknown bytes)"
         )
-
-
-def _may_wait_for_route(job: Job, scope: Scope) -> bool:
-    """Return whether `job` may be written at the end of the route, if it is scheduled in the route.
-
-    Not for websockets, which have no response to wait for. And not if the write comes before a first step that need not
-    wait for the route: because the file decides about a key, or because a hand-over comes after its record.
-    """
-    is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or queue_of(job.config) is not None)
-    return not (is_early or scope.info.get("method") == "WEBSOCKET")

@@ -52,13 +52,14 @@ class Keeper(Routes):
         self._forms = forms
         self._share_of = share_of
         self._share: Share | None = None
-        self._asked: list[Job] = []
+        self._asked: dict[Job, None] = {}
         self._is_writing = False
         self.recovered: int = 0
         self._present: set[Job] = set()  # recovered tasks that have not ended
         self._suspect: Job | None = None  # the last recovered task of which an earlier recovered run has died
         # Of the host's event loop, so `open()` makes them.
         self._is_asked: Event
+        self._has_written: Event
         self._may_take: Event
         self._has_room: Event
         self._has_turn: Event
@@ -74,13 +75,13 @@ class Keeper(Routes):
 
     @property
     def share(self) -> Share:
-        """The part of the file. Only between `open()` and `close()`."""
+        """The part of the file. After `close()` it refuses all writes."""
         assert self._share is not None
         return self._share
 
     async def open(self) -> None:
         """Open the file, or close it again."""
-        self._is_asked, self._may_take, self._has_room = Event(), Event(), Event()
+        self._is_asked, self._has_written, self._may_take, self._has_room = Event(), Event(), Event(), Event()
         self._scope = CancelScope()
         self._share = self._share_of(seam=self.runner.seam)
         try:
@@ -91,13 +92,12 @@ class Keeper(Routes):
 
     async def close(self) -> None:
         """Release the tasks that are left, and close the file."""
-        if self._share is not None:
+        if self._share is not None and not self._share.is_closed:
             try:
                 if self._asked and not no_loop_runs_here():  # without a drain
                     await self._write_gathered(shield=True)
             finally:
-                share, self._share = self._share, None
-                await share.close()
+                await self._share.close()
 
     async def run(self) -> None:
         """Write and recover tasks, until `stop()`."""
@@ -142,8 +142,14 @@ class Keeper(Routes):
 
     def ask(self, job: Job) -> None:
         """See `Routes.ask()`."""
-        self._asked.append(job)
+        self._asked[job] = None
         self._is_asked.set()
+
+    async def _wait_for_asked(self, jobs: list[Job]) -> None:
+        """See `Routes._wait_for_asked()`."""
+        for job in jobs:
+            while job in self._asked:
+                await self._has_written.wait()
 
     @property
     def owes(self) -> bool:
@@ -165,15 +171,19 @@ class Keeper(Routes):
             self._is_writing = False  # the drain no longer waits for writes; `close()` writes the tasks that are left
 
     async def _write_gathered(self, *, shield: bool = False) -> None:
-        count = len(self._asked)  # others may ask meanwhile
-        jobs = [job for job in self._asked if _needs_row(job)]
+        jobs = [job for job in self._asked if own_record(job).needs_row(job)]
+        self._asked = dict.fromkeys(jobs)
         try:
             if jobs:
                 await self._write(jobs, shield=shield)
         except JournalError as exc:
             for job in jobs:
                 self._note_unwritten(job, exc)
-        del self._asked[:count]  # a native cancellation does not come here: `_write_asked()` begins again
+        # A native cancellation does not come here: `_write_asked()` begins again.
+        for job in jobs:
+            del self._asked[job]
+        self._has_written.set()
+        self._has_written = Event()
 
     def _note_unwritten(self, job: Job, error: JournalError) -> None:
         record = own_record(job)
@@ -247,10 +257,3 @@ class Keeper(Routes):
         self.recovered += 1
         self._present.add(job)
         context.run(self.runner.recover, job)
-
-
-def _needs_row(job: Job) -> bool:
-    """Return whether `job`, which has asked for a write, needs it: also if a shutdown has cut the task off."""
-    record = own_record(job)
-    is_cut_off = job.status is TaskStatus.CANCELLED and not record.is_unwanted
-    return record.place is Place.HERE and (job.status not in ENDS or is_cut_off)

@@ -63,6 +63,7 @@ class Record:
     :ivar route: the scope whose route has scheduled the task; None if there is none, or as soon as the scope knows the
         task
     :ivar place: where the task is
+    :ivar is_early: True if the first step, which does not wait for the end of the route, waits for the write
     """
 
     keeper: Keeps
@@ -71,6 +72,7 @@ class Record:
     headers: dict[str, str]
     route: Scope | None
     place: Place = Place.HERE
+    is_early: bool = False
     is_recovered: bool = False
     is_unwanted: bool = False
     error: Exception | None = None
@@ -84,9 +86,14 @@ class Record:
             job.config.delay,
         )
 
+    def needs_row(self, job: Job) -> bool:
+        """Return whether the task is to be written: also if it was cut off before."""
+        is_cut_off = job.status is TaskStatus.CANCELLED and not self.is_unwanted
+        return self.place is Place.HERE and (job.status not in ENDS or is_cut_off)
+
     def will_wait(self) -> bool:
         """Return whether the task would have to wait for a write if its phase came now."""
-        return self.place is not Place.RECOVERED and not self._runs_in_route()
+        return self.place is not Place.RECOVERED and (self.is_early or not self._runs_in_route())
 
     def _runs_in_route(self) -> bool:
         return self.route is not None and self.keeper.takes(self.route)
@@ -105,7 +112,8 @@ class Record:
             if job.phase is Phase.IMMEDIATE and self._runs_in_route():
                 self.keeper.collect(self, job)
                 self.route = None
-                return False
+                if not self.is_early:
+                    return False
             self.keeper.ask(job)
         return True
 

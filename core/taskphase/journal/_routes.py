@@ -30,6 +30,10 @@ class Routes(ABC):
         """Have `job` written soon. It waits for that."""
 
     @abstractmethod
+    async def _wait_for_asked(self, jobs: list[Job]) -> None:
+        """Wait until no job of `jobs` that has asked for a write waits for it."""
+
+    @abstractmethod
     async def _write(self, jobs: list[Job], *, shield: bool = False) -> None:
         """Write `jobs` in one transaction, and bring those further that wait for that.
 
@@ -50,16 +54,25 @@ class Routes(ABC):
         assert route is not None
         collected = self._routes.get(route)
         if collected is None:
-            collected = self._routes[route] = _Collected(self._write_route)
+            collected = self._routes[route] = _Collected(self._end_route)
             route.before_route_ends(collected.write)
         collected.jobs.append(job)
 
-    async def _write_route(self, jobs: list[Job], outcome: Outcome) -> None:
-        """Write what a route has scheduled, will start and has not ended. In the native task of the route.
+    async def _end_route(self, jobs: list[Job], outcome: Outcome) -> None:
+        """Write what a route has scheduled, will start and has not ended, or what a shutdown has cut off. In the native
+        task of the route.
 
         :raises JournalError: if that fails, and the route has succeeded
         """
-        chosen = [job for job in jobs if own_record(job).place is Place.HERE and _will_start(job, outcome)]
+        await self._write_route(jobs, outcome)
+        await self._wait_for_asked(jobs)
+        for job in jobs:
+            error = own_record(job).error
+            if outcome == "success" and isinstance(error, JournalError):
+                raise JournalError(error.path, error.reason) from error
+
+    async def _write_route(self, jobs: list[Job], outcome: Outcome) -> None:
+        chosen = [job for job in jobs if own_record(job).needs_row(job) and _is_wanted(job, outcome)]
         if not chosen:
             return
         try:
@@ -79,7 +92,7 @@ class Routes(ABC):
             record = own_record(job)
             if job.status not in ENDS and record.place is Place.HERE and job not in self.runner.gates.recording:
                 record.place = Place.NOWHERE
-                if job.phase is not Phase.IMMEDIATE and _will_start(job, "failure"):
+                if job.phase is not Phase.IMMEDIATE and _is_wanted(job, "failure"):
                     report.unrecorded(job, error)
 
 
@@ -101,7 +114,6 @@ class _Collected:
         await self._write(self.jobs, outcome)
 
 
-def _will_start(job: Job, outcome: Outcome) -> bool:
-    """Return whether `job` has not ended, and will start (or runs) if its route ends like this."""
-    when = job.config.when or DEFAULT_WHEN
-    return job.status not in ENDS and (job.phase is Phase.IMMEDIATE or when in ("always", outcome))
+def _is_wanted(job: Job, outcome: Outcome) -> bool:
+    """Return whether `job` runs, or is to run, if its route ends like this."""
+    return job.phase is Phase.IMMEDIATE or (job.config.when or DEFAULT_WHEN) in ("always", outcome)

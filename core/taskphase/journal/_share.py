@@ -1,4 +1,6 @@
-"""`Share`: the part of a journal that one host owns, with its lock, its connection and its thread."""
+"""`Share`: the part of a journal that one host owns, with its lock, its connection and its thread. Callers wait here
+until their transaction is on the disk.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,21 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
-from .._drive.seam import Seam
+from anyio import sleep_until
+
+from .._drive.seam import Event, Seam
+from ..errors import JournalError
 from . import _statements
 from ._doubts import Doubts
 from ._file import FileConnection, Sync, connect, transact
 from ._owners import Owner
 from ._statements import Row, Taken
-from ._waiting import LoopWriter
+from ._writer import T, Work, Write, Writer, undo_of
 
 
-class Share:
+class Share(Writer):
     """Writes the tasks of one host, strikes them out, and takes tasks of dead hosts. For the event loop of the host.
 
     :param functions: the names of the functions that this host can run
@@ -30,48 +35,91 @@ class Share:
     def __init__(
         self, path: Path, functions: frozenset[str], *, sync: Sync, timeout: float, recoveries: int, seam: Seam[Any]
     ) -> None:
-        self._path = path
         self._functions = functions
         self._timeout = timeout
         self._recoveries = recoveries
         self._owner: Owner | None = None
         self._doubts = Doubts(monotonic)
         self._open_file = partial(connect, path, sync, timeout)
-        self._writer = LoopWriter(path, self._connect, self._write, seam, self._unlock)
+        self._watched: dict[Write, float] = {}  # with the time at which `watch()` ends the wait, the oldest first
+        self._is_watching = False
+        self._has_watched: Event = seam.event()
+        super().__init__(path, seam)
 
     async def open(self) -> None:
         """Open the file and lock it for this host.
 
         :raises JournalError: if that fails. `close()` is to be called all the same
         """
-        await self._writer.do(self._claim, undo=lambda _connection: self._unlock(), timeout=self._timeout)
+        await self.do(self._claim, undo=lambda _connection: self._at_end())
+
+    async def do(self, work: Work[T], *, undo: Work[object] | None = None) -> T:
+        """Have the thread do `work`, and wait until the transaction is on the disk.
+
+        If this raises, the work was not done, or the writer undoes it next.
+
+        :raises JournalError: if the transaction has failed, or takes too long
+        """
+        return cast(T, await self._wait(Write(work, undo, (), self._seam.event())))
 
     def write(self, rows: Sequence[Row], *, shield: bool = False) -> Coroutine[Any, Any, frozenset[str]]:
-        """Write tasks of this host, in one transaction. A cancellation gives the write up.
+        """Write tasks of this host, as `do()` does. The rows of all callers go into one statement.
 
         :param shield: True: a cancel scope around this call does not shorten it
-        :return: message ids of tasks whose keys are taken: they were not written
+        :return: message ids of tasks whose keys are taken, here or of other callers: they were not written
         :raises JournalError: if the tasks are not on the disk. The writer strikes them out before it does anything else
         """
-        return self._writer.write(rows, timeout=self._timeout, shield=shield)
+        is_watched = self._is_watching and not shield
+        return self._wait(Write(None, None, rows, self._seam.event()), shield=shield, is_watched=is_watched)
 
     async def watch(self) -> None:
-        """End writes that take too long, until this is cancelled."""
-        await self._writer.watch()
+        """End each `write()` that begins from now on, and takes too long. Until this is cancelled.
 
-    def strike_out(self, message_id: str, *, key: str | None = None) -> None:
-        """Note that a task needs no run any more: it has succeeded, or user code has cancelled it. Does not wait.
-
-        :param key: other processes wait for the end of a task with a key, so it is struck out at once
+        A cancel scope for each write, with its timer, would cost more than the rest of `write()`.
         """
-        if key is None:
-            self._writer.strike_out(message_id)
-        else:
-            self._writer.post(lambda connection: _statements.strike_out(connection, [message_id]))
+        self._is_watching = True
+        try:
+            while True:
+                while not self._watched:
+                    self._has_watched = self._seam.event()
+                    await self._has_watched.wait()
+                await sleep_until(next(iter(self._watched.values())))
+                now = self._seam.clock()
+                for write in [write for write, end in self._watched.items() if end <= now]:
+                    del self._watched[write]
+                    write.done.set()
+        finally:
+            self._is_watching = False
+
+    async def _wait(self, write: Write, *, shield: bool = False, is_watched: bool = False) -> Any:
+        if self.is_closed:
+            raise JournalError(self._path, "it is closed")
+        timeout = self._timeout
+        self._queue.put(write)
+        try:
+            end = self._seam.clock() + timeout
+            if is_watched:
+                self._watched[write] = end
+                self._has_watched.set()
+                await write.done.wait()
+            else:
+                with self._seam.cancel_scope(deadline=end, shield=shield):
+                    await write.done.wait()
+        except BaseException:  # the caller is cancelled
+            if not self._give_up(write) and write.error is None and (undo := undo_of(write)) is not None:
+                self.post(undo)
+            raise
+        finally:
+            self._watched.pop(write, None)
+        if self._give_up(write):
+            raise JournalError(self._path, f"a write takes longer than {timeout:g} seconds")
+        if write.error is not None:
+            raise write.error
+        return write.result
 
     def keep_failed(self, message_id: str, error: str) -> None:
         """Note that a task has failed for good. Does not wait."""
-        self._writer.post(lambda connection: _statements.keep_failed(connection, message_id, error))
+        self.post(lambda connection: _statements.keep_failed(connection, message_id, error))
 
     async def take(self, most: int, *, suspects: int = 1) -> Taken:
         """Take due tasks that have no living owner.
@@ -80,10 +128,9 @@ class Share:
         :raises JournalError: if that fails. This host has taken nothing
         """
         taken: list[str] = []
-        return await self._writer.do(
+        return await self.do(
             partial(self._take, most, suspects, taken),
             undo=lambda connection: _statements.give_back(connection, self._id, taken),
-            timeout=self._timeout,
         )
 
     def cannot_run(self, message_id: str, reason: str) -> None:
@@ -93,28 +140,36 @@ class Share:
             self._doubts.note(message_id, reason)
             _statements.give_back(connection, self._id, [message_id])
 
-        self._writer.post(give_back)
+        self.post(give_back)
 
     async def count_run(self, message_id: str) -> bool:
         """Count a recovered run, before its first step. Return False if the task was discarded meanwhile.
 
         :raises JournalError: if the run is not counted on the disk
         """
-        return await self._writer.do(
-            lambda connection: _statements.count_run(connection, self._id, message_id),
-            timeout=self._timeout,
-        )
+        return await self.do(lambda connection: _statements.count_run(connection, self._id, message_id))
 
     async def close(self) -> None:
-        """Release the due tasks, and then the lock. The host has run its last task. Never raises JournalError: if the
-        file cannot be written, other hosts take the tasks as if this process had died.
+        """Release the due tasks, and then the lock. The host has run its last task. A cancellation does not shorten
+        this. Never raises JournalError: if the file cannot be written, other hosts take the tasks as after a crash.
 
         While the disk hangs, the thread keeps the lock, and this does not wait for it: another host must not run a task
         that the thread is about to strike out.
         """
         if self._owner is not None:
-            self._writer.post(lambda connection: _statements.release(connection, self._id))
-        await self._writer.close(timeout=self._timeout)
+            self.post(lambda connection: _statements.release(connection, self._id))
+        ended = self._seam.event()
+        self._ends.append(ended)
+        self._queue.put(None)
+        with self._seam.cancel_scope(deadline=self._seam.clock() + self._timeout, shield=True):
+            await ended.wait()
+        for write in self._watched:  # if the thread hangs
+            write.done.set()
+
+    @property
+    def is_closed(self) -> bool:
+        """True if `close()` was called."""
+        return bool(self._ends)
 
     @property
     def _id(self) -> str:
@@ -134,11 +189,11 @@ class Share:
     def _claim(self, _connection: Connection) -> None:
         self._owner = Owner(self._path, self._functions)
 
-    def _unlock(self) -> None:
+    def _at_end(self) -> None:
         if self._owner is not None:
             self._owner.close()
 
-    def _write(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
+    def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
         return _statements.write(connection, self._id, rows)
 
     def _take(self, most: int, suspects: int, taken: list[str], connection: Connection) -> Taken:

@@ -1,12 +1,12 @@
 """The thread that writes: everything that has gathered from all requests goes into one transaction (*group commit*).
 
-A write is WAITING, then RUNNING, then DONE. Its caller may give it up before it is done:
+A caller may give its write up before the write is done:
 
-- WAITING: the writer skips it.
-- RUNNING: the transaction may still succeed. Then the writer undoes the write before it does anything else.
+- Before its transaction: the writer skips the write.
+- During its transaction, which may still succeed: the writer then undoes the write before it does anything else.
 
-Work that nobody waits for (`post()`) is *owed*, and so is what undoes a write. It comes first in each transaction, and
-is tried again until it is done.
+Work that nobody waits for (`post()`) is *owed*, and so is what undoes a write, or a failed transaction. It comes first
+in each transaction, and is tried again until it is done.
 
 To wake a thread, or to take turns with it, costs more than a small transaction. So:
 
@@ -18,11 +18,11 @@ To wake a thread, or to take turns with it, costs more than a small transaction.
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -34,7 +34,7 @@ from .._drive import report
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
-from ._file import FileConnection, id_of, reason_of, transact
+from ._file import FileConnection, id_of, overwrite, reason_of, transact
 from ._statements import Row
 
 T = TypeVar("T")
@@ -49,13 +49,6 @@ _PAUSE = 1.0
 _MOMENT = 0.01
 
 
-class Status(Enum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    GIVEN_UP = "given up"
-
-
 @dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class Write:
     """Work that a caller waits for, or `rows` to write together with the rows of other callers."""
@@ -64,74 +57,71 @@ class Write:
     undo: Work[object] | None
     rows: Sequence[Row]
     done: Event
-    status: Status = Status.WAITING
+    is_done: bool = False
+    is_given_up: bool = False
     result: Any = None
     error: JournalError | None = None
 
 
-@dataclass(eq=False, repr=False, slots=True)
-class _Owed:
-    """Work that nobody waits for."""
-
-    work: Work[object]
+_Item: TypeAlias = "Write | Work[object] | None"  # work that nobody waits for; None: the end
 
 
-_WAKE = _Owed(lambda _connection: None)
-
-_Item: TypeAlias = "Write | _Owed | None"  # None: the end
-
-
-class Writer:
+class Writer(ABC):
     """Does all work on one connection, in a thread of its own. Its subclass gives it work that callers wait for.
 
     :param path: the file, for messages
-    :param connect: opens the connection. If that fails, the writer tries again for the next write
-    :param write_rows: writes rows in a transaction, and returns the message ids of the rows that were not written
     :param seam: of the event loop of the callers
-    :param at_end: is called in the thread, after its last transaction
     """
 
-    def __init__(
-        self,
-        path: Path,
-        connect: Callable[[], FileConnection],
-        write_rows: Callable[[Connection, Sequence[Row]], frozenset[str]],
-        seam: Seam[Any],
-        at_end: Callable[[], object],
-    ) -> None:
+    def __init__(self, path: Path, seam: Seam[Any]) -> None:
         self._path = path
-        self._connect = connect
-        self._write_rows = write_rows
         self._seam = seam
-        self._at_end = at_end
         self._connection: FileConnection | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._owed: list[Work[object]] = []
         self._struck_out: deque[str] = deque()
         self._sleeps = False  # True: only an item in the queue wakes the thread
-        self._lock = Lock()  # for `status`
+        self._lock = Lock()  # for `is_done` and `is_given_up`
         self._ends: list[Event] = []
         # A daemon: a disk that hangs does not keep the program from its end.
         self._thread = Thread(target=self._run, name="taskphase.journal", daemon=True)
         self._thread.start()
 
+    @abstractmethod
+    def _connect(self) -> FileConnection:
+        """Open the connection, in the thread. If that fails, the thread calls this again for the next write."""
+
+    @abstractmethod
+    def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
+        """Write rows in a transaction. Return the message ids of the rows that were not written."""
+
+    @abstractmethod
+    def _at_end(self) -> None:
+        """Note that the thread has done its last transaction. In the thread."""
+
     def post(self, work: Work[object]) -> None:
         """Have the thread do `work`, now or after errors. From any thread; does not wait."""
-        self._queue.put(_Owed(work))
+        self._queue.put(work)
 
-    def strike_out(self, message_id: str) -> None:
-        """Have the thread strike out a task soon, or with the next write. From any thread; does not wait."""
+    def strike_out(self, message_id: str, *, key: str | None = None) -> None:
+        """Strike out a task soon, or with the next write: it needs no run any more. From any thread; does not wait.
+
+        :param key: other processes wait for the end of a task with a key, so it is struck out at once
+        """
+        if key is not None:
+            self.post(partial(_statements.strike_out, message_ids=[message_id]))
+            return
         self._struck_out.append(message_id)
         if self._sleeps:  # read after the line above; the thread sets it, and then looks for message ids
             self._sleeps = False
-            self._queue.put(_WAKE)
+            self._queue.put(lambda _connection: None)
 
     def _give_up(self, write: Write) -> bool:
         """Return whether `write` was not done, and its caller no longer waits."""
         with self._lock:
-            if write.status is Status.DONE:
+            if write.is_done:
                 return False
-            write.status = Status.GIVEN_UP
+            write.is_given_up = True
             return True
 
     def _run(self) -> None:
@@ -143,18 +133,16 @@ class Writer:
             self._wake(self._ends)
 
     def _work_to_the_end(self) -> None:
-        is_open = True
-        is_busy = False
+        is_open, is_busy = True, False
         while is_open:
             writes: list[Write] = []
             for each in self._gather(is_busy=is_busy):
                 if each is None:
                     is_open = False
-                elif isinstance(each, _Owed):
-                    self._owed.append(each.work)
-                else:
+                elif not isinstance(each, Write):
+                    self._owed.append(each)
+                elif not each.is_given_up:
                     writes.append(each)
-            writes = self._begin(writes)
             self._owe_struck_out()
             is_busy = bool(writes or self._owed)
             if is_busy:
@@ -188,14 +176,6 @@ class Writer:
         if message_ids:
             self._owed.append(partial(_statements.strike_out, message_ids=message_ids))
 
-    def _begin(self, writes: Iterable[Write]) -> list[Write]:
-        """Return the writes whose callers still wait."""
-        with self._lock:
-            found = [each for each in writes if each.status is Status.WAITING]
-            for each in found:
-                each.status = Status.RUNNING
-        return found
-
     def _commit(self, writes: list[Write]) -> None:
         error: Exception | None = None
         try:
@@ -204,6 +184,8 @@ class Writer:
         except Exception as exc:
             error, results = exc, [None] * len(writes)
             self._drop_broken()
+            if writes and overwrite not in self._owed:
+                self._owed.append(overwrite)
         given_up = self._finish(writes, results, error)
         self._wake([each.done for each in writes])
         if error is None:
@@ -249,13 +231,13 @@ class Writer:
         given_up: list[Write] = []
         with self._lock:
             for write, result in zip(writes, results, strict=True):
-                if write.status is Status.GIVEN_UP:
+                if write.is_given_up:
                     given_up.append(write)
                     continue
                 if error is not None:
                     write.error = self._as_journal_error(error)
                 write.result = result
-                write.status = Status.DONE
+                write.is_done = True
         return given_up
 
     def _as_journal_error(self, error: Exception) -> JournalError:
@@ -267,10 +249,8 @@ class Writer:
 
     def _wake(self, events: list[Event]) -> None:
         """Set the events, with one call for all of them."""
-        try:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             self._seam.call_from_thread(partial(_set, events))
-        except RuntimeError:
-            pass  # the loop has ended, and nobody waits any more
 
 
 def undo_of(write: Write) -> Work[object] | None:

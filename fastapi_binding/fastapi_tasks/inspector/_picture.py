@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from functools import lru_cache
 from itertools import islice
 from types import FrameType
 from typing import Any, cast
@@ -31,9 +31,6 @@ MOST_SEARCHED = 1000
 
 BATCH = 100
 """So many tasks are written between two turns of the event loop: that takes about a millisecond."""
-
-MOST_DIGITS = 18
-"""A cursor with more digits is not ours."""
 
 # What a task waits for, or does, in each status.
 KINDS: dict[str, str] = {
@@ -75,7 +72,7 @@ class Picture:
         self._worker = f"{os.getpid()}-{self._stories.token}"
         known = {worker: number for worker, _, number in (each.partition(":") for each in after.split(","))}
         number = known.get(self._worker, "")
-        self._is_whole = not (number.isascii() and number.isdecimal() and len(number) < MOST_DIGITS)
+        self._is_whole = re.fullmatch("[0-9]{1,18}", number) is None  # more digits are not ours
         self._number = 0 if self._is_whole else int(number)
         self._last: str | None = None
         self._journal = ""
@@ -101,11 +98,12 @@ class Picture:
             return
         is_whole, self._is_whole = self._is_whole, False
         self._last, self._number = head, number
-        yield f'{{"whole":{_json(is_whole)},"cursor":{_json(self.cursor)},"now":{stories.now():.6f},{head}'
+        now = _round(stories.now())
+        yield _json({"whole": is_whole, "cursor": self.cursor, "now": now})[:-1] + "," + head
         of_tasks = (*(story[REQUEST] for _, story, _ in alive), *(task.request for task in ended))
         requests = {request.id: request for request in of_tasks if request is not None}
         lists = {
-            "requests": (_json(self._request(request)) for request in requests.values()),
+            "requests": map(self._request, requests.values()),
             "tasks": map(self._ended, ended),
         }
         for key, rows in lists.items():
@@ -140,7 +138,9 @@ class Picture:
         if len(alive) > BATCH:
             await checkpoint()
         counts = self._host.statistics()
-        here = _ids_of(self._host, sum(getattr(counts, name) for name in _COUNTS[:-1]))
+        count = sum(getattr(counts, name) for name in _COUNTS[:-1])
+        # Only the event loop of `host` may read the frames of its tasks.
+        here: set[int] = {task.id for task in self._host.tasks()} if count <= MOST_SEARCHED else set()
         rows = (
             self._alive(task, story, arguments, is_here=task.id in here)
             for task, story, arguments in alive
@@ -164,28 +164,23 @@ class Picture:
             "ended": _since(began, request.ended),
         }
 
-    def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> str:
+    def _alive(self, task: Task[Any], story: Story, arguments: str | None, *, is_here: bool) -> dict[str, Any]:
         protection, status = task.config.protection, task.status
         where = _where(task) if is_here and status in _IN_ATTEMPT else []
         if status in _IN_HAND_OVER:
             where = _where_handed(task, is_here=is_here)
-        more = {
-            "name": None if task.config.name is None else escaped(task.config.name),
-            "attempt": 0 if isinstance(task.config.queue, Queue) else task.attempt,  # a hand-over is no attempt
-            "shield": protection if 0 < protection < math.inf else protection > 0,
-            "where": where,
-            "error": None,
-        }
-        more |= _seldom(arguments, queue_message(task))
-        return self._row(task, story[REQUEST], story[BEGINNING], story[CHANGES:], None, status, _json(more)[1:-1])
+        row = self._row(task, story[REQUEST], story[BEGINNING], story[CHANGES:], None, status, task.config.name)
+        row["attempt"] = 0 if isinstance(task.config.queue, Queue) else task.attempt  # a hand-over is no attempt
+        row["shield"] = protection if 0 < protection < math.inf else protection > 0
+        row["where"] = where
+        row["error"] = None
+        return row | _seldom(arguments, queue_message(task))
 
-    def _ended(self, task: Ended) -> str:
-        name = "null" if task.name is None else _json(escaped(task.name))
-        error = "null" if task.failure is None else _json(task.failure)
-        more = f'"name":{name},"attempt":{task.changes.count(_RUNNING)},"error":{error}'
-        if task.arguments is not None or task.message is not None:
-            more += "," + _json(_seldom(task.arguments, task.message))[1:-1]
-        return self._row(task, task.request, task.beginning, task.changes, task.end, task.status, more)
+    def _ended(self, task: Ended) -> dict[str, Any]:
+        row = self._row(task, task.request, task.beginning, task.changes, task.end, task.status, task.name)
+        row["attempt"] = task.changes.count(_RUNNING)
+        row["error"] = task.failure
+        return row | _seldom(task.arguments, task.message)
 
     def _row(
         self,
@@ -195,15 +190,20 @@ class Picture:
         changes: list[Any],
         end: float | None,
         status: TaskStatus,
-        more: str,
-    ) -> str:
-        # Written by hand, because a page has a thousand rows.
-        return (
-            f'{{"id":{task.id},"parent":{_number(task.parent)},"request":{_number(request.id if request else None)},'
-            f'"function":{_json_of_name(name_of(task.function))},"phase":"{task.phase.value}","status":"{status.value}",'
-            f'"scheduled":{_round(beginning + self._stories.wall)},"ended":{_number(_since(beginning, end))},'
-            f'"segments":[{_segments(beginning, changes)}],{more}}}'
-        )
+        name: str | None,
+    ) -> dict[str, Any]:
+        return {
+            "id": task.id,
+            "parent": task.parent,
+            "request": None if request is None else request.id,
+            "function": name_of(task.function),
+            "name": None if name is None else escaped(name),
+            "phase": task.phase,
+            "status": status,
+            "scheduled": _round(beginning + self._stories.wall),
+            "ended": _since(beginning, end),
+            "segments": _segments(beginning, changes),
+        }
 
     def _failures(self) -> list[dict[str, Any]]:
         """Return the failures by function, type of the exception and line; the last one first."""
@@ -228,11 +228,6 @@ def _seldom(arguments: str | None, message: tuple[str | None, str, bool] | None)
     return row if message is None else row | dict(zip(("queue", "message_id", "recovered"), message, strict=True))
 
 
-def _ids_of(host: TaskHost, count: int) -> set[int]:
-    """Return the ids of the tasks whose frames may be read here: those of `host`, unless there are too many."""
-    return {task.id for task in host.tasks()} if count <= MOST_SEARCHED else set()
-
-
 def _where(task: Task[Any]) -> list[str]:
     """Return where a task waits, the outermost line first. The innermost frames of the event loop's package are one."""
     frames = task.frames()
@@ -255,31 +250,27 @@ def _is_of_loop(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
 
 
-def _segments(began: float, changes: list[Any]) -> str:
+def _segments(began: float, changes: list[Any]) -> list[list[Any]]:
     """Return what the task has waited for and done: for each step the kind, and its beginning in seconds since
     `schedule()`; for an attempt that another one follows, also the type of its exception.
     """
     kind = "start"
-    text = '["start",0'
+    segments: list[list[Any]] = [[kind, 0]]
     steps = iter(changes)
     for status, moment in zip(steps, steps, strict=True):
         if type(status) is tuple:
             status, error = cast("tuple[TaskStatus, str]", status)  # noqa: PLW2901
-            text += "," + _json(error)
+            segments[-1].append(error)
         before, kind = kind, KINDS.get(status, "start")
         if moment is changes[1] and kind not in ("run", "handover"):
-            text = f'["{kind}",0'  # it waits from the beginning
+            segments[0][0] = kind  # it waits from the beginning
         elif kind != before or kind == "run":
-            text += f'],["{kind}",{_since(began, moment)}'
-    return text + "]"
-
-
-def _number(value: float | None) -> float | str:
-    return "null" if value is None else value
+            segments.append([kind, _since(began, moment)])
+    return segments
 
 
 def _since(began: float, moment: float | None) -> float | None:
-    return None if moment is None else int((moment - began) * 1e6 + 0.5) / 1e6  # as `_round()`: called very often
+    return None if moment is None else _round(moment - began)
 
 
 def _round(seconds: float) -> float:
@@ -287,14 +278,13 @@ def _round(seconds: float) -> float:
 
 
 _json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_json_of_name = lru_cache(maxsize=256)(_json)  # a page has few functions
 
 
-async def _in_batches(rows: Iterable[str]) -> AsyncGenerator[str]:
-    """Yield rows with commas between them, some rows at a time."""
+async def _in_batches(rows: Iterable[dict[str, Any]]) -> AsyncGenerator[str]:
+    """Yield rows as JSON with commas between them, some rows at a time."""
     rows = iter(rows)
     comma = ""
     while batch := list(islice(rows, BATCH)):
-        yield comma + ",".join(batch)
+        yield comma + _json(batch)[1:-1]
         comma = ","
         await checkpoint()

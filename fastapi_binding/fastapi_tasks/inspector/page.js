@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 
 const MOST_ENTRIES = 100; // rows of the list of requests
 const SILENCE = 8000; // milliseconds without a word from the server: it does not answer
-const MEMORY = 60000; // milliseconds: a worker that has told nothing for so long has gone, or another one serves this tab
+const MEMORY = 60000; // milliseconds: a worker that tells nothing for so long has gone, or another one serves this tab
 const FIRST_WAIT = 300; // milliseconds between two streams
 const LONGEST_WAIT = 4000; // milliseconds between two attempts to reach the server
 
@@ -120,6 +120,7 @@ async function follow() {
     if (document.hidden) {
       tell("paused", "Paused");
       await visible();
+      for (const worker of workers.values()) worker.heard = Date.now(); // a hidden tab hears of no worker
     }
     try {
       await readStream();
@@ -143,7 +144,7 @@ function take(picture) {
   let worker = workers.get(picture.worker);
   if (!worker || picture.whole) {
     worker = { tasks: new Map(), requests: new Map() };
-    if (picture.whole) forgetEarlier();
+    if (lostAt !== null) workers.clear(); // a server that comes back is another worker
     workers.set(picture.worker, worker);
   }
   lostAt = null;
@@ -153,6 +154,7 @@ function take(picture) {
   worker.cursor = picture.cursor;
   worker.skew = picture.now - Date.now() / 1000;
   worker.heard = Date.now();
+  for (const [id, { heard }] of workers) if (worker.heard - heard > MEMORY) workers.delete(id);
   for (const request of picture.requests) worker.requests.set(request.id, request);
   for (const task of picture.tasks) worker.tasks.set(task.id, task);
   const excess = worker.tasks.size - picture.keep;
@@ -172,11 +174,6 @@ function loadJournal() {
       draw();
     },
     () => (drawJournal = null)); // the next picture tries again
-}
-
-/** A server that comes back is another worker. Forget the workers from before, and those that have been silent. */
-function forgetEarlier() {
-  for (const [id, worker] of workers) if (lostAt !== null || Date.now() - worker.heard > MEMORY) workers.delete(id);
 }
 
 // ---- The parts of the page ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -50,7 +51,7 @@ class AppTaskRecorder(TaskRecorder):
         "`tasks = record_tasks(app)`"
     )
 
-    def __init__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
+    def __init__(self, app: FastAPI, *, run: RunMode = "normal", timeout: float | timedelta | None = 10) -> None:
         super().__init__(run=run, timeout=timeout)
         installation = installation_of(app)
         if installation is None:
@@ -148,7 +149,7 @@ class AppTaskRecorder(TaskRecorder):
             _ACCOUNTS.reset(token)
 
 
-def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | None = 10) -> AppTaskRecorder:
+def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | timedelta | None = 10) -> AppTaskRecorder:
     """Return a context manager that records the tasks of `app` during its `with` block, and is the sequence of these
     tasks.
 
@@ -178,8 +179,8 @@ def record_tasks(app: FastAPI, *, run: RunMode = "normal", timeout: float | None
 
     :param app: the app with `add_tasks()`
     :param run: "normal", "never" or "inline"
-    :param timeout: the most seconds of each wait, in the event loop's time, with the jumps of a `JumpClock`; None: for
-        ever
+    :param timeout: the most seconds of each wait, or a `timedelta`, in the event loop's time, with the jumps of a
+        `JumpClock`; None: for ever
     :raises FastAPITasksUninitializedAppError: if `add_tasks()` was not called on `app`
     :raises TypeError: if `timeout` is no number
     :raises ValueError: if `run` is another word, or `timeout` is negative or not a number

@@ -158,6 +158,16 @@ async def test_a_thread_that_times_out_runs_on_and_keeps_its_slot_g16() -> None:
         await until(lambda: host._runner.threads.in_use == 0)
 
 
+async def test_a_timeout_before_the_thread_begins_leaves_no_thread_behind_g16() -> None:
+    called: list[bool] = []
+    async with TaskHost() as host:
+        task = host.task(timeout=0).schedule(called.append, True)
+        await task.wait()
+        assert str(task.exception) == "timed out after 0 seconds"
+        assert host._runner.threads.in_use == 0
+    assert called == []
+
+
 async def test_an_exception_of_a_thread_is_the_task_s_g4() -> None:
     def fail() -> None:
         raise ValueError("in a thread")
@@ -221,12 +231,24 @@ class Own(BaseException):
     """A `BaseException` that is no `Exception`."""
 
 
+class Lying(Exception):
+    """An exception that `isinstance()` cannot look at. asyncio and anyio do, before they pass it on from a thread."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+    @__class__.setter
+    def __class__(self, _: Any) -> None: ...
+
+
 RAISED = [
     GeneratorExit,
     StopIteration,
     StopAsyncIteration,
     SystemExit,
     Own,
+    Lying,
     ExceptionGroup("group", [ValueError()]),
     BaseExceptionGroup("group", [GeneratorExit(), ValueError()]),
 ]

@@ -271,7 +271,7 @@ async def test_closing_and_scheduling_from_a_thread_exclude_each_other_g2_g8(dec
         "submit": lambda: submit_deferred(runner, Task(anyio.sleep, (0,))),
         "close": runner.close,
         "abort": runner.abort,
-        "read": runner._read_one,
+        "read": runner._read,
     }
     thread = threading.Thread(target=decide[decision])
     with runner._lock:

@@ -178,7 +178,7 @@ class Process:
         world, self.is_dead = self.world, True
         world.running = {each: process for each, process in world.running.items() if process is not self}
         if self.share is not None:
-            self.share._writer._thread.worker.unwind()
+            self.share._thread.worker.unwind()
             if self.share._owner is not None:
                 self.share._owner._file.close()
         self.scope.cancel()

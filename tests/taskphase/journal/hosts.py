@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from tests.backends import until
 from tests.taskphase.journal.stores import die, look
 from tests.taskphase.journal.test_writer import Disk
 
@@ -79,12 +80,25 @@ def keeper_of(host: TaskHost) -> Keeper:
     return keeper
 
 
+async def looked(host: TaskHost) -> None:
+    """Wait until `host`, in which no task ends meanwhile, has looked for tasks of dead hosts, and has taken them."""
+
+    def room() -> int:
+        looks.append(None)
+        return type(keeper)._room(keeper)
+
+    keeper, looks = keeper_of(host), list[None]()
+    keeper._room = room  # type: ignore[method-assign]
+    await until(lambda: len(looks) > 2)
+    del keeper._room
+
+
 def disk_of(host: TaskHost) -> Disk:
     """Put a disk that may hang or fail under the file of `host`."""
-    writer, disk = keeper_of(host).share._writer, Disk()
-    disk(writer._connection)
-    connect = writer._connect
-    writer._connect, writer._connection = lambda: disk(connect()), disk  # type: ignore[assignment]
+    share, disk = keeper_of(host).share, Disk()
+    disk(share._connection)
+    connect = share._connect
+    share._connect, share._connection = lambda: disk(connect()), disk  # type: ignore[assignment]
     return disk
 
 

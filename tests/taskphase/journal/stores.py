@@ -37,9 +37,9 @@ async def opened(path: Path, functions: Iterable[str] = (SEND, CHARGE), **option
 def die(found: Share) -> None:
     """Do what the kernel does at the death of the process: release the lock. The file of the lock stays."""
     assert found._owner is not None
-    found._writer._at_end = lambda: None
-    found._writer._queue.put(None)
-    found._writer._thread.join()
+    found._at_end = lambda: None
+    found._queue.put(None)
+    found._thread.join()
     found._owner._file.close()  # last: the thread would make the lock again
 
 
@@ -71,5 +71,5 @@ def ids(found: Iterable[Row]) -> list[str]:
 
 def wrap(found: Share, wrapper: Callable[[Any], Any]) -> None:
     """Have the share use `wrapper(connection)` in place of each connection that it opens."""
-    connect = found._writer._connect
-    found._writer._connect = lambda: wrapper(connect())
+    connect = found._connect
+    found._connect = lambda: wrapper(connect())

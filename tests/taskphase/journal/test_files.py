@@ -52,6 +52,16 @@ async def test_the_settings_of_the_connection_are_those_that_were_asked_for_g22(
     assert settings("normal") == ["wal", 1]
 
 
+@pytest.mark.parametrize("timeout", [5, 10**7, 1e300])
+def test_a_write_waits_for_the_lock_of_another_process_if_it_may_for_years_too_g22(
+    tmp_path: Path, timeout: float
+) -> None:
+    connection = connect(tmp_path / "tasks.db", "normal", timeout)
+    [milliseconds] = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.close()
+    assert milliseconds >= 5000
+
+
 async def test_a_file_of_a_newer_version_is_refused_and_left_alone_g22(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     async with opened(path):

@@ -234,6 +234,28 @@ class TestRoutes:
                 await task.started.wait()
             assert program.rows() == {str(task.message_id): "due" for task in made}
 
+    async def test_a_task_that_asks_twice_for_its_write_is_written_once_g22(self, program: Program) -> None:
+        """Its batch was started in a route, and the route is cancelled during its write."""
+
+        async def end_route() -> None:
+            async with host.scope() as tasks, tasks.route():
+                early = TasksScheduler(host.tg)
+                made.append(early.after_route.schedule(program.send, 2))
+                early.after_route.start(early)
+
+        async with program.host() as host:
+            disk = disk_of(host)
+            disk.hangs = "COMMIT"
+            made = [host.schedule(program.send, 1)]
+            await reached(disk)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(end_route)
+                await until(lambda: len(made) == 2)
+                await turns()
+                tg.cancel_scope.cancel()
+            disk.go_on.set()
+            assert [await task for task in made] == [1, 2]
+
 
 class TestCancellations:
     async def test_a_task_that_user_code_cancels_is_struck_out_g22(self, program: Program) -> None:

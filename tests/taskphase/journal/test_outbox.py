@@ -77,6 +77,27 @@ async def test_a_task_is_recorded_before_it_is_handed_over_and_struck_out_after_
     assert all({"due"} == set(rows.values()) for rows in later.seen if isinstance(rows, dict))
 
 
+async def test_a_route_waits_until_its_immediate_hand_over_is_recorded_g21_g22(program: Program) -> None:
+    async def end_route() -> None:
+        async with host.scope() as tasks, tasks.route():
+            tasks.schedule(program.send, 1)
+        ended.append(list(program.rows().values()))
+
+    ended: list[object] = []
+    later = Later(program.send)
+    later.is_down = True
+    async with outbox(program, later, shield_timeout=0) as host, anyio.create_task_group() as tg:
+        disk = disk_of(host)
+        disk.hangs = "COMMIT"
+        tg.start_soon(end_route)
+        await reached(disk)
+        await anyio.wait_all_tasks_blocked()
+        assert ended == []
+        disk.go_on.set()
+        await until(lambda: ended)
+    assert ended == [["due"]]
+
+
 async def test_no_deadline_ends_the_hand_over_of_a_task_in_a_journal_g21_g22(program: Program) -> None:
     later = Later(program.send, deadline=0)
     later.is_down = True

@@ -127,11 +127,12 @@ async def test_an_overview_opens_no_file_of_its_own_and_refuses_another_one_g22(
             await journal_of(path).overview(most)  # type: ignore[arg-type]
 
 
-async def test_a_task_whose_arguments_are_no_json_can_be_listed_g22(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", ["no JSON", "5", "[[], 5]"])
+async def test_a_task_whose_arguments_are_no_json_can_be_listed_g22(tmp_path: Path, arguments: str) -> None:
     path = tmp_path / "tasks.db"
     dead = share(path)
     await dead.open()
-    await dead.write([row(message_id="broken")._replace(arguments="no JSON")])
+    await dead.write([row(message_id="broken")._replace(arguments=arguments)])
     die(dead)
     async with opened(path) as mine:
         assert [reason for *_, reason in (await mine.take(ALL)).given_up] == ["its arguments in the file are no JSON"]

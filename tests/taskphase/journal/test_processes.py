@@ -99,7 +99,7 @@ async def fork(mine: Share) -> None:
     """Have a child close the connection: its objects end."""
     child = os.fork()
     if not child:
-        mine._writer._connection = None
+        mine._connection = None
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from tests.backends import turns, until
-from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, keeper_of, killed
+from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, keeper_of, killed, looked
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
@@ -350,7 +350,7 @@ async def test_a_host_takes_no_more_tasks_than_it_has_room_for_even_if_they_wait
         await until(lambda: {task.status for task in tasks} == {S.RETRYING})
     async with TaskHost(journal=journal) as host:
         await until(lambda: [task.status for task in host.tasks()] == [S.RETRYING] * 3)
-        await anyio.sleep(5 * MOMENT)
+        await looked(host)
         assert len(host.tasks()) == 3
         for task in host.tasks():
             task.cancel()
@@ -375,7 +375,7 @@ async def test_hosts_that_find_the_file_by_different_symlinks_know_each_other_g2
         for release in "one", "two":
             journal = Journal(program.path.parent / release / "tasks.db", [program.hold], sync="normal")
             async with TaskHost(journal=journal) as other:
-                await anyio.sleep(5 * MOMENT)
+                await looked(other)
                 assert other.statistics().recovered == 0
                 assert [entry.owner for entry in await journal.due()] == ["alive"]
 
@@ -397,12 +397,14 @@ async def test_tasks_whose_recovered_runs_have_died_run_one_after_the_other_g3_g
     new = await killed(program)
     async with program.host() as host:
         await until(lambda: new not in program.rows() and len(program.runs) == 2)
-        await anyio.sleep(5 * MOMENT)
+        await looked(host)
         assert sorted(program.runs) == [("hold", 0, True), ("wait", None, True)]
-        host.tasks()[0].cancel()
+        [first] = host.tasks()
+        first.cancel()
         await until(lambda: len(program.runs) == 3)
-        await anyio.sleep(5 * MOMENT)
+        await looked(host)
         assert program.runs[2:] == [("hold", 1, True)]
+        assert len(host.tasks()) == 1
         program.release.set()
         await program.has({})
 

@@ -196,7 +196,7 @@ class TestFunctions:
             times = [0.0]
             old._doubts = Doubts(lambda: times[-1])
             await old.take(ALL)
-            old._writer.post(lambda connection: release(connection, old._id))
+            old.post(lambda connection: release(connection, old._id))
             times.append(60)
             assert len((await old.take(3)).tasks) == 3  # without a look at the other one
             assert len((await old.take(3)).given_up) == 1

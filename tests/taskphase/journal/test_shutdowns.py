@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -14,7 +15,7 @@ from tests.taskphase.journal.hosts import Program, disk_of, keeper_of
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
-from taskphase import Journal, Task, TaskConfig, TaskHost, TaskStatus, retry
+from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TaskStatus, retry
 
 S = TaskStatus
 
@@ -102,6 +103,44 @@ class TestBeforeTheWrite:
                 await anyio.sleep_forever()
         assert tasks[0].status is S.CANCELLED
         assert look(program.path, "message_id, state, owner") == [(tasks[0].message_id, "due", None)]
+
+
+class TestOpenRoutes:
+    """Routes that are still open when the shutdown cuts their tasks off."""
+
+    @pytest.mark.parametrize("succeeds", [True, False])
+    async def test_the_end_of_a_route_writes_the_tasks_that_were_cut_off_g9_g22(
+        self, program: Program, succeeds: bool
+    ) -> None:
+        made: list[Task[None]] = []
+        async with program.host() as host, anyio.create_task_group() as tg:
+            host.task(shield=True).schedule(program.release.wait)
+            with suppress(LookupError):
+                async with host.scope() as tasks, tasks.route():
+                    made.append(tasks.schedule(program.hold))
+                    await made[0].started.wait()
+                    made.append(tasks.task(when="always").after_route.schedule(program.hold))
+                    made.append(tasks.after_response.schedule(program.hold))
+                    made.append(forgotten := tasks.after_response.schedule(program.hold))
+                    forgotten.cancel()
+                    tg.start_soon(host.aclose)
+                    await until(lambda: made[2].status is S.CANCELLED)
+                    if not succeeds:
+                        raise LookupError
+            rows = program.rows()
+            program.release.set()
+        assert rows == {str(task.message_id): "due" for task in made[: 3 if succeeds else 2]}
+
+    async def test_a_route_fails_if_its_host_has_closed_and_has_cut_off_a_task_g9_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            empty, full = host.scope(), host.scope()
+            async with full, empty:
+                with pytest.raises(JournalError, match="closed"):
+                    async with full.route(), empty.route():
+                        empty.after_response.schedule(program.send).cancel()
+                        task = full.after_response.schedule(program.send)
+                        await host.aclose()
+        assert (task.status, program.rows(), program.runs) == (S.CANCELLED, {}, [])
 
 
 class TestFailuresOnTheWay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -89,7 +90,7 @@ async def test_many_callers_get_each_the_answer_to_its_own_work_g22(tmp_path: Pa
 
     async def write(number: int) -> None:
         for step in range(50):
-            assert await mine._writer.do(partial(answer, number, step), timeout=10) == (number, step)
+            assert await mine.do(partial(answer, number, step)) == (number, step)
             if step % 10 == number:
                 await mine.write([row(SEND, number, step)])
 
@@ -137,7 +138,7 @@ async def test_a_bug_in_one_write_ends_no_thread_g22(tmp_path: Path) -> None:
 
     async with opened(tmp_path / "tasks.db") as mine:
         with pytest.raises(JournalError) as raised:
-            await mine._writer.do(broken, timeout=5)
+            await mine.do(broken)
         assert raised.value.reason == "LookupError"
         await mine.write([row()])
 
@@ -157,7 +158,51 @@ async def test_what_nobody_waits_for_is_tried_until_it_is_done_g22(tmp_path: Pat
     disk.fails = "never"
     assert await mine.write([last := row()]) == frozenset()
     assert look(path) == [(rows[1].message_id, "failed"), (last.message_id, "due")]
-    assert mine._writer._owed == []
+    assert mine._owed == []
+    await mine.close()
+
+
+class Unsynced(Disk):
+    """A disk that writes and cannot sync: the transaction is in the WAL, and the index of the WAL ends before it.
+
+    Other processes read and write the index: the locks of this process would end with its own file.
+    """
+
+    def execute(self, statement: str, *args: Any) -> Any:
+        if statement != "COMMIT" or self.fails != "sync":
+            return super().execute(statement, *args)
+        index = f"{self.path}-shm"
+        header = subprocess.run(["head", "-c", "96", index], stdout=subprocess.PIPE, check=True).stdout
+        super().execute(statement)
+        command = ["dd", f"of={index}", "conv=notrunc", "status=none"]
+        subprocess.run(command, input=header, check=True)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def after_crash(self) -> list[Any]:
+        """Return the tasks that the file would have if the process crashed now."""
+        left = self.path.with_name("left.db")
+        for end in "", "-wal":
+            subprocess.run(["cp", f"{self.path}{end}", f"{left}{end}"], check=True)
+        return look(left, "message_id")
+
+
+async def test_a_write_that_the_disk_could_not_sync_does_not_come_back_after_a_crash_g22(tmp_path: Path) -> None:
+    disk = Unsynced(tmp_path / "tasks.db")
+    mine = share(disk.path)
+    wrap(mine, disk)
+    await mine.open()
+    await mine.write([first := row()])
+    disk.fails = "sync"
+    with pytest.raises(JournalError, match="disk I/O error"):
+        await mine.write([lost := row()])
+    assert disk.after_crash() == ids([first, lost])
+    disk.fails = "never"
+    await mine.write([])
+    assert disk.after_crash() == look(disk.path, "message_id") == ids([first])
     await mine.close()
 
 
@@ -184,7 +229,7 @@ async def test_a_task_that_ends_joins_the_next_write_or_leaves_soon_g22(tmp_path
     mine.strike_out(rows[0].message_id)
     await mine.write([])
     assert (look(path, "message_id"), disk.commits) == ([rows[1].message_id], before + 1)
-    while not mine._writer._sleeps:
+    while not mine._sleeps:
         await anyio.sleep(0.01)
     mine.strike_out(rows[1].message_id)  # wakes the thread
     while look(path):
@@ -199,7 +244,7 @@ async def test_a_task_with_a_key_that_ends_is_struck_out_at_once_g22_g24(tmp_pat
     await mine.write([only := row(key="a")])
     with anyio.fail_after(5):
         mine.strike_out(only.message_id, key="a")
-        assert not mine._writer._struck_out
+        assert not mine._struck_out
         while look(path):
             await anyio.sleep(0.001)
     await mine.close()
@@ -222,7 +267,7 @@ class TestGivenUp:
         seen: list[Any] = []
         mine._timeout = 5
         disk.go_on.set()
-        await mine._writer.do(lambda c: seen.append(look(path)), timeout=5)
+        await mine.do(lambda c: seen.append(look(path)))
         assert seen == [[]]
         await mine.close()
         assert look(path) == []
@@ -255,7 +300,7 @@ class TestGivenUp:
             watching.cancel_scope.cancel()
         await mine.write([])  # nothing watches
         assert look(path, "message_id") == ids([first, last])
-        assert not mine._writer._watched
+        assert not mine._watched
         await mine.close()
 
     async def test_close_ends_a_write_that_hangs_and_that_nothing_watches_any_more_g22(self, tmp_path: Path) -> None:
@@ -303,7 +348,7 @@ class TestGivenUp:
         async with opened(path := tmp_path / "tasks.db") as mine:
             native = asyncio.ensure_future(mine.write([row()]))
             loop = asyncio.get_running_loop()
-            seam, written = mine._writer._seam, threading.Event()
+            seam, written = mine._seam, threading.Event()
             call = seam.call_from_thread
 
             def catch(callback: Callable[[], object]) -> None:
@@ -336,7 +381,7 @@ class TestGivenUp:
             await mine.open()
         await mine.close()
         disk.go_on.set()
-        await anyio.to_thread.run_sync(mine._writer._thread.join)
+        await anyio.to_thread.run_sync(mine._thread.join)
         assert list(tmp_path.glob("*.alive")) == []
 
     async def test_a_taking_that_is_given_up_leaves_the_tasks_to_others_g22(self, tmp_path: Path) -> None:
@@ -369,7 +414,7 @@ class TestTheEnd:
             mine.strike_out(each.message_id)
         await mine.close()
         assert look(path) == []
-        mine._writer._thread.join()
+        mine._thread.join()
 
     async def test_close_does_not_wait_for_a_disk_that_hangs_for_ever_g22(self, tmp_path: Path) -> None:
         path, disk = tmp_path / "tasks.db", Disk()
@@ -382,7 +427,7 @@ class TestTheEnd:
         async with opened(path) as other:
             assert (await other.take(ALL)).tasks == []
             disk.go_on.set()
-            mine._writer._thread.join()
+            mine._thread.join()
             assert len((await other.take(ALL)).tasks) == 1
 
     async def test_no_other_host_takes_what_the_thread_of_a_closed_host_strikes_out_g22(self, tmp_path: Path) -> None:
@@ -402,7 +447,7 @@ class TestTheEnd:
             assert len(look(path)) == 2
             assert (await other.take(ALL)).tasks == []
             disk.go_on.set()
-            mine._writer._thread.join()
+            mine._thread.join()
             assert (await other.take(ALL)).tasks == []
         assert look(path) == []
 
@@ -412,7 +457,7 @@ class TestTheEnd:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await mine.close()
-        mine._writer._thread.join()
+        mine._thread.join()
 
     async def test_a_closed_writer_refuses_a_write_at_once_g22(self, tmp_path: Path) -> None:
         mine = share(tmp_path / "tasks.db")

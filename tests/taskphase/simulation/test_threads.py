@@ -267,6 +267,21 @@ def test_executors_of_asyncio_take_part() -> None:
     assert simulate(main, policy=Replay([1, 1])).result() == [2, 1]
 
 
+@pytest.mark.parametrize(("raised", "seen"), [(SystemExit, SystemExit), (StopIteration, RuntimeError)])
+def test_a_thread_raises_what_it_likes(backend: Backend, raised: type[Exception], seen: type[Exception]) -> None:
+    async def main() -> Any:
+        def work() -> None:
+            raise raised
+
+        with pytest.raises(seen):
+            await to_thread.run_sync(work)
+        if backend == "asyncio":
+            with pytest.raises(seen):
+                await asyncio.to_thread(work)
+
+    simulate(main, backend=backend).result()
+
+
 def test_anyio_outside_of_a_run_is_untouched(backend: Backend, nothing_is_left_behind: set[threading.Thread]) -> None:
     """During a run in another thread, this thread's own threads are real."""
 

@@ -45,6 +45,26 @@ def test_the_thread_of_a_journal_is_in_the_trace_and_its_time_is_virtual(backend
     assert time.monotonic() - began < 1
 
 
+def test_a_host_looks_for_tasks_of_others_every_two_seconds_g22(backend: Backend) -> None:
+    async def main() -> None:
+        async def fail() -> None:
+            runs.append(None)
+            raise LookupError
+
+        runs: list[None] = []
+        with TemporaryDirectory() as folder:
+            journal = Journal(Path(folder, "tasks.db"), [fail], sync="normal")
+            async with TaskHost(journal=journal) as host:
+                await (task := host.schedule(fail)).wait()
+                for number in range(2, 7):
+                    await anyio.sleep(2.7)
+                    assert await journal.retry(str(task.message_id))
+                    await anyio.sleep(2.1)
+                    assert len(runs) == number
+
+    simulate(main, backend=backend).result()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_choices_make_the_same_run_with_a_journal(backend: Backend, seed: int) -> None:
     def run(policy: Policy) -> Run:

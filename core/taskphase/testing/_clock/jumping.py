@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Event, Lock, get_ident
 from typing import Any
 
@@ -16,15 +17,17 @@ class LoopOfClock:
     """An event loop that uses a clock.
 
     :param call: makes the loop call a function soon, from any thread; raises RuntimeError after the end of the loop
+    :ivar thread: the thread in which the loop runs now, or None
     """
 
+    thread: int | None = None
+
     def __init__(self, call: Callable[[Callable[[], object]], object]) -> None:
-        self.thread = get_ident()
         self._call = call
         self._pending: set[Event] = set()
 
     def reach(self) -> Event:
-        """Wake the loop. Return an event that is set when the loop has finished its current step, or has ended."""
+        """Wake the loop. Return an event that is set when the loop has finished its current step, or does not run."""
         reached = Event()
         self._pending.add(reached)
 
@@ -36,10 +39,17 @@ class LoopOfClock:
             self._call(note)
         except RuntimeError:
             reached.set()
+        if self.thread is None:
+            reached.set()
         return reached
 
+    def begin(self) -> None:
+        """Note that the loop runs, in this thread: perhaps another thread has made it."""
+        self.thread = get_ident()
+
     def end(self) -> None:
-        """Note that the loop has ended."""
+        """Note that the loop runs no more."""
+        self.thread = None
         for reached in tuple(self._pending):
             reached.set()
 
@@ -84,19 +94,19 @@ class JumpClock:
             return {"clock": ClockOfTrio(self)}
         raise ValueError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
 
-    def jump(self, seconds: float) -> None:
+    def jump(self, seconds: float | timedelta) -> None:
         """Move the time forward, like `trio.testing.MockClock.jump()`. From any thread; no checkpoint.
 
         The jump wakes due tasks, but they have not run yet when `jump()` returns. Wait for them, for example with
         `tasks.wait_all()`. Event loops of other threads first finish their current step. So a task with the status
         "retrying" is asleep already, and a jump over its pause wakes the task.
 
-        :param seconds: 0 or more, finite
+        :param seconds: 0 or more, finite; or a `timedelta`
         :raises TimeoutError: if the event loop of another thread is blocked; nothing has changed
-        :raises TypeError: if `seconds` is not a number
+        :raises TypeError: if `seconds` is neither a number nor a `timedelta`
         :raises ValueError: if `seconds` is negative or not finite
         """
-        check_seconds("seconds", seconds, finite=True)
+        seconds = check_seconds("seconds", seconds, finite=True)
         with self._lock:
             loops = tuple(self._loops)
         for reached in [loop.reach() for loop in loops if loop.thread != get_ident()]:

@@ -22,6 +22,13 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return super().time() + self._clock.offset
 
+    def run_forever(self) -> None:
+        self._of_clock.begin()
+        try:
+            super().run_forever()
+        finally:
+            self._of_clock.end()
+
     def close(self) -> None:
         if not self.is_closed():
             self._clock._remove(self._of_clock)

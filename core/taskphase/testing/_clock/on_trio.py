@@ -21,17 +21,15 @@ class ClockOfTrio(trio.abc.Clock):
         # trio calls this in the thread of each run, before any task exists.
         token = trio.lowlevel.current_trio_token()
         loop = LoopOfClock(token.run_sync_soon)
+        loop.begin()
         self._clock._add(loop)
-        token.run_sync_soon(self._watch, loop)
+        token.run_sync_soon(trio.lowlevel.spawn_system_task, self._remove_at_the_end, loop)
 
     def current_time(self) -> float:
         return perf_counter() + self._clock.offset
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         return deadline - self.current_time()
-
-    def _watch(self, loop: LoopOfClock) -> None:
-        trio.lowlevel.spawn_system_task(self._remove_at_the_end, loop)
 
     async def _remove_at_the_end(self, loop: LoopOfClock) -> None:
         try:

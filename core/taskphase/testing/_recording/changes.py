@@ -40,13 +40,13 @@ class _Waiter:
 
 
 class _Tells:
-    """Observes all tasks of the process during a wait, and tells `Changes`."""
+    """Observes all tasks of the process during a wait, and tells `Changes`. Recorders tell of new tasks."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell
 
     def _hooks(self) -> Mapping[str, Callable[..., Any]]:
-        return dict.fromkeys(("scheduled", "due", "moved", "started", "attempt_ended", "ended"), self._note)
+        return dict.fromkeys(("due", "moved", "started", "attempt_ended", "ended"), self._note)
 
     def _note(self, *_: object) -> None:
         self._tell()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
+from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self, cast, get_args
 
@@ -38,21 +40,23 @@ class TaskRecorder(RecordedTasks[Any]):
     _block = "`with record_tasks(host) as tasks:`"
     """How to enter the recorder, for messages."""
 
-    def __init__(self, host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> None:
+    def __init__(
+        self, host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | timedelta | None = 10
+    ) -> None:
         if host is not None and not isinstance(host, TaskHost):
             raise TypeError(f"host must be a TaskHost, not {host!r}; for an app: fastapi_tasks.testing.record_tasks")
         if run not in get_args(RunMode):
             raise ValueError(f"run must be one of {', '.join(map(repr, get_args(RunMode)))}, not {run!r}")
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            timeout = check_seconds("timeout", timeout)
+            timeout = None if timeout == inf else timeout
         super().__init__(Book(self.is_busy, timeout, self._block), lambda _: True, "recorded tasks")
         self._host = host
         self._run = run
-        self._observer = _Observer(self)
 
     def __enter__(self) -> Self:
         try:
-            observe_everywhere(self._observer)
+            observe_everywhere(self)
         except RuntimeError:
             raise RuntimeError(f"this recorder records already: enter it once, by {self._block}") from None
         self._book.has_begun = True
@@ -66,7 +70,7 @@ class TaskRecorder(RecordedTasks[Any]):
         :raises UnexpectedFailures: if a task has failed unexpectedly
         :raises AssertionError: if an expected failure is missing
         """
-        forget_everywhere(self._observer)
+        forget_everywhere(self)
         book = self._book
         if exc is None:
             check(book.entries.values(), book.expected)
@@ -115,6 +119,10 @@ class TaskRecorder(RecordedTasks[Any]):
                 "not all tasks that run inline have ended",
             )
 
+    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
+        """Return the methods to call, as an observer of all hosts and task groups of the process."""
+        return {"scheduled": self._note, "holds": self._holds, "settled": self.finish}
+
     def _note(self, task: Task[Any], scope: object) -> None:
         by = JOB.get()
         parent = None if by is None else self._book.entries.get(by)
@@ -147,23 +155,6 @@ class TaskRecorder(RecordedTasks[Any]):
         return found
 
 
-class _Observer:
-    """The observer of a recorder, for all hosts and task groups of the process."""
-
-    def __init__(self, recorder: TaskRecorder) -> None:
-        self._recorder = recorder
-
-    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
-        changes = ("due", "moved", "started", "attempt_ended", "ended")
-        recorder = self._recorder
-        hooks: dict[str, Callable[..., Any]] = {
-            "scheduled": recorder._note,
-            "holds": recorder._holds,
-            "settled": recorder.finish,
-        }
-        return {**hooks, **dict.fromkeys(changes, _note_change)}
-
-
 def _continues_scope(by: Job | None, host: object) -> bool:
     """Return whether this code is the task `by` of a scope of `host`, and not the code of the scope itself.
 
@@ -173,15 +164,13 @@ def _continues_scope(by: Job | None, host: object) -> bool:
     return by is not None and body is not None and body[0] is host and body[2] is not None and body[1] is not by
 
 
-def _note_change(*_: object) -> None:
-    CHANGES.tell()
-
-
 def _is_inline(entry: Entry) -> bool:
     return entry.is_at_rest or entry.task.status in (TaskStatus.DEFERRED, TaskStatus.DELAYED)
 
 
-def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | None = 10) -> TaskRecorder:
+def record_tasks(
+    host: TaskHost | None = None, *, run: RunMode = "normal", timeout: float | timedelta | None = 10
+) -> TaskRecorder:
     """Return a context manager that records tasks during its `with` block, and is the sequence of these tasks.
 
         with record_tasks(host) as tasks:
@@ -209,8 +198,8 @@ def record_tasks(host: TaskHost | None = None, *, run: RunMode = "normal", timeo
     :param host: the host whose tasks are recorded, open or not; default: all hosts, and each `TasksScheduler` with a
         task group
     :param run: "normal", "never" or "inline"
-    :param timeout: the most seconds of each wait, in the event loop's time, with the jumps of a `JumpClock`; None: for
-        ever
+    :param timeout: the most seconds of each wait, or a `timedelta`, in the event loop's time, with the jumps of a
+        `JumpClock`; None: for ever
     :raises TypeError: if a parameter has the wrong type
     :raises ValueError: if `run` is another word, or `timeout` is negative or not a number
     """

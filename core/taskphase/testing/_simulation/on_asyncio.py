@@ -20,7 +20,7 @@ from .real_time import Offline
 from .record import MAIL, Actor
 from .schedule import OutOfSteps, Schedule
 from .tasks_on_asyncio import Interceptor, SimulatedTask, coro_of, drop, ending_of, has_started, intercepted, settle
-from .threads import Crew, Worker
+from .threads import Crew, Worker, is_over
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -109,11 +109,6 @@ class SimulatedLoop(Offline, asyncio.BaseEventLoop):
             heappush(self._timers, (when, next(self._timer_numbers), timer))
         return timer
 
-    def call_later(
-        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return self.call_at(self._schedule.now + delay, callback, *args, context=context)
-
     def create_task(  # type: ignore[override]  # typeshed has one signature a Python version
         self, coro: Any, *, name: str | None = None, context: Context | None = None, **options: Any
     ) -> asyncio.Task[Any]:
@@ -143,12 +138,13 @@ class SimulatedLoop(Offline, asyncio.BaseEventLoop):
 
         def work() -> None:
             value: T | None = None
-            error: Exception | None = None
+            error: BaseException | None = None
             try:
                 value = func(*args)
-            except Exception as exc:
+            except BaseException as exc:
                 error = exc
-            self.call_soon_threadsafe(settle, future, value, error)
+            if not is_over():
+                self.call_soon_threadsafe(settle, future, value, error)
 
         self.crew.hire(func, work)
         return future
@@ -259,16 +255,16 @@ class SimulatedLoop(Offline, asyncio.BaseEventLoop):
 
     # One run.
 
-    def run(self, main: Coroutine[Any, Any, Any], name: str, context: Context) -> asyncio.Task[Any]:
-        """Run `main` to its end, and return its task.
+    def run(self, main: Coroutine[Any, Any, Any], name: str, context: Context) -> Any:
+        """Run `main` to its end, and return its result.
 
-        :raises BaseException: the exception that ended the run, for example `Deadlock`
+        :raises BaseException: of `main`, or the exception that ended the run, for example `Deadlock`
         """
         self._context = context.copy()
         task = self.create_task(main, name=name, context=context)
         self._is_over = task.done
         self.run_forever()
-        return task
+        return task.result()
 
     def unwind(self) -> None:
         """End all threads and tasks, and close the loop. A task that survives all rounds of cancelling is dropped."""

@@ -20,7 +20,7 @@ from .faults import Call, Cancel
 from .privates import PrivateChanged, trio_runner
 from .record import MAIL
 from .schedule import OutOfSteps, Schedule
-from .tasks_on_trio import Members, Queue, Ready, VirtualClock, has_started
+from .tasks_on_trio import Members, OfflineTrio, Queue, Ready, VirtualClock, has_started
 from .threads import Crew, Worker
 
 # The most consecutive ticks without a step. trio needs two to wake by I/O.
@@ -54,6 +54,8 @@ class Simulation:
         self._is_broken = False
 
         async def call() -> Any:
+            trio.socket.set_custom_hostname_resolver(OfflineTrio())
+            trio.socket.set_custom_socket_factory(OfflineTrio())
             return None if self._is_broken else await main()
 
         call.__qualname__ = name
@@ -82,14 +84,15 @@ class Simulation:
     def _done(self, result: outcome.Outcome[Any]) -> None:
         self.outcome = result
 
-    def run(self) -> None:
-        """Run until the main task has ended; `outcome` then has its result.
+    def run(self) -> Any:
+        """Run until the main task has ended, and return its result.
 
-        :raises BaseException: the exception that ended the run, for example `Deadlock`
+        :raises BaseException: of the main task, or the exception that ended the run, for example `Deadlock`
         """
         while self.outcome is None:
             if not self._turn():
                 raise Deadlock(self._alive(), self._schedule.steps, self._schedule.now)
+        return self.outcome.unwrap()
 
     def unwind(self) -> None:
         """End all that is alive: first the threads, then the tasks; drop the tasks that survive."""

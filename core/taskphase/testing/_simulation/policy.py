@@ -8,25 +8,16 @@ from typing import Protocol
 
 
 class Policy(Protocol):
-    """Makes the choices of a run. Use a new object for each run."""
+    """Makes the choices of a run. Use a new object for each run.
+
+    A policy may also have the method `choose_task(numbers)`, which is then called instead of `choose()`: see `PCT`.
+    """
 
     def choose(self, count: int) -> int:
         """Return the index of the next task to step: from 0, the oldest, to `count - 1`.
 
         :param count: the number of runnable tasks, 2 or more
         :raises BaseException: ends the run; `simulate()` raises the same exception
-        """
-        ...
-
-
-class TaskPolicy(Policy, Protocol):
-    """A policy that knows the runnable tasks by their numbers."""
-
-    def choose_task(self, numbers: Sequence[int]) -> int:
-        """Return an index into `numbers`. Called instead of `choose()`.
-
-        :param numbers: the numbers of the runnable tasks, in the order of the queue; tasks are numbered from 0 as they
-            are spawned
         """
         ...
 

@@ -17,7 +17,8 @@ _PROCESSES = ("open_process", "setup_process_pool_exit_at_shutdown")
 _SOCKETS = ("connect_tcp", "connect_unix", "create_tcp_listener", "create_udp_socket", "getaddrinfo")
 
 
-def _refuse_network(*_: Any, **__: Any) -> NoReturn:
+def refuse_network(*_: Any, **__: Any) -> NoReturn:
+    """Stand in for a function that would use a socket."""
     raise RuntimeError(NO_NETWORK)
 
 
@@ -26,15 +27,15 @@ class Offline:
     no message.
     """
 
-    create_connection: Any = _refuse_network
-    create_server: Any = _refuse_network
-    create_datagram_endpoint: Any = _refuse_network
-    create_unix_connection: Any = _refuse_network
-    create_unix_server: Any = _refuse_network
-    getaddrinfo: Any = _refuse_network
-    add_reader: Any = _refuse_network
-    add_writer: Any = _refuse_network
-    sock_connect: Any = _refuse_network
+    create_connection: Any = refuse_network
+    create_server: Any = refuse_network
+    create_datagram_endpoint: Any = refuse_network
+    create_unix_connection: Any = refuse_network
+    create_unix_server: Any = refuse_network
+    getaddrinfo: Any = refuse_network
+    add_reader: Any = refuse_network
+    add_writer: Any = refuse_network
+    sock_connect: Any = refuse_network
 
 
 @contextmanager

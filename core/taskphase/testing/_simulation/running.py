@@ -105,16 +105,9 @@ def _on_asyncio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience
     ):
         loop = SimulatedLoop(schedule, _asyncio_steps(), anyio, patience)
         with writers_as_workers(loop.crew):
-            try:
-                task = loop.run(call(), _name_of(main), context)
-                return task.result(), None
-            except Abandon:
-                return None, None
-            except BaseException as exc:
-                return None, exc
-            finally:
-                schedule.end()
-                context.copy().run(loop.unwind)
+            return _result_of(
+                lambda: loop.run(call(), _name_of(main), context), lambda: context.copy().run(loop.unwind), schedule
+            )
 
 
 def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: float) -> _Result:
@@ -128,17 +121,19 @@ def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: f
         writers_as_workers(simulation.crew),
         without_real_time(backend),
     ):
-        try:
-            simulation.run()
-            assert simulation.outcome is not None
-            return simulation.outcome.unwrap(), None
-        except Abandon:
-            return None, None
-        except BaseException as exc:
-            return None, exc
-        finally:
-            schedule.end()
-            simulation.unwind()
+        return _result_of(simulation.run, simulation.unwind, schedule)
+
+
+def _result_of(run: Callable[[], Any], unwind: Callable[[], None], schedule: Schedule) -> _Result:
+    try:
+        return run(), None
+    except Abandon:
+        return None, None
+    except BaseException as exc:
+        return None, exc
+    finally:
+        schedule.end()
+        unwind()
 
 
 def _name_of(main: Callable[..., object]) -> str:

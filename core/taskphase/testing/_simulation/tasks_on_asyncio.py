@@ -44,6 +44,9 @@ def ending_of(task: asyncio.Task[Any]) -> str:
 
 def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     """Set the result or the exception of `future`, unless the future is done."""
+    if isinstance(error, StopIteration):  # no future takes one
+        stop, error = error, RuntimeError("coroutine raised StopIteration")
+        error.__cause__ = stop
     if not future.done():
         if error is None:
             future.set_result(value)

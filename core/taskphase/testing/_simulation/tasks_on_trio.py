@@ -1,4 +1,4 @@
-"""trio tasks: with a number, and passed to trio one by one; and the virtual clock."""
+"""trio tasks: with a number, and passed to trio one by one; the virtual clock; and the network that is not there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import trio
 from trio.lowlevel import Task
 
+from .real_time import refuse_network
 from .record import Actor
 from .schedule import Schedule
 from .threads import Worker
@@ -29,6 +30,14 @@ class VirtualClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:  # noqa: ARG002
         return 0
+
+
+class OfflineTrio(trio.abc.HostnameResolver, trio.abc.SocketFactory):
+    """Refuses sockets of trio, which would wait for ever."""
+
+    getaddrinfo: Any = refuse_network
+    getnameinfo: Any = refuse_network
+    socket: Any = refuse_network
 
 
 class Ready(NamedTuple):

@@ -191,6 +191,12 @@ def current_worker() -> Worker | None:
     return getattr(here, "worker", None)
 
 
+def is_over() -> bool:
+    """Return whether the run of the worker of this thread is over: nobody waits for its result."""
+    worker = current_worker()
+    return worker is not None and worker.over
+
+
 def pause(seconds: float = 0) -> None:
     """Let other tasks run, from a worker thread. Call this where a sync function would block or could be overtaken.
 

@@ -13,7 +13,7 @@ from .context import enter_library
 from .on_asyncio import SimulatedLoop
 from .privates import AnyioOnAsyncio, anyio_eventloop, replaced
 from .tasks_on_asyncio import settle
-from .threads import Reply, Unwound, current_worker
+from .threads import Reply, current_worker, is_over
 
 
 @contextmanager
@@ -91,16 +91,12 @@ def _work(
             module.threadlocals.current_cancel_scope = scope
             try:
                 value = context.run(func, *args)
-            except Unwound:
-                raise
-            except StopIteration as exc:
-                error = RuntimeError("coroutine raised StopIteration")
-                error.__cause__ = exc
             except BaseException as exc:
                 error = exc
             finally:
                 del module.threadlocals.current_cancel_scope
-        loop.call_soon_threadsafe(settle, future, value, error)
+        if not is_over():
+            loop.call_soon_threadsafe(settle, future, value, error)
 
     return work
 

@@ -15,7 +15,7 @@ from .context import enter_library
 from .on_trio import Simulation
 from .privates import anyio_eventloop, replaced
 from .schedule import here
-from .threads import Reply, Unwound, current_worker
+from .threads import Reply, current_worker, is_over
 
 
 class Message(NamedTuple):
@@ -76,7 +76,7 @@ class Call:
             here.call = self
             with module.claim_worker_thread(backend, self._token):
                 result = outcome.capture(context.run, func, *args)
-            if isinstance(result, outcome.Error) and isinstance(result.error, Unwound):
+            if is_over():
                 return
             try:
                 self._token.run_sync_soon(self._report, result)
