@@ -11,7 +11,7 @@ help:
 	@echo 'make demo         run the quickstart app under uvicorn: print what runs when, and a SIGTERM during shielded work'
 	@echo 'make test         lint, then run all tests on asyncio, uvloop and trio, in a process for each core'
 	@echo 'make test-browser test the inspector in a Chromium that the machine has (a part of make test)'
-	@echo 'make test-early   test the packages with early scopes: each task enters its cancel scope at its first step'
+	@echo 'make test-early   test the packages, and properties, with early scopes: each task enters its cancel scope at its first step'
 	@echo 'make test-oldest  test the packages with the oldest supported FastAPI'
 	@echo 'make test-newer   test the packages on each installed Python newer than 3.11'
 	@echo 'make property     run the property tests (a part of make test)'
@@ -37,8 +37,13 @@ test: lint
 test-browser: $(VENV)/ready
 	$(BIN)/python -m pytest tests/browser
 
+# The properties of running tasks: a minute. (Those of tables, observers, queues and requests depend less on the scopes, and
+# take three.)
+RUNNING := $(patsubst %,property_tests/test_%.py,attempts closing corners enclosing groups interruptions native_cancel \
+	routes runtime scopes settings stray threads)
+
 test-early: $(VENV)/ready
-	TASKPHASE_SCOPES=early $(BIN)/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks
+	TASKPHASE_SCOPES=early $(BIN)/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks $(RUNNING)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

@@ -43,7 +43,7 @@ class FakeLoop:
 
     def __init__(self) -> None:
         self.thread = get_ident()
-        self.clock = lambda: 0.0
+        self.clock = self.stamp = lambda: 0.0
         self.starts: list[object] = []
         self.calls: list[Callable[[], object]] = []
 

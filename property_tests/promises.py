@@ -353,7 +353,8 @@ def g19_no_more_than_most_have_a_place_first_in_first_out(story: Story) -> None:
         assert len(holding) <= most, f"{holding} have places: {event}"
         if event.number in statuses and event.what in ("begin", "finish", "handler", "handled"):
             code[event.number] += 1 if event.what in ("begin", "handler") else -1
-            assert code.total() <= most, f"the code of {code} runs: {event}"
+            # After a timeout the handler of a task may run beside its thread: the task has one place for both.
+            assert len(+code) <= most, f"the code of {code} runs: {event}"
         waiting = {number for number, status in statuses.items() if status is S.LIMITED}
         for place, earlier in enumerate(line):
             ahead = {number for each in line[place + 1 :] for number in each} & holding

@@ -279,7 +279,7 @@ class Recorder:
 
     def jitter(self, number: int | None, place: int, attempt: int = 1) -> float:
         """Return a delay that keeps events from happening at the same time; 0 without jitter."""
-        who = 1 if number is None else number + 2
+        who = 1 if number is None else math.sqrt(number + 2)  # linear terms of two tasks may add up to the same
         return 1e-4 * (1 + who * 0.618 + place * 0.0317 + attempt * 0.0011) if self._jitters else 0.0
 
     async def watch_those_of_threads(self) -> None:

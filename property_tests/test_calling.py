@@ -189,6 +189,7 @@ def test_a_callable_runs_as_if_called_and_a_wrong_call_is_refused_at_once_g7(
         async with TaskHost() as host:
             try:
                 came = func(*args, **kwargs)
+                value, here = await came if isawaitable(came) else came  # an `AsyncMock` calls its function only here
             except TypeError:
                 # A decorator or mock may accept any arguments; an error then shows only in the call.
                 if (dress == "decorated" and (args or "first" in kwargs)) or dress in MOCKS:
@@ -201,7 +202,6 @@ def test_a_callable_runs_as_if_called_and_a_wrong_call_is_refused_at_once_g7(
                 assert SECRET not in str(refusal.value)
                 assert (host.running, host.waiting, host.deferred) == (0, 0, 0)
                 return
-            value, here = await came if isawaitable(came) else came
             did, there = await host.schedule(func, *args, **kwargs)
         assert did == value
         assert (there == here) is (body != "def"), "a `def` runs in a thread, and nothing else does"

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from tests.backends import ASYNCIO, TRIO
+from tests.backends import ASYNCIO, TRIO, turns
 
 from property_tests.tracer import Place, Tracer
 from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksSaturatedError, TasksScheduler, TaskStatus
@@ -256,34 +256,44 @@ def test_at_any_interruption_limits_and_keys_hold_g2_g8_g18_g19_g24(
         program.check(f"{action} at {tracer.where}")
 
 
-async def _start_a_batch(at: Place | None) -> tuple[Tracer, list[TaskStatus]]:
-    """Start the batches of a scheduler made by hand in a route; the interruption cancels all of their tasks."""
+async def _start_a_batch(at: Place | None, limit: Limit | None) -> tuple[Tracer, list[TaskStatus]]:
+    """Start the batches of a scheduler made by hand in a route; the interruption cancels all of their tasks. Then all
+    places of the limit are free.
+    """
     tasks: list[Task[Any]] = []
     tracer = Tracer(at, lambda: [task.cancel() for task in tasks])
     before = sys.gettrace()
     raised: list[object] = []
     if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context))
-    async with TaskHost(drain_timeout=10) as host, host.scope() as scope, scope.route():
-        by_hand = TasksScheduler(host.tg)
-        batches = (by_hand.after_route, by_hand.after_response, by_hand.after_response)
-        tasks.extend(batch.schedule(checkpoint) for batch in batches)
-        sys.settrace(tracer)
-        try:
-            by_hand.after_response.start(by_hand)
-        finally:
-            sys.settrace(before)
+    async with TaskHost(drain_timeout=10) as host:
+        async with host.scope() as scope, scope.route():
+            by_hand = TasksScheduler(host.tg)
+            batches = (by_hand.after_route, by_hand.after_response, by_hand.after_response)
+            tasks.extend(batch.task(limit=limit).schedule(checkpoint) for batch in batches)
+            sys.settrace(tracer)
+            try:
+                by_hand.after_response.start(by_hand)
+            finally:
+                sys.settrace(before)
+        await turns()
+        for _ in tasks:
+            host.task(limit=limit).schedule(checkpoint)
+        assert host.limited == 0, tracer.where
     assert raised == [], tracer.where
     return tracer, [task.status for task in tasks]
 
 
 @pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
-def test_a_batch_whose_tasks_an_interruption_cancels_starts_the_others_g2_g8(anyio_backend: Any) -> None:
+@pytest.mark.parametrize("limit", [None, Limit(3)], ids=["no limit", "a limit"])
+def test_a_batch_whose_tasks_an_interruption_cancels_starts_the_others_g2_g8(
+    limit: Limit | None, anyio_backend: Any
+) -> None:
     backend, options = anyio_backend
-    anyio.run(_start_a_batch, None, backend=backend, backend_options=options)  # (Python 3.12 traces no opcodes in it)
-    tracer, ends = anyio.run(_start_a_batch, None, backend=backend, backend_options=options)
+    for _ in range(2):  # Python 3.12 traces no opcodes in the first run
+        tracer, ends = anyio.run(_start_a_batch, None, limit, backend=backend, backend_options=options)
     assert ends == [TaskStatus.SUCCEEDED] * 3
     assert len(tracer.places) > 30
     for at in tracer.places:
-        tracer, ends = anyio.run(_start_a_batch, at, backend=backend, backend_options=options)
+        tracer, ends = anyio.run(_start_a_batch, at, limit, backend=backend, backend_options=options)
         assert set(ends) == {TaskStatus.CANCELLED}, tracer.where

@@ -14,6 +14,7 @@ from ._machine.scope import Phase
 from ._task import Starts, Task
 
 _AFTER_ROUTE, _AFTER_RESPONSE = Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
+_new = object.__new__
 
 
 class TasksBatch(Schedules[TaskDefinition]):
@@ -67,9 +68,8 @@ class _PhaseBatch(TasksBatch):
 
     __slots__ = ("_phase", "_scheduler")
 
-    def __init__(self, scheduler: SchedulesPhases, phase: Phase) -> None:
-        self._scheduler = scheduler
-        self._phase = phase
+    _scheduler: SchedulesPhases
+    _phase: Phase
 
     def start(self, scheduler: Starts) -> None:  # noqa: ARG002
         self._scheduler._start_phase(self._phase)
@@ -99,7 +99,9 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
         If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
         `tasks.after_route.task(when="failure")` runs it only then, `when="always"` in both cases.
         """
-        return _PhaseBatch(self, _AFTER_ROUTE)
+        batch = _new(_PhaseBatch)  # (without `__init__()`, which would cost each deferred task a call)
+        batch._scheduler, batch._phase = self, _AFTER_ROUTE
+        return batch
 
     @property
     def after_response(self) -> TasksBatch:
@@ -111,7 +113,9 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
         If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
         `tasks.after_response.task(when="failure")` runs it only then, `when="always"` in both cases.
         """
-        return _PhaseBatch(self, _AFTER_RESPONSE)
+        batch = _new(_PhaseBatch)
+        batch._scheduler, batch._phase = self, _AFTER_RESPONSE
+        return batch
 
     def _define(self, config: TaskConfig) -> ScopedTaskDefinition:
         return ScopedTaskDefinition(self, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kombu import pools
@@ -27,7 +28,7 @@ class Message:
     """A call that is to be published.
 
     :ivar is_busy: True while a thread publishes it
-    :ivar is_published: True if Celery has returned
+    :ivar is_published: True if the broker has it
     """
 
     task: Any
@@ -36,6 +37,13 @@ class Message:
     options: Mapping[str, Any]
     is_busy: bool = False
     is_published: bool = False
+
+    def publish(self, producer: Any, *args: Any, **options: Any) -> Any:
+        """Publish. What receivers of Celery's signals do after that must not publish the message again."""
+        kind: Any = producer.__class__
+        result = kind.publish(producer, *args, **options)
+        self.is_published = True
+        return result
 
     def rest(self) -> None:
         """Note that no thread publishes the message."""
@@ -62,17 +70,20 @@ class Client:
             # A copy: receivers of signals may change the arguments, and the next attempt needs the first ones.
             args, kwargs = deepcopy((message.args, message.kwargs))
             with self._pool.acquire(block=True) as producer:
-                message.task.apply_async(
-                    args,
-                    kwargs,
-                    producer=producer,
-                    retry=False,
-                    headers=more,
-                    ignore_result=True,
-                    add_to_parent=False,
-                    **options,
-                )
-            message.is_published = True
+                producer.publish = partial(message.publish, producer)
+                try:
+                    message.task.apply_async(
+                        args,
+                        kwargs,
+                        producer=producer,
+                        retry=False,
+                        headers=more,
+                        ignore_result=True,
+                        add_to_parent=False,
+                        **options,
+                    )
+                finally:
+                    del producer.publish
         finally:
             message.rest()
 

@@ -26,6 +26,8 @@ IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _NEVER_CONNECTED = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENOENT}
 )
+# With these errors a broker says that it has not done the command: it is full, read-only, knows another password.
+_ANSWERS = {"redis.exceptions": ("ResponseError", "AuthenticationError"), "amqp.exceptions": ("AccessRefused",)}
 # asyncio has tried each address of a host, such as ::1 and 127.0.0.1. The error has no number.
 _NO_ADDRESS = "Multiple exceptions: "
 
@@ -48,8 +50,8 @@ class EngineQueue(Queue):
         return super().takes(func) or self._own(func) is not None
 
     def refused(self, error: Exception, /) -> bool:
-        """Return whether no connection was established, or the Redis has answered with an error."""
-        return self._errors_are_sure and (_never_connected(error) or _is_answer_of_redis(error))
+        """Return whether no connection was established, or the broker has answered with an error."""
+        return self._errors_are_sure and (_never_connected(error) or _is_answer(error))
 
     @abstractmethod
     def _own(self, func: Any) -> Any:
@@ -84,11 +86,10 @@ def _never_connected(error: BaseException) -> bool:
     return False
 
 
-def _is_answer_of_redis(error: BaseException) -> bool:
-    """Return whether a Redis has answered that it has not done the command: it is full, read-only, ..."""
-    exceptions = sys.modules.get("redis.exceptions")
-    reasons = _reasons(error, with_context=False)
-    return exceptions is not None and any(isinstance(reason, exceptions.ResponseError) for reason in reasons)
+def _is_answer(error: BaseException) -> bool:
+    loaded = _ANSWERS.keys() & sys.modules.keys()
+    kinds = tuple(getattr(sys.modules[module], name) for module in loaded for name in _ANSWERS[module])
+    return any(isinstance(reason, kinds) for reason in _reasons(error, with_context=False))
 
 
 def _reasons(error: BaseException, *, with_context: bool) -> Iterator[BaseException]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from anyio import CancelScope, Event, create_task_group
+from anyio import CancelScope, Event
 from anyio.abc import TaskGroup
 
 from ._bound import Bound
@@ -258,17 +258,14 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         runner = self._runner
         try:
             with CancelScope(shield=True):
-                async with self._seam.open(), create_task_group() as group:
-                    with closing(self._group):  # on trio its work is outside of `group`
-                        if runner.keeper is not None:
-                            group.start_soon(runner.keeper.run, name="taskphase.journal")
+                keeping = nullcontext() if runner.keeper is None else runner.keeper.running(self._seam)
+                async with self._seam.open(), keeping:
+                    with closing(self._group):  # on trio its work is outside of this context
                         self._group.open(self._note_opened)
                         await outlast(runner.seam, self._wait_for_closing)
                         self._report = await self._drain.run()
                         if runner.outlets is not None:
                             await runner.outlets.close()
-                        if runner.keeper is not None:
-                            runner.keeper.stop()
                         if runner.watching is not None and self._tells_drain:
                             tell(runner.watching.drained, runner.telling, self._report)
         finally:

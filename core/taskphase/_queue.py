@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, cast
 from ._machine.calling import name_of, shown, type_name
 from ._machine.config import AnyQueue, TaskConfig, check_seconds
 from ._machine.hints import listed
+from ._machine.limit import check_count
 from ._machine.overrides import check_overrides
 from .errors import TasksUnportableError
 
@@ -216,8 +217,8 @@ def check_importable(func: Callable[..., Any]) -> None:
 def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:
     """Return the queues of a host as a tuple.
 
-    :raises TypeError: if an element is no `Queue`
-    :raises ValueError: if two queues have the same name, or the same function
+    :raises TypeError: if an element is no `Queue`, or a class attribute has the wrong type
+    :raises ValueError: if two queues have the same name, or the same function; if a class attribute is out of its range
     """
     found = listed("queues", queues)
     names: set[str] = set()
@@ -225,6 +226,7 @@ def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:
     for queue in found:
         if not isinstance(queue, Queue):
             raise TypeError(f"queues must be instances of a subclass of Queue, not {queue!r}")
+        _check_attributes(queue)
         if queue.name in names:
             raise ValueError(f"two queues have the name {queue.name!r}")
         names.add(queue.name)
@@ -232,6 +234,14 @@ def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:
             if (other := takers.setdefault(id(func), queue)) is not queue:
                 raise ValueError(f"{shown(name_of(func))} is in two queues, {other.name!r} and {queue.name!r}")
     return found
+
+
+def _check_attributes(queue: Queue) -> None:
+    check_count("attempts_at_once", queue.attempts_at_once, least=1)
+    if unknown := [name for name in listed("maps", queue.maps) if name not in TaskConfig.__match_args__]:
+        raise ValueError(f"maps of {queue!r} has {unknown[0]!r}, which is no setting: write maps = {{'timeout'}}")
+    if not isinstance(cast("object", queue.system), str | None):
+        raise TypeError(f"system must be a str, not {queue.system!r}")
 
 
 def queue_of(config: TaskConfig) -> Queue | None:

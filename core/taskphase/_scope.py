@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Token
 from functools import partial
@@ -14,12 +14,12 @@ from anyio.abc import TaskGroup
 
 from ._batch import SchedulesPhases
 from ._drive.current import BODY, body_here
-from ._drive.job import JOB, Job
+from ._drive.job import JOB
 from ._drive.runner import Runner
 from ._drive.watching import tell_all
 from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
-from ._machine.scope import OVER, SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
+from ._machine.scope import OVER, SCOPE, Phase, ScopeEvent, ScopeState
 from ._route import Route, Routed, may_wait
 from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
@@ -28,7 +28,6 @@ from .errors import TasksClosedError, TasksUnportableError
 _IMMEDIATE, _AFTER_RESPONSE = Phase.IMMEDIATE, Phase.AFTER_RESPONSE
 _ROUTE, _LATE = ScopeState.ROUTE, ScopeState.LATE
 _ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent.ROUTE_FAILED, ScopeEvent.ENDED
-_START, _HOLD = Verdict.START, Verdict.HOLD
 
 _ANSWERS = frozenset({ScopeState.RESPONDING, ScopeState.EXCUSING})
 _OVER = dict.fromkeys(OVER, "ended")
@@ -95,6 +94,14 @@ class Scope(Routed, SchedulesPhases):
         if self._end_route(failed=failed):
             self.end()
 
+    def end_route_now(self, *, failed: bool = False) -> bool:
+        """As `end_route()`, if no hook or first step has to come before, or just after. Return whether that was so."""
+        in_order = self._runner.seam.in_order or (self._state is _ROUTE and not self.unsettled and not self._held)
+        if not in_order or self._hooks is not None:
+            return False
+        self.end_route(failed=failed)
+        return True
+
     def _end_route(self, *, failed: bool) -> bool:
         """Note how the route has ended, once. Return whether the scope was over before."""
         if self._hooks is not None:
@@ -140,12 +147,6 @@ class Scope(Routed, SchedulesPhases):
         return self._runner.watching is not None or self._runner.keeper is not None
 
     @property
-    def ends_at_once(self) -> bool:
-        """True if `end_route()` may end the route: no hook or first step has to come before, or just after."""
-        in_order = self._runner.seam.in_order or (self._state is _ROUTE and not self.unsettled and not self._held)
-        return in_order and self._hooks is None
-
-    @property
     def in_order(self) -> bool:
         """True on asyncio: first steps are in the order of the requests. On trio the order within a turn is random."""
         return self._runner.seam.in_order
@@ -154,9 +155,7 @@ class Scope(Routed, SchedulesPhases):
         """Wait until each task that was asked to start has taken its first step: the *barrier*.
 
         - Without such a task this returns at once. Otherwise it takes one turn of the event loop on asyncio, two on
-          trio.
-        - On asyncio from Python 3.12 on it mostly takes no turn. Exceptions: a foreign task group; a task factory; an
-          exception is being handled here; the caller itself takes its first step.
+          trio. On asyncio with Python 3.11 and 3.12 it mostly takes none.
         - The barrier includes tasks that these first steps schedule in this scope, down to ten generations. It excludes
           tasks that wait for a slot.
         - A cancel scope does not shorten the wait. A native `Task.cancel()` of asyncio is raised here.
@@ -264,7 +263,7 @@ class Scope(Routed, SchedulesPhases):
             return
         held = [job for job, by in list((self._held or {}).items()) if by is maker]
         for each in dict.fromkeys((Phase.AFTER_ROUTE, phase)):
-            self._decide([job for job in held if job.phase is each], ScopeState.OVER)
+            self._runner.decide(self, [job for job in held if job.phase is each], ScopeState.OVER)
 
     def _follow(self, event: ScopeEvent) -> None:
         before = self._state
@@ -272,7 +271,7 @@ class Scope(Routed, SchedulesPhases):
         if self._runner.watching is not None and self._state is not before and self._state in _CHANGES:
             self._tell(_CHANGES[self._state])
         if self._held and (self._holds_for_route or self._state in OVER):
-            self._decide(self._held, self._state)
+            self._runner.decide(self, self._held, self._state)
 
     def _tell(self, change: str) -> None:
         runner = self._runner
@@ -282,19 +281,3 @@ class Scope(Routed, SchedulesPhases):
         elif runner.watching is not None:
             with runner.busy():
                 tell_all(runner.watching.scope_changed, runner.telling, (self, change))
-
-    def _decide(self, jobs: Iterable[Job], state: ScopeState) -> None:
-        """Start or drop the `jobs` whose phase has come in `state`."""
-        runner = self._runner
-        release, verdicts = runner.release, VERDICTS[state]
-        was_busy, runner.is_busy = runner.is_busy, True
-        try:
-            for job in list(jobs):
-                verdict = verdicts[job.phase][job.config.when]
-                if verdict is _START:
-                    release(job)
-                    self.unsettled = True
-                elif verdict is not _HOLD:
-                    runner.drop(job, mismatch(job.config.when))
-        finally:
-            runner.is_busy = was_busy

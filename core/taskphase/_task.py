@@ -17,7 +17,7 @@ from ._drive.waits import check_wait
 from ._machine.calling import Handle, shown, type_name
 from ._machine.config import UNSET, TaskConfig
 from ._machine.hints import Elsewhere, HidesElsewhere, without_elsewhere
-from ._machine.life import IN_ATTEMPT, LifeEvent, TaskStatus
+from ._machine.life import ENDS, IN_ATTEMPT, LifeEvent, TaskStatus
 from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskHandedOver, TaskNotFinished
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
         return None if self._began_at is None else self._now() - self._began_at
 
     def _now(self) -> float:
-        return self._ended_at if self._has_ended else self._runner.clock()
+        return self._ended_at if self._status in ENDS else self._runner.stamp()
 
     def frames(self) -> tuple[FrameType, ...] | None:
         """Return where the task waits now: the frames of its code, the outermost first. For the loop's thread.
@@ -201,6 +201,8 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
         - A sync function that has begun in a thread runs to its end, and its result counts. A process is killed.
         - A task of a queue is cancelled only until it is handed over. In an attempt a worker may get it all the same.
         - A journal forgets the task. (A task that the shutdown cancels stays in the journal.)
+
+        :raises RecursionError: close to the recursion limit; nothing has changed
         """
         if self._is_new:
             self._end(LifeEvent.CANCEL)

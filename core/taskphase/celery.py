@@ -143,7 +143,7 @@ class CeleryQueue(_engines.EngineQueue):
 
     async def publish(self, prepared: Message, headers: Mapping[str, str], /) -> None:
         """Publish the message in a thread. An attempt that was given up may go on there: then wait for its end."""
-        while prepared.is_busy:  # noqa: ASYNC110 - this hardly ever happens, and threads cannot set anyio's events
+        while prepared.is_busy and not prepared.is_published:  # noqa: ASYNC110 - this hardly ever happens, and threads cannot set anyio's events
             await anyio.sleep(_LOOK)
         if not prepared.is_published:
             client = self._clients.get()

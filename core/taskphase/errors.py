@@ -129,6 +129,8 @@ class HandOverFailed(TasksError):
         self.outcome = outcome
 
     def __str__(self) -> str:
+        if not self.attempts:
+            return f"message {self.message_id} was not handed over to the queue {self.queue!r}, which was down or busy"
         tried = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
         has = "does not have it" if self.outcome == "refused" else "may have it all the same"
         return f"message {self.message_id} was not confirmed by the queue {self.queue!r} after {tried}: the queue {has}"

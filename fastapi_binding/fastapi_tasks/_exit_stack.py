@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from sys import exception
 from typing import Any
 
@@ -17,10 +18,12 @@ STACK_KEY = "fastapi_function_astack"
 _PRIVATE = "_exit_callbacks"
 
 
-def leave_last(stack: Any, leave: Callable[..., Any], *, is_async: bool = False) -> None:
-    """Have `stack` call `leave` last at its end: after all other callbacks, also after callbacks that come later. So
-    the order of the parameters of an endpoint does not matter.
+def leave_last(stack: Any, leave: Callable[..., Any], *args: Any, is_async: bool = False) -> None:
+    """Have `stack` call `leave(*args, around, exc_type, exc, tb)` last at its end: after all other callbacks, also
+    after callbacks that come later. So the order of the parameters of an endpoint does not matter. `around` is for
+    `swallowed()`.
     """
+    leave = partial(leave, *args, id(exception()))  # a middleware may call the app in an `except` block
     if _IS_KNOWN:  # the public methods cost several times as much in each request
         stack._exit_callbacks.appendleft((not is_async, leave))
         return
@@ -29,16 +32,11 @@ def leave_last(stack: Any, leave: Callable[..., Any], *, is_async: bool = False)
     stack.push_async_exit(entered)
 
 
-def around_route() -> int:
-    """Return what `swallowed()` has to know of the code around a route that runs here."""
-    return id(exception())  # a middleware may call the app in an `except` block
-
-
 def swallowed(around: int) -> BaseException | None:
     """Return the exception of the route, if a dependency has swallowed it: FastAPI has no response then. Call this in a
     callback of the exit stack, which ends while the exception is being handled.
 
-    :param around: the result of `around_route()`
+    :param around: the id of the exception that was being handled around the route, if there was one
     """
     exc = exception()
     return None if id(exc) == around else exc

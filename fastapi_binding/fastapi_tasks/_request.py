@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from taskphase import Scope as TaskScope
 from taskphase import TaskHost, TasksScheduler
 
-from ._exit_stack import STACK_KEY, around_route, leave_last, swallowed
+from ._exit_stack import STACK_KEY, leave_last, swallowed
 from ._info import describe
 from .errors import FastAPITasksUnsupportedError
 
@@ -94,11 +94,10 @@ class RequestTasks:
         if self._send is _too_late:
             tasks.end()  # then the end of the route ends the scope
         self._stack = stack
-        around = around_route()
         if scope["type"] == "websocket":
-            leave_last(stack, partial(self._leave_session, tasks, around), is_async=True)
+            leave_last(stack, self._leave_session, tasks, is_async=True)
         else:
-            leave_last(stack, partial(self._leave_route, self, tasks, stack, around))
+            leave_last(stack, self._leave_route, self, tasks, stack)
         self._scheduler = scheduler = TasksScheduler(tasks)
         return scheduler
 
@@ -135,12 +134,11 @@ class RequestTasks:
         # As the end of a `route()` block. But the barrier comes later, before the first message.
         if exc is None:
             exc = swallowed(around)
-        if not tasks.ends_at_once:
+        failed = exc is not None
+        if not tasks.end_route_now(failed=failed):
             # The stack ends, and calls this next.
             stack.push_async_exit(partial(request._leave_route_later, tasks, exc))
             return
-        failed = exc is not None
-        tasks.end_route(failed=failed)
         if failed or request._waiter is not None:
             request._note_route_left(failed=failed)
 

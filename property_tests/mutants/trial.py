@@ -25,10 +25,15 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 # Checks that each old text is there, which is never true in a copy with a bug.
 _NOT_RUN = "property_tests/test_mutants.py"
 
-_PASSED, _FAILED, _NOT_COLLECTED = 0, 1, 2
+# Exit codes of pytest. The last one: an exception that a bug lets out of an event loop can break pytest itself.
+_PASSED, _FAILED, _NOT_COLLECTED, _BROKEN = 0, 1, 2, 3
 
-# A run that sleeps for ever hangs, too. On any loaded machine, this multiple of the CPU time is enough wall time.
+# On any loaded machine, this multiple of the CPU time is enough wall time.
 _PATIENCE = 20
+
+# Most runs that hang sleep for ever, and the limit of the wall time is hours. So a run hangs, too, if it uses less than
+# a second of CPU time in this many seconds. No test sleeps that long, and a loaded machine gives a process more.
+_IDLE = 300.0
 
 
 def copy_tree(source: Path, to: Path) -> None:
@@ -81,7 +86,8 @@ class Trial:
             stdout=self._output,
             stderr=subprocess.STDOUT,
         )
-        self._begin = monotonic()
+        self._begin = self._looked = monotonic()
+        self._used = ""
 
     def outcome(self) -> Outcome | None:
         """Return the outcome, or None while the run goes on. Kill a run that takes too long.
@@ -91,20 +97,29 @@ class Trial:
         seconds = monotonic() - self._begin
         code = self._process.poll()
         if code is None:
-            if seconds < self._limit:
+            if seconds < self._limit and not self._sleeps():
                 return None
             self._process.kill()
             self._process.wait()
             return Outcome(f"{_latest(self.text())} (hangs)", seconds)
         if code == _PASSED:
             return Outcome(None, seconds)
-        if code in (_FAILED, _NOT_COLLECTED):
+        if code in (_FAILED, _NOT_COLLECTED, _BROKEN):
             found = re.search(r"^(?:FAILED|ERROR) (\S+)", self.text(), re.MULTILINE)
             return Outcome(found[1] if found else f"{_latest(self.text())} (exits)", seconds)
         if code < 0:
             how = "hangs" if -code == signal.SIGXCPU else "crashes"
             return Outcome(f"{_latest(self.text())} ({how})", seconds)
         raise BrokenRun(f"pytest ended with {code}:\n{self.text()}")
+
+    def _sleeps(self) -> bool:
+        """Return whether the process has slept since the last look, which is `_IDLE` seconds ago."""
+        if monotonic() - self._looked < _IDLE:
+            return False
+        before, self._looked = self._used, monotonic()
+        command = ["ps", "-o", "time=", "-p", str(self._process.pid)]  # in whole seconds
+        self._used = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return self._used == before
 
     def text(self) -> str:
         """Return the output of pytest."""

@@ -153,7 +153,7 @@ async def test_a_scheduler_after_the_lifespan_says_that_the_host_is_closed_g9() 
         kept[0].schedule(send, "ada")
     assert str(raised.value) == (
         f"the task host is closed, so {__name__}.send was not scheduled: schedule before the end of the host, or of "
-        "the lifespan of the app"
+        "the lifespan of the app, and not in a child of fork()"
     )
 
 

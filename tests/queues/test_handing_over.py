@@ -206,6 +206,19 @@ def test_a_full_redis_refuses_g21(setting: Setting) -> None:
     assert not refused & runs(server).keys()
 
 
+def test_a_redis_with_another_password_refuses_g21(setting: Setting) -> None:
+    setting.start_redis()
+    server = setting.start_server(DEADLINE="2")
+    setting.redis.command("CONFIG", "SET", "requirepass", "new")
+
+    ids = place_orders(server, map(str, range(3)))
+    poll(lambda: failures(server).keys() >= ids, "the errors")
+
+    refused = ids - unanswered(server)  # the deadline may cut an attempt off
+    assert failures(server) == {each: ["refused" if each in refused else "unknown"] for each in ids}
+    assert refused
+
+
 def test_a_task_whose_worker_is_killed_runs_again_g21(setting: Setting) -> None:
     setting.start_redis()
     server = setting.start_server()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 from tests.repo.test_docs import ROOT, programs
 
 WITHIN = 60.0  # seconds; it takes about two
+
+# `Popen.kill()` polls the process first. Before Python 3.13 asyncio calls it, and anyio kills its workers twice as a
+# loop ends. If a worker ends between the two, the poll may take the exit status before asyncio's thread does. Then the
+# thread logs this line. docs/tutorial/settings.md tells users about the line.
+STATUS_TAKEN = re.compile(r"^Unknown child process pid \d+, will report returncode 255\n", re.MULTILINE)
 
 GUARD = 'if __name__ == "__main__":\n'
 RUN = "anyio.run(main)"
@@ -23,7 +29,10 @@ def source_of(name: str) -> str:
 
 def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=WITHIN, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=WITHIN, check=False)
+    if sys.version_info < (3, 13):
+        done.stderr = STATUS_TAKEN.sub("", done.stderr)
+    return done
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable
@@ -13,7 +14,18 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Phase, Task, TaskHost, TasksBatch, TasksClosedError, TasksSaturatedError, TaskStatus, current_task
+from taskphase import (
+    Limit,
+    Phase,
+    Task,
+    TaskConfig,
+    TaskHost,
+    TasksBatch,
+    TasksClosedError,
+    TasksSaturatedError,
+    TaskStatus,
+    current_task,
+)
 
 
 @asynccontextmanager
@@ -192,13 +204,41 @@ async def test_a_task_cancelled_on_its_way_from_a_thread_is_not_started_g2_g8(
 ) -> None:
     """asyncio alone would notice the end of a coroutine of the host."""
     tasks: list[Task[None]] = []
-    async with TaskHost(drain_timeout=5) as host:
+    async with TaskHost(config=TaskConfig(limit=Limit(1)), drain_timeout=5) as host:
         thread = threading.Thread(target=lambda: tasks.append(host.schedule(anyio.sleep, 0)))
         thread.start()
         thread.join()  # blocks the event loop
         tasks[0].cancel()
         await turns()
         assert (host.running, host.waiting) == (0, 0)
+        host.schedule(anyio.sleep, 0)
+        assert host.limited == 0  # the cancelled task has taken no place
     assert (tasks[0].status, tasks[0].attempt) == (TaskStatus.CANCELLED, 0)
     gc.collect()
     assert caplog.records == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # this process has threads
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_child_of_fork_is_refused_because_no_loop_runs_there_g2(in_thread: bool) -> None:
+    def schedule_in_child() -> bytes:
+        reading, writing = os.pipe()
+        if not (child := os.fork()):
+            try:
+                host.schedule(anyio.sleep, 0)
+            except TasksClosedError:
+                os.write(writing, b"refused")
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with os.fdopen(reading, "rb") as pipe:
+            return pipe.read()
+
+    async with TaskHost() as closed:  # which is closed in the child already
+        pass
+    async with TaskHost() as host:
+        said = await anyio.to_thread.run_sync(schedule_in_child) if in_thread else schedule_in_child()
+        await host.schedule(anyio.sleep, 0)
+    assert (said, closed.running) == (b"refused", 0)

@@ -23,6 +23,7 @@ from taskphase.queues import Call
 
 celery = pytest.importorskip("celery")
 
+from amqp.exceptions import AccessRefused  # noqa: E402
 from celery import _state, signals  # noqa: E402
 
 from taskphase._celery_client import connection_of, longest_attempt  # noqa: E402
@@ -366,6 +367,23 @@ async def test_an_exit_in_a_thread_is_a_failed_attempt_g21(app: Any) -> None:
     assert len(failing.bodies) == 2
 
 
+@pytest.mark.parametrize("way", ["exits", "hangs"])
+async def test_a_receiver_that_fails_after_publishing_does_not_publish_again_g21(app: Any, way: str) -> None:
+    def fail(**_: Any) -> None:
+        if way == "exits":
+            raise SystemExit(3)
+        assert go_on.wait(10)
+
+    go_on = threading.Event()
+    signals.after_task_publish.connect(fail)
+    try:
+        await hand_over(CeleryQueue(app, [archive], attempt_timeout=1.01), archive, "a")
+    finally:
+        go_on.set()
+        signals.after_task_publish.disconnect(fail)
+    assert len(messages(app)) == 1
+
+
 async def test_each_attempt_gives_the_receivers_the_first_arguments_g21(app: Any) -> None:
     failing = Failing(SystemExit(3), SystemExit(3))
     signals.before_task_publish.connect(failing)
@@ -413,7 +431,7 @@ async def test_a_refused_connection_means_not_published_g21() -> None:
         with pytest.raises(celery.exceptions.OperationalError) as failed, anyio.fail_after(1):
             await queue.publish(prepared, {})
         await queue.close()
-        assert queue.refused(failed.value) is is_sure
+        assert queue.refused(failed.value) is queue.refused(AccessRefused("Login was refused")) is is_sure
     assert not queue.refused(TimeoutError())
 
 

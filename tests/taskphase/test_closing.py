@@ -54,6 +54,24 @@ async def test_a_native_cancel_while_the_body_is_left_comes_when_the_host_is_clo
     assert shielded[0].status is TaskStatus.SUCCEEDED
 
 
+async def test_aclose_in_a_cancelled_scope_waits_for_the_drain_and_never_spins_g9() -> None:
+    async def close() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await host.aclose()
+        ended.append(shielded.status)
+
+    release = anyio.Event()
+    ended: list[TaskStatus] = []
+    async with TaskHost() as host, anyio.create_task_group() as tg:
+        shielded = host.task(shield=True).schedule(release.wait)
+        tg.start_soon(close)
+        await anyio.wait_all_tasks_blocked()
+        assert (ended, host.drain_report) == ([], None)
+        release.set()
+    assert ended == [TaskStatus.SUCCEEDED]
+
+
 async def test_a_group_that_the_body_raises_is_the_body_s_and_comes_out_as_it_is_g3() -> None:
     for mine in (
         ExceptionGroup("mine", [ValueError()]),

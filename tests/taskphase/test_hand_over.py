@@ -124,6 +124,26 @@ class TestConstruction:
         with pytest.raises(TypeError, match="queues must be instances of a subclass of Queue"):
             TaskHost(queues=[archive])  # type: ignore[list-item]
 
+    @pytest.mark.parametrize(
+        ("attribute", "value", "problem"),
+        [
+            ("attempts_at_once", 0, "ValueError: attempts_at_once must be 1 or more, not 0"),
+            ("attempts_at_once", "4", "TypeError: attempts_at_once must be an int, not '4'"),
+            ("maps", "timeout", "ValueError: maps of <FakeQueue 'later'> has 't', which is no setting"),
+            ("maps", {"timeout", "priority"}, "ValueError: maps of <FakeQueue 'later'> has 'priority'"),
+            ("maps", 1, "TypeError: maps must be a list"),
+            ("system", 1, "TypeError: system must be a str, not 1"),
+        ],
+    )
+    def test_a_host_refuses_a_queue_with_a_wrong_class_attribute_g21(
+        self, attribute: str, value: object, problem: str
+    ) -> None:
+        queue = FakeQueue()
+        setattr(queue, attribute, value)
+        with pytest.raises((TypeError, ValueError)) as raised:
+            TaskHost(queues=[queue])
+        assert f"{type(raised.value).__name__}: {raised.value}".startswith(problem)
+
     def test_a_host_refuses_a_queue_in_its_config_g21(self) -> None:
         with pytest.raises(ValueError, match="list the functions in the queue"):
             TaskHost(config=TaskConfig(queue=FakeQueue()))

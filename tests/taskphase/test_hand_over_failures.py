@@ -146,6 +146,16 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_an_error_says_if_a_hand_over_had_no_attempt_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue, heard = FakeQueue(then="hang", most=1, deadline=5, attempt_timeout=9), Heard()
+            async with TaskHost(queues=[queue]) as host:
+                host.task(on_error=heard).schedule(send_mail, "ada")
+                host.task(on_error=heard).schedule(send_mail, "bob")
+            assert sorted("which was down or busy" in str(error) for error in heard.errors) == [False, True]
+
+        run(main, backend)
+
     @pytest.mark.parametrize("step", ["refuse", "fail", "hang", "group"])
     def test_a_task_whose_queue_has_no_connection_is_refused_g21(self, backend: Any, step: Step) -> None:
         async def main() -> None:

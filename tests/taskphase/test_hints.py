@@ -498,7 +498,10 @@ def test_the_refusal_of_a_closing_host_names_function_stage_and_shield_g9(backen
         only_shielded,
         only_shielded,
         f"{AT_STAGE_3} and its shield_timeout is over, {NOT_SCHEDULED}: no task may schedule now",
-        f"the task host is closed, {NOT_SCHEDULED}: schedule before the end of the host, or of the lifespan of the app",
+        (
+            f"the task host is closed, {NOT_SCHEDULED}: schedule before the end of the host, or of the lifespan of the "
+            "app, and not in a child of fork()"
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ second SIGINT to uvicorn, or after the return of the main function.
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
-from taskphase import Limit, Task, TaskHost, TasksClosedError, TaskStatus
+from taskphase import Limit, Task, TaskHost, TasksClosedError, TasksScheduler, TaskStatus
 
 # A process that hangs fails its test after this many seconds; it takes a hundredth of that.
 PATIENCE = 15
@@ -324,6 +325,24 @@ async def test_what_is_cancelled_before_its_first_step_gives_all_back_g2_g15_g19
         finally:
             loop.set_task_factory(None)
     assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 0)
+
+
+@native_cancel_only
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # anyio wraps each coroutine
+async def test_in_a_foreign_group_what_is_cancelled_before_its_first_step_ends_g2_g15_g18() -> None:
+    """anyio then cancels the group, too. Only a shielded task goes on."""
+    others = asyncio.all_tasks()
+    async with anyio.create_task_group() as tg:
+        tasks = TasksScheduler(tg)
+        late = tasks.task(delay=0.01)
+        doomed = [tasks.schedule(anyio.sleep_forever), late.schedule(anyio.sleep_forever)]
+        shielded = late.task(shield=True).schedule(anyio.sleep, 0)
+        for native in asyncio.all_tasks() - others:
+            native.cancel()
+    assert [task.status for task in doomed] == [TaskStatus.CANCELLED] * 2
+    assert shielded.status is TaskStatus.SUCCEEDED
+    del native
+    gc.collect()
 
 
 @native_cancel_only

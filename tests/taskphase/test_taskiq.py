@@ -337,7 +337,7 @@ async def fail_with(error: BaseException) -> None:
     ],
     ids=["error", "cancellation", "exit", "hang"],
 )
-async def test_a_failure_after_publishing_does_not_publish_again_g21(
+async def test_a_failure_after_publishing_does_not_publish_again_g4_g21(
     fail_then: Any, logged: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(taskiq.TaskiqMiddleware):
@@ -351,6 +351,7 @@ async def test_a_failure_after_publishing_does_not_publish_again_g21(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info is not None
     assert type(record.exc_info[1]) is logged
+    assert vars(record)["task_function"] == archive.__module__ + ".archive"
 
 
 async def test_a_task_that_is_cancelled_after_publishing_was_handed_over_g21() -> None:

@@ -22,7 +22,7 @@ from ..errors import TasksClosedError, TasksError
 from . import report
 from .current import scope_here
 from .hooks import Entry, Telling, Watching, telling_here
-from .inbox import Mail, Wait
+from .inbox import Mail, Wait, check_room
 from .job import JOB, Job
 from .outlets import prepare
 from .places import Places
@@ -61,12 +61,12 @@ class Admission(Places):
         "_lock",
         "_reserved",
         "_thread",
-        "clock",
         "hooks",
         "host",
         "on_admit",
         "seam",
         "stage",
+        "stamp",
         "telling",
         "watching",
     )
@@ -91,7 +91,7 @@ class Admission(Places):
         watch(self, observers)
         self._lock = RLock()
         self._reserved = 0
-        self.clock: Callable[[], float] = seam.clock
+        self.stamp: Callable[[], float] = seam.stamp
         self._thread, self._has_running = seam.thread, seam.has_running
 
     def submit(self, job: Job, scope: Unit[Job] | None = None, maker: object = None) -> None:  # noqa: C901 - a call costs
@@ -125,8 +125,8 @@ class Admission(Places):
             if self._is_selective or (limit is not None and limit.max_pending is not None):
                 self._reserve(job, scope, maker, by_mail=False)
             job._runner = self
-            now = self.clock  # (as above)
-            job._taken_at = now()
+            stamp = self.stamp  # (as above)
+            job._taken_at = stamp()
             if self.watching is not None:
                 self.moving = job
                 if self.watching.scheduled:
@@ -150,7 +150,7 @@ class Admission(Places):
         try:
             with self._lock:
                 mail = self._reserve(job, scope, maker, by_mail=True)
-                self._take(job, self.clock())
+                self._take(job, self.stamp())
                 if self.watching is None:
                     self._wake(self._read_mails, job)  # `_read()` waits for the lock
                     return
@@ -218,8 +218,9 @@ class Admission(Places):
         """Call `func()` in the loop's thread: now if the loop runs here, and no observer does. Otherwise soon, after
         all earlier mails.
 
-        :raises TasksClosedError: if the loop has ended
+        :raises TasksClosedError: if the loop has ended; `RecursionError` if the stack has no room: nothing has changed
         """
+        check_room()
         if self.is_busy or not self.seam.runs_here() or self.telling.now:
             self._mails.append(Mail(None, call=func))
             self._wake(self._read_mails)

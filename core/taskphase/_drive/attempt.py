@@ -46,7 +46,7 @@ async def attempt(job: Job) -> None:  # noqa: C901, PLR0912 - a call costs each 
         if runner.seam.begins:
             runner.seam.begin(job)
         try:
-            if not job._step(runner.clock):  # a signal handler or a finalizer has just cancelled the job
+            if not job._step(runner.stamp):  # a signal handler or a finalizer has just cancelled the job
                 leave_scope(job)
                 runner.note_left(job)
                 return

@@ -85,6 +85,9 @@ ANYIO_VARIABLES = ("scope", "worker_scope")
 # A local variable of `anyio.to_process.run_sync()`, which `processes.py` reads: the worker of the call.
 ANYIO_PROCESS = "process"
 
+# The class of trio's own clock. A program can give trio another one.
+TRIO_CLOCK = "SystemClock"
+
 # Used by the self-test on asyncio to end its thread. Without these names anyio ends the thread with the loop.
 ANYIO_WORKER = (
     Private("anyio", "WorkerThread", "root_task", object),

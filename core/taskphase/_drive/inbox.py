@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .unit import Unit
 
 
+# A change in the loop's thread needs about 20 frames. Observers and nested cancel scopes may need more.
+_ROOM = 100
+
+
 class Wait(Enum):
     """For what a job will wait on arrival."""
 
@@ -85,3 +89,12 @@ class Inbox:
                 mail.is_cancelled = True
                 return True
         return False
+
+
+def check_room(frames: int = _ROOM) -> None:
+    """Make sure that a change cannot fail half-way for want of stack.
+
+    :raises RecursionError: if the stack has no room for so many more frames
+    """
+    if frames:
+        check_room(frames - 1)

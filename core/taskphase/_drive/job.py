@@ -8,9 +8,10 @@ from itertools import count
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from .._machine.calling import check_call, name_of, names_of
+from .._machine.calling import check_call, name_of
 from .._machine.config import UNSET, TaskConfig
 from .._machine.life import ENDS, LIFE, LifeEvent, TaskStatus
+from .._machine.parcel import IN_LOOP, IN_THREAD, Parcel
 from .._machine.plain import PLAIN
 from .._machine.scope import Phase
 from .._machine.table import Row
@@ -18,7 +19,6 @@ from .cancelling import CancelScope
 from .events import Events
 from .keeping import Record
 from .owner import Owner
-from .parcel import IN_LOOP, IN_THREAD, Parcel
 from .portable import pack, refuse_async
 from .unit import Unit
 
@@ -47,14 +47,14 @@ class Job:
     """One task: its call, its settings and its state. `Task` is the subclass for users.
 
     :ivar parent: the id of the task that made this one, or None
-    :ivar _parcel: where the call runs, and its forms for other processes; mostly `IN_LOOP` or `IN_THREAD`
+    :ivar _parcel: where the call runs, and its forms for other processes
     :ivar _runner: the runner that has taken the job; missing before that
     :ivar _unit: the scope that holds the job for a phase, otherwise None
     :ivar _scope: see `set_scope()`
     :ivar _result: the return value as soon as there is one; the exception if the job has FAILED; otherwise None
     :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
         context unchanged. None after the end, and on trio from the start on, if there is only one attempt
-    :ivar _taken_at: the time at which the runner took the job, by the loop's clock; None without a runner
+    :ivar _taken_at: the time at which the runner took the job, as `Seam.stamp` has it; None without a runner
     :ivar _began_at: the time of the first step of the present attempt; None before the first attempt and in a pause
     :ivar _ended_at: the time of the end; missing before that
     """
@@ -107,7 +107,7 @@ class Job:
         self.config = config
         plain = _plain(func) if type(func) is FunctionType and not kwargs else None
         if plain is not None and plain[0] is func.__code__ and plain[1] == len(args):  # a fast path for most tasks
-            self._parcel: Parcel = IN_LOOP
+            self._parcel: Parcel = plain[2]
         elif check_call(func, args, kwargs):
             self._parcel = IN_LOOP
         else:
@@ -130,12 +130,13 @@ class Job:
     @property
     def name(self) -> str:
         """The configured name; default: the name of the function, with its module."""
-        return self.config.name or name_of(self.func)
+        return self.config.name or self.function
 
     @property
     def function(self) -> str:
         """The name of the function, with its module and behind all partials: the same for each of its tasks."""
-        return name_of(self.func)
+        names = self._parcel.names
+        return name_of(self.func) if names is None else names[0]
 
     @property
     def message_id(self) -> str | None:
@@ -152,8 +153,8 @@ class Job:
 
     def _own_parcel(self) -> Parcel:
         """Return a parcel to write to."""
-        if self._parcel is IN_LOOP or self._parcel is IN_THREAD:
-            self._parcel = Parcel(is_async=self._parcel.is_async)
+        if self._parcel.is_shared:
+            self._parcel = Parcel(is_async=self._parcel.is_async, is_shared=False)
         return self._parcel
 
     @property
@@ -201,13 +202,13 @@ class Job:
         if self.config.run_in == "process" and not (self._parcel.is_async or self._parcel.payload):
             self._own_parcel().payload = pack(self.func, self.args, self._kwargs)
 
-    def _step(self, clock: Callable[[], float]) -> bool:
+    def _step(self, stamp: Callable[[], float]) -> bool:
         """Take the first step of an attempt; return False if the job was cancelled before.
 
         No Python code is called between the test and the change, so no signal handler or finalizer runs there. A job
         that was cancelled there would run.
         """
-        now = clock()
+        now = stamp()
         if self._status is not _STARTING:
             return False
         self._status = _STEPPED
@@ -247,17 +248,9 @@ class Job:
             await events.ended.wait()
 
 
-def names(job: Job) -> tuple[str, str]:
-    """Return the name of the task, and the name of its function without the module."""
-    func = job.func
-    plain = _plain(func) if type(func) is FunctionType else None
-    full, short = names_of(func) if plain is None else plain[2]
-    return job.config.name or full, short
-
-
 def record_of(job: Job) -> Record | None:
     """Return the record of the job in its journal; None if no journal has its function."""
-    return job._parcel.record
+    return cast("Record | None", job._parcel.record)
 
 
 def order_of(job: Job) -> Any:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from .._machine.config import TaskConfig
 
 
@@ -93,16 +95,12 @@ class Keeper(Protocol):
         """
         ...
 
-    async def run(self) -> None:
-        """Write and recover tasks, until `stop()`."""
+    def running(self, seam: Any) -> AbstractAsyncContextManager[None]:
+        """Return a context in which tasks are written and recovered. `seam`: the `NativeSeam` of the host."""
         ...
 
     def take_over(self) -> None:
         """From now on recover tasks of other hosts, until the drain begins."""
-        ...
-
-    def stop(self) -> None:
-        """Have `run()` return: the host has run its last task."""
         ...
 
     async def close(self) -> None:

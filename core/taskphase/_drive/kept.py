@@ -44,7 +44,7 @@ class Kept(Phases):
     def recover(self, job: Job) -> None:
         """Take a job that a journal has recovered, past `max_pending`. While the host is open."""
         with self.busy():
-            self._take(job, self.clock())
+            self._take(job, self.stamp())
             self.moving = job
             try:
                 self._tell_scheduled(job, None, self.telling)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from .._machine.calling import names_of
 from .._machine.life import TaskStatus
 from .attempt import attempt
 from .cancelling import is_cancelled_around
 from .companion import Companion
 from .enclosing_asyncio import can_enclose_here, enclose, enter_task, leave_task, running_loop, task_of
-from .job import Job, enter_scope, names
+from .job import Job, enter_scope
 from .natives import HAS_EAGER_TASKS, NativeTask, bury_if_missed, is_eager, makes_plain_tasks, stepper_of
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class AsyncioSeam:
         # `time()` of the standard library's loops only calls this function.
         is_standard = getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self.clock: Callable[[], float] = monotonic if is_standard else loop.time
+        self.stamp: Callable[[], float] = self.clock
         self.running: Callable[[], object] = partial(task_of, loop)
         self.has_running: Callable[[], object] = self.running
         self._companions: set[Companion] = set()
-        self._asked: deque[tuple[Job, tuple[str, str], Context]] = deque()
+        self._asked: deque[tuple[Job, str, str, Context]] = deque()
         self._will_step = self._is_stepping = False
         self._steps_at_barriers = gc.isenabled() and 0 < gc.get_threshold()[0] < _MANY
         self._barriers = 0
@@ -118,22 +120,25 @@ class AsyncioSeam:
         yield
 
     def start(self, job: Job) -> object:
-        context = job._context
-        assert context is not None  # only trio's seam forgets it
-        if job.config.retry is not None:
+        context: Any = job._context  # (only trio's seam forgets it)
+        config = job.config
+        if config.retry is not None:
             # An attempt changes its context. The next attempt must find the context as it was.
             context = context.copy()
         factory = self._loop.get_task_factory()
         # (uvloop 0.23 cannot call the eager factory on Python 3.13.)
         is_plain = self._is_plain if factory is None else is_eager(factory)
         if self._can_step and is_plain:
-            self._step_soon()
+            if not self._will_step:
+                self._step_soon()
             # Find the names now: if that raised in `_step()`, the job would be lost.
-            self._asked.append((job, names(job), context))
+            full, short = job._parcel.names or names_of(job.func)
+            self._asked.append((job, config.name or full, short, context))
             return None
         self._can_step = False  # for ever: jobs in line would overtake jobs that wait for the loop's next turn
         coro: Any = attempt(job)
-        name, coro.__qualname__ = names(job)
+        name, coro.__qualname__ = job._parcel.names or names_of(job.func)
+        name = config.name or name
         try:
             if is_plain:  # as `create_task()`, but faster
                 return NativeTask(coro, loop=self._loop, name=name, context=context)
@@ -174,9 +179,8 @@ class AsyncioSeam:
         return here is None or not here.cancelling()
 
     def _step_soon(self) -> None:
-        if not self._will_step:
-            self._will_step = True
-            self._loop.call_soon(self._step_in_turn)
+        self._loop.call_soon(self._step_in_turn)
+        self._will_step = True  # last: close to the recursion limit `call_soon()` raises
 
     def _step_in_turn(self) -> None:
         self._will_step, self._barriers = False, 0
@@ -184,15 +188,15 @@ class AsyncioSeam:
 
     def _step(self) -> None:
         was_stepping, self._is_stepping = self._is_stepping, True
-        make = self._make
+        make, asked = self._make, self._asked
         running = None if make is None else task_of(self._loop)
         if running is not None:
             leave_task(self._loop, running)
         try:
-            for _ in range(len(self._asked)):  # not the jobs that these first steps ask to start
-                if not self._asked:
+            for _ in range(len(asked)):  # not the jobs that these first steps ask to start
+                if not asked:
                     break  # a first step has run the loop (nest_asyncio makes that possible), and the loop all others
-                job, (name, qualname), context = self._asked.popleft()
+                job, name, qualname, context = asked.popleft()
                 coro: Any = attempt(job)
                 coro.__qualname__ = qualname  # asyncio's debug mode, Sentry and aiomonitor show this name
                 try:
@@ -208,7 +212,7 @@ class AsyncioSeam:
             if running is not None:
                 enter_task(self._loop, running)
             self._is_stepping = was_stepping
-            if self._asked:
+            if asked and not self._will_step:
                 self._step_soon()
 
     def begin(self, job: Job) -> None:
@@ -231,6 +235,10 @@ class AsyncioSeam:
 
     def is_over(self, native: object) -> bool:
         return isinstance(native, asyncio.Future) and native.done()
+
+    def after_first_step(self, callback: Callable[[], object]) -> None:
+        if self._is_plain:  # the line of such a loop is first in, first out
+            self._loop.call_soon(callback, context=self._context)
 
     def in_task(self, callback: Callable[[], object]) -> None:
         async def run() -> None:

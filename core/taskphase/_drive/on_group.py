@@ -36,6 +36,7 @@ class GroupSeam(RingsInTasks):
         self.cancelled = self._native.cancelled
         self.thread = self._native.thread
         self.clock = self._native.clock
+        self.stamp = self._native.stamp
         self.in_order = self._native.in_order
         self.cancel_scope, self.event = self._native.cancel_scope, self._native.event
         self.first_steps = self.turns = self._native.turns
@@ -47,6 +48,7 @@ class GroupSeam(RingsInTasks):
 
     def start(self, job: Job) -> object:
         self._start_soon(shown(job.function), job._own_context(), attempt, job, name=job.name)
+        self._native.after_first_step(partial(_bury_if_missed, job))
         return None
 
     def _start_soon(
@@ -67,9 +69,16 @@ class GroupSeam(RingsInTasks):
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
 
-    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]], if_missed: Callable[[], object]) -> None:
         self._start_soon("the task", self._context, ring, name="taskphase.timer")
+        self._native.after_first_step(if_missed)
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         # `start_soon()` of anyio works only in a task.
         self._native.call_from_thread(lambda: self._native.in_task(callback))
+
+
+def _bury_if_missed(job: Job) -> None:
+    """End `job` if foreign code has cancelled its native task before the first step: see `NativeTask`."""
+    if job._runner.alive.get(job, job) is None:
+        job._runner.bury(job)

@@ -6,14 +6,17 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from threading import get_ident
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import current_clock, current_task, current_trio_token, in_trio_task
 
+from .._machine.calling import names_of
+from . import enclosing
 from .attempt import attempt
 from .enclosing_trio import can_enclose_here, enclose
-from .job import Job, enter_scope, names
+from .job import Job, enter_scope
 from .seam import RingsInTasks
 
 if TYPE_CHECKING:
@@ -33,7 +36,11 @@ class TrioSeam(RingsInTasks):
         self.thread = get_ident()
         self.running: Callable[[], object] = _running
         self.has_running: Callable[[], object] = in_trio_task
-        self.clock: Callable[[], float] = current_clock().current_time
+        clock = current_clock()
+        self.clock: Callable[[], float] = clock.current_time
+        # trio's own clock calls this function, and adds a constant.
+        is_own = type(clock).__qualname__ == enclosing.TRIO_CLOCK
+        self.stamp: Callable[[], float] = perf_counter if is_own else self.clock
         self._token = current_trio_token()
         self._nursery: Any = None
         self._context = copy_context()  # for timers: the context of a task would live as long as they wait
@@ -60,13 +67,15 @@ class TrioSeam(RingsInTasks):
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         async with trio.open_nursery() as self._nursery:
+            self._start_soon = self._nursery.start_soon  # (Python 3.11 is slow at calling an attribute of an object)
             self.early = not (self._may_enclose and await can_enclose_here(self._nursery))
             yield
 
     def start(self, job: Job) -> object:
         # `start_soon()` copies the context of its caller. So the context of the job does not change.
-        assert job._context is not None
-        job._context.run(self._nursery.start_soon, attempt, job, name=names(job)[0])
+        context: Any = job._context  # never None here
+        name = job.config.name or (job._parcel.names or names_of(job.func))[0]
+        context.run(self._start_soon, attempt, job, name=name)
         if not job.config.is_gated:
             job._context = None  # there is one attempt, and it has its copy
         return None
@@ -88,11 +97,18 @@ class TrioSeam(RingsInTasks):
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._nursery, native)
 
-    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _start_timer(
+        self,
+        ring: Callable[[], Coroutine[Any, Any, None]],
+        if_missed: Callable[[], object],  # noqa: ARG002 - see `after_first_step()`
+    ) -> None:
         self._context.run(self._nursery.start_soon, ring, name="taskphase.timer")
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - trio cannot cancel a task without its scopes
         return False
+
+    def after_first_step(self, callback: Callable[[], object]) -> None:
+        pass  # trio cancels no task before its first step
 
     def start_beside(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         self._nursery.start_soon(work, name=name)

@@ -81,7 +81,7 @@ class HandOver:
         move(job, LifeEvent.HAND_OVER)
         if runner.watching is not None:
             tell(runner.watching.moved, runner.telling, job)
-        self.ends_at = runner.clock() + self.deadline
+        self.ends_at = runner.seam.clock() + self.deadline
         try:
             # After `cut()` the queue must not get the task: `publish()` may do its work before its first checkpoint.
             if self.is_cut or not await self.outlet.deliver(self, job):
@@ -209,7 +209,7 @@ class Outlet:
         queue, runner, before, around = self.queue, job._runner, order.outcome, order.scope
         order.attempts += 1
         try:
-            ends_at = min(order.ends_at, runner.clock() + queue.attempt_timeout)
+            ends_at = min(order.ends_at, runner.seam.clock() + queue.attempt_timeout)
             scope = runner.seam.cancel_scope(deadline=ends_at)
             order.scope = around or scope
             with scope:

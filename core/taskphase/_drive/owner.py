@@ -21,7 +21,7 @@ class Owner(Protocol[J]):
     __slots__ = ()
 
     host: Any
-    clock: Callable[[], float]
+    stamp: Callable[[], float]
     watching: Watching | None
     telling: Telling
     on_pause: Callable[[J], None] | None

@@ -38,7 +38,7 @@ class Pauses:
         :raises TasksClosedError: if the foreign task group is closed; nothing has changed
         """
         runner = job._runner
-        end = runner.clock() + seconds
+        end = runner.seam.clock() + seconds
         self._set_timer(runner, end)
         self.ends[job] = end
         self.retrying += job.attempt > 0
@@ -66,7 +66,7 @@ class Pauses:
     def _ring(self, runner: Owner[Job]) -> None:
         with runner.busy():
             # The timer of uvloop may be a millisecond early.
-            now = max(runner.clock(), self._rings_at)
+            now = max(runner.seam.clock(), self._rings_at)
             self._rings_at, self._stop_timer = math.inf, _nothing
             try:
                 while (job := self._first()) is not None and self.ends[job] <= now:

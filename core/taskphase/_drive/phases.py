@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .._machine.config import TaskConfig
 from .._machine.life import ENDS, MAY_DROP, LifeEvent
-from .._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, Verdict, mismatch
+from .._machine.scope import SCOPE, VERDICTS, Phase, ScopeEvent, ScopeState, Verdict, mismatch
 from . import report
 from .admission import Admission
 from .job import Job, move, record_of
@@ -20,7 +22,8 @@ _TO_START, _TO_HOLD = Verdict.START, Verdict.HOLD
 class Phases(Admission):
     """The part of a runner that knows scopes. For the loop's thread."""
 
-    deferred: int  # with its type, because a base class has its slot
+    deferred: int  # with their types, because a base class has their slots
+    is_busy: bool
     __slots__ = ()
 
     def submit_made(self, job: Job, config: TaskConfig, scope: Unit[Job], maker: object = None) -> None:
@@ -63,10 +66,23 @@ class Phases(Admission):
         if self.watching is None or not self.watching.holds or not self._is_held_back(job):
             self.start(job)
 
-    def release(self, job: Job) -> None:
-        """Start a deferred job: its phase has come. If the job was cancelled meanwhile, do nothing."""
-        if job._unit is None:
-            return
+    def decide(self, scope: Unit[Job], jobs: Iterable[Job], state: ScopeState) -> None:
+        """Start or drop the `jobs` that `scope` holds, as far as their phase has come in `state`."""
+        verdicts = VERDICTS[state]
+        was_busy, self.is_busy = self.is_busy, True
+        try:
+            for job in list(jobs):
+                verdict = verdicts[job.phase][job.config.when]
+                if verdict is _TO_START:
+                    scope.unsettled = True
+                    if job._unit is not None:  # otherwise the job was cancelled meanwhile
+                        self._release(job)
+                elif verdict is not _TO_HOLD:
+                    self.drop(job, mismatch(job.config.when))
+        finally:
+            self.is_busy = was_busy
+
+    def _release(self, job: Job) -> None:
         try:
             if self.watching is None:  # as below, but faster
                 self.start(job)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .._machine.calling import name_of, shown, type_name
 from ..errors import TasksClosedError
-from .job import order_of
+from .job import JOB, order_of
 
 if TYPE_CHECKING:
     from .job import Job
@@ -61,21 +61,32 @@ def lost(job: Job, error: BaseException) -> None:
     _log(logging.ERROR, text, job.name, error=error, job=job)  # its context is gone
 
 
-def given_up(function: str, message_id: str, reason: str) -> None:
+def given_up(message_id: str, function: str, name: str, phase: str, reason: str) -> None:
     """Log that the journal keeps a task as failed that no host has run now."""
-    text = "the journal keeps a task of %s as failed (message %s): %s"
-    more = {"task_function": function, "task_message_id": message_id}
+    text = "the journal keeps a task of %s as failed (message %s): %s. `journal.retry(id)` runs it again"
+    more = {
+        "task_id": None,  # this host has no such task
+        "task_function": function,
+        "task_name": name,
+        "task_phase": phase,
+        "task_attempt": 0,
+        "task_status": "failed",
+        "task_message_id": message_id,
+        "task_recovered": True,
+    }
     _log(logging.ERROR, text, shown(function), message_id, reason, more=more)
 
 
 def not_taken_over(error: BaseException) -> None:
     """Log that the journal cannot take over tasks of other hosts. The journal tries again."""
-    _log(logging.WARNING, "no tasks of other hosts can be taken over now", error=error)
+    _log(logging.WARNING, "the journal cannot take over tasks of other hosts, and tries again", error=error)
 
 
 def journal_gone(path: object) -> None:
-    """Log that another program has deleted or replaced the file of the journal."""
-    text = "the file of the journal %r was deleted or replaced: the tasks in it do not survive a crash any more"
+    """Log that another program has deleted or replaced the file of the journal, or its WAL."""
+    text = (
+        "the journal %r or its WAL was deleted or replaced: a crash may lose older tasks. Keep clean-ups away from both"
+    )
     _log(logging.ERROR, text, str(path))
 
 
@@ -130,6 +141,7 @@ def failed_after_publishing(queue: str, error: BaseException) -> None:
         "the broker of queue %r has the message, but post_send() of a middleware failed",
         queue,
         error=error,
+        job=JOB.get(),
     )
 
 

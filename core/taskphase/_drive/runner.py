@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
+from threading import RLock
 from typing import Any, cast
+from weakref import WeakSet
 
 from .._machine.config import AnyQueue, TaskConfig
 from .._machine.drain import DRAIN, DrainEvent, DrainStage
@@ -21,6 +24,9 @@ from .watching import Observer, for_each, tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _START = LifeEvent.START
+
+
+_runners: WeakSet[Runner] = WeakSet()
 
 
 class Runner(Kept):
@@ -56,6 +62,7 @@ class Runner(Kept):
         self.threads: Threads[Job] = Threads(seam, max_threads, self._note_thread_ended)
         self.on_pause: Callable[[Job], None] | None = None
         self.ended: dict[TaskStatus, int] = dict.fromkeys(ENDS, 0)
+        _runners.add(self)
 
     @property
     def idle(self) -> bool:
@@ -89,8 +96,7 @@ class Runner(Kept):
         self,
         job: Job,
         leave: Callable[[Job], None] | None = None,
-        *,
-        past_gates: bool = False,
+        past_gates: bool = False,  # (Python 3.11 is slow at calling a function with keyword-only parameters)
         has_slot: bool = False,
     ) -> None:
         """Bring `job` as far as it may go: to a gate, into the line for a slot, or to its start. Call this while
@@ -148,7 +154,7 @@ class Runner(Kept):
         """
         if self.outlets is None and isinstance(job.config.queue, AnyQueue):
             bring_home(job)
-        self._take(job, self.clock())
+        self._take(job, self.stamp())
         with self.busy():
             self.start(job, past_gates=True)
 
@@ -178,7 +184,7 @@ class Runner(Kept):
 
         :raises KeyboardInterrupt: if an observer or a log handler raises it; all jobs were asked to stop
         """
-        for_each(self.cancel, list(jobs))  # all of them now: a place that is given back may start the next one
+        for_each(self.cancel, list(jobs))  # a list, because each cancellation changes the place that yields them
 
     def end(
         self,
@@ -193,8 +199,8 @@ class Runner(Kept):
         :param error: the exception of the attempt, a cancellation included
         :param telling: of this thread, if it may be another one than the loop's
         """
-        now = self.clock
-        job._end(event, result, now())
+        stamp = self.stamp
+        job._end(event, result, stamp())
         self.ended[job._status] += 1
         if job.config.is_gated:
             with self.busy():
@@ -270,3 +276,15 @@ class Runner(Kept):
 
     def _leave_line(self, job: Job) -> None:
         self._waiting.pop(job, None)
+
+
+def _close_in_child() -> None:
+    """Close all runners: in a child of `fork()` no event loop runs their tasks."""
+    for runner in list(_runners):
+        runner._lock = RLock()  # another thread may have held it
+        if runner.stage is not DrainStage.CLOSED:
+            runner.follow(DrainEvent.ABORT)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_close_in_child)

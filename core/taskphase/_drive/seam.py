@@ -34,6 +34,11 @@ class Seam(Protocol[J_contra]):
     clock: Callable[[], float]
     """Return the time of the event loop, in seconds. From any thread."""
 
+    stamp: Callable[[], float]
+    """Return the time of the same clock, but for a constant: for times that are only subtracted. From any thread. Fast:
+    each task calls this three times.
+    """
+
     in_order: bool
     """True if tasks take their first steps in the order in which they were asked to start."""
 
@@ -165,6 +170,13 @@ class NativeSeam(Seam[J_contra], Protocol[J_contra]):
         """
         ...
 
+    def after_first_step(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when the native task that was made last has taken its first step, or was cancelled before.
+
+        Nothing happens on trio, where each task takes a first step, and in a loop that may not be first in, first out.
+        """
+        ...
+
     def in_task(self, callback: Callable[[], object]) -> None:
         """Call `callback` in a task, now or at the next turn. For callbacks of the loop, where no task runs."""
         ...
@@ -182,23 +194,33 @@ class RingsInTasks(ABC):
     def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
         """See `Seam.call_at()`."""
         scope = self.cancel_scope(shield=self._is_cancelled)
+        has_begun = False
 
         async def ring() -> None:
+            nonlocal has_begun
+            has_begun = True
             try:
                 with scope:
                     await sleep_until(when)
             except self.cancelled:
-                self._is_cancelled = True
-                cancelled()
+                note_cancelled()
                 raise
             if not scope.cancel_called:
                 callback()
 
-        self._start_timer(ring)
+        def note_cancelled() -> None:
+            self._is_cancelled = True
+            cancelled()
+
+        def if_missed() -> None:
+            if not has_begun:
+                note_cancelled()
+
+        self._start_timer(ring, if_missed)
         return scope.cancel
 
     @abstractmethod
-    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]], if_missed: Callable[[], object]) -> None: ...
 
 
 async def outlast(seam: Seam[Any], wait: Callable[[], Awaitable[None]]) -> None:

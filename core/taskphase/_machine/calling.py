@@ -23,6 +23,7 @@ from types import (
 )
 from typing import Any, Protocol, cast
 
+from .bound import bind
 from .hints import iterates, misplaced, uncalled
 from .plain import note_plain
 
@@ -88,7 +89,9 @@ def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[s
     flags = _flags(plain)
     if flags & _GENERATORS and not flags & _ASYNC:
         raise TypeError(iterates(shown(name_of(func)), is_async=bool(flags & CO_ASYNC_GENERATOR)))
-    _check_arguments(func, plain, args, kwargs)
+    signature = _signature(func, plain)
+    if signature is not None:
+        _check_arguments(func, signature, args, kwargs)
     return bool(flags & _ASYNC) or _is_marked(func)
 
 
@@ -274,16 +277,10 @@ def _takes(func: FunctionType, count: int) -> bool:
 
 
 def _check_arguments(
-    func: Callable[..., object],
-    plain: Callable[..., object] | None,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    func: Callable[..., object], signature: Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    signature = _signature(func, plain)
-    if signature is None:
-        return
     try:
-        signature.bind(*args, **kwargs)
+        bind(signature, args, kwargs)
     except TypeError as exc:
         # Show the parameters of the innermost function: a partial hides its bound arguments.
         while _is_partial(func):

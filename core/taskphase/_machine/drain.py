@@ -85,5 +85,5 @@ def refusal(stage: DrainStage, function: str) -> str:
         return f"{_CLOSING} and its shield_timeout is over, so {function} was not scheduled: no task may schedule now"
     return (
         f"the task host is closed, so {function} was not scheduled: schedule before the end of the host, or of the "
-        "lifespan of the app"
+        "lifespan of the app, and not in a child of fork()"
     )

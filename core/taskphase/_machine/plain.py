@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from types import CodeType, FunctionType
 
-PLAIN: dict[FunctionType, tuple[CodeType, int, tuple[str, str]]] = {}
+from .parcel import Parcel
+
+PLAIN: dict[FunctionType, tuple[CodeType, int, Parcel]] = {}
 """The plain functions that were scheduled, or that are handlers: each an `async def` of an imported module, without
 keyword-only parameters.
 
-The value: its code, the number of its parameters, and its names, with the module and without. It counts only as long as
-the function has this code. (A function that is renamed later keeps its names here.)
+The value: its code, the number of its parameters, and the parcel of its tasks. It counts only as long as the function
+has this code. (A function that is renamed later keeps its names here.)
 """
 
 _last: dict[str, FunctionType] = {}  # by name: a module that is loaded again defines its functions again
@@ -35,4 +37,4 @@ def note_plain(func: FunctionType) -> None:
         if (before := _last.get(full_name)) is not None:
             PLAIN.pop(before, None)
         _last[full_name] = func
-        PLAIN[func] = code, code.co_argcount, (full_name, name)
+        PLAIN[func] = code, code.co_argcount, Parcel(is_async=True, names=(full_name, name))

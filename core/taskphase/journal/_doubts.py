@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 # Seconds for which such a task stays due. While a process that can run it restarts, only other apps and older versions
 # may be there; a restart takes less.
 _GRACE = 60.0
+
+
+class GivenUp(NamedTuple):
+    """A task that is kept as failed, although no host has run it now."""
+
+    message_id: str
+    function: str
+    name: str
+    phase: str
+    reason: str
 
 
 class Doubts:
@@ -26,19 +37,15 @@ class Doubts:
         """Note that this host cannot run a task. Return since when, and the first reason."""
         return self._found.setdefault(message_id, (self._clock(), reason))
 
-    def judge(self, found: Iterable[tuple[str, str]], *, is_all: bool) -> list[tuple[str, str, str]]:
-        """Return the message ids, functions and reasons of the tasks to keep as failed. The others stay due for now.
+    def judge(self, found: Sequence[GivenUp], *, is_all: bool) -> list[GivenUp]:
+        """Return the tasks to keep as failed, with the first reasons. The others stay due for now.
 
-        :param found: the message ids and functions of due tasks that no living host can run
+        :param found: the due tasks that no living host can run
         :param is_all: True to forget all other tasks: a host can run them now, or has done so
         """
-        given_up: list[tuple[str, str, str]] = []
-        kept: dict[str, tuple[float, str]] = {}
-        for message_id, function in found:
-            kept[message_id] = self.note(message_id, "the journal of this app has no function with this name")
-            since, reason = kept[message_id]
-            if self._clock() - since >= _GRACE:
-                given_up.append((message_id, function, reason))
+        noted = {each.message_id: self.note(each.message_id, each.reason) for each in found}
         if is_all:
-            self._found = kept
-        return given_up
+            self._found = noted
+        now = self._clock()
+        judged = [(each, *noted[each.message_id]) for each in found]
+        return [each._replace(reason=reason) for each, since, reason in judged if now - since >= _GRACE]

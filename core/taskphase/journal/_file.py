@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Literal, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from ..errors import JournalError
 
@@ -70,16 +71,43 @@ _SCHEMA = (
 _CHANGES = {1: "ALTER TABLE tasks ADD COLUMN due_at REAL"}
 
 
+# What to do, by SQLite's code of an error.
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process holds it for longer than the timeout",
+    sqlite3.SQLITE_CANTOPEN: "it is missing, a directory, or not for this user",
+    sqlite3.SQLITE_CONSTRAINT: "a due task of the same function has the same key",
+    sqlite3.SQLITE_CORRUPT: "move the file, its -wal and its -shm away, or restore a backup",
+    sqlite3.SQLITE_FULL: "make room",
+    sqlite3.SQLITE_IOERR: "is the disk full or broken?",
+    sqlite3.SQLITE_NOTADB: "choose another path, or move the file away",
+    sqlite3.SQLITE_READONLY: "this user needs to write the file and its directory",
+}
+
+
 class FileConnection(Connection):
     """A connection to a file.
 
     :ivar file: the file that was at the path right before
+    :ivar wal: its WAL
     """
 
     file: FileId | None
+    wal: FileId | None
+
+    def is_at(self, path: Path) -> bool:
+        """Return whether both files are at `path`."""
+        return (self.file, self.wal) == (id_of(path), id_of(f"{path}-wal"))
 
 
-def id_of(file: Path | int) -> FileId | None:
+# In a child of `fork()`, SQLite believes that it has the locks of the parent on these files.
+_of_parent: set[FileId | None] = set()
+_connections: WeakSet[FileConnection] = WeakSet()
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: _of_parent.update(each.file for each in _connections))
+
+
+def id_of(file: Path | str | int) -> FileId | None:
     """Return the device and the inode of a file: a path or a descriptor. None: there is no such file."""
     try:
         found = os.stat(file)  # noqa: PTH116 - for a descriptor, too
@@ -94,22 +122,18 @@ def connect(path: Path, sync: Sync, timeout: float) -> FileConnection:
     :param timeout: the most seconds to wait for a lock of another process
     :raises JournalError: if that fails, or the file is no journal, or of a newer version
     """
-    connection: FileConnection | None = None
-    try:
+    with _errors_of(path):
         _make(path)
-        file = id_of(path)
         connection = _open(path, timeout)
-        connection.file = file
-        _use_wal(path, connection, time.monotonic() + timeout)
-        connection.execute(f"PRAGMA synchronous = {sync.upper()}")
-        transact(connection, lambda: _check_schema(path, connection))
-    except BaseException as exc:
-        if connection is not None:
+        try:
+            _use_wal(path, connection, time.monotonic() + timeout)
+            connection.execute(f"PRAGMA synchronous = {sync.upper()}")
+            transact(connection, lambda: _check_schema(path, connection))
+        except BaseException:
             connection.close()
-        if isinstance(exc, (sqlite3.Error, OSError)):
-            raise JournalError(path, reason_of(exc)) from exc
-        raise
-    return connection
+            raise
+        connection.wal = id_of(f"{path}-wal")
+        return connection
 
 
 def transact(connection: Connection, work: Callable[[], T]) -> T:
@@ -139,15 +163,8 @@ def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T])
 
     :raises JournalError: if that fails, or a due task has the key of the task
     """
-    connection = connect(path, sync, timeout)
-    try:
+    with _errors_of(path), closing(connect(path, sync, timeout)) as connection:
         return transact(connection, lambda: work(connection))
-    except sqlite3.IntegrityError as exc:
-        raise JournalError(path, "a due task of the same function has the same key") from exc
-    except (sqlite3.Error, OSError) as exc:
-        raise JournalError(path, reason_of(exc)) from exc
-    finally:
-        connection.close()
 
 
 def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
@@ -155,20 +172,25 @@ def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
 
     :raises JournalError: if that fails, or there is no file
     """
+    with _errors_of(path), closing(_open(path, timeout)) as connection:
+        connection.execute("BEGIN")  # what the statements read is the file at one moment
+        return work(connection)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Generator[None]:
     try:
-        connection = _open(path, timeout)
-        try:
-            connection.execute("BEGIN")  # what the statements read is the file at one moment
-            return work(connection)
-        finally:
-            connection.close()
+        yield
     except (sqlite3.Error, OSError) as exc:
         raise JournalError(path, reason_of(exc)) from exc
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return the text of an error of SQLite or of the system, which names no value of a task."""
-    return str(exc) if isinstance(exc, (sqlite3.Error, OSError)) else type(exc).__name__
+    """Return the text of an error of SQLite or of the system, which names no value of a task, and what to do."""
+    if not isinstance(exc, (sqlite3.Error, OSError)):
+        return type(exc).__name__
+    advice = _ADVICE.get(getattr(exc, "sqlite_errorcode", 0) & 0xFF)  # the other bits are details
+    return f"{exc} ({advice})" if advice else str(exc)
 
 
 def _make(path: Path) -> None:
@@ -184,9 +206,15 @@ def _make(path: Path) -> None:
 
 def _open(path: Path, timeout: float) -> FileConnection:
     """Open an existing file: SQLite would make one that other users can read."""
+    file = id_of(path)
+    if file in _of_parent:
+        raise JournalError(path, "this process was forked while the file was open: use the start method 'spawn'")
     uri = f"{path.as_uri()}?mode=rw"
     timeout = min(timeout, _LONGEST_WAIT)
-    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
+    connection.file = file
+    _connections.add(connection)
+    return connection
 
 
 def _use_wal(path: Path, connection: Connection, deadline: float) -> None:
@@ -213,9 +241,8 @@ def _check_schema(path: Path, connection: Connection) -> None:
     elif application != _APPLICATION_ID:
         raise JournalError(path, "this is an SQLite file of another program: choose another path")
     elif version > VERSION:
-        raise JournalError(
-            path, f"a newer taskphase has made it (version {version} of the schema, and this one knows {VERSION})"
-        )
+        made = f"a newer taskphase has made it (schema {version}, this one knows {VERSION})"
+        raise JournalError(path, f"{made}: upgrade, or choose another path")
     else:
         for each in range(version, VERSION):
             connection.execute(_CHANGES[each])

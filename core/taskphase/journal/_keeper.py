@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
+from functools import partial
+from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after
 
@@ -12,7 +15,7 @@ from .._drive import report
 from .._drive.cancelling import no_loop_runs_here
 from .._drive.job import Job
 from .._drive.runner import Runner
-from .._drive.seam import outlast
+from .._drive.seam import NativeSeam, outlast
 from .._machine.calling import type_name
 from .._machine.drain import DrainStage
 from .._machine.life import ENDS, TaskStatus
@@ -81,7 +84,7 @@ class Keeper(Routes):
 
     async def open(self) -> None:
         """Open the file, or close it again."""
-        self._is_asked, self._has_written, self._may_take, self._has_room = Event(), Event(), Event(), Event()
+        self._is_asked, self._has_written, self._may_take = Event(), Event(), Event()
         self._scope = CancelScope()
         self._share = self._share_of(seam=self.runner.seam)
         try:
@@ -99,17 +102,27 @@ class Keeper(Routes):
             finally:
                 await self._share.close()
 
-    async def run(self) -> None:
-        """Write and recover tasks, until `stop()`."""
-        with self._scope:
-            async with create_task_group() as tg:
-                tg.start_soon(outlast, self.runner.seam, self._write_asked, name="taskphase.journal.write")
-                tg.start_soon(outlast, self.runner.seam, self._recover, name="taskphase.journal.recover")
-                tg.start_soon(outlast, self.runner.seam, self.share.watch, name="taskphase.journal.watch")
+    @asynccontextmanager
+    async def running(self, seam: NativeSeam[Any]) -> AsyncGenerator[None]:
+        """See `taskphase._drive.keeping.Keeper.running()`."""
+        with CancelScope() as body:
+            async with seam.beside(partial(self._run, body), name="taskphase.journal"):
+                try:
+                    yield
+                finally:
+                    self._scope.cancel()
 
-    def stop(self) -> None:
-        """Have `run()` return."""
-        self._scope.cancel()
+    async def _run(self, body: CancelScope) -> None:
+        try:
+            with self._scope:
+                while True:  # asyncio's own `cancel()` ends the group if it comes before the first step of a task in it
+                    async with create_task_group() as tg:
+                        tg.start_soon(outlast, self.runner.seam, self._write_asked, name="taskphase.journal.write")
+                        tg.start_soon(outlast, self.runner.seam, self._recover, name="taskphase.journal.recover")
+                        tg.start_soon(outlast, self.runner.seam, self.share.watch, name="taskphase.journal.watch")
+        except BaseException:
+            body.cancel()  # otherwise the tasks of the host would wait for their writes for ever
+            raise
 
     async def _write(self, jobs: list[Job], *, shield: bool = False) -> None:
         """See `Routes._write()`."""
@@ -214,13 +227,6 @@ class Keeper(Routes):
         active = sum(job.status not in _WAITING for job in self._present)
         return min(_MOST_RECOVERED - active, _MOST_PRESENT - len(self._present))
 
-    def _may_take_suspect(self) -> bool:
-        """Return whether this host may take a task of which a recovered run has died. A death counts for all recovered
-        runs under way, so such tasks run one after the other: otherwise a task that kills its process takes others
-        along. A task in a pause, which may be long, does not count.
-        """
-        return self._suspect is None or self._suspect.status in _PAUSED
-
     async def _recover(self) -> None:
         await self._may_take.wait()
         has_failed = False
@@ -228,20 +234,23 @@ class Keeper(Routes):
             self._has_room, self._has_turn = Event(), Event()
             room = self._room()
             found: list[Recovered] = []
+            # If a recovered run has died, this counts for all that were under way: such tasks run one after the other.
+            # Otherwise a task that kills its process takes others along. One in a pause, which may be long, is let be.
+            suspects = int(self._suspect is None or self._suspect.status in _PAUSED)
             try:
                 if room > 0:
-                    taken = await self.share.take(room, suspects=int(self._may_take_suspect()))
+                    taken = await self.share.take(room, suspects=suspects)
                     has_failed = False
-                    for message_id, function, reason in taken.given_up:
-                        report.given_up(function, message_id, reason)
+                    for each in taken.given_up:
+                        report.given_up(*each)
                     found = taken.tasks
             except JournalError as exc:
                 if not has_failed:
                     report.not_taken_over(exc)
                 has_failed = True
             if self.runner.stage is DrainStage.OPEN:  # otherwise `close()` gives the tasks back
-                for each in found:
-                    self._run_again(each)
+                for task in found:
+                    self._run_again(task)
             with move_on_after(_PAUSE):
                 await (self._has_room if len(found) == room or room <= 0 else self._has_turn).wait()
 

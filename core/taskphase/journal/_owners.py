@@ -71,18 +71,17 @@ os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, a
 
 
 class Owner:
-    """The lock of this host. Make it in a transaction.
+    """The lock of this host.
 
     :ivar id: a new one for each host, never used again
-    :raises OSError: if the file cannot be made
     """
 
     def __init__(self, journal: Path, functions: Iterable[str]) -> None:
         self.id: str = uuid4().hex
         self._journal = journal
-        self._path = journal.with_name(f"{journal.name}.{self.id}{_SUFFIX}")
+        self._path = _lock_of(journal, self.id)
         self._functions = json.dumps(sorted(functions)).encode()
-        self._file: _LockFile = self._make()
+        self._file: _LockFile | None = None
 
     def _make(self) -> _LockFile:
         new = self._path.with_suffix(_NEW)
@@ -99,13 +98,17 @@ class Owner:
         return made
 
     def hold(self) -> None:
-        """Make the file again if another program has deleted it. In a transaction.
+        """Lock the file, and make it if it is not there: another program may have deleted it. In a transaction.
 
         :raises OSError: if the file cannot be made
         """
-        if id_of(self._path) != id_of(self._file.fd):
-            lost, self._file = self._file, self._make()
-            lost.close()
+        if self._file is None or id_of(self._path) != id_of(self._file.fd):
+            self._file = self._make()
+
+    @property
+    def is_held(self) -> bool:
+        """True from `hold()` to `close()`."""
+        return self._file is not None
 
     def others(self) -> dict[str, frozenset[str]]:
         """Return the functions of all other living owners. Remove the files of the dead.
@@ -117,19 +120,30 @@ class Owner:
     def close(self) -> None:
         """Release the lock. Never raises."""
         _remove(self._path)
-        self._file.close()
+        self._file = None
 
 
 def lives(journal: Path, owner: str) -> bool:
     """Return whether an owner lives, or may live: its lock is not for this user. Changes nothing."""
+    return _functions_of(_lock_of(journal, owner)) is not None
+
+
+def _lock_of(journal: Path, owner: str) -> Path:
+    return Path(f"{journal}.{owner}{_SUFFIX}")
+
+
+def _functions_of(lock: Path) -> frozenset[str] | None:
+    """Return the functions of an owner, as far as this user may know them; None if the owner does not live."""
     try:
-        file = _LockFile(journal.with_name(f"{journal.name}.{owner}{_SUFFIX}"), os.O_RDONLY)
+        file = _LockFile(lock, os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return None
     except PermissionError:
-        return True
+        return frozenset()  # it may live
     try:
-        return not file.lock()
+        if file.lock():
+            return None
+        return frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0)))
     finally:
         file.close()
 
@@ -142,21 +156,11 @@ def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
         if found["suffix"] == _NEW:
             _remove(path)  # the process that made the file has died: no other transaction goes on
             continue
-        owner = found["owner"]
-        try:
-            file = _LockFile(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # another host has closed, or has removed the file
-        except PermissionError:
-            yield owner, frozenset()  # it may live
-            continue
-        try:
-            if file.lock():
-                _remove(path)
-            else:
-                yield owner, frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0)))
-        finally:
-            file.close()
+        functions = _functions_of(path)
+        if functions is None:
+            _remove(path)
+        else:
+            yield found["owner"], functions
 
 
 def _remove(path: Path) -> None:

@@ -17,10 +17,10 @@ from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
 from ._doubts import Doubts
-from ._file import FileConnection, Sync, connect, transact
+from ._file import Sync, connect
 from ._owners import Owner
 from ._statements import Row, Taken
-from ._writer import T, Work, Write, Writer, undo_of
+from ._writer import T, Work, Write, Writer, nothing
 
 
 class Share(Writer):
@@ -38,22 +38,20 @@ class Share(Writer):
         self._functions = functions
         self._timeout = timeout
         self._recoveries = recoveries
-        self._owner: Owner | None = None
         self._doubts = Doubts(monotonic)
-        self._open_file = partial(connect, path, sync, timeout)
         self._watched: dict[Write, float] = {}  # with the time at which `watch()` ends the wait, the oldest first
         self._is_watching = False
         self._has_watched: Event = seam.event()
-        super().__init__(path, seam)
+        super().__init__(path, partial(connect, path, sync, timeout), Owner(path, functions), seam)
 
     async def open(self) -> None:
         """Open the file and lock it for this host.
 
         :raises JournalError: if that fails. `close()` is to be called all the same
         """
-        await self.do(self._claim, undo=lambda _connection: self._at_end())
+        await self.do(lambda _connection: self._owner.hold(), undo=lambda _connection: self._owner.close())
 
-    async def do(self, work: Work[T], *, undo: Work[object] | None = None) -> T:
+    async def do(self, work: Work[T], *, undo: Work[object] = nothing) -> T:
         """Have the thread do `work`, and wait until the transaction is on the disk.
 
         If this raises, the work was not done, or the writer undoes it next.
@@ -69,13 +67,16 @@ class Share(Writer):
         :return: message ids of tasks whose keys are taken, here or of other callers: they were not written
         :raises JournalError: if the tasks are not on the disk. The writer strikes them out before it does anything else
         """
-        is_watched = self._is_watching and not shield
-        return self._wait(Write(None, None, rows, self._seam.event()), shield=shield, is_watched=is_watched)
+
+        def undo(connection: Connection) -> None:
+            _statements.strike_out(connection, [row.message_id for row in rows])
+
+        return self._wait(Write(None, undo, rows, self._seam.event()), shield=shield)
 
     async def watch(self) -> None:
-        """End each `write()` that begins from now on, and takes too long. Until this is cancelled.
+        """End each wait that begins from now on, and takes too long. Until this is cancelled.
 
-        A cancel scope for each write, with its timer, would cost more than the rest of `write()`.
+        A cancel scope for each wait, with its timer, would cost more than the rest of `write()`.
         """
         self._is_watching = True
         try:
@@ -91,14 +92,14 @@ class Share(Writer):
         finally:
             self._is_watching = False
 
-    async def _wait(self, write: Write, *, shield: bool = False, is_watched: bool = False) -> Any:
+    async def _wait(self, write: Write, *, shield: bool = False) -> Any:
         if self.is_closed:
             raise JournalError(self._path, "it is closed")
         timeout = self._timeout
         self._queue.put(write)
         try:
             end = self._seam.clock() + timeout
-            if is_watched:
+            if self._is_watching and not shield:
                 self._watched[write] = end
                 self._has_watched.set()
                 await write.done.wait()
@@ -106,13 +107,14 @@ class Share(Writer):
                 with self._seam.cancel_scope(deadline=end, shield=shield):
                     await write.done.wait()
         except BaseException:  # the caller is cancelled
-            if not self._give_up(write) and write.error is None and (undo := undo_of(write)) is not None:
-                self.post(undo)
+            if not self._give_up(write) and write.error is None:
+                self.post(write.undo)
             raise
         finally:
             self._watched.pop(write, None)
         if self._give_up(write):
-            raise JournalError(self._path, f"a write takes longer than {timeout:g} seconds")
+            reason = f"a write takes longer than {timeout:g} seconds: a slow disk, or another process"
+            raise JournalError(self._path, reason)
         if write.error is not None:
             raise write.error
         return write.result
@@ -130,7 +132,7 @@ class Share(Writer):
         taken: list[str] = []
         return await self.do(
             partial(self._take, most, suspects, taken),
-            undo=lambda connection: _statements.give_back(connection, self._id, taken),
+            undo=lambda connection: _statements.give_back(connection, self._owner.id, taken),
         )
 
     def cannot_run(self, message_id: str, reason: str) -> None:
@@ -138,7 +140,7 @@ class Share(Writer):
 
         def give_back(connection: Connection) -> None:
             self._doubts.note(message_id, reason)
-            _statements.give_back(connection, self._id, [message_id])
+            _statements.give_back(connection, self._owner.id, [message_id])
 
         self.post(give_back)
 
@@ -147,7 +149,7 @@ class Share(Writer):
 
         :raises JournalError: if the run is not counted on the disk
         """
-        return await self.do(lambda connection: _statements.count_run(connection, self._id, message_id))
+        return await self.do(lambda connection: _statements.count_run(connection, self._owner.id, message_id))
 
     async def close(self) -> None:
         """Release the due tasks, and then the lock. The host has run its last task. A cancellation does not shorten
@@ -156,8 +158,8 @@ class Share(Writer):
         While the disk hangs, the thread keeps the lock, and this does not wait for it: another host must not run a task
         that the thread is about to strike out.
         """
-        if self._owner is not None:
-            self.post(lambda connection: _statements.release(connection, self._id))
+        if self._owner.is_held:
+            self.post(lambda connection: _statements.release(connection, self._owner.id))
         ended = self._seam.event()
         self._ends.append(ended)
         self._queue.put(None)
@@ -171,36 +173,13 @@ class Share(Writer):
         """True if `close()` was called."""
         return bool(self._ends)
 
-    @property
-    def _id(self) -> str:
-        assert self._owner is not None, "open() comes first"
-        return self._owner.id
-
-    def _connect(self) -> FileConnection:
-        connection = self._open_file()
-        if self._owner is not None:  # the last file was deleted, perhaps with the file of the lock
-            try:
-                transact(connection, self._owner.hold)
-            except BaseException:
-                connection.close()
-                raise
-        return connection
-
-    def _claim(self, _connection: Connection) -> None:
-        self._owner = Owner(self._path, self._functions)
-
-    def _at_end(self) -> None:
-        if self._owner is not None:
-            self._owner.close()
-
     def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
-        return _statements.write(connection, self._id, rows)
+        return _statements.write(connection, self._owner.id, rows)
 
     def _take(self, most: int, suspects: int, taken: list[str], connection: Connection) -> Taken:
-        assert self._owner is not None
         self._owner.hold()
         others = self._owner.others()
         limits = {"recoveries": self._recoveries, "most": most, "suspects": suspects}
-        result = _statements.take(connection, self._id, self._functions, others, doubts=self._doubts, **limits)
+        result = _statements.take(connection, self._owner.id, self._functions, others, doubts=self._doubts, **limits)
         taken[:] = [task.message_id for task in result.tasks]
         return result

@@ -21,7 +21,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple, TypeVar
 
 from ._arguments import unpack
-from ._doubts import Doubts
+from ._doubts import Doubts, GivenUp
 from ._entries import JournalEntry, JournalOverview
 
 T = TypeVar("T")
@@ -75,11 +75,11 @@ class Taken:
     """What `take()` has done.
 
     :ivar tasks: the tasks to run, the oldest first
-    :ivar given_up: the message ids, functions and reasons of tasks that are now kept as failed
+    :ivar given_up: tasks that are now kept as failed
     """
 
     tasks: list[Recovered]
-    given_up: list[tuple[str, str, str]]
+    given_up: list[GivenUp]
 
 
 def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[str]:
@@ -149,18 +149,19 @@ def take(
         [now, *alive, now + _SOON, now],
     )
     taken = Taken([], [])
-    strange: list[tuple[str, str]] = []
+    strange: list[GivenUp] = []
     for message_id, function, name, phase, arguments, headers, key, died, rest in found:
+        lost = partial(GivenUp, message_id, function, name, phase)
         if died >= recoveries:
-            taken.given_up.append((message_id, function, f"its process has died in {died} recovered runs"))
+            taken.given_up.append(lost(f"its process has died in {died} recovered runs"))
         elif function not in functions or message_id in doubts:
-            strange.append((message_id, function))
+            strange.append(lost("the journal of this app has no function with this name"))
         elif not died or suspects:
             try:
                 call = unpack(arguments)
                 task = Recovered(message_id, function, name, phase, *call, json.loads(headers), key, died, rest)
             except ValueError:
-                taken.given_up.append((message_id, function, "its arguments in the file are no JSON"))
+                taken.given_up.append(lost("its arguments in the file are no JSON"))
                 continue
             suspects -= died > 0
             taken.tasks.append(task)
@@ -168,7 +169,7 @@ def take(
                 break
     found.close()
     is_all = len(taken.tasks) < most
-    taken.given_up.extend(doubts.judge([each for each in strange if each[1] not in elsewhere], is_all=is_all))
+    taken.given_up.extend(doubts.judge([each for each in strange if each.function not in elsewhere], is_all=is_all))
     _note_taken(connection, owner, taken)
     return taken
 
@@ -178,8 +179,8 @@ def _note_taken(connection: Connection, owner: str, taken: Taken) -> None:
         "UPDATE tasks SET owner = ?, counted = 0 WHERE message_id = ?",
         [(owner, task.message_id) for task in taken.tasks],
     )
-    for message_id, _, reason in taken.given_up:
-        keep_failed(connection, message_id, reason)
+    for each in taken.given_up:
+        keep_failed(connection, each.message_id, each.reason)
 
 
 def give_back(connection: Connection, owner: str, message_ids: Iterable[str]) -> None:
@@ -214,12 +215,11 @@ def retry(connection: Connection, message_id: str) -> bool:
 
     :raises sqlite3.IntegrityError: if a due task of the same function has the same key
     """
-    cursor = connection.execute(
+    statement = (
         "UPDATE tasks SET state = 'due', recoveries = 0, counted = 0, error = NULL, failed_at = NULL"
-        " WHERE message_id = ? AND state = 'failed'",
-        (message_id,),
+        " WHERE message_id = ? AND state = 'failed'"
     )
-    return cursor.rowcount > 0
+    return connection.execute(statement, (message_id,)).rowcount > 0
 
 
 def discard(connection: Connection, message_id: str) -> bool:

@@ -34,7 +34,8 @@ from .._drive import report
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
-from ._file import FileConnection, id_of, overwrite, reason_of, transact
+from ._file import FileConnection, overwrite, reason_of, transact
+from ._owners import Owner
 from ._statements import Row
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Write:
     """Work that a caller waits for, or `rows` to write together with the rows of other callers."""
 
     work: Work[Any] | None
-    undo: Work[object] | None
+    undo: Work[object]
     rows: Sequence[Row]
     done: Event
     is_done: bool = False
@@ -69,12 +70,16 @@ _Item: TypeAlias = "Write | Work[object] | None"  # work that nobody waits for; 
 class Writer(ABC):
     """Does all work on one connection, in a thread of its own. Its subclass gives it work that callers wait for.
 
-    :param path: the file, for messages
+    :param path: the file
+    :param connect: opens the file, in the thread. If that fails, the thread calls this again for the next write
+    :param owner: the lock of the host: the thread releases it at its end
     :param seam: of the event loop of the callers
     """
 
-    def __init__(self, path: Path, seam: Seam[Any]) -> None:
+    def __init__(self, path: Path, connect: Callable[[], FileConnection], owner: Owner, seam: Seam[Any]) -> None:
         self._path = path
+        self._connect = connect
+        self._owner = owner
         self._seam = seam
         self._connection: FileConnection | None = None
         self._queue: SimpleQueue[_Item] = SimpleQueue()
@@ -88,16 +93,8 @@ class Writer(ABC):
         self._thread.start()
 
     @abstractmethod
-    def _connect(self) -> FileConnection:
-        """Open the connection, in the thread. If that fails, the thread calls this again for the next write."""
-
-    @abstractmethod
     def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
         """Write rows in a transaction. Return the message ids of the rows that were not written."""
-
-    @abstractmethod
-    def _at_end(self) -> None:
-        """Note that the thread has done its last transaction. In the thread."""
 
     def post(self, work: Work[object]) -> None:
         """Have the thread do `work`, now or after errors. From any thread; does not wait."""
@@ -114,7 +111,7 @@ class Writer(ABC):
         self._struck_out.append(message_id)
         if self._sleeps:  # read after the line above; the thread sets it, and then looks for message ids
             self._sleeps = False
-            self._queue.put(lambda _connection: None)
+            self._queue.put(nothing)
 
     def _give_up(self, write: Write) -> bool:
         """Return whether `write` was not done, and its caller no longer waits."""
@@ -129,7 +126,7 @@ class Writer(ABC):
             self._work_to_the_end()
         finally:
             self._disconnect()
-            self._at_end()
+            self._owner.close()
             self._wake(self._ends)
 
     def _work_to_the_end(self) -> None:
@@ -183,15 +180,17 @@ class Writer(ABC):
             self._owed.clear()
         except Exception as exc:
             error, results = exc, [None] * len(writes)
-            self._drop_broken()
+            connection = self._connection
+            if connection is not None and (connection.in_transaction or not connection.is_at(self._path)):
+                self._disconnect()  # it is stuck in a transaction, or has lost its files
             if writes and overwrite not in self._owed:
                 self._owed.append(overwrite)
-        given_up = self._finish(writes, results, error)
-        self._wake([each.done for each in writes])
+        given_up, again = self._finish(writes, results, error)
+        self._wake([each.done for each in writes if each not in again])
         if error is None:
-            self._owed += [undo for each in given_up if (undo := undo_of(each)) is not None]
+            self._owed += [each.undo for each in (*given_up, *again)]
             if self._owed:
-                self._commit([])
+                self._commit(again)
         del error  # its traceback has this frame: a cycle
 
     def _transact(self, writes: list[Write]) -> list[Any]:
@@ -202,22 +201,19 @@ class Writer(ABC):
             if self._connection is None:
                 self._connection = self._connect()
             results = transact(self._connection, partial(self._work, self._connection, writes))
-            if self._connection.file == id_of(self._path):
+            if self._connection.is_at(self._path):
                 return results
             report.journal_gone(self._path)
+            self._owed += [each.undo for each in writes]  # the file that is there now may have the work, too
             self._disconnect()
         raise JournalError(self._path, "another program deletes or replaces the file")
-
-    def _drop_broken(self) -> None:
-        """Close a connection that is stuck in a transaction. The next transaction opens another one."""
-        if self._connection is not None and self._connection.in_transaction:
-            self._disconnect()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+            self._owed.append(lambda _connection: self._owner.hold())  # perhaps the file of the lock was deleted, too
 
     def _work(self, connection: Connection, writes: list[Write]) -> list[Any]:
         for work in self._owed:
@@ -226,24 +222,32 @@ class Writer(ABC):
         not_written = self._write_rows(connection, rows) if rows else frozenset[str]()
         return [not_written if each.work is None else each.work(connection) for each in writes]
 
-    def _finish(self, writes: list[Write], results: list[Any], error: Exception | None) -> list[Write]:
-        """Note the end of the writes. Return the writes whose callers have given up."""
-        given_up: list[Write] = []
+    def _finish(
+        self, writes: list[Write], results: list[Any], error: Exception | None
+    ) -> tuple[list[Write], list[Write]]:
+        """Note the end of the writes.
+
+        :return: the writes whose callers have given up; and the writes to repeat, which had the key of such a write
+        """
+        again: list[Write] = []
         with self._lock:
+            given_up = [write for write in writes if write.is_given_up]
+            free = {(row.function, row.key) for write in given_up for row in write.rows}
             for write, result in zip(writes, results, strict=True):
                 if write.is_given_up:
-                    given_up.append(write)
+                    continue
+                if result and any((row.function, row.key) in free and row.message_id in result for row in write.rows):
+                    again.append(write)
                     continue
                 if error is not None:
                     write.error = self._as_journal_error(error)
                 write.result = result
                 write.is_done = True
-        return given_up
+        return given_up, again
 
     def _as_journal_error(self, error: Exception) -> JournalError:
         """Return an error for one caller: each needs its own, because each `raise` changes the traceback."""
-        reason = error.reason if isinstance(error, JournalError) else reason_of(error)
-        result = JournalError(self._path, reason)
+        result = JournalError(self._path, error.reason if isinstance(error, JournalError) else reason_of(error))
         result.__cause__ = error.__cause__ if isinstance(error, JournalError) else error
         return result
 
@@ -253,10 +257,8 @@ class Writer(ABC):
             self._seam.call_from_thread(partial(_set, events))
 
 
-def undo_of(write: Write) -> Work[object] | None:
-    if write.work is not None:
-        return write.undo
-    return partial(_statements.strike_out, message_ids=[row.message_id for row in write.rows])
+def nothing(_connection: Connection) -> None:
+    """Do nothing, as a part of a transaction."""
 
 
 def _set(events: list[Event]) -> None:

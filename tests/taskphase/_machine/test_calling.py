@@ -20,6 +20,8 @@ def sync(a: int, b: int = 0, *, c: int = 0) -> None: ...
 async def coro(a: int, b: int = 0, *, c: int = 0) -> None: ...
 def only_keyword(*, a: int) -> None: ...
 def many(*args: int, **kwargs: int) -> None: ...
+def optional(a: int = 0, /, **kwargs: int) -> None: ...
+def required(a: int, /, **kwargs: int) -> None: ...
 def generator() -> Iterator[int]:
     yield 1
 
@@ -296,7 +298,14 @@ def test_wrong_arguments_are_refused_g7(func: Any, args: tuple[Any, ...], kwargs
 
 @pytest.mark.parametrize(
     ("func", "args", "kwargs"),
-    [(sync, (), {"a": 1, "c": 2}), (only_keyword, (), {"a": 1}), (many, (1, 2), {"x": 1}), (sync, (1, 2), {})],
+    [
+        (sync, (), {"a": 1, "c": 2}),
+        (only_keyword, (), {"a": 1}),
+        (many, (1, 2), {"x": 1}),
+        (sync, (1, 2), {}),
+        (optional, (), {"a": 1}),
+        (required, (1,), {"a": 1}),
+    ],
 )
 def test_right_arguments_are_taken_in_every_form_g7(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert check_call(func, args, kwargs) is False
@@ -312,6 +321,11 @@ def test_a_default_value_that_cannot_be_shown_hides_no_refusal_g3_g7() -> None:
 
     with pytest.raises(TypeError, match=r"func\(\.\.\.\) cannot be called like this"):
         check_call(func, (), {})
+
+
+def test_a_keyword_is_no_value_of_a_positional_only_parameter_g7() -> None:
+    with pytest.raises(TypeError, match="missing a required"):
+        check_call(required, (), {"a": 1})
 
 
 def test_a_missing_keyword_is_refused_g7() -> None:

@@ -179,7 +179,7 @@ class Process:
         world.running = {each: process for each, process in world.running.items() if process is not self}
         if self.share is not None:
             self.share._thread.worker.unwind()
-            if self.share._owner is not None:
+            if self.share._owner._file is not None:
                 self.share._owner._file.close()
         self.scope.cancel()
 

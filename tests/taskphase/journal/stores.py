@@ -36,11 +36,12 @@ async def opened(path: Path, functions: Iterable[str] = (SEND, CHARGE), **option
 
 def die(found: Share) -> None:
     """Do what the kernel does at the death of the process: release the lock. The file of the lock stays."""
-    assert found._owner is not None
-    found._at_end = lambda: None
+    lock = found._owner._file
+    assert lock is not None
+    found._owner.close = lambda: None  # type: ignore[method-assign]
     found._queue.put(None)
     found._thread.join()
-    found._owner._file.close()  # last: the thread would make the lock again
+    lock.close()  # last: the thread would make the lock again
 
 
 def row(function: str = SEND, *args: Any, key: str | None = None, message_id: str | None = None) -> Row:

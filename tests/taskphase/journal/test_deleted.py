@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ def replace(path: Path) -> None:
     path.with_name("backup").rename(path)
 
 
-@pytest.mark.parametrize(("change", "kept"), [(delete, 0), (replace, 1)], ids=["deleted", "replaced"])
+def delete_wal(path: Path) -> None:
+    Path(f"{path}-wal").unlink()
+
+
+@pytest.mark.parametrize(("change", "kept"), [(delete, 0), (replace, 1), (delete_wal, 1)])
 async def test_later_tasks_are_on_the_disk_if_the_file_was_deleted_or_replaced_g22(
     tmp_path: Path, change: Callable[[Path], None], kept: int, logged: Callable[[], list[tuple[str, str]]]
 ) -> None:
@@ -46,6 +51,20 @@ async def test_later_tasks_are_on_the_disk_if_the_file_was_deleted_or_replaced_g
         mine.strike_out(second.message_id)
     assert look(path, "message_id") == ids([*[first][:kept], third])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tasks.db"]
+
+
+async def test_hosts_whose_wal_was_deleted_keep_what_they_have_confirmed_and_no_more_g22(tmp_path: Path) -> None:
+    async with opened(path := tmp_path / "tasks.db") as first, opened(path) as second:
+        kept: list[str] = []
+        for number in range(6):
+            for mine in first, second:
+                with suppress(JournalError):
+                    await mine.write([each := row()])
+                    kept.append(each.message_id)
+            if number == 1:
+                delete_wal(path)
+        assert len(kept) >= 10
+    assert look(path, "message_id") == kept
 
 
 async def test_a_host_without_new_tasks_makes_deleted_files_again_g22(tmp_path: Path) -> None:

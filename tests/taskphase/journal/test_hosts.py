@@ -484,7 +484,7 @@ async def test_a_journal_of_another_class_is_refused_g22() -> None:
 
 async def test_two_hosts_of_one_loop_are_two_owners_g13_g22(program: Program) -> None:
     async with program.host() as one, program.host() as two:
-        assert keeper_of(one).share._id != keeper_of(two).share._id
+        assert keeper_of(one).share._owner.id != keeper_of(two).share._owner.id
         tasks = [one.schedule(program.hold), two.schedule(program.hold)]
         for task in tasks:
             await task.started.wait()

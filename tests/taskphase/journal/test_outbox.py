@@ -81,8 +81,11 @@ async def test_a_route_waits_until_its_immediate_hand_over_is_recorded_g21_g22(p
     async def end_route() -> None:
         async with host.scope() as tasks, tasks.route():
             tasks.schedule(program.send, 1)
+            await reached(disk)  # else the end of the route would write the task
+            leaves.set()
         ended.append(list(program.rows().values()))
 
+    leaves = anyio.Event()
     ended: list[object] = []
     later = Later(program.send)
     later.is_down = True
@@ -90,7 +93,7 @@ async def test_a_route_waits_until_its_immediate_hand_over_is_recorded_g21_g22(p
         disk = disk_of(host)
         disk.hangs = "COMMIT"
         tg.start_soon(end_route)
-        await reached(disk)
+        await leaves.wait()
         await anyio.wait_all_tasks_blocked()
         assert ended == []
         disk.go_on.set()

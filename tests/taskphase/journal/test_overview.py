@@ -75,6 +75,7 @@ async def test_an_entry_tells_if_its_host_lives_has_died_or_is_to_come_g22(tmp_p
 def test_a_look_for_an_owner_takes_no_lock_away_and_no_file_g22(tmp_path: Path) -> None:
     journal = tmp_path / "tasks.db"
     owner = Owner(journal, ["app.send"])
+    owner.hold()
     assert lives(journal, owner.id)
     assert lives(journal, owner.id)
     owner._file.close()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from tests.taskphase.journal.stores import ALL, opened, row
 
-from taskphase import Journal
+from taskphase import Journal, JournalError
+from taskphase.journal._file import ask, read
 from taskphase.journal._share import Share
 
 PROGRAM = """
@@ -133,6 +134,31 @@ async def test_no_use_of_the_file_drops_the_locks_of_an_open_host_g22(
         assert Path(f"{path}-wal").exists()
         await mine.write([row()])
         assert others_see(path) == 4
+
+
+def uses_of_a_child(path: Path) -> bytes:
+    """Return what becomes of two uses of the file in a child of `fork()`."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        for use in (lambda: ask(path, "normal", 5, id), lambda: read(path, 5, id)):
+            try:
+                use()
+            except JournalError as exc:
+                os.write(writing, b"spawn " if "use the start method 'spawn'" in exc.reason else b"error ")
+            else:
+                os.write(writing, b"done ")
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(reading, 100)
+
+
+async def test_a_child_of_fork_is_refused_a_file_that_its_parent_has_open_g22(tmp_path: Path) -> None:
+    """SQLite believes there that it has the locks of its parent: the parent would delete the WAL of the child."""
+    path = tmp_path / "tasks.db"
+    async with opened(path):
+        assert uses_of_a_child(path) == b"spawn spawn "
+    assert uses_of_a_child(path) == b"done done "
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

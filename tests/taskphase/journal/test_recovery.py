@@ -239,8 +239,8 @@ async def test_a_recovered_task_is_in_the_trace_of_its_request_g22(program: Prog
 
 
 @pytest.mark.usefixtures("no_grace")
-async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g22(
-    program: Program, logged: Callable[[], list[tuple[str, str]]]
+async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g4_g22(
+    program: Program, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def old(a: int, b: int) -> None:
         assert (a, b) == (1, 2)
@@ -252,15 +252,26 @@ async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g
         await program.release.wait()
 
     async with TaskHost(journal=Journal(program.path, [old, gone], names={old: "old"})) as host:
-        tasks = [host.schedule(old, 1, 2), host.schedule(gone)]
+        tasks = [host.schedule(old, 1, 2), host.task(name="mine").schedule(gone)]
         for task in tasks:
             await task.started.wait()
     journal = Journal(program.path, [new], names={new: "old"})
     async with TaskHost(journal=journal):
         await program.has({str(task.message_id): "failed" for task in tasks})
-    errors = [text for level, text in logged() if level == "ERROR"]
-    assert len(errors) == 2
-    assert all(f"(message {task.message_id})" in "".join(errors) for task in tasks)
+    errors = {vars(record)["task_message_id"]: record for record in caplog.records if record.levelname == "ERROR"}
+    assert errors.keys() == {task.message_id for task in tasks}
+    assert all(f"(message {message_id})" in record.getMessage() for message_id, record in errors.items())
+    found = {name: value for name, value in vars(errors[tasks[1].message_id]).items() if name.startswith("task_")}
+    assert found == {
+        "task_id": None,
+        "task_function": tasks[1].function,
+        "task_name": "mine",
+        "task_phase": "immediate",
+        "task_attempt": 0,
+        "task_status": "failed",
+        "task_message_id": tasks[1].message_id,
+        "task_recovered": True,
+    }
     reasons = {entry.function: entry.error for entry in await journal.failed()}
     assert reasons.pop("old") == "it cannot be called any more: TypeError"
     assert list(reasons.values()) == ["the journal of this app has no function with this name"]

@@ -196,7 +196,7 @@ class TestFunctions:
             times = [0.0]
             old._doubts = Doubts(lambda: times[-1])
             await old.take(ALL)
-            old.post(lambda connection: release(connection, old._id))
+            old.post(lambda connection: release(connection, old._owner.id))
             times.append(60)
             assert len((await old.take(3)).tasks) == 3  # without a look at the other one
             assert len((await old.take(3)).given_up) == 1
@@ -232,7 +232,6 @@ async def test_journals_whose_names_begin_alike_have_their_own_owners_g22(tmp_pa
         async with opened(tmp_path / "tasks.db", [SEND]) as other:
             taken = await other.take(ALL)
             assert (len(taken.tasks), len(taken.given_up)) == (0, 1)
-            assert other._owner is not None
             assert other._owner.others() == {}
         new = tmp_path / f"tasks.db.old.{'0' * 32}.alive.new"
         new.touch()

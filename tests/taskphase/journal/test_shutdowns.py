@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
-from tests.backends import TRIO, until
-from tests.taskphase.journal.hosts import Program, disk_of, keeper_of
+from tests.backends import TRIO, native_cancel_only, until
+from tests.taskphase.journal.hosts import Program, disk_of, keeper_of, killed
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
-from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TaskStatus, retry
+from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TasksClosedError, TaskStatus, retry
+from taskphase.journal._share import Share
 
 S = TaskStatus
 
@@ -235,3 +238,51 @@ class TestFailuresOnTheWay:
             task = host.task(on_error=handle).schedule(program.fail)
             await handling.wait()
         assert (task.status, program.rows()) == (S.FAILED, {str(task.message_id): "failed"})
+
+
+@native_cancel_only
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # anyio wraps each coroutine
+@pytest.mark.parametrize("name", ["taskphase.journal", ".write", ".recover", ".watch"])
+async def test_a_journal_outlives_a_cancellation_before_its_first_steps_g2_g22(program: Program, name: str) -> None:
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        loop.call_soon(cancel_once)  # before the first step
+        natives.append(native := asyncio.Task(coro, loop=loop, **options))
+        return native
+
+    def cancel_once() -> None:
+        native = natives.pop(0)
+        if native.get_name().endswith(name) and not cancelled:
+            cancelled.append(native)
+            native.cancel()
+
+    natives: list[asyncio.Task[Any]] = []
+    cancelled: list[asyncio.Task[Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(make)  # type: ignore[arg-type]
+    try:
+        async with program.host() as host:
+            loop.set_task_factory(None)
+            await host.schedule(program.send)
+            await killed(program)
+            await program.has({})
+    finally:
+        loop.set_task_factory(None)
+    assert len(cancelled) == 1
+    cancelled.clear()
+    gc.collect()
+
+
+async def test_a_journal_with_an_unexpected_error_closes_its_host_with_this_error_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise tasks would wait for ever for their writes."""
+
+    async def take(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Share, "take", take)
+    with pytest.raises(ZeroDivisionError):
+        async with program.host() as host:
+            await until(lambda: host._closed.is_set())
+            with pytest.raises(TasksClosedError):
+                host.schedule(program.send)

@@ -84,6 +84,36 @@ async def test_writes_that_gather_while_the_disk_works_share_a_statement_g22(tmp
     await mine.close()
 
 
+async def test_a_write_that_is_given_up_keeps_its_key_from_no_other_write_g22_g24(tmp_path: Path) -> None:
+    async def give_up() -> None:
+        with given_up:
+            await mine.write([first])
+
+    async def write() -> None:
+        assert await mine.write([other, second]) == frozenset()
+
+    path, disk, given_up = tmp_path / "tasks.db", Disk(), anyio.CancelScope()
+    mine = share(path)
+    wrap(mine, disk)
+    await mine.open()
+    first, second, other = row(key="a"), row(key="a"), row()
+    disk.hangs = "COMMIT"
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(mine.write, [row()])
+        await reached(disk)
+        for each in give_up, write:
+            tg.start_soon(each)
+            await turns()
+        go_on, disk.go_on, disk.reached, disk.hangs = disk.go_on, threading.Event(), threading.Event(), "COMMIT"
+        go_on.set()
+        await reached(disk)
+        given_up.cancel()
+        await turns()
+        disk.go_on.set()
+    assert look(path, "message_id")[1:] == ids([other, second])
+    await mine.close()
+
+
 async def test_many_callers_get_each_the_answer_to_its_own_work_g22(tmp_path: Path) -> None:
     def answer(number: int, step: int, _connection: sqlite3.Connection) -> tuple[int, int]:
         return number, step
@@ -400,7 +430,10 @@ class TestGivenUp:
         await second.write([])
         async with opened(path) as third:
             assert [each.message_id for each in (await third.take(ALL)).tasks] == [only.message_id]
-            assert look(path, "message_id, owner") == [(only.message_id, third._id), (runs.message_id, second._id)]
+            assert look(path, "message_id, owner") == [
+                (only.message_id, third._owner.id),
+                (runs.message_id, second._owner.id),
+            ]
         await second.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+from ..._machine.bound import bind
 from ..._machine.calling import signature_of
 from ..._task import Task
 
@@ -33,6 +34,6 @@ def _written_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     signature = signature_of(func)
     if signature is None:
         return args, dict(kwargs)  # some built-ins, and most proxies, do not reveal their parameters
-    bound = signature.bind(*args, **kwargs)
+    bound = bind(signature, args, kwargs)
     bound.apply_defaults()
     return bound.arguments
