@@ -266,7 +266,7 @@ class Recorder:
     def _policy(self, policy: Policy, number: int) -> Callable[..., float | None]:
         def ask(task: Task[Any], exc: Exception) -> float | None:
             self.note("asked", number, (self.number_of(task), exc))
-            return policy.after if task.attempt <= policy.retries else None
+            return policy.after + self.jitter(number, 95, task.attempt) if task.attempt <= policy.retries else None
 
         return ask
 

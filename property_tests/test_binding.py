@@ -54,7 +54,7 @@ def run(described: Described, backend: Any, seed: int, *, quiet: bool = False) -
     """Serve the app, request each of its routes, and shut down; return the journal."""
     journal = Journal(described, quiet)
     policy = Fifo() if seed == 0 or backend == "asyncio" else RandomWalk(seed)
-    Installation._has_warned = False  # as in a new process
+    Installation.has_warned = False  # as in a new process
     app = Builder(described, journal).app()
     with journal.logs(), _lifespan_elsewhere(app) if described.mode == "elsewhere" else nullcontext():
         simulate(lambda: _serve(app, journal), backend=backend, policy=policy, turns=backend == "trio").result()

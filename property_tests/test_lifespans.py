@@ -181,7 +181,7 @@ class Run:
 def test_each_request_finds_the_host_of_its_loop_and_its_lifespan_g2_g13(
     loops: list[Loop], program: list[Step], hold: bool
 ) -> None:
-    Installation._has_warned = True  # other tests check this warning
+    Installation.has_warned = True  # other tests check this warning
     run = Run(loops, hold=hold)
     try:
         for step in program:

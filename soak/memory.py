@@ -14,6 +14,7 @@ from typing import Any
 
 import fastapi_tasks
 import taskphase
+from taskphase._machine.parcel import Parcel
 
 PACKAGES = tuple(f"{Path(package.__file__).parent}/" for package in (taskphase, fastapi_tasks))
 NAMES = ("taskphase", "fastapi_tasks")
@@ -64,7 +65,8 @@ def _library(objects: list[object]) -> Iterator[str]:
     for thing in objects:
         kind = type(thing)
         if str(kind.__module__).partition(".")[0] in NAMES:  # some classes have a descriptor as `__module__`
-            yield kind.__qualname__
+            if kind is not Parcel or not thing.is_shared:  # one for each function stays
+                yield kind.__qualname__
         elif kind in CODE:
             code: CodeType = getattr(thing, CODE[kind])
             if code.co_filename.startswith(PACKAGES):

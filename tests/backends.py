@@ -17,8 +17,8 @@ ASYNCIO = [
 ]
 TRIO = [pytest.param(("trio", {}), id="trio")]
 
-# Backends whose time a test can move. anyio 4.9 does not pass options on to trio.
-MOVABLE = ["asyncio"] if version("anyio").startswith("4.9.") else ["asyncio", "trio"]
+# Backends whose time a test can move. anyio passes options on to trio from 4.14 on.
+MOVABLE = ["asyncio"] if int(version("anyio").split(".")[1]) < 14 else ["asyncio", "trio"]
 
 # For cancellations without a scope, which trio does not have.
 native_cancel_only = pytest.mark.parametrize("anyio_backend", ASYNCIO, indirect=True)

@@ -123,6 +123,16 @@ class Telling:
         raise ValueError("hunter2")
 
 
+class Mute:
+    """Refuses to be pickled, by an exception that has no text."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(self)
+
+    def __str__(self) -> NoReturn:
+        raise LookupError
+
+
 class OnlyHere:
     """Can be pickled, but not loaded."""
 
@@ -157,6 +167,13 @@ class HoldsLock(Exception):
         super().__init__(threading.Lock())
 
 
+class Interrupts(Exception):
+    """Is loaded as an exception that would end the program."""
+
+    def __reduce__(self) -> Any:
+        return KeyboardInterrupt, ()
+
+
 def make(what: str) -> object:
     async def coroutine() -> None: ...
 
@@ -165,12 +182,13 @@ def make(what: str) -> object:
         "coroutine": coroutine,
         "local class": lambda: type("Local", (), {})(),
         "only there": OnlyHere,
+        "mute": Mute,
     }
     return makers[what]()
 
 
 def raise_it(what: str) -> NoReturn:
-    raise NeedsTwo(1, 2) if what == "needs two" else HoldsLock
+    raise {"needs two": NeedsTwo(1, 2), "holds a lock": HoldsLock(), "interrupts": Interrupts()}[what]
 
 
 class Waits:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import Token
 from typing import Any
 
 from ._drive.current import BODY
 from ._drive.job import JOB
-from ._drive.runner import Runner
 from ._drive.watching import watch
 from ._observer import TaskObserver, check_observers
 from ._scope import Scope
+from ._statistics import Inspected
 
 
-class Bound(ABC):
-    """Methods of a host, for bindings.
+class Bound(Inspected):
+    """Members of a host, for bindings.
 
-    :ivar _takes_over: True if the opening of the host begins the recovery of tasks
-    :ivar _tells_drain: True if observers are told of the drain
+    :ivar takes_over: True if the opening of the host calls `take_over()`. May be set to False before
+    :ivar tells_drain: True if observers are told of the drain; False for hosts of single requests, which drain often
     """
 
-    _takes_over: bool = True
-    _tells_drain: bool = True
-
-    @property
-    @abstractmethod
-    def _runner(self) -> Runner: ...
+    takes_over: bool = True
+    tells_drain: bool = True
 
     def add_observer(self, observer: TaskObserver) -> None:
         """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`. The
@@ -57,19 +52,8 @@ class Bound(ABC):
         """
         return self._runner.seam.runs_here()
 
-    def hide_drain(self) -> None:
-        """Have no observer told of the drain: requests with hosts of their own drain often. For bindings: call this
-        first.
-        """
-        self._tells_drain = False
-
-    def take_over_later(self) -> None:
-        """Have `take_over()` begin the recovery, not the opening of the host. For bindings: call this first."""
-        self._takes_over = False
-
     def take_over(self) -> None:
-        """Recover tasks from the journal, if there is one, from now on until the drain begins. The opening of the host
-        does that, without `take_over_later()`.
+        """Recover tasks from the journal, if there is one, from now on until the drain begins.
 
         :raises TasksClosedError: if the host is not open yet
         """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from kombu import pools
@@ -27,27 +28,16 @@ _ProducerPool: Any = pools.ProducerPool  # has no types
 class Message:
     """A call that is to be published.
 
-    :ivar is_busy: True while a thread publishes it
+    :ivar arguments: the positional arguments and the keyword arguments
+    :ivar lock: held by the thread that publishes it
     :ivar is_published: True if the broker has it
     """
 
     task: Any
-    args: list[Any]
-    kwargs: dict[str, Any]
+    arguments: tuple[list[Any], dict[str, Any]]
     options: Mapping[str, Any]
-    is_busy: bool = False
+    lock: Lock = field(default_factory=Lock)
     is_published: bool = False
-
-    def publish(self, producer: Any, *args: Any, **options: Any) -> Any:
-        """Publish. What receivers of Celery's signals do after that must not publish the message again."""
-        kind: Any = producer.__class__
-        result = kind.publish(producer, *args, **options)
-        self.is_published = True
-        return result
-
-    def rest(self) -> None:
-        """Note that no thread publishes the message."""
-        self.is_busy = False
 
 
 class Client:
@@ -61,31 +51,34 @@ class Client:
         self._pool = _ProducerPool(connection.Pool(THREADS), THREADS, Producer=app.amqp.Producer)
 
     def send(self, message: Message, headers: Mapping[str, str]) -> None:
-        """Publish, in a thread."""
+        """Publish, in a thread, if no earlier attempt has published.
+
+        :raises TimeoutError: if another thread still publishes the message
+        """
+        if not message.lock.acquire(blocking=False):
+            raise TimeoutError("an earlier attempt has not ended")
         try:
+            if message.is_published:
+                return
             options: dict[str, Any] = dict(message.options)
             # Celery would subscribe to the result, on a connection whose timeouts are not checked. No code here waits
             # for the result. The header tells the worker to store it.
             more = {"ignore_result": options.pop("ignore_result"), **headers, **options.pop("headers", {})}
             # A copy: receivers of signals may change the arguments, and the next attempt needs the first ones.
-            args, kwargs = deepcopy((message.args, message.kwargs))
-            with self._pool.acquire(block=True) as producer:
-                producer.publish = partial(message.publish, producer)
-                try:
-                    message.task.apply_async(
-                        args,
-                        kwargs,
-                        producer=producer,
-                        retry=False,
-                        headers=more,
-                        ignore_result=True,
-                        add_to_parent=False,
-                        **options,
-                    )
-                finally:
-                    del producer.publish
+            args, kwargs = deepcopy(message.arguments)
+            with self._pool.acquire(block=True) as producer, _noting(message, producer):
+                message.task.apply_async(
+                    args,
+                    kwargs,
+                    producer=producer,
+                    retry=False,
+                    headers=more,
+                    ignore_result=True,
+                    add_to_parent=False,
+                    **options,
+                )
         finally:
-            message.rest()
+            message.lock.release()
 
     def close(self) -> None:
         """Close the connections, in a thread."""
@@ -93,11 +86,33 @@ class Client:
         self._pool.connections.force_close_all()
 
 
-def connection_of(app: Any) -> Any:
-    """Return a connection, not yet connected, which tries each of its hosts once, with bounded waits.
+@contextmanager
+def _noting(message: Message, producer: Any) -> Generator[None]:
+    """Have `producer` note that the broker has the message. What receivers of Celery's signals do after that must not
+    publish the message again.
+    """
+    publish = producer.publish
+
+    def publish_and_note(*args: Any, **options: Any) -> Any:
+        result = publish(*args, **options)
+        message.is_published = True
+        return result
+
+    producer.publish = publish_and_note
+    try:
+        yield
+    finally:
+        del producer.publish
+
+
+def connection_of(app: Any) -> tuple[Any, float | None]:
+    """Return a connection, not yet connected, which tries each of its hosts once, with bounded waits; and the most
+    seconds that publishing waits for sockets, or None if that is not known.
 
     The bounds are not for the connections of workers. A worker whose acknowledgement gets no answer in time keeps the
     place of its message for ever, and takes no further messages when no place is left (Celery 5.7).
+
+    :raises ValueError: if publishing may wait for ever, or Celery would not wait for the broker's answer
     """
     if app.conf.task_always_eager:
         raise ValueError(
@@ -105,19 +120,13 @@ def connection_of(app: Any) -> Any:
             "False, or give the host queues=[] to run tasks here"
         )
     of_app = app.connection_for_write()
-    once = {"max_retries": (len(of_app.alt) or 1) - 1}
-    bounds = _BOUNDS.get(of_app.transport.driver_type, {})
-    return app.connection_for_write(transport_options={**bounds, **of_app.transport_options, **once})
+    hosts, driver = len(of_app.alt) or 1, of_app.transport.driver_type
+    options: dict[str, Any] = {**_BOUNDS.get(driver, {}), **of_app.transport_options, "max_retries": hosts - 1}
+    _check_bounds(driver, options)
+    return app.connection_for_write(transport_options=options), _longest_attempt(app, driver, options, hosts)
 
 
-def longest_attempt(app: Any, connection: Any) -> float | None:
-    """Return the most seconds that publishing waits for sockets; None if that is not known.
-
-    :raises ValueError: if publishing may wait for ever, or Celery would not wait for the broker's answer
-    """
-    options: Mapping[str, Any] = connection.transport_options
-    hosts = len(connection.alt) or 1
-    driver = connection.transport.driver_type
+def _check_bounds(driver: str, options: Mapping[str, Any]) -> None:
     off = {key: options[key] for key in _BOUNDS.get(driver, ()) if not options[key]}
     if off:
         why = (
@@ -129,6 +138,9 @@ def longest_attempt(app: Any, connection: Any) -> float | None:
             f"with {off} in broker_transport_options of the Celery app {why}: leave them out, and CeleryQueue sets its "
             "own"
         )
+
+
+def _longest_attempt(app: Any, driver: str, options: Mapping[str, Any], hosts: int) -> float | None:
     match driver:
         case "redis":
             return float((options["socket_connect_timeout"] + options["socket_timeout"]) * hosts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from itertools import count
 from queue import SimpleQueue
 from threading import Thread
 
@@ -27,20 +26,19 @@ class Daemons:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
 
-    async def call(self, func: Callable[[], None], never: Callable[[], None] = lambda: None) -> None:
+    async def call(self, func: Callable[[], None]) -> None:
         """Call `func` in a thread, in a copy of the current context. If this call is cancelled, a thread that has begun
-        goes on.
+        goes on; if it is cancelled before that, no thread calls `func`.
 
-        :param never: called instead if this call is cancelled before a thread begins, or there can be no thread
         :raises BaseException: the exception of `func`
         """
-        draw = count()  # the first of the two to call `next(draw)`, which is atomic, decides if the thread begins
+        is_wanted = True
         context = copy_context()
         ended = Event()
         errors: list[BaseException] = []
 
         def work() -> None:
-            if next(draw):
+            if not is_wanted:
                 return
             try:
                 context.run(func)
@@ -54,10 +52,8 @@ class Daemons:
             self._begin_thread()
             self._calls.put(work)
             await ended.wait()
-        except BaseException:
-            if not next(draw):
-                never()
-            raise
+        finally:
+            is_wanted = False
         if errors:
             try:
                 raise errors.pop()

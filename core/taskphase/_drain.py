@@ -46,13 +46,18 @@ class DrainReport:
 class Drain:
     """Closes one host.
 
-    :param patience: the most seconds of each stage
     :param group: `host.tg`
+    :param drain_timeout: the most seconds of the stage GRACE
+    :param shield_timeout: the most seconds of the stage SHIELDED
     """
 
-    def __init__(self, runner: Runner, patience: Mapping[DrainStage, float], group: RawGroup) -> None:
+    def __init__(self, runner: Runner, group: RawGroup, drain_timeout: float, shield_timeout: float) -> None:
         self._runner = runner
-        self._patience = patience
+        self._patience = {
+            DrainStage.GRACE: drain_timeout,
+            DrainStage.SHIELDED: shield_timeout,
+            DrainStage.FORCED: math.inf,
+        }
         self._group = group
         self._changed = Event()
         self._swept: dict[Job, None] = {}
@@ -149,9 +154,8 @@ class Drain:
     def _note_paused(self, job: Job) -> None:
         """Cancel a job without a shield whose pause ends only after stage 1."""
         end = self._runner.gates.pauses.ends.get(job)
-        if end is None or _is_spared(job):
-            return
-        if end > self._ends or self._runner.stage is not DrainStage.GRACE:
+        is_late = end is not None and (end > self._ends or self._runner.stage is not DrainStage.GRACE)
+        if is_late and not _is_spared(job):
             self._cancel([job])
 
     def _note_admitted(self, job: Job) -> None:
@@ -194,12 +198,6 @@ def _is_spared(job: Job) -> bool:
 
 def _named(jobs: Iterable[Job]) -> Mapping[str, int]:
     return MappingProxyType(Counter(job.name for job in jobs))
-
-
-def patience(drain_timeout: float, shield_timeout: float | None) -> Mapping[DrainStage, float]:
-    """Return the most seconds of each stage."""
-    shielded = math.inf if shield_timeout is None else shield_timeout
-    return {DrainStage.GRACE: drain_timeout, DrainStage.SHIELDED: shielded, DrainStage.FORCED: math.inf}
 
 
 def _completed(runner: Runner) -> int:

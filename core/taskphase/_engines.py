@@ -6,21 +6,21 @@ import errno
 import socket
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ._handed import running
 from ._machine.calling import check_call, name_of, shown, signature_of, type_name
 from ._queue import Call, Queue
 from .errors import TasksUnportableError
 
 # Marks a message of ours, and names its queue.
-MARK = "taskphase-queue"
+_MARK = "taskphase-queue"
 # Before the names of `Queue.carry`: a variable named "timeout" must not become a setting of the engine.
 _CARRIED = "taskphase-carry-"
 
-# A copy of such an argument would be the argument itself.
-IMMUTABLE = frozenset({str, int, float, bool, type(None)})
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 
 # A connection with one of these errors never was established.
 _NEVER_CONNECTED = frozenset(
@@ -36,9 +36,13 @@ class EngineQueue(Queue):
     """A queue for an engine. Functions that are decorated for the engine need not be listed, and keep their names.
 
     :ivar _errors_are_sure: False if the client of the engine tries again by itself: an earlier try may have published
+    :ivar _decorated: the attribute of an object of the engine that has the decorated function
+    :ivar _tasks: what `_register()` has returned for the listed functions, by their ids
     """
 
     _errors_are_sure: bool
+    _decorated: str
+    _tasks: Mapping[int, Any]
 
     def check_function(self, func: Callable[..., Any]) -> None:
         """Refuse a function of the list that a worker could not import by its name."""
@@ -49,29 +53,82 @@ class EngineQueue(Queue):
         """Return whether `func` is listed, or decorated for the engine."""
         return super().takes(func) or self._own(func) is not None
 
+    def prepare(self, call: Call, /) -> Any:
+        """Return the message, with a copy of the arguments."""
+        func, task = call.func, self._own(call.func)
+        if task is None:
+            task = self._tasks[id(func)]
+        else:
+            func = getattr(task, self._decorated)
+            _check_arguments(call, func)
+        try:
+            return self._message(call, task, call.args, call.kwargs)
+        except Exception:
+            self._check_each_argument(call, func, task)
+            raise
+
     def refused(self, error: Exception, /) -> bool:
         """Return whether no connection was established, or the broker has answered with an error."""
         return self._errors_are_sure and (_never_connected(error) or _is_answer(error))
+
+    def _outward(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of `publish()` as they go to the worker."""
+        return {
+            _MARK: self.name,
+            **{_CARRIED + key if key in self.carry else key: text for key, text in headers.items()},
+        }
+
+    def _register_functions(self) -> None:
+        """Register the functions of the list that are not decorated for the engine."""
+        self._tasks = {id(func): self._register(func) for func in self.functions if self._own(func) is None}
+
+    def _check_each_argument(self, call: Call, func: Callable[..., Any], task: Any) -> None:
+        """Refuse an argument that the engine cannot encode. The error names the argument and its class."""
+        for name, value in _named_arguments(call, func):
+            try:
+                self._message(call, task, (value,), {})
+            except Exception as exc:
+                raise TasksUnportableError(
+                    f"{shown(call.function)} cannot be handed over to {self.name!r}: its workers cannot get the "
+                    f"argument {name}, an object of the class {shown(type_name(value))}, or something in it "
+                    f"({type_name(exc)})"
+                ) from None
 
     @abstractmethod
     def _own(self, func: Any) -> Any:
         """Return the engine's object for `func`, if `func` is decorated for the engine; otherwise None."""
 
+    @abstractmethod
+    def _register(self, func: Callable[..., Any]) -> Any:
+        """Register a function of the list with the engine, and return the engine's object."""
+
+    @abstractmethod
+    def _message(self, call: Call, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return the message of `call`, but with these arguments: copies that the engine has encoded and decoded.
+
+        :param task: the engine's object for the function
+        :raises Exception: if the engine cannot encode the arguments
+        """
+
+
+def has_sent(queue: Queue, headers: Mapping[str, Any]) -> bool:
+    """Return whether a message with these headers is from `queue`."""
+    return headers.get(_MARK) == queue.name
+
+
+def enter(
+    queue: Queue, function: str, message_id: str, headers: Mapping[str, Any], attempt: int
+) -> AbstractContextManager[object]:
+    """Enter the context of a task, in a worker. Return the context: see `leave()`."""
+    inward = {key.removeprefix(_CARRIED): value for key, value in headers.items()}
+    context = running(queue, function, message_id, inward, attempt=attempt)
+    context.__enter__()
+    return context
+
 
 def leave(context: AbstractContextManager[object], error: BaseException | None) -> None:
     """Leave the context of a task in a worker: the function has raised `error`, or has returned."""
     context.__exit__(None if error is None else type(error), error, None if error is None else error.__traceback__)
-
-
-def outward(queue: Queue, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers as they go to the worker."""
-    carried = queue.carry
-    return {MARK: queue.name, **{_CARRIED + key if key in carried else key: text for key, text in headers.items()}}
-
-
-def inward(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that `outward()` has got."""
-    return {key.removeprefix(_CARRIED): value for key, value in headers.items()}
 
 
 def _never_connected(error: BaseException) -> bool:
@@ -101,7 +158,12 @@ def _reasons(error: BaseException, *, with_context: bool) -> Iterator[BaseExcept
         reason = reason.__cause__ or (reason.__context__ if with_context else None)
 
 
-def check_arguments(call: Call, func: Callable[..., Any]) -> None:
+def are_immutable(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a copy of each argument would be the argument itself."""
+    return all(type(value) in _IMMUTABLE for value in (*args, *kwargs.values()))
+
+
+def _check_arguments(call: Call, func: Callable[..., Any]) -> None:
     """Refuse arguments that `func`, the function of a decorated object, does not accept.
 
     :raises TasksUnportableError: for such arguments
@@ -114,29 +176,9 @@ def check_arguments(call: Call, func: Callable[..., Any]) -> None:
         raise TasksUnportableError(text) from None
 
 
-def refuse_argument(
-    call: Call, func: Callable[..., Any], queue: Queue, error: Exception, fits: Callable[[Any], bool]
-) -> TasksUnportableError:
-    """Return the error for a call that the engine cannot encode. It names the argument and its class.
-
-    :param fits: returns whether the engine can encode one argument
-    """
-    text = f"{shown(call.function)} cannot be handed over to {queue.name!r}"
-    for name, value in _named_arguments(call, func):
-        if not fits(value):
-            return TasksUnportableError(
-                f"{text}: its workers cannot get the argument {name}, an object of the class "
-                f"{shown(type_name(value))}, or something in it ({type_name(error)})"
-            )
-    return TasksUnportableError(f"{text}: its arguments cannot be encoded ({type_name(error)})")
-
-
 def _named_arguments(call: Call, func: Callable[..., Any]) -> list[tuple[str, Any]]:
     signature = signature_of(func)
-    parameters = () if signature is None else tuple(signature.parameters.values())
-    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    found = [
-        (repr(names[index]) if index < len(names) else f"number {index + 1}", value)
-        for index, value in enumerate(call.args)
-    ]
-    return found + [(repr(name), value) for name, value in call.kwargs.items()]
+    parameters = () if signature is None else signature.parameters.values()
+    names = [repr(each.name) for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    names += [f"number {number}" for number in range(len(names) + 1, len(call.args) + 1)]
+    return [*zip(names, call.args, strict=False), *((repr(name), value) for name, value in call.kwargs.items())]

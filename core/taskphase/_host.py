@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from datetime import timedelta
@@ -13,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from ._bound import Bound
 from ._definition import Schedules, TaskDefinition
-from ._drain import Drain, DrainReport, patience
+from ._drain import Drain, DrainReport
 from ._drive.cancelling import is_cancelled_around
 from ._drive.enclosing import is_forced_early
 from ._drive.job import JOB
@@ -33,12 +34,12 @@ from ._machine.limit import check_count
 from ._observer import TaskObserver, check_observers
 from ._queue import Queue, check_queues
 from ._scope import Scope
-from ._statistics import Closing, Inspected
+from ._statistics import Closing
 from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
 
-class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
+class TaskHost(Schedules[TaskDefinition], Bound):
     """Owns tasks, and outlives them. An async context manager; enter it once.
 
     A failing task changes neither the body nor another task. The end of the body, or its cancellation, drains the host:
@@ -81,9 +82,9 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
         check_count("max_running", max_running, least=1, optional=True)
         check_count("max_pending", max_pending, least=0, optional=True)
         check_count("max_threads", max_threads, least=1)
-        drain_timeout = check_seconds("drain_timeout", drain_timeout)
-        if shield_timeout is not None:
-            shield_timeout = check_seconds("shield_timeout", shield_timeout)
+        self._drain_timeout = check_seconds("drain_timeout", drain_timeout)
+        shield_timeout = math.inf if shield_timeout is None else shield_timeout
+        self._shield_timeout = check_seconds("shield_timeout", shield_timeout)
         self._observers = check_observers(observers)
         self._config = UNSET if config is None else config.shared()
         self._queues = check_queues(queues)
@@ -91,7 +92,6 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
             raise TypeError(f"journal must be a Journal, not {journal!r}: write journal=Journal(file, functions)")
         self._journal = journal
         self._limits: Any = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
-        self._patience = patience(drain_timeout, shield_timeout)
         self._report = DrainReport(0, 0, {}, {})
         self._maybe_runner: Runner | None = None
         self._open_runner: Runner | None = None  # the same object, as soon as tasks can start
@@ -116,7 +116,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
             await runner.keeper.open()
         self._maybe_runner = runner
         self._group = RawGroup(seam, lambda: self._drain.wake())  # noqa: PLW0108 - the drain is made with the group
-        self._drain = Drain(runner, self._patience, self._group)
+        self._drain = Drain(runner, self._group, self._drain_timeout, self._shield_timeout)
         # The supervisor, a native task of its own, runs the tasks: a cancellation of the body does not reach them. On
         # asyncio the body may be left in another native task than it was entered in, as fixtures are.
         self._entered_in = seam.running()
@@ -128,7 +128,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
             await self._leave()
             raise
         self._token = self.set_current()
-        if self._takes_over:
+        if self.takes_over:
             self.take_over()
         return self
 
@@ -266,7 +266,7 @@ class TaskHost(Schedules[TaskDefinition], Inspected, Bound):
                         self._report = await self._drain.run()
                         if runner.outlets is not None:
                             await runner.outlets.close()
-                        if runner.watching is not None and self._tells_drain:
+                        if runner.watching is not None and self.tells_drain:
                             tell(runner.watching.drained, runner.telling, self._report)
         finally:
             if runner.stage is not DrainStage.CLOSED:

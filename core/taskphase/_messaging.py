@@ -10,6 +10,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import attach, detach, get_current
 
 from ._machine.calling import name_of
+from ._machine.text import exportable
 from ._queue import Queue
 
 
@@ -25,6 +26,11 @@ def message_attributes(
         "code.function.name": function,
     }
     return attributes if queue.system is None else {**attributes, "messaging.system": queue.system}
+
+
+def type_of(error: BaseException) -> str:
+    """Return the name of the class of `error`, as FastAPI's own spans have it."""
+    return exportable(name_of(type(error)).removeprefix("builtins."))
 
 
 def continue_trace(headers: Mapping[str, str]) -> None:
@@ -52,7 +58,7 @@ def span(queue: Queue, function: str, message_id: str, headers: Mapping[str, str
             try:
                 yield
             except Exception as exc:
-                own.set_attribute("error.type", name_of(type(exc)).removeprefix("builtins."))
+                own.set_attribute("error.type", type_of(exc))
                 own.set_status(trace.StatusCode.ERROR)
                 raise
     finally:

@@ -12,7 +12,6 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import Span
 
-from ._machine.calling import name_of
 from ._machine.text import exportable
 from ._queue import Queue
 
@@ -33,11 +32,11 @@ class Life:
 
     :ivar may_run_at: the age of the task at which its phase, its delay or its pause is over
     :ivar queue: gets the task in the present hand-over; None during an attempt
-    :ivar span: of the present attempt or hand-over; None between attempts
-    :ivar token: makes the span before it current again
+    :ivar current: the span of the present attempt or hand-over, and the token that makes the span before it current
+        again; None between attempts
     """
 
-    __slots__ = ("function", "labels", "may_run_at", "queue", "span", "state", "token")
+    __slots__ = ("current", "function", "labels", "may_run_at", "queue", "state")
 
     def __init__(self, function: str, phase: str, state: str) -> None:
         self.function = exportable(function)
@@ -45,8 +44,7 @@ class Life:
         self.state = state
         self.may_run_at = 0.0
         self.queue: Queue | None = None
-        self.span: Span | None = None
-        self.token: Token[Context] | None = None
+        self.current: tuple[Span, Token[Context]] | None = None
 
 
 class Lives(dict[int, Life]):
@@ -64,9 +62,6 @@ class Counts:
     def __init__(self, provider: MeterProvider) -> None:
         self._lives: list[ref[Lives]] = []
         self._lock = RLock()  # a finalizer may schedule, and be refused, in the thread that has the lock
-        self.refused: Counter[tuple[str, str]] = Counter()
-        self.dropped: Counter[tuple[str, str]] = Counter()
-        self.recovered: Counter[tuple[str, str]] = Counter()
         self._seen: set[tuple[str, str]] = set()
         meter = provider.get_meter(NAME)
 
@@ -75,13 +70,16 @@ class Counts:
                 f"taskphase.{name}", "s", description, explicit_bucket_boundaries_advisory=_BUCKETS
             )
 
-        def counter(name: str, description: str, counts: Counter[tuple[str, str]], label: str) -> None:
+        def counter(name: str, description: str, label: str) -> Counter[tuple[str, str]]:
+            counts: Counter[tuple[str, str]] = Counter()
+
             def read(_: CallbackOptions) -> Iterable[Observation]:
                 with self._lock:
                     items = list(counts.items())
                 return [Observation(count, {FUNCTION: function, label: value}) for (function, value), count in items]
 
             meter.create_observable_counter(f"taskphase.task.{name}", [read], "{task}", description)
+            return counts
 
         self.duration = seconds("task.duration", "Duration of one attempt at a task, with its error handler.")
         self.wait = seconds(
@@ -97,18 +95,12 @@ class Counts:
         meter.create_observable_up_down_counter(
             "taskphase.tasks", [self._alive], unit="{task}", description="Tasks that have not ended."
         )
-        counter(
-            "refused",
-            "Calls of schedule() that raised: a limit, the shutdown, a call that cannot go elsewhere.",
-            self.refused,
-            ERROR,
+        self.refused = counter(
+            "refused", "Calls of schedule() that raised: a limit, the shutdown, a call that cannot go elsewhere.", ERROR
         )
-        counter("dropped", "Tasks that were dropped and never ran, for any reason.", self.dropped, PHASE)
-        counter(
-            "recovered",
-            "Tasks that a journal has recovered: their process has died, or was shut down.",
-            self.recovered,
-            PHASE,
+        self.dropped = counter("dropped", "Tasks that were dropped and never ran, for any reason.", PHASE)
+        self.recovered = counter(
+            "recovered", "Tasks that a journal has recovered: their process has died, or was shut down.", PHASE
         )
 
     def add(self, lives: Lives) -> None:
@@ -131,7 +123,7 @@ class Counts:
 
 
 _lock = RLock()
-_known: list[tuple[ref[MeterProvider], Counts]] = []
+_known: list[tuple[ref[MeterProvider], Counts]] = []  # no dict: providers of users may have no hash, or be equal
 
 
 def counts_of(provider: MeterProvider) -> Counts:
@@ -145,8 +137,3 @@ def counts_of(provider: MeterProvider) -> Counts:
                 return counts
         _known.append((ref(provider), Counts(provider)))
         return _known[-1][1]
-
-
-def type_of(error: BaseException) -> str:
-    """Return the name of the class of `error`, as FastAPI's own spans have it."""
-    return exportable(name_of(type(error)).removeprefix("builtins."))

@@ -113,7 +113,17 @@ class Queue(AnyQueue, ABC):
 
         :raises TasksUnportableError: for such a function
         """
-        check_importable(func)
+        module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
+        text = f"{shown(name_of(func))} cannot be handed over, because a worker could not import it"
+        if not callable(func) or not isinstance(module, str) or not isinstance(name, str):
+            raise TasksUnportableError(f"{text}: it is an object of the class {shown(type_name(func))}; list functions")
+        if module == "__main__":
+            raise TasksUnportableError(f"{text}: move it from the main module to one that program and workers import")
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is not func:
+            raise TasksUnportableError(f"{text}: it is not at the top of its module, under its own name")
 
     def takes(self, func: Callable[..., Any]) -> bool:
         """Return whether tasks of `func`, which has no partials, are for this queue. Default: if `func` is listed."""
@@ -194,24 +204,6 @@ def carried(carry: Mapping[str, ContextVar[Any]], problem: str) -> dict[str, str
                 f"{shown(type_name(value))}, and only a str can be carried"
             )
     return found
-
-
-def check_importable(func: Callable[..., Any]) -> None:
-    """Refuse a function that another process could not import under its name.
-
-    :raises TasksUnportableError: for such a function
-    """
-    module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
-    text = f"{shown(name_of(func))} cannot be handed over, because a worker could not import it"
-    if not callable(func) or not isinstance(module, str) or not isinstance(name, str):
-        raise TasksUnportableError(f"{text}: it is an object of the class {shown(type_name(func))}; list functions")
-    if module == "__main__":
-        raise TasksUnportableError(f"{text}: move it from the main module to one that program and workers import")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not func:
-        raise TasksUnportableError(f"{text}: it is not at the top of its module, under its own name")
 
 
 def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:

@@ -57,11 +57,11 @@ class TasksScheduler(SchedulesPhases):
         if not isinstance(config, TaskConfig):
             raise TypeError(f"config must be a TaskConfig, not {type_name(config)}")
         scope, self._is_alone = (tg, False) if isinstance(tg, Scope) else _scope_of(tg)
-        if self._is_alone:
-            scope._config = scope._config.merge(config)
-            finalize(self, _let_go, scope).atexit = False
         self._scope: Scope = scope
-        self._config = scope._config if config is UNSET else scope._config.merge(config)
+        self._config = config = scope._config.merge(config)
+        if self._is_alone:
+            scope._config = config
+            finalize(self, _let_go, scope).atexit = False
         self._entered: Scope | None = None
 
     @property
@@ -72,10 +72,8 @@ class TasksScheduler(SchedulesPhases):
     async def __aenter__(self) -> Scope:
         if self._entered is not None:
             raise RuntimeError("this TasksScheduler is entered already: make another one for each unit of work")
-        scope = self._scope
-        if not self._is_alone:
-            scope = Scope(scope._runner, scope.tg, self._config)
-        self._entered = scope
+        own = self._scope
+        self._entered = scope = own if self._is_alone else Scope(own._runner, own.tg, self._config)
         return await scope.__aenter__()
 
     async def __aexit__(

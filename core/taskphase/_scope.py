@@ -20,7 +20,7 @@ from ._drive.watching import tell_all
 from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
 from ._machine.scope import OVER, SCOPE, Phase, ScopeEvent, ScopeState
-from ._route import Route, Routed, may_wait
+from ._route import Routed
 from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
@@ -32,9 +32,6 @@ _ROUTE_SUCCEEDED, _ROUTE_FAILED, _ENDED = ScopeEvent.ROUTE_SUCCEEDED, ScopeEvent
 _ANSWERS = frozenset({ScopeState.RESPONDING, ScopeState.EXCUSING})
 _OVER = dict.fromkeys(OVER, "ended")
 _CHANGES = {ScopeState.RESPONDING: "route_succeeded", ScopeState.EXCUSING: "route_failed", **_OVER}
-
-# A barrier waits for so many generations of tasks that schedule tasks, so that an endless chain delays no response.
-_GENERATIONS = 10
 
 
 class Scope(Routed, SchedulesPhases):
@@ -50,7 +47,7 @@ class Scope(Routed, SchedulesPhases):
         template). The scopes of one request share one dict
     """
 
-    __slots__ = ("__weakref__", "_config", "_runner", "_token", "in_route", "info", "tg")
+    __slots__ = ("__weakref__", "_config", "_token", "in_route", "info", "tg")
 
     def __init__(
         self,
@@ -104,8 +101,11 @@ class Scope(Routed, SchedulesPhases):
 
     def _end_route(self, *, failed: bool) -> bool:
         """Note how the route has ended, once. Return whether the scope was over before."""
-        if self._hooks is not None:
-            self._refuse_to_end()
+        if self._hooks is not None and self.takes_hooks:
+            raise RuntimeError(
+                "a hook of before_route_ends() has to be awaited before this route ends, and this call cannot wait: "
+                "end the route by `async with`"
+            )
         was_late = self._state is _LATE
         if was_late:
             del self._runner.late[self]
@@ -146,35 +146,21 @@ class Scope(Routed, SchedulesPhases):
         """True if an observer or the journal may read `info`."""
         return self._runner.watching is not None or self._runner.keeper is not None
 
-    @property
-    def in_order(self) -> bool:
-        """True on asyncio: first steps are in the order of the requests. On trio the order within a turn is random."""
-        return self._runner.seam.in_order
+    async def leave_route(self, exc: BaseException | None) -> None:
+        """End the route as the end of a `route()` block does, for code that binds a framework.
 
-    async def settle(self) -> None:
-        """Wait until each task that was asked to start has taken its first step: the *barrier*.
-
-        - Without such a task this returns at once. Otherwise it takes one turn of the event loop on asyncio, two on
-          trio. On asyncio with Python 3.11 and 3.12 it mostly takes none.
-        - The barrier includes tasks that these first steps schedule in this scope, down to ten generations. It excludes
-          tasks that wait for a slot.
-        - A cancel scope does not shorten the wait. A native `Task.cancel()` of asyncio is raised here.
-        - In a test with `run="inline"` this waits for the ends of the tasks. A cancel scope shortens that wait.
+        :param exc: the exception that leaves the block
+        :raises BaseException: the exception of a hook
         """
-        if self.unsettled:
-            await self._let_step()
-        if (watching := self._runner.watching) is not None:
-            await watching.wait_for_ends(self)
+        try:
+            await self._leave_route(exc)
+        except Exception:  # of a hook: the route has failed, and here is its barrier, too
+            await self.settle()
+            raise
+        if _may_wait(exc):
+            await self.settle()
 
-    async def _let_step(self) -> None:
-        """Have the tasks that were asked to start take their first steps, and the tasks that these steps schedule."""
-        for _ in range(_GENERATIONS):
-            self.unsettled = False
-            await self._runner.seam.first_steps()
-            if not self.unsettled:
-                break
-
-    async def _leave_route(self, exc_type: type[BaseException] | None) -> None:
+    async def _leave_route(self, exc: BaseException | None) -> None:
         """End the route. If the scope was over before, end the scope, too.
 
         :raises BaseException: the exception of a hook
@@ -182,8 +168,8 @@ class Scope(Routed, SchedulesPhases):
         failed = True
         try:
             if self._hooks is not None:
-                await self._call_hooks(exc_type)
-            failed = exc_type is not None
+                await self._call_hooks(exc)
+            failed = exc is not None
         finally:
             self._hooks = ()  # a first step may schedule a task of a journal
             if self.unsettled and not self.in_order:
@@ -213,14 +199,14 @@ class Scope(Routed, SchedulesPhases):
                 BODY.reset(self._token)
         try:
             if self._state is _ROUTE and not self.in_route:
-                await self._leave_route(exc_type)
+                await self._leave_route(exc)
         finally:
             if self.unsettled and not self.in_order:
                 await self._let_step()
             self.end()
             if self._owner is self._runner.seam.running():
                 self._owner = None  # from now on this native task may wait for deferred tasks: another runs the route
-        if (watching := self._runner.watching) is not None and may_wait(exc):
+        if (watching := self._runner.watching) is not None and _may_wait(exc):
             await watching.wait_for_ends(self)
 
     def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
@@ -281,3 +267,27 @@ class Scope(Routed, SchedulesPhases):
         elif runner.watching is not None:
             with runner.busy():
                 tell_all(runner.watching.scope_changed, runner.telling, (self, change))
+
+
+class Route:
+    """The part of a scope that produces its answer. See `Scope.route()`."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def __aenter__(self) -> None:
+        if self._scope._state is not _ROUTE:
+            raise RuntimeError("the route of this scope has ended already")
+        self._scope.in_route = True
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._scope.leave_route(exc)
+
+
+def _may_wait(exc: BaseException | None) -> bool:
+    """Return whether a block that ends with `exc` may wait at its end: not if it is being cancelled."""
+    return exc is None or isinstance(exc, Exception)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial, wraps
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import anyio
 from anyio.lowlevel import RunVar
 
 from . import _engines
 from ._machine.calling import is_async, name_of, shown, type_name
-from .queues import Call, running
+from .queues import Call
 
 try:
     import celery
@@ -24,14 +24,12 @@ from celery import signals
 from celery.local import Proxy
 from kombu import serialization
 
-from ._celery_client import THREADS, Client, Message, connection_of, longest_attempt
+from ._celery_client import THREADS, Client, Message, connection_of
 
 __all__ = ["CeleryQueue"]
 
 # Seconds of an attempt beside the waits for the sockets.
 _MARGIN = 1.0
-# Seconds between two looks at a thread that an earlier attempt has left behind.
-_LOOK = 0.02
 # These options are the queue's own.
 _OWN_OPTIONS = frozenset(
     {"args", "kwargs", "task_id", "task_type", "retry", "retry_policy"}
@@ -71,6 +69,8 @@ class CeleryQueue(_engines.EngineQueue):
         says which setting helps
     """
 
+    _decorated = "run"
+
     def __init__(
         self,
         app: celery.Celery,
@@ -85,8 +85,7 @@ class CeleryQueue(_engines.EngineQueue):
         if not isinstance(app, celery.Celery):
             raise TypeError(f"app must be a Celery app, not {shown(type_name(app))}")
         self.app: Any = app
-        self._connection = connection_of(app)
-        longest = longest_attempt(app, self._connection)
+        self._connection, longest = connection_of(app)
         if longest is None and attempt_timeout is None:
             raise ValueError(
                 f"the timeouts of the transport {self._connection.transport_cls!r} are not known: give "
@@ -109,46 +108,19 @@ class CeleryQueue(_engines.EngineQueue):
         self.attempts_at_once: int = THREADS
         self._errors_are_sure = not self._connection.transport_options.get("retry_on_timeout")
         self._clients: RunVar[Client] = RunVar("taskphase_celery_client")
-        self._tasks: dict[int, Any] = {}
         for func in self.functions:
-            if self._own(func) is None:
-                self._tasks[id(func)] = self._register(func)
             if own := _OWN_OPTIONS & self.options_of(func).keys():
                 raise ValueError(f"the options of {shown(name_of(func))} contain {sorted(own)}, which the queue sets")
+        self._register_functions()
         # Celery calls the receivers of signals in the thread of the function, before and after it.
         _signals.task_prerun.connect(self._note_begin, weak=False)
         _signals.task_postrun.connect(self._note_end, weak=False)
 
-    def prepare(self, call: Call, /) -> Message:
-        """Return the message, with a copy of the arguments."""
-        func: Any = call.func
-        own = self._own(func)
-        task = self._tasks[id(func)] if own is None else own
-        if own is not None:
-            func = own.run
-            _engines.check_arguments(call, func)
-        serializer: str = call.options.get("serializer") or task.serializer or self.app.conf.task_serializer
-        values = (*call.args, *call.kwargs.values())
-        try:
-            kind, encoding, data = _serialization.dumps((call.args, dict(call.kwargs)), serializer)
-            if all(type(value) in _engines.IMMUTABLE for value in values):
-                args, kwargs = list(call.args), dict(call.kwargs)
-            else:
-                args, kwargs = _serialization.loads(data, kind, encoding, accept=[kind])
-        except Exception as exc:
-            fits = partial(_can_encode, serializer=serializer)
-            raise _engines.refuse_argument(call, func, self, exc, fits) from None
-        options = {"ignore_result": task.ignore_result, **call.options, "task_id": call.id}
-        return Message(task, args, kwargs, options)
-
     async def publish(self, prepared: Message, headers: Mapping[str, str], /) -> None:
-        """Publish the message in a thread. An attempt that was given up may go on there: then wait for its end."""
-        while prepared.is_busy and not prepared.is_published:  # noqa: ASYNC110 - this hardly ever happens, and threads cannot set anyio's events
-            await anyio.sleep(_LOOK)
+        """Publish the message in a thread. An attempt that was given up may go on there: then this attempt fails."""
         if not prepared.is_published:
             client = self._clients.get()
-            prepared.is_busy = True
-            await client.threads.call(partial(client.send, prepared, _engines.outward(self, headers)), prepared.rest)
+            await client.threads.call(partial(client.send, prepared, self._outward(headers)))
 
     async def open(self) -> None:
         """Make the threads. They connect later."""
@@ -164,11 +136,10 @@ class CeleryQueue(_engines.EngineQueue):
 
     def _own(self, func: Any) -> Any:
         # The class first: `isinstance()` asks the object, which may be any callable of the user.
-        kind = cast("object", type(func))
         if not (issubclass(type(func), celery.Task | Proxy) and isinstance(func, celery.Task)):
             return None
         task: Any = func
-        if kind is Proxy:  # of `shared_task`, which asks for the task of the current app of this thread
+        if type(task) is Proxy:  # of `shared_task`, which asks for the task of the current app of this thread
             return self.app.tasks.get(task.name)
         return task if task.app is self.app else None
 
@@ -182,30 +153,26 @@ class CeleryQueue(_engines.EngineQueue):
 
         return self.app.task(name=name_of(func), shared=False, typing=False)(run)
 
-    def _note_begin(self, task: Any = None, **_: Any) -> None:
+    def _message(self, call: Call, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Message:
+        serializer: str = call.options.get("serializer") or task.serializer or self.app.conf.task_serializer
+        arguments: Any = (list(args), dict(kwargs))
+        kind, encoding, data = _serialization.dumps(arguments, serializer)
+        if not _engines.are_immutable(args, kwargs):
+            arguments = _serialization.loads(data, kind, encoding, accept=[kind])
+        options = {"ignore_result": task.ignore_result, **call.options, "task_id": call.id}
+        return Message(task, arguments, options)
+
+    def _note_begin(self, task: Any, **_: Any) -> None:
         """Enter the context of a task of this queue, in a worker."""
-        if task is None or task.app is not self.app:
-            return
         request = task.request
         headers: dict[str, Any] = request.headers or {}
-        if headers.get(_engines.MARK) != self.name:
-            return
-        context = running(self, name_of(task), request.id, _engines.inward(headers), attempt=request.retries + 1)
-        context.__enter__()
-        setattr(request, _STATE, (self, context))
+        if task.app is self.app and _engines.has_sent(self, headers):
+            context = _engines.enter(self, name_of(task), request.id, headers, request.retries + 1)
+            setattr(request, _STATE, (self, context))
 
-    def _note_end(self, task: Any = None, retval: Any = None, **_: Any) -> None:
+    def _note_end(self, task: Any, retval: Any, **_: Any) -> None:
         """Leave the context of a task of this queue, in a worker."""
-        request = getattr(task, "request", None)
-        begun: tuple[Any, Any] = getattr(request, _STATE, (None, None))
+        begun: tuple[Any, Any] = getattr(task.request, _STATE, (None, None))
         if begun[0] is self:
-            delattr(request, _STATE)
+            delattr(task.request, _STATE)
             _engines.leave(begun[1], retval if isinstance(retval, BaseException) else None)
-
-
-def _can_encode(value: Any, serializer: str) -> bool:
-    try:
-        _serialization.dumps(value, serializer)
-    except Exception:
-        return False
-    return True

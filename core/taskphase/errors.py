@@ -18,6 +18,7 @@
 it is a bug of this library.
 """
 
+from dataclasses import dataclass as _dataclass
 from pathlib import Path as _Path
 from typing import Literal as _Literal
 
@@ -45,11 +46,15 @@ __all__ = [
 class TasksError(Exception):
     """The base class of all errors that taskphase raises on purpose."""
 
+    def __post_init__(self) -> None:  # of a dataclass
+        super().__init__(*vars(self).values())  # pickle passes them to `__init__()`
+
 
 class TasksClosedError(TasksError, RuntimeError):
     """The host is not open, or it is closing and takes no more tasks from the caller. Nothing was scheduled."""
 
 
+@_dataclass(eq=False, repr=False)
 class TasksSaturatedError(TasksError, RuntimeError):
     """`max_pending` tasks are pending already: of the host, or of one `Limit`. Nothing was scheduled.
 
@@ -67,29 +72,15 @@ class TasksSaturatedError(TasksError, RuntimeError):
     `recording`, `handing_over`.
     """
 
-    def __init__(
-        self,
-        running: int,
-        waiting: int,
-        deferred: int,
-        max_pending: int,
-        delayed: int = 0,
-        limited: int = 0,
-        limit: _Limit | None = None,
-        recording: int = 0,
-        handing_over: int = 0,
-    ) -> None:
-        # In this order: pickle passes them to `__init__()`.
-        super().__init__(running, waiting, deferred, max_pending, delayed, limited, limit, recording, handing_over)
-        self.running = running
-        self.waiting = waiting
-        self.deferred = deferred
-        self.max_pending = max_pending
-        self.delayed = delayed
-        self.limited = limited
-        self.limit = limit
-        self.recording = recording
-        self.handing_over = handing_over
+    running: int
+    waiting: int
+    deferred: int
+    max_pending: int
+    delayed: int = 0
+    limited: int = 0
+    limit: _Limit | None = None
+    recording: int = 0
+    handing_over: int = 0
 
     def __str__(self) -> str:
         if self.limit is not None:
@@ -109,6 +100,7 @@ class TasksUnportableError(TasksError, TypeError):
     """
 
 
+@_dataclass(eq=False, repr=False)
 class HandOverFailed(TasksError):
     """A task was not handed over to its queue within the deadline, or the shutdown has cut the hand-over off. The
     `__cause__` is the exception of the last attempt to publish; None if there was no attempt, or the shutdown has cut
@@ -121,12 +113,10 @@ class HandOverFailed(TasksError):
         run it
     """
 
-    def __init__(self, queue: str, message_id: str, attempts: int, outcome: _Literal["refused", "unknown"]) -> None:
-        super().__init__(queue, message_id, attempts, outcome)  # pickle passes them to `__init__()`
-        self.queue = queue
-        self.message_id = message_id
-        self.attempts = attempts
-        self.outcome = outcome
+    queue: str
+    message_id: str
+    attempts: int
+    outcome: _Literal["refused", "unknown"]
 
     def __str__(self) -> str:
         if not self.attempts:
@@ -136,6 +126,7 @@ class HandOverFailed(TasksError):
         return f"message {self.message_id} was not confirmed by the queue {self.queue!r} after {tried}: the queue {has}"
 
 
+@_dataclass(eq=False, repr=False)
 class JournalError(TasksError):
     """The journal cannot read or write its file. The `__cause__` is the exception of SQLite or of the system, if any.
 
@@ -143,10 +134,8 @@ class JournalError(TasksError):
     :ivar reason: the text of that exception; it contains no value of a task
     """
 
-    def __init__(self, path: _Path, reason: str) -> None:
-        super().__init__(path, reason)  # in this order: pickle passes them to `__init__()`
-        self.path = path
-        self.reason = reason
+    path: _Path
+    reason: str
 
     def __str__(self) -> str:
         return f"the journal {str(self.path)!r} cannot be used: {self.reason}"
@@ -166,15 +155,14 @@ class TaskNotFinished(TasksError):
     """The task has no result yet; or the caller would wait for itself."""
 
 
+@_dataclass(eq=False, repr=False)
 class TaskHandedOver(TasksError):
     """The task has no result here: it was handed over, and another process runs it.
 
     :ivar message_id: `task.message_id`
     """
 
-    def __init__(self, message_id: str) -> None:
-        super().__init__(message_id)  # pickle passes it to `__init__()`
-        self.message_id = message_id
+    message_id: str
 
     def __str__(self) -> str:
         return f"message {self.message_id} was handed over to its queue: the result stays in the process that runs it"

@@ -35,8 +35,8 @@ except ImportError as _missing:
     ) from _missing
 
 from ._machine.text import exportable
-from ._messaging import message_attributes
-from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, Lives, counts_of, type_of
+from ._messaging import message_attributes, type_of
+from ._metering import ERROR, FUNCTION, NAME, QUEUE, Life, Lives, counts_of
 
 __all__ = ["TraceTasks"]
 
@@ -147,17 +147,17 @@ class TraceTasks(TaskObserver):
             },
             links=[Link(cause)] if self._links and cause.is_valid else None,
         )
-        life.span = span = NonRecordingSpan(cause) if span is None else span
-        life.token = attach(set_span_in_context(span))
+        span = NonRecordingSpan(cause) if span is None else span
+        life.current = span, attach(set_span_in_context(span))
         if queue is None:
             self._ask(self._counts.wait.record, wait, life.labels)
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """End the span."""
         life = self._lives.get(task.id)
-        if life is None or (span := life.span) is None:
+        if life is None or life.current is None:
             return
-        life.span = None
+        (span, token), life.current = life.current, None
         try:
             outcome = task.status.value if retry_after is None else "retried"
             of_error = {} if error is None or outcome not in ("failed", "retried") else {ERROR: type_of(error)}
@@ -178,8 +178,7 @@ class TraceTasks(TaskObserver):
                 life.may_run_at = task.age + retry_after
             self._ask(span.end)
         finally:
-            if life.token is not None:
-                detach(life.token)
+            detach(token)
 
     def ended(self, task: Task[Any], /) -> None:
         """Forget the task."""

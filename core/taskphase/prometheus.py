@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,18 +15,7 @@ from ._queue import queue_of
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-    from ._prometheus import (
-        Change,
-        Changes,
-        Counts,
-        LocalCounter,
-        LocalHistogram,
-        Metrics,
-        Observes,
-        Series,
-        SharedStates,
-        States,
-    )
+    from ._prometheus import Changes, LocalCounter, LocalHistogram, Series, SharedStates
 except ImportError as _missing:
     raise ImportError(
         "taskphase.prometheus needs the package prometheus-client: pip install prometheus-client"
@@ -34,7 +24,7 @@ except ImportError as _missing:
 __all__ = ["PrometheusTasks"]
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # seconds
-_DEFERRED, _WAITING, _RUNNING, _RETRYING, _HANDING_OVER = "deferred", "waiting", "running", "retrying", "handing_over"
+_DEFERRED, _WAITING, _RUNNING, _RETRYING = "deferred", "waiting", "running", "retrying"
 _STATE_OF = dict(WAITS)  # faster than the read-only view
 _STATES: tuple[str, ...] = (*dict.fromkeys(WAITS.values()), _RUNNING)
 _RETRIED = "retried"
@@ -87,46 +77,44 @@ class PrometheusTasks(TaskObserver):
         is_shared = any(name.upper() == "PROMETHEUS_MULTIPROC_DIR" for name in os.environ)
 
         # Not in the registry: each scrape must come through `Changes`.
-        def histogram(name: str, documentation: str, labels: Sequence[str]) -> Metrics[Observes]:
-            metric = Histogram(f"{namespace}_{name}", documentation, labels, registry=None, buckets=buckets)
-            return metric if is_shared else LocalHistogram(metric, labels, buckets)
+        def histogram(name: str, documentation: str, *labels: str) -> Series[Histogram] | LocalHistogram:
+            parameters = f"{namespace}_{name}", documentation, labels
+            metric = Histogram(*parameters, registry=None, buckets=buckets)  # checks the parameters in both cases
+            return Series(metric) if is_shared else LocalHistogram(*parameters, buckets)
 
-        def counter(name: str, documentation: str, *labels: str) -> Metrics[Counts]:
+        def counter(name: str, documentation: str, *labels: str) -> Series[Counter] | LocalCounter:
             metric = Counter(f"{namespace}_{name}", documentation, labels, registry=None)
-            return metric if is_shared else LocalCounter(metric)
+            return Series(metric) if is_shared else LocalCounter(metric)
 
         alive = Gauge(
             f"{namespace}_tasks", "Tasks that have not ended.", ["state"], registry=None, multiprocess_mode="livesum"
         )
+        self._alive = Series(alive)
         named = ("function", "phase")
-        durations = histogram(
-            "task_duration_seconds", "Seconds of one attempt, with its error handler.", (*named, "outcome")
+        self._durations = histogram(
+            "task_duration_seconds", "Seconds of one attempt, with its error handler.", *named, "outcome"
         )
-        waits = histogram(
-            "task_wait_seconds", "Seconds from the phase of a task to its first step, without its delay.", named
+        self._waits = histogram(
+            "task_wait_seconds", "Seconds from the phase of a task to its first step, without its delay.", *named
         )
-        handovers = histogram(
+        self._handovers = histogram(
             "handover_duration_seconds",
             "Seconds of one hand-over to a queue, with its error handler.",
-            ("function", "queue", "outcome"),
+            *("function", "queue", "outcome"),
         )
-        ends = counter("tasks_ended", "Tasks that have ended.", *named, "outcome")
-        retries = counter("tasks_retried", "Attempts that another attempt follows.", "function")
-        refusals = counter("tasks_refused", "Calls of schedule() that raise.", "function", "error")
-        recoveries = counter("tasks_recovered", "Tasks that a journal has recovered.", "function")
-        metrics = (alive, durations, waits, ends, retries, refusals, recoveries, handovers)
-        self._changes = Changes(metrics, self._set_alive)
-        self._alive: Series[Gauge] = Series(alive)
-        self._durations, self._waits, self._handovers = Series(durations), Series(waits), Series(handovers)
-        self._ends, self._retries, self._refusals = Series(ends), Series(retries), Series(refusals)
-        self._recoveries = Series(recoveries)
-        self._states = SharedStates(self._changes, self._alive) if is_shared else States()
-        self._most = 1 if is_shared else _MOST
+        self._ends = counter("tasks_ended", "Tasks that have ended.", *named, "outcome")
+        self._retries = counter("tasks_retried", "Attempts that another attempt follows.", "function")
+        self._refusals = counter("tasks_refused", "Calls of schedule() that raise.", "function", "error")
+        self._recoveries = counter("tasks_recovered", "Tasks that a journal has recovered.", "function")
+        measured = (self._durations, self._waits, self._handovers)
+        counted = (self._ends, self._retries, self._refusals, self._recoveries)
+        changes = Changes((self._alive, *measured, *counted), self._set_alive, 1 if is_shared else _MOST)
+        self._changes = changes
+        self._states: dict[int, str] = SharedStates(changes, self._alive) if is_shared else {}
         self._due_at: dict[int, float] = {}  # the age of a task when its later phase came
-        self._functions: dict[int, str] = {}  # of tasks that have begun
         self._set_alive()  # from the start on there is a 0
         try:
-            (REGISTRY if registry is None else registry).register(self._changes)
+            (REGISTRY if registry is None else registry).register(changes)
         except ValueError as exc:
             raise ValueError(
                 f"the registry has metrics with the namespace {namespace!r} already: give one PrometheusTasks to all "
@@ -139,11 +127,11 @@ class PrometheusTasks(TaskObserver):
         """Count the task as deferred, and a recovery."""
         self._states[task.id] = _DEFERRED
         if task.recovered:
-            self._note(self._recoveries.inc, (task.function,))
+            self._changes.note(self._recoveries.inc, (task.function,))
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count a refusal."""
-        self._note(self._refusals.inc, (name_of(func), type(error).__name__))
+        self._changes.note(self._refusals.inc, (name_of(func), type(error).__name__))
 
     def due(self, task: Task[Any], /) -> None:
         """Count the task as one that waits."""
@@ -157,16 +145,14 @@ class PrometheusTasks(TaskObserver):
             self._states[task.id] = state
 
     def started(self, task: Task[Any], /) -> None:
-        """Count the task as running, and measure its wait; or count it as being handed over."""
+        """Count the task as running, and measure its wait. `moved()` counts a task that is handed over."""
         config = task.config
         if config.queue is not None and queue_of(config) is not None:
-            self._states[task.id] = _HANDING_OVER
             return
         self._states[task.id] = _RUNNING
         if task.attempt == 1:
-            self._functions[task.id] = function = task.function
             wait = task.age - self._due_at.pop(task.id, 0) - (config.delay or 0)
-            self._note(self._waits.observe, (function, task.phase), max(0.0, wait))
+            self._changes.note(self._waits.observe, (task.function, task.phase), max(0.0, wait))
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """Measure an attempt that another attempt follows; `ended()` measures the last one."""
@@ -175,41 +161,33 @@ class PrometheusTasks(TaskObserver):
         self._states[task.id] = _RETRYING
         seconds = task.running_for or 0
         if task.attempt == 0 and isinstance(error, HandOverFailed):  # the task runs here after all
-            self._note(self._handovers.observe, (task.function, error.queue, error.outcome), seconds)
+            self._changes.note(self._handovers.observe, (task.function, error.queue, error.outcome), seconds)
         else:
-            self._note(self._retry, (task.function, task.phase, _RETRIED), seconds)
+            self._changes.note(self._durations.observe, (task.function, task.phase, _RETRIED), seconds)
+            self._changes.note(self._retries.inc, (task.function,))
 
     def ended(self, task: Task[Any], /) -> None:
         """Count an end, and measure the last attempt."""
-        function = self._functions.pop(task.id, None) or task.function
-        seconds, outcome, config = task.running_for, task.status, task.config
+        seconds, config = task.running_for, task.config
+        labels = function, phase, outcome = task.function, task.phase, task.status
         self._states.pop(task.id, None)
-        if task.phase is not _IMMEDIATE:
+        if phase is not _IMMEDIATE:
             self._due_at.pop(task.id, None)
-        if config.queue is not None and seconds is not None and (queue := queue_of(config)) is not None:
+        if seconds is None:  # the task has ended outside of an attempt
+            self._changes.note(self._ends.inc, labels)
+        elif config.queue is not None and (queue := queue_of(config)) is not None:
             error = task.exception if outcome is TaskStatus.FAILED else None
             of_queue = error.outcome if isinstance(error, HandOverFailed) else outcome
-            self._note(self._handovers.observe, (function, queue.name, of_queue), seconds)
-            seconds = None
-        # Without seconds the task has ended outside of an attempt, or in a hand-over.
-        self._note(self._ends.inc if seconds is None else self._end, (function, task.phase, outcome), seconds or 0)
+            self._changes.note(self._ends.inc, labels)
+            self._changes.note(self._handovers.observe, (function, queue.name, of_queue), seconds)
+        else:
+            self._changes.note(self._end_attempt, labels, seconds)
 
-    def _note(self, change: Change, labels: tuple[str, ...], seconds: float = 0) -> None:
-        """Make a change later, with others: that is faster. A scrape makes all changes."""
-        waiting = self._changes.waiting
-        waiting.append((change, labels, seconds))
-        if len(waiting) >= self._most:
-            self._changes.make()
-
-    def _retry(self, labels: tuple[str, ...], seconds: float) -> None:
-        self._durations[labels].observe(seconds)
-        self._retries[labels[:1]].inc()
-
-    def _end(self, labels: tuple[str, ...], seconds: float) -> None:
-        self._ends[labels].inc()
-        self._durations[labels].observe(seconds)
+    def _end_attempt(self, labels: tuple[str, ...], seconds: float) -> None:
+        self._ends.inc(labels, 1)
+        self._durations.observe(labels, seconds)
 
     def _set_alive(self) -> None:
-        counts = self._states.counts()
+        counts = collections.Counter(list(self._states.values()))  # `list()`: other threads change the dict
         for state in _STATES:
             self._alive[state,].set(counts[state])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from functools import wraps
@@ -15,7 +16,7 @@ from anyio import get_cancelled_exc_class, move_on_after
 from . import _engines
 from ._drive import report
 from ._machine.calling import is_async, name_of, shown, type_name
-from .queues import Call, running
+from .queues import Call
 
 try:
     import taskiq
@@ -38,7 +39,7 @@ _RENAMED = "__taskiq_original"
 _LOCAL_LABELS = frozenset({"types_of_exceptions"})
 _FROM_THE_START = ("0", "0-0")
 
-_RUNNING: ContextVar[AbstractContextManager[object] | None] = ContextVar("taskphase_taskiq_running", default=None)
+_RUNNING: ContextVar[AbstractContextManager[object]] = ContextVar("taskphase_taskiq_running")
 
 
 class TaskiqQueue(_engines.EngineQueue):
@@ -63,6 +64,7 @@ class TaskiqQueue(_engines.EngineQueue):
     """
 
     maps: frozenset[str] = frozenset({"timeout"})
+    _decorated = "original_func"
 
     def __init__(
         self,
@@ -79,9 +81,8 @@ class TaskiqQueue(_engines.EngineQueue):
             raise TypeError(f"broker must be a Taskiq broker, not {shown(type_name(broker))}")
         _check_broker(broker)
         self.broker = broker
-        own_name: Any = getattr(broker, "queue_name", None)
         super().__init__(
-            (own_name if isinstance(own_name, str) and own_name else "taskiq") if name is None else name,
+            (getattr(broker, "queue_name", None) or "taskiq") if name is None else name,
             functions,
             deadline=deadline,
             attempt_timeout=attempt_timeout,
@@ -91,9 +92,7 @@ class TaskiqQueue(_engines.EngineQueue):
         pool: Any = getattr(broker, "connection_pool", None)
         self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
         self._errors_are_sure = _is_without_retries(pool)
-        self._forms: dict[int, taskiq.TaskiqMessage] = {}
-        for func in self.functions:
-            self._forms[id(func)] = _form(self._own(func) or self._register(func), self.options_of(func))
+        self._register_functions()
         broker.add_middlewares(_WorkerSide(self))
 
     def check_loop(self, backend: str) -> None:
@@ -104,50 +103,22 @@ class TaskiqQueue(_engines.EngineQueue):
                 "taskphase.celery.CeleryQueue, or make a Queue for streaQ, whose client works on both"
             )
 
-    def prepare(self, call: Call, /) -> taskiq.TaskiqMessage:
-        """Return the message, with a copy of the arguments."""
-        func: Any = call.func
-        form = self._forms.get(id(func)) or _form(func, {})
-        if self._own(func):
-            func = func.original_func
-            _engines.check_arguments(call, func)
-        labels, types = dict(form.labels), dict(form.labels_types or {})
-        for key, value in call.settings.items():
-            labels[key], types[key] = prepare_label(value)
-        try:
-            message = form.model_copy(
-                update={
-                    "task_id": call.id,
-                    "labels": labels,
-                    "labels_types": types,
-                    "args": [_plain(value) for value in call.args],
-                    "kwargs": {key: _plain(value) for key, value in call.kwargs.items()},
-                }
-            )
-            dumped = self.broker.formatter.dumps(message)
-            if all(type(value) in _engines.IMMUTABLE for value in (*message.args, *message.kwargs.values())):
-                return message
-            return self.broker.formatter.loads(dumped.message)
-        except Exception as exc:
-            raise _engines.refuse_argument(call, func, self, exc, self._can_encode) from None
-
     async def publish(self, prepared: taskiq.TaskiqMessage, headers: Mapping[str, str], /) -> None:
         """Publish the message, through the middlewares of the broker."""
         middlewares: list[Any] = self.broker.middlewares
-        before = [each for each in middlewares if _has_own(each, "pre_send")]
-        labels = {**_engines.outward(self, headers), **prepared.labels}
-        # They may change arguments in place, and the next attempt needs the first ones.
-        message = prepared.model_copy(update={"labels": labels}, deep=bool(before))
-        for middleware in before:
+        labels = {**self._outward(headers), **prepared.labels}
+        # Copies: middlewares may change the arguments in place, and the next attempt needs the first ones.
+        args, kwargs = deepcopy((prepared.args, prepared.kwargs))
+        message = prepared.model_copy(update={"labels": labels, "args": args, "kwargs": kwargs})
+        for middleware in middlewares:
             message = await maybe_awaitable(middleware.pre_send(message))
         await self.broker.kick(self.broker.formatter.dumps(message))
         for middleware in reversed(middlewares):
-            if _has_own(middleware, "post_send"):
-                try:
-                    await maybe_awaitable(middleware.post_send(message))
-                # A failure of the attempt, also by its timeout, would publish the message again.
-                except (Exception, get_cancelled_exc_class(), SystemExit) as exc:
-                    report.failed_after_publishing(self.name, exc)
+            try:
+                await maybe_awaitable(middleware.post_send(message))
+            # A failure of the attempt, also by its timeout, would publish the message again.
+            except (Exception, get_cancelled_exc_class(), SystemExit) as exc:
+                report.failed_after_publishing(self.name, exc)
 
     async def open(self) -> None:
         """Start the broker. In a worker its own program has started it."""
@@ -186,13 +157,21 @@ class TaskiqQueue(_engines.EngineQueue):
 
         return self.broker.register_task(run_async if is_async(func) else run, name_of(func))
 
-    def _can_encode(self, value: Any) -> bool:
-        try:
-            message = taskiq.TaskiqMessage(task_id="", task_name="", labels={}, args=[_plain(value)], kwargs={})
-            self.broker.formatter.loads(self.broker.formatter.dumps(message).message)
-        except Exception:
-            return False
-        return True
+    def _message(self, call: Call, task: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> taskiq.TaskiqMessage:
+        given = {**task.labels, **call.options, **call.settings}
+        labels = {key: prepare_label(value) for key, value in given.items() if key not in _LOCAL_LABELS}
+        message = taskiq.TaskiqMessage(
+            task_id=call.id,
+            task_name=task.task_name,
+            labels={key: text for key, (text, _) in labels.items()},
+            labels_types={key: kind for key, (_, kind) in labels.items()},
+            args=[_plain(value) for value in args],
+            kwargs={key: _plain(value) for key, value in kwargs.items()},
+        )
+        dumped = self.broker.formatter.dumps(message)
+        if _engines.are_immutable(message.args, message.kwargs):
+            return message
+        return self.broker.formatter.loads(dumped.message)
 
 
 class _WorkerSide(taskiq.TaskiqMiddleware):
@@ -207,21 +186,17 @@ class _WorkerSide(taskiq.TaskiqMiddleware):
     def pre_execute(self, message: taskiq.TaskiqMessage) -> taskiq.TaskiqMessage:
         """Enter the context of the task."""
         labels = message.labels
-        if labels.get(_engines.MARK) == self._queue.name:
-            task = self.broker.find_task(message.task_name)
-            function = message.task_name if task is None else name_of(task).removesuffix(_RENAMED)
+        if _engines.has_sent(self._queue, labels):
+            task: Any = self.broker.find_task(message.task_name)
+            function = name_of(task).removesuffix(_RENAMED)
             attempt = int(labels.get("_retries", 0)) + 1
-            context = running(self._queue, function, message.task_id, _engines.inward(labels), attempt=attempt)
-            context.__enter__()
-            _RUNNING.set(context)
+            _RUNNING.set(_engines.enter(self._queue, function, message.task_id, labels, attempt))
         return message
 
     def post_execute(self, message: taskiq.TaskiqMessage, result: taskiq.TaskiqResult[Any]) -> None:
         """Leave the context of the task."""
-        context = _RUNNING.get()
-        if context is not None and message.labels.get(_engines.MARK) == self._queue.name:
-            _RUNNING.set(None)
-            _engines.leave(context, result.error)
+        if _engines.has_sent(self._queue, message.labels):
+            _engines.leave(_RUNNING.get(), result.error)
 
 
 def _check_broker(broker: taskiq.AsyncBroker) -> None:
@@ -238,24 +213,6 @@ def _check_broker(broker: taskiq.AsyncBroker) -> None:
         )
 
 
-def _form(task: Any, options: Mapping[str, Any]) -> taskiq.TaskiqMessage:
-    """Return a message with the name and the labels of a function, and without a call."""
-    labels = {key: value for key, value in {**task.labels, **options}.items() if key not in _LOCAL_LABELS}
-    prepared = {key: prepare_label(value) for key, value in labels.items()}
-    return taskiq.TaskiqMessage(
-        task_id="",
-        task_name=task.task_name,
-        labels={key: text for key, (text, _) in prepared.items()},
-        labels_types={key: kind for key, (_, kind) in prepared.items()},
-        args=[],
-        kwargs={},
-    )
-
-
-def _has_own(middleware: taskiq.TaskiqMiddleware, method: str) -> bool:
-    return getattr(type(middleware), method) is not getattr(taskiq.TaskiqMiddleware, method)
-
-
 def _is_without_retries(pool: Any) -> bool:
     """Return whether `pool` is a pool of redis-py whose connections try each command once, as is the default."""
     settings: Any = getattr(pool, "connection_kwargs", None)
@@ -266,8 +223,6 @@ def _is_without_retries(pool: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """Return an argument as Taskiq itself sends it."""
-    if type(value) in _engines.IMMUTABLE:
-        return value
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

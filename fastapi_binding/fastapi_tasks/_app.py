@@ -15,10 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from fastapi import applications
 from starlette.types import Receive, Scope, Send
 
 from taskphase import Journal, Queue, TaskConfig, TaskHost, TaskObserver
@@ -36,13 +35,6 @@ else:
     _App = object  # the real base class is that of the app
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# FastAPI's own class. Instrumentation may have replaced the name `FastAPI` by a subclass.
-_FASTAPI = next(
-    cls
-    for cls in applications.FastAPI.__mro__
-    if (cls.__module__, cls.__qualname__) == ("fastapi.applications", "FastAPI")
-)
 
 
 def _explains(func: F) -> F:
@@ -106,7 +98,7 @@ def add_tasks(
     :raises ValueError: if a setting is out of its range; or for a journal with `hold=True`
     :raises ImportError: if `telemetry` is a dict, and OpenTelemetry is not installed
     """
-    if not isinstance(app, _FASTAPI):
+    if not _is_fastapi(app):
         raise TypeError(f"add_tasks() takes a FastAPI app, not {app!r}: call it on the app that the server runs")
     if isinstance(app, _WithTasks):
         raise FastAPITasksAlreadyAddedError(
@@ -126,12 +118,12 @@ def add_tasks(
 
     def app_host() -> TaskHost:
         host = make_host(drain_timeout=drain_timeout, shield_timeout=shield_timeout, journal=journal)
-        host.take_over_later()
+        host.takes_over = False  # before the startup of the app is complete
         return host
 
     def request_host() -> TaskHost:
         host = make_host(drain_timeout=math.inf)
-        host.hide_drain()
+        host.tells_drain = False
         return host
 
     app_host()  # raises for bad settings now, not at startup
@@ -139,16 +131,21 @@ def add_tasks(
         watchers = (tracing, *watchers)  # outermost: the others are told inside of its span
     overruled = (config, max_running, max_pending, max_threads, watchers, outlets, journal, telemetry)
     installation = Installation(
-        app_host,
-        request_host,
+        app_host=app_host,
+        request_host=request_host,
         hold=hold,
         has_journal=journal is not None,
         has_settings=overruled != (None, None, None, 40, (), (), None, None),
         find_telemetry=lambda: global_observer(watchers) if telemetry is None else None,
     )
-    cls = _with_tasks(type(app))
-    app.__class__ = cls
+    cls: Any = type(app)
+    app.__class__ = _with_tasks(cls)
     app._fastapi_tasks = installation  # type: ignore[attr-defined]
+
+
+def _is_fastapi(app: object) -> bool:
+    """Return whether `app` is a FastAPI app. By name: instrumentation may have replaced `FastAPI` by a subclass."""
+    return any(f"{cls.__module__}.{cls.__qualname__}" == "fastapi.applications.FastAPI" for cls in type(app).__mro__)
 
 
 def _check_hold(hold: object, journal: Journal | None) -> None:
@@ -200,12 +197,8 @@ def installation_of(app: FastAPI) -> Installation | None:
     return app._fastapi_tasks if isinstance(app, _WithTasks) else None
 
 
-_CLASSES: dict[type[FastAPI], type[FastAPI]] = {}
-"""The class with tasks, by its base class. There are few: FastAPI's own, and subclasses by apps and instrumentation."""
-
-
-def _with_tasks(base: type[FastAPI]) -> type[FastAPI]:
-    if base not in _CLASSES:
-        names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-        _CLASSES[base] = type(base.__name__, (_WithTasks, base), names)
-    return _CLASSES[base]
+@cache
+def _with_tasks(base: type[Any]) -> type[Any]:
+    """Return the class with tasks. There are few: for FastAPI's own, and for subclasses by apps and instrumentation."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (_WithTasks, base), names)

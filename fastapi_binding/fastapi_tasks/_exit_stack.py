@@ -13,22 +13,18 @@ from typing import Any
 # has returned and the response is built, or with an exception of either.
 STACK_KEY = "fastapi_function_astack"
 
-# The only private attribute of other code that the binding uses. CPython's exit stacks keep their callbacks there since
-# 3.7: a deque of pairs (is the callback sync?, the callback). The last callback is called first.
-_PRIVATE = "_exit_callbacks"
 
-
-def leave_last(stack: Any, leave: Callable[..., Any], *args: Any, is_async: bool = False) -> None:
+def leave_last(stack: Any, leave: Callable[..., None], *args: Any) -> None:
     """Have `stack` call `leave(*args, around, exc_type, exc, tb)` last at its end: after all other callbacks, also
     after callbacks that come later. So the order of the parameters of an endpoint does not matter. `around` is for
     `swallowed()`.
     """
     leave = partial(leave, *args, id(exception()))  # a middleware may call the app in an `except` block
     if _IS_KNOWN:  # the public methods cost several times as much in each request
-        stack._exit_callbacks.appendleft((not is_async, leave))
+        stack._exit_callbacks.appendleft((True, leave))
         return
     entered = stack.pop_all()
-    (stack.push_async_exit if is_async else stack.push)(leave)
+    stack.push(leave)
     stack.push_async_exit(entered)
 
 
@@ -43,14 +39,14 @@ def swallowed(around: int) -> BaseException | None:
 
 
 def _is_known() -> bool:
-    """Return whether exit stacks keep their callbacks as described above."""
+    """Return whether exit stacks keep their callbacks as CPython's do since 3.7: in a deque of pairs (is the callback
+    sync?, the callback). The last callback is called first.
+
+    `_exit_callbacks` is the only private attribute of other code that the binding uses.
+    """
     stack: Any = AsyncExitStack()
     stack.push(_is_known)
-    stack.push_async_exit(_leave)
-    return getattr(stack, _PRIVATE, None) == deque([(True, _is_known), (False, _leave)])
-
-
-async def _leave(*_: object) -> None: ...
+    return getattr(stack, "_exit_callbacks", None) == deque([(True, _is_known)])
 
 
 _IS_KNOWN = _is_known()

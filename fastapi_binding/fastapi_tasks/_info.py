@@ -6,10 +6,6 @@ from typing import Any
 
 from starlette.types import Scope
 
-# FastAPI (0.165) keeps the route of an included router as it is. Its path with all prefixes is the `path` of an object
-# there. Earlier versions copy the route.
-_FASTAPI, _CONTEXT = "fastapi", "effective_route_context"
-
 
 def describe(scope: Scope | None, info: dict[str, Any] | None) -> dict[str, Any]:
     """Return `info`, or a new dict, with what an ASGI scope of the request tells.
@@ -27,7 +23,9 @@ def describe(scope: Scope | None, info: dict[str, Any] | None) -> dict[str, Any]
 def _template_of(scope: Scope) -> str | None:
     """Return the path template, `/users/{id}`, with the prefixes of routers and the paths of mounted apps."""
     route = scope.get("route")
-    context = scope.get(_FASTAPI, {}).get(_CONTEXT)
+    # FastAPI (0.165) keeps the route of an included router as it is. Its path with all prefixes is the `path` of this
+    # object. Earlier versions copy the route.
+    context = scope.get("fastapi", {}).get("effective_route_context")
     known = context if route is not None and getattr(context, "original_route", None) is route else route
     path: str | None = getattr(known, "path", None)
     if path is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, MutableMapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from traceback import format_exc
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 from anyio import CancelScope
@@ -17,6 +18,9 @@ from taskphase import TaskHost, TaskObserver
 
 from ._request import SCOPE_KEY, RequestTasks
 from .errors import FastAPITasksAlreadyAddedError
+
+State: TypeAlias = MutableMapping[str, Any]
+Wrapper: TypeAlias = Callable[[ASGIApp], ASGIApp]
 
 _HOST_KEY = "fastapi_tasks_host"
 """The key of the host in the state of a lifespan, and so in the state of its requests."""
@@ -30,42 +34,41 @@ _RUN_THE_LIFESPAN = (
 _SHARE_THE_LOOP = "run both in one loop (pytest-asyncio: give fixture and test one loop_scope)"
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Installation:
     """The tasks of one app: the result of `add_tasks(app)`.
 
+    :ivar app_host: makes the host of a lifespan
+    :ivar request_host: makes the host of a single request
+    :ivar hold: True if each request has a host of its own
+    :ivar has_settings: True if `add_tasks()` has settings that mean nothing on a mounted app
+    :ivar find_telemetry: returns the observer for the telemetry that the program has set up; None if there is none
     :ivar open: the hosts of the lifespans that run now, in the order of their opening. The value is the state of the
         lifespan (granian clears it before shutdown; httpx has none)
     :ivar host: the only host of `open`, if requests share it: the fast path of nearly all requests, in `_app.py`.
         Otherwise None
     :ivar hosts: every host of the app, also the hosts of single requests
     :ivar around: wrappers around each call of the app, the last one outermost; for test tools
-    :param find_telemetry: returns the observer for the telemetry that the program has set up; None if there is none
+    :cvar has_warned: True if a request had to wait for its own tasks: the warning of that comes once in a process
     """
 
-    _has_warned = False
+    has_warned = False
 
-    def __init__(
-        self,
-        app_host: Callable[[], TaskHost],
-        request_host: Callable[[], TaskHost],
-        *,
-        hold: bool,
-        has_journal: bool,
-        has_settings: bool,
-        find_telemetry: Callable[[], TaskObserver | None],
-    ) -> None:
-        self.open: dict[TaskHost, MutableMapping[str, Any]] = {}
-        self.host: TaskHost | None = None
-        self.hosts: WeakSet[TaskHost] = WeakSet()
-        self.around: list[Callable[[ASGIApp], ASGIApp]] = []
-        self._app_host = app_host
-        self._request_host = request_host
-        self._hold = hold
-        self._has_journal = has_journal
-        self._has_settings = has_settings
-        self._find_telemetry = find_telemetry
-        self._telemetry: TaskObserver | None = None
-        self._has_looked = False  # for telemetry
+    app_host: Callable[[], TaskHost]
+    request_host: Callable[[], TaskHost]
+    hold: bool
+    has_journal: bool
+    has_settings: bool
+    find_telemetry: Callable[[], TaskObserver | None]
+    open: dict[TaskHost, State] = field(default_factory=dict[TaskHost, State], init=False)
+    host: TaskHost | None = field(init=False)  # (a default, in the class, would make each look-up slower)
+    hosts: WeakSet[TaskHost] = field(default_factory=WeakSet[TaskHost], init=False)
+    around: list[Wrapper] = field(default_factory=list[Wrapper], init=False)
+    _telemetry: TaskObserver | None = field(default=None, init=False)
+    _has_looked: bool = field(default=False, init=False)  # for telemetry
+
+    def __post_init__(self) -> None:
+        self._note_opened()
 
     def surrounded(self, app: ASGIApp) -> ASGIApp:
         """Return the call of the app, in all wrappers of `around`."""
@@ -76,7 +79,7 @@ class Installation:
 
     def _note_opened(self) -> None:
         hosts = tuple(self.open.items())  # another thread may change `open` meanwhile
-        self.host = hosts[0][0] if len(hosts) == 1 and not self._hold else None
+        self.host = hosts[0][0] if len(hosts) == 1 and not self.hold else None
         if len(hosts) > 1:  # not before: the state belongs to the app, and the app may look at its content
             for host, state in hosts:
                 state[_HOST_KEY] = host
@@ -86,7 +89,7 @@ class Installation:
 
         Of several hosts in one loop: the host in the state; otherwise the last opened host that takes tasks.
         """
-        if self._hold:
+        if self.hold:
             return None
         here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
         told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
@@ -109,7 +112,7 @@ class Installation:
         if scope["type"] == "lifespan":
             await self._run_lifespan(app, scope, receive, send)
         elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
-            if self._has_settings and scope[SCOPE_KEY].host not in self.hosts:
+            if self.has_settings and scope[SCOPE_KEY].host not in self.hosts:
                 raise FastAPITasksAlreadyAddedError(
                     "this app is mounted on one that has tasks, and uses those: the config, the limits, the "
                     "observers, the queues, the journal and the telemetry of its own add_tasks() mean nothing. "
@@ -129,7 +132,7 @@ class Installation:
         """
         async with AsyncExitStack() as stack:
             try:
-                host = await stack.enter_async_context(self._own(self._app_host()))
+                host = await stack.enter_async_context(self._own(self.app_host()))
             except Exception:  # a queue refuses this event loop
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": format_exc()})
@@ -167,7 +170,7 @@ class Installation:
     def _add_telemetry(self, host: TaskHost) -> None:
         if self._telemetry is None and not self._has_looked:
             self._has_looked = True
-            self._telemetry = self._find_telemetry()
+            self._telemetry = self.find_telemetry()
         if self._telemetry is not None:
             host.add_observer(self._telemetry)
 
@@ -177,26 +180,26 @@ class Installation:
 
     async def _run_alone(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request or session with a host of its own."""
-        async with self._own(self._request_host()) as host:
+        async with self._own(self.request_host()) as host:
             self._add_telemetry(host)
             try:
                 await run_request(host, app, scope, receive, send)
             finally:
                 with CancelScope(shield=True):
                     await scope[SCOPE_KEY].routes_ended()
-                if not self._hold and (scope[SCOPE_KEY].tasks is not None or host.running):
+                if not self.hold and (scope[SCOPE_KEY].tasks is not None or host.running):
                     self._warn()
 
     def _warn(self) -> None:
-        if Installation._has_warned:
+        if Installation.has_warned:
             return
-        Installation._has_warned = True
+        Installation.has_warned = True
         where, remedy = "while no lifespan of the app was running", _RUN_THE_LIFESPAN
         if self.open:
             where, remedy = "in another event loop than the lifespan of the app", _SHARE_THE_LOOP
-        elif not self._has_journal:  # with a journal `hold` is an error
+        elif not self.has_journal:  # with a journal `hold` is an error
             remedy = f"{remedy}, or say add_tasks(app, hold=True) if that is what you want"
-        kept = ", and the journal keeps nothing" if self._has_journal else ""
+        kept = ", and the journal keeps nothing" if self.has_journal else ""
         _LOGGER.warning("tasks were used %s, so each request waits for its own%s: %s", where, kept, remedy)
 
 

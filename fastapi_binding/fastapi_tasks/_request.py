@@ -34,7 +34,8 @@ class RequestTasks:
     :ivar outside: the scope of tasks that are scheduled outside of any route; None until there is one
     :ivar _earlier: the scopes of earlier routes
     :ivar _has_begun: True if the first message may go, or has gone, to the server
-    :ivar _line: the events of the messages that wait behind one that is being sent; None if none is being sent
+    :ivar _line: one entry for each message that waits or is being sent, in their order: the event of its turn, or None
+        for the message that opened the line and did not wait. No list if there is no such message
     :ivar _stack: the exit stack of the last route. Like `_scheduler` missing until the route asks for its scheduler
     """
 
@@ -64,13 +65,13 @@ class RequestTasks:
         state["fastapi_tasks_host"] = host
         self.tasks: TaskScope | None = None
         self.outside: TaskScope | None = None
-        self._earlier: list[TaskScope] | None = None
+        self._earlier: tuple[TaskScope, ...] = ()
         self.host = host
         self._asgi_scope: Scope | None = scope
         self._info: dict[str, Any] | None = None
         self._send = send
         self._has_begun = False
-        self._line: list[Event] | None = None
+        self._line: list[Event | None] | None = None
         self._waiter: Event | None = None
 
     def open(self, scope: Scope) -> TasksScheduler:
@@ -87,17 +88,14 @@ class RequestTasks:
                 f"scope[{STACK_KEY!r}] is no AsyncExitStack: Tasks needs a route of FastAPI >= 0.121.1"
             )
         if self.tasks is not None:
-            self._earlier = [*(self._earlier or ()), self.tasks]
+            self._earlier = (*self._earlier, self.tasks)
         self.tasks = tasks = self.host.scope(in_route=True)
         if tasks.is_observed:
             tasks.info = self._describe(scope)
         if self._send is _too_late:
             tasks.end()  # then the end of the route ends the scope
         self._stack = stack
-        if scope["type"] == "websocket":
-            leave_last(stack, self._leave_session, tasks, is_async=True)
-        else:
-            leave_last(stack, self._leave_route, self, tasks, stack)
+        leave_last(stack, self._leave_route, self, tasks, stack, scope["type"] == "websocket")
         self._scheduler = scheduler = TasksScheduler(tasks)
         return scheduler
 
@@ -126,25 +124,28 @@ class RequestTasks:
         request: RequestTasks,
         tasks: TaskScope,
         stack: AsyncExitStack[Any],
+        is_session: bool,
         around: int,
         _exc_type: object,
         exc: BaseException | None,
         _tb: object,
     ) -> None:
-        # As the end of a `route()` block. But the barrier comes later, before the first message.
+        # As the end of a `route()` block. But the barrier of a request comes later: before its first message.
         if exc is None:
             exc = swallowed(around)
+        # If the client leaves, the handler raises wherever it reads or sends. The session is over, but has not failed.
+        if is_session and _client_left(exc):
+            exc = None
         failed = exc is not None
-        if not tasks.end_route_now(failed=failed):
+        if is_session or not tasks.end_route_now(failed=failed):
             # The stack ends, and calls this next.
             stack.push_async_exit(partial(request._leave_route_later, tasks, exc))
-            return
-        if failed or request._waiter is not None:
+        elif failed or request._waiter is not None:
             request._note_route_left(failed=failed)
 
     async def _leave_route_later(self, tasks: TaskScope, exc: BaseException | None, *_: object) -> None:
         try:
-            await tasks.route().__aexit__(None if exc is None else type(exc), exc, None)
+            await tasks.leave_route(exc)
         finally:  # a hook may have raised
             self._note_route_left(failed=tasks.outcome == "failure")
 
@@ -153,13 +154,6 @@ class RequestTasks:
             self.host.set_current(self.scope)  # next, a middleware may call the app again
         if self._waiter is not None:
             self._waiter.set()
-
-    async def _leave_session(
-        self, tasks: TaskScope, around: int, _exc_type: object, exc: BaseException | None, _tb: object
-    ) -> None:
-        # If the client leaves, the handler raises wherever it reads or sends. The session is over, but has not failed.
-        exc = exc or swallowed(around)
-        await self._leave_route_later(tasks, None if _client_left(exc) else exc)
 
     def leave(self, exc: BaseException | None) -> Awaitable[None] | None:
         """End the scopes: the call of the app has returned, or raised `exc`.
@@ -173,13 +167,13 @@ class RequestTasks:
         # meanwhile, and may open another scope.
         self._send = _too_late
         self._asgi_scope = None
-        if self.outside is not None or self._earlier is not None:
+        if self.outside is not None or self._earlier:
             return self._leave_all(exc)
         return None if self.tasks is None else self.tasks.leave(exc)
 
     async def _leave_all(self, exc: BaseException | None) -> None:
         try:
-            await self._decide_outside(failed=exc is not None)
+            await self._decide_outside(exc)
         finally:  # a hook may have raised
             for tasks in self._scopes():
                 await tasks.__aexit__(None if exc is None else type(exc), exc, None)
@@ -213,68 +207,55 @@ class RequestTasks:
 
     async def _send_in_line(self, message: Message) -> None:
         """Send the first message, and messages that come while it waits: one at a time, in their order."""
-        if self._line is None:
-            self._line = []
-        else:
-            await self._wait_in_line(self._line)
-        try:
-            if not self._has_begun:
-                tasks = self.tasks
-                if self.outside is not None or self._earlier is not None or (tasks is not None and tasks.in_route):
-                    await self._settle_others(message)
-                if tasks is not None:
-                    await tasks.settle()
-                self._has_begun = True
-                if (last := self.tasks or self.outside) is not None:
-                    last.note_first_message()
-            await self._send(message)
-        finally:
-            self._hand_turn_on()
-
-    async def _wait_in_line(self, line: list[Event]) -> None:
-        turn = Event()
+        line = self._line
+        if line is None:
+            line = self._line = []
+        turn = Event() if line else None
         line.append(turn)
         try:
-            await turn.wait()
-        except BaseException:
-            if turn in line:
-                line.remove(turn)
-            else:
-                self._hand_turn_on()
-            raise
-
-    def _hand_turn_on(self) -> None:
-        if self._line:
-            self._line.pop(0).set()
-        else:
-            self._line = None
+            if turn is not None:
+                await turn.wait()
+            if not self._has_begun:
+                tasks = self.tasks
+                if self.outside is not None or self._earlier or (tasks is not None and tasks.in_route):
+                    await self._settle_others(message)
+                last = self.tasks or self.outside
+                assert last is not None  # otherwise no message waits
+                await last.settle()
+                self._has_begun = True
+                last.note_first_message()
+            await self._send(message)
+        finally:
+            line.remove(turn)
+            if not line:
+                self._line = None
+            elif line[0] is not None:  # otherwise the message in front is still being sent
+                line[0].set()
 
     async def _settle_others(self, message: Message) -> None:
         """Prepare the barrier of the last route: end the route if it sends by itself, and wait for other scopes."""
         tasks = self.tasks
         if tasks is not None and tasks.in_route and message["type"] == "http.response.start" and tasks.route_runs_here:
             # The route sends before FastAPI leaves its exit stack, like `app.frontend()`.
-            await tasks.route().__aexit__(None, None, None)
+            await tasks.leave_route(None)
         if self.outside is not None:
             self._describe(self._asgi_scope)
             await self._decide_outside()
         for each in self._scopes():
             await each.settle()
 
-    async def _decide_outside(self, *, failed: bool = False) -> None:
-        """Give tasks that were scheduled outside of any route the outcome of the last route; without one, `failed`."""
-        if self.outside is not None and (self.tasks is None or self.tasks.outcome is not None):
-            if self.tasks is not None:
-                failed = self.tasks.outcome == "failure"
-            if self.outside.has_hooks:
-                await self.outside.route().__aexit__(Exception if failed else None, None, None)
-                return
-            if not self.outside.in_order:
-                await self.outside.settle()  # otherwise after_route tasks may start before immediate tasks
-            self.outside.end_route(failed=failed)
+    async def _decide_outside(self, exc: BaseException | None = None) -> None:
+        """Give tasks that were scheduled outside of any route the outcome of the last route; without a route, the
+        outcome of a call that ends with `exc`.
+        """
+        last = self.tasks
+        if self.outside is not None and (last is None or last.outcome is not None):
+            if last is not None:
+                exc = Exception() if last.outcome == "failure" else None
+            await self.outside.leave_route(exc)
 
     def _scopes(self) -> list[TaskScope]:
-        return [tasks for tasks in (*(self._earlier or ()), self.tasks, self.outside) if tasks is not None]
+        return [tasks for tasks in (*self._earlier, self.tasks, self.outside) if tasks is not None]
 
 
 async def _too_late(message: Message) -> None:

@@ -6,41 +6,16 @@ FastAPITasksError
  +-- FastAPITasksUnsupportedError (also RuntimeError)        FastAPI lacks a feature that `Tasks` needs
 """
 
-from taskphase.errors import (
-    HandOverFailed,
-    JournalError,
-    NoCurrentError,
-    StrayCancellation,
-    TaskCancelled,
-    TaskDropped,
-    TaskFailed,
-    TaskHandedOver,
-    TaskNotFinished,
-    TasksClosedError,
-    TasksError,
-    TasksSaturatedError,
-    TasksUnportableError,
-)
+import taskphase.errors as _core
+from taskphase.errors import *  # noqa: F403 - all errors of taskphase are names of this module
 
 __all__ = [
     "FastAPITasksAlreadyAddedError",
     "FastAPITasksError",
     "FastAPITasksUninitializedAppError",
     "FastAPITasksUnsupportedError",
-    "HandOverFailed",
-    "JournalError",
-    "NoCurrentError",
-    "StrayCancellation",
-    "TaskCancelled",
-    "TaskDropped",
-    "TaskFailed",
-    "TaskHandedOver",
-    "TaskNotFinished",
-    "TasksClosedError",
-    "TasksError",
-    "TasksSaturatedError",
-    "TasksUnportableError",
 ]
+__all__ += _core.__all__
 
 
 class FastAPITasksError(Exception):

@@ -26,7 +26,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Logged:
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Return a function that returns the warnings so far of the logger `fastapi_tasks`, as in a new process."""
-    monkeypatch.setattr(Installation, "_has_warned", False)
+    monkeypatch.setattr(Installation, "has_warned", False)
     caplog.set_level(logging.DEBUG, logger="fastapi_tasks")
     return lambda: [
         f"{r.levelname}: {r.getMessage()}"

@@ -31,7 +31,7 @@ from fastapi_tasks import (
     add_tasks,
     current_host,
 )
-from taskphase.journal import _keeper
+from taskphase.journal import _recovery
 
 pytestmark = UNCLOSED_STREAM
 
@@ -46,7 +46,7 @@ async def program(tmp_path: Path) -> Program:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts look for tasks of dead hosts often."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+    monkeypatch.setattr(_recovery, "_PAUSE", MOMENT)
 
 
 def app_of(program: Program) -> FastAPI:
@@ -426,7 +426,7 @@ class TestTheInstallation:
         async def endpoint(tasks: Tasks) -> None:
             tasks.after_response.schedule(program.send, 1)
 
-        monkeypatch.setattr(Installation, "_has_warned", False)
+        monkeypatch.setattr(Installation, "has_warned", False)
         app = FastAPI()
         app.add_api_route("/", endpoint)
         add_tasks(app, journal=program.journal())

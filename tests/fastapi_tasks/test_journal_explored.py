@@ -21,7 +21,7 @@ from tests.taskphase.journal.exploring import (
 )
 
 from fastapi_tasks import Task, Tasks, add_tasks
-from taskphase.journal import _share
+from taskphase.journal._file import File
 from taskphase.testing import Fifo
 
 
@@ -75,7 +75,7 @@ class App(Process):
 def test_a_delivered_response_keeps_its_promise_whenever_the_process_dies_g22(
     program: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_share, "connect", Statements.connect)
+    monkeypatch.setattr(File, "connect", Statements.connect)
     program = partial(program, process=App)
     first = Death(program).run(backend, Fifo())
     promised = set[int]()

@@ -109,7 +109,7 @@ async def test_async(record_tasks, anyio_backend):
     app = make_app()
     tasks = record_tasks(app, run="inline")
     from fastapi_tasks._installation import Installation
-    Installation._has_warned = True
+    Installation.has_warned = True
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         await client.post("/users/ada")
     assert tasks.one().status == "succeeded"

@@ -56,9 +56,7 @@ def test_each_hanging_task_is_told(backend: str, kind: str, capsys: pytest.Captu
 
 
 @each_backend
-def test_a_watcher_in_another_host_ends_when_the_app_shuts_down_g9(
-    backend: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_watcher_ends_when_the_app_shuts_down_g9(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     with recipe("a-task-that-hangs") as module, TestClient(module.app, backend=backend):
         pass
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

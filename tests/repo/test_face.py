@@ -114,7 +114,7 @@ FACES: dict[ModuleType, list[str]] = {
     taskphase.errors: [*CORE_ERRORS, "IllegalEvent"],
     fastapi_tasks: [*SHARED, *BINDING_ERRORS, "Tasks", "add_tasks", "get_tasks"],
     fastapi_tasks.inspector: ["History", "router"],
-    fastapi_tasks.errors: sorted([*BINDING_ERRORS, *CORE_ERRORS]),
+    fastapi_tasks.errors: [*BINDING_ERRORS, *CORE_ERRORS, "IllegalEvent"],
     taskphase.queues: QUEUES,
     fastapi_tasks.queues: QUEUES,
     taskphase.testing: [*RECORDING, *SIMULATION, "QUEUE_CONTRACT", "TaskRecorder", "queue_contract"],

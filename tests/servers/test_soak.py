@@ -19,7 +19,7 @@ from soak.servers import SERVERS
 from tests.servers.harness import Record
 
 from taskphase import TaskHost
-from taskphase.journal._file import connect
+from taskphase.journal._file import File
 
 SEED = 7
 ROUNDS = (0, 1, 2, 3, 4, 13, 6, 7)  # one of each server with SIGTERM, and one with SIGINT, SIGKILL, SIGINT, SIGINT
@@ -85,7 +85,7 @@ def test_a_server_with_open_tabs_ends_within_the_bound_g9_g10() -> None:
 def test_runs_of_one_task_in_two_living_processes_are_reported_g22(
     lines: str, deaths: list[Death], found: int, tmp_path: Path
 ) -> None:
-    connect(tmp_path / "tasks.db", "normal", 5).close()
+    File(tmp_path / "tasks.db", "normal", 5).connect().close()
     records = [Record.parse(line) for line in lines.split("|")]
     assert len(list(overlaps(records, deaths))) == found
     outcome = crashes.Series("planted", deaths=deaths)

@@ -26,7 +26,7 @@ celery = pytest.importorskip("celery")
 from amqp.exceptions import AccessRefused  # noqa: E402
 from celery import _state, signals  # noqa: E402
 
-from taskphase._celery_client import connection_of, longest_attempt  # noqa: E402
+from taskphase._celery_client import connection_of  # noqa: E402
 from taskphase.celery import CeleryQueue  # noqa: E402
 
 JOBS = "tests.taskphase.engine_jobs"
@@ -336,6 +336,19 @@ async def test_a_thread_that_an_attempt_left_behind_is_waited_for_g21(app: Any, 
     assert len(messages(app)) == 1
 
 
+async def test_an_attempt_beside_an_earlier_one_fails_and_one_after_it_does_nothing_g21(app: Any) -> None:
+    queue = CeleryQueue(app, [archive])
+    prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
+    await queue.open()
+    client = queue._clients.get()
+    with prepared.lock, pytest.raises(TimeoutError):
+        await queue.publish(prepared, {})
+    await queue.publish(prepared, {})
+    await client.threads.call(partial(client.send, prepared, {}))  # began before the earlier one had published
+    await queue.close()
+    assert len(messages(app)) == 1
+
+
 class Failing:
     """Raises in the thread that publishes, before it publishes.
 
@@ -445,7 +458,7 @@ def brokers(request: pytest.FixtureRequest) -> Iterator[list[SilentBroker]]:
 async def fail_to_publish(brokers: list[SilentBroker], socket_timeout: float) -> None:
     options = {"socket_timeout": socket_timeout, "socket_connect_timeout": 0.05}
     app = app_with(";".join(f"redis://127.0.0.1:{each.port}/0" for each in brokers), options)
-    longest = longest_attempt(app, connection_of(app))
+    _, longest = connection_of(app)
     assert longest is not None
     queue = CeleryQueue(app, [archive], attempt_timeout=longest + 1.01)
     prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -78,6 +80,16 @@ class TestConnections:
         async with TaskHost(queues=[queue]) as third:
             await third.schedule(archive, 4).wait()
         assert queue.connections == ["open", "close"] * 2
+
+    async def test_the_loop_forgets_a_queue_whose_hosts_have_closed_g13(self) -> None:
+        queue = FakeQueue()
+        forgotten = weakref.ref(queue)
+        async with TaskHost(queues=[queue]) as host:
+            await host.schedule(archive, 1).wait()
+        del queue, host
+        await turns()  # asyncio's own handles
+        gc.collect()
+        assert forgotten() is None
 
     async def test_a_host_that_publishes_while_another_one_disconnects_connects_again_g13_g21(self) -> None:
         class Slow(FakeQueue):

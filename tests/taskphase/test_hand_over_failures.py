@@ -88,18 +88,32 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_an_attempt_that_the_deadline_cuts_short_does_not_take_the_queue_down_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(then="slow", deadline=1.5, attempt_timeout=1.25, most=1)
+            async with TaskHost(queues=[queue]) as host:
+                tasks = [host.schedule(archive, number) for number in range(2)]
+                await anyio.sleep(1.25)
+                tasks.append(host.schedule(archive, 2))
+                began = anyio.current_time() - 1.25
+            assert [task.status for task in tasks] == [S.HANDED_OVER, S.FAILED, S.HANDED_OVER]
+            assert [time - began for _, time in queue.attempts] == [0, 1, 1.5]
+
+        run(main, backend)
+
+    @pytest.mark.parametrize("steps", [(), ("refuse",)])
     @pytest.mark.parametrize("shield", [None, 3])
     def test_the_cause_is_the_attempt_that_was_cut_off_not_an_earlier_one_g21(
-        self, backend: Any, shield: float | None
+        self, backend: Any, shield: float | None, steps: tuple[Step, ...]
     ) -> None:
         """The deadline cuts it off, or the shutdown."""
 
         async def main() -> None:
-            queue, heard = FakeQueue(steps=("refuse",), then="hang", deadline=5, attempt_timeout=10), Heard()
+            queue, heard = FakeQueue(steps=steps, then="hang", deadline=5, attempt_timeout=10), Heard()
             async with TaskHost(queues=[queue], shield_timeout=shield) as host:
                 host.task(on_error=heard).schedule(send_mail, "ada")
             [error] = heard.errors
-            assert (error.attempts, error.outcome) == (2, "unknown")
+            assert (error.attempts, error.outcome) == (len(steps) + 1, "unknown")
             assert type(error.__cause__) is (TimeoutError if shield is None else type(None))
 
         run(main, backend)

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import anyio.to_thread
 import pytest
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider, Observation
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -500,6 +501,15 @@ class TestMetrics:
             host.schedule(anyio.sleep_forever)
             await turns(3)
             assert sdk.points("taskphase.tasks") == {("sleep_forever", "state=running"): 1}
+
+    def test_each_provider_has_counts_of_its_own_though_all_are_equal_g20(self) -> None:
+        @dataclass
+        class Provider(NoOpMeterProvider):  # a dataclass without a hash
+            pass
+
+        first, second = Provider(), Provider()
+        assert counts_of(first) is counts_of(first)
+        assert counts_of(first) is not counts_of(second)
 
     @pytest.mark.parametrize("metric", ["taskphase.task.duration", "taskphase.task.wait"])
     async def test_a_measurement_is_an_example_of_its_span(self, sdk: Telemetry, metric: str) -> None:

@@ -259,6 +259,7 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] =
         r"argument 3, an object of the class Heavy, .*'_thread.lock' object",
     ),
     (calls.ignore, (SECRET,), {"key": calls.Telling()}, r"argument key, an object of the class Telling, cannot be pi"),
+    (calls.ignore, (calls.Mute(),), {}, r"argument 1, an object of the class Mute, cannot be pickled$"),
     (calls.ignore, (_local_object(),), {}, r"argument 1, .* Inner, .* the class is defined inside a function"),
     (calls.ignore, ({"key": [calls.Heavy()]},), {}, r"argument 1, an object of the class dict"),
     (calls.ignore, (_local(),), {}, r"argument 1, an object of the class function, cannot be pickled"),
@@ -307,6 +308,7 @@ async def test_a_result_that_cannot_come_back_fails_the_attempt_g23() -> None:
             "coroutine": r"of the class coroutine, .* cannot pickle 'coroutine' object",
             "local class": r"of the class Local, which cannot leave the worker process",
             "only there": r"of the class OnlyHere, .* loading it raises ValueError",
+            "mute": r"of the class Mute, which cannot leave the worker process$",
         }.items():
             error = await failure(host.schedule(calls.make, what))
             assert type(error) is TasksUnportableError
@@ -316,10 +318,11 @@ async def test_a_result_that_cannot_come_back_fails_the_attempt_g23() -> None:
 
 async def test_an_exception_that_cannot_come_back_fails_the_attempt_g23() -> None:
     async with TaskHost(config=IN_PROCESS) as host:
-        for what in ("needs two", "holds a lock"):
+        for what in ("needs two", "holds a lock", "interrupts"):
             error = await failure(host.schedule(calls.raise_it, what))
             assert type(error) is TasksUnportableError
-            assert re.search(r"raise_it raised an object of the class (NeedsTwo|HoldsLock), which cannot", str(error))
+            kinds = "NeedsTwo|HoldsLock|Interrupts"
+            assert re.search(rf"raise_it raised an object of the class ({kinds}), which cannot", str(error))
             assert "in raise_it" in error.__notes__[0]
 
 

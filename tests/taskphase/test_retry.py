@@ -182,7 +182,19 @@ async def test_a_policy_that_returns_a_coroutine_is_told_so_and_leaves_no_warnin
 
     assert await outcome_with(lambda task, error: too_late()) == (S.FAILED, 1)
     gc.collect()
-    assert "not coroutine" in caplog.text
+    assert "the answer of retry= must be a number of seconds or a timedelta, not coroutine" in caplog.text
+
+
+async def test_the_answer_of_a_policy_is_in_no_log_record_g3_g4_g16(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer may be an argument of the task by mistake."""
+
+    class Payload:
+        def __repr__(self) -> str:
+            return "Payload(password='hunter2')"
+
+    assert await outcome_with(lambda task, error: Payload()) == (S.FAILED, 1)  # type: ignore[arg-type, return-value]
+    assert "not Payload" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 async def test_a_policy_runs_in_the_loop_in_the_context_of_the_attempt_g6_g16() -> None:

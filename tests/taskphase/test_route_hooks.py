@@ -254,13 +254,13 @@ async def test_a_call_that_cannot_await_a_hook_is_refused_and_changes_nothing_g2
     async with TaskHost() as host:
         async with host.scope() as scope:
             scope.before_route_ends(events.hook)
-            assert scope.has_hooks
+            assert scope._hooks
             for call in (scope.end_route, scope.end, lambda: scope.after_route.start(scope)):
                 with pytest.raises(RuntimeError, match="async with"):
                     call()
             assert (scope.outcome, events) == (None, [])
         assert events == ["hook: success"]
-        assert not scope.has_hooks
+        assert not scope._hooks
         scope.end_route()
         scope.end()
 
@@ -273,7 +273,7 @@ async def test_a_hook_that_comes_too_late_or_takes_no_outcome_is_refused_g22() -
             for wrong in (without_outcome, None):
                 with pytest.raises(TypeError):
                     scope.before_route_ends(wrong)  # type: ignore[arg-type]
-            assert not scope.has_hooks
+            assert not scope._hooks
         with pytest.raises(RuntimeError, match="ended already"):
             scope.before_route_ends(Events().hook)
 

@@ -236,6 +236,10 @@ async def connect() -> None:
     await anyio.connect_tcp("127.0.0.1", 9)
 
 
+async def connect_in_the_machine() -> None:
+    await anyio.connect_unix("/not/there")
+
+
 async def look_up() -> None:
     await anyio.connect_tcp("localhost", 9)
 
@@ -267,7 +271,11 @@ async def serve_by_trio() -> None:
 @pytest.mark.parametrize(
     ("backend", "scenario"),
     [
-        *((backend, scenario) for backend in BACKENDS for scenario in (connect, look_up, listen)),
+        *(
+            (backend, scenario)
+            for backend in BACKENDS
+            for scenario in (connect, connect_in_the_machine, look_up, listen)
+        ),
         *(("asyncio", scenario) for scenario in (open_by_asyncio, serve_by_asyncio)),
         *(("trio", scenario) for scenario in (open_by_trio, look_up_by_trio, serve_by_trio)),
     ],

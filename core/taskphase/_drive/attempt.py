@@ -93,8 +93,8 @@ async def _may_begin(runner: Owner[Job], job: Job) -> bool:
     try:
         if not (job.status in ENDS or job in runner.alive):
             await _turn()
-        if record is not None and record.error is None:
-            await record.begin(job)
+        if record is not None and record.error is None and runner.keeper is not None:
+            await runner.keeper.begin(job)
     except BaseException:
         runner.cancel(job)
         runner.note_left(job)

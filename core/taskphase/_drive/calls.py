@@ -29,7 +29,7 @@ async def call_function(job: Job) -> Any:
             result = job.func(*job.args, **job._kwargs)
             deadline = inf if timeout is None else current_time() + timeout
         elif order_of(job) is not None:
-            return await order_of(job).run(job)
+            return await order_of(job).outlet.deliver(job)
         elif job.config.run_in == "process":
             return await call_in_process(job)
         else:

@@ -28,8 +28,8 @@ def running_host() -> Any:
 
 def scope_here(host: object) -> Any:
     """Return the scope of `host` that this code runs in, or None. In a task there is none."""
-    body = BODY.get()
-    if body is None or body[0] is not host or body[1] is not JOB.get():  # as in `body_here()`: a call costs
+    body = body_here()
+    if body is None or body[0] is not host:
         return None
     unit = body[2]
     return unit() if callable(unit) else unit

@@ -11,15 +11,14 @@ from datetime import timedelta
 from inspect import iscoroutine
 from typing import Any
 
+from .._machine.config import check_seconds
 from .._machine.dispatch import DISPATCH, Outcome
 from .._machine.life import IN_ATTEMPT, TOLD_TO_STOP, LifeEvent, TaskStatus
-from .._machine.retrying import seconds_of
 from . import report
 from .calls import call_handler
-from .cancelling import no_loop_runs_here
 from .job import Job, leave_scope, move, order_of, record_of, set_scope
 from .owner import Owner
-from .raised import forget_locals, judge
+from .raised import forget_locals, is_garbage, judge
 from .watching import tell, tell_all
 
 
@@ -44,7 +43,7 @@ async def end_otherwise(
             except BaseException as exc:
                 # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
                 # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
-                has_gone = issubclass(type(exc), GeneratorExit) and no_loop_runs_here()
+                has_gone = is_garbage()
                 if job.status in IN_ATTEMPT and not has_gone:
                     end_without_success(runner, job, LifeEvent.FAIL, error)
                 if has_gone or not issubclass(type(exc), GeneratorExit):
@@ -84,23 +83,20 @@ def end_without_success(runner: Owner[Job], job: Job, event: LifeEvent, error: B
 
 async def follow_failure(runner: Owner[Job], job: Job, error: Exception) -> None:
     """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end."""
-    config, after, stray = job.config, None, None
-    if config.retry is not None and job.status is TaskStatus.RUNNING:
+    has_handler, after, stray = job.config.on_error is not None, None, None
+    if job.config.retry is not None and job.status is TaskStatus.RUNNING:
         after, stray = ask_policy(runner, job, error)
-    event = DISPATCH[Outcome.RAISED, False, config.on_error is not None]
+    event = DISPATCH[Outcome.RAISED, False, has_handler]
     if after is not None:
         with runner.busy():
             # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
             if job.status is TaskStatus.RUNNING:
-                event = DISPATCH[Outcome.RAISED, True, config.on_error is not None]
+                event = DISPATCH[Outcome.RAISED, True, has_handler]
                 stray = pause(runner, job, after, error)
-    if event is LifeEvent.RETRY:
-        if stray is not None:
-            raise stray
-        return
     if event is LifeEvent.RAISE:
         stray = await handle(runner, job, error) or stray
-    end_without_success(runner, job, LifeEvent.FAIL, error)
+    if event is not LifeEvent.RETRY:
+        end_without_success(runner, job, LifeEvent.FAIL, error)
     if stray is not None:
         raise stray
 
@@ -127,7 +123,8 @@ def ask_policy(runner: Owner[Job], job: Job, error: Exception) -> tuple[float | 
         answer = job.config.retry(job, error)
         if iscoroutine(answer):
             answer.close()  # otherwise Python warns of a coroutine that was never awaited
-        return seconds_of(answer), None
+        after = None if answer is None else float(check_seconds("the answer of retry=", answer, finite=True))
+        return after, None
     except BaseException as exc:
         _, raised, stray = judge(exc, job)
         report.policy_failed(job, raised or exc)

@@ -72,9 +72,9 @@ class Gates:
         return None if limit is None else self.lines.get(limit)
 
     def has_key_of(self, job: Job) -> bool:
-        """Return whether another job of the same function has the key of `job`. In a journal the file decides that."""
-        key = job.config.key
-        holder = None if key is None or record_of(job) is not None else self._keys.get((job.function, key))
+        """Return whether another job of the same function has the key of `job`."""
+        key = _key_of(job)
+        holder = None if key is None else self._keys.get(key)
         return holder is not None and holder is not job and holder.status not in ENDS
 
     def stop(self, job: Job) -> bool:
@@ -86,9 +86,9 @@ class Gates:
         """
         config = job.config
         if job.status in MAY_DROP:
-            if config.key is not None and record_of(job) is None:
-                self._held_keys[job] = job.function, config.key
-                self._keys[self._held_keys[job]] = job
+            if (key := _key_of(job)) is not None:
+                self._held_keys[job] = key
+                self._keys[key] = job
             if config.delay:
                 self.pause(job, config.delay)
                 move(job, LifeEvent.DELAY)
@@ -177,6 +177,12 @@ class Gates:
         limit = job.config.limit
         if limit is not None:
             self.lines.setdefault(limit, Line()).waiting.add(job)
+
+
+def _key_of(job: Job) -> tuple[str, str] | None:
+    """Return the function and the key of `job`; None if it has no key, or the file of its journal decides."""
+    key = job.config.key
+    return None if key is None or record_of(job) is not None else (job.function, key)
 
 
 def _next_in(line: Line, limit: Limit) -> Iterator[Job]:

@@ -9,6 +9,7 @@ from .._machine.life import ENDS, NOT_DUE, TOLD_TO_STOP, LifeEvent
 from ..errors import HandOverFailed, TasksUnportableError
 from . import report
 from .job import Job, move, order_of, record_of
+from .keeping import Place
 from .outlet import HandOver
 from .outlets import Outlets, bring_home
 from .phases import Phases
@@ -102,7 +103,7 @@ class Kept(Phases):
         if self.outlets is not None:
             self.outlets.enter(job)
         record = record_of(job)
-        if record is not None and record.must_begin:
+        if record is not None and record.place is Place.RECOVERED:
             move(job, LifeEvent.RECORD)
 
     def _cannot_start(self, job: Job, error: Exception) -> None:

@@ -14,7 +14,7 @@ def native_seam(*, may_enclose: bool = False) -> NativeSeam[Job]:
     """Return the seam of the running event loop.
 
     :param may_enclose: True: `open()` checks if `enclose()` works. False: tasks enter their scopes early
-    :raises anyio.NoEventLoopError: if no event loop runs in this thread (RuntimeError before anyio 4.12)
+    :raises RuntimeError: if no event loop runs in this thread (anyio 4.12.0 has a class of its own)
     """
     if get_cancelled_exc_class() is CancelledError:
         from .on_asyncio import AsyncioSeam

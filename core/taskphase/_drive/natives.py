@@ -9,7 +9,6 @@ step; then the step is called. All of that can go with Python 3.11.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
@@ -24,8 +23,6 @@ Stepper: TypeAlias = Callable[[Coroutine[Any, Any, None], "str | None", Context,
 """Makes a native task with this coroutine, name and context. Returns after its first step. While another task runs:
 between `leave_task()` and `enter_task()`. From before the first step on the task is in this dict under this key.
 """
-
-_Steps: TypeAlias = list[tuple[Callable[[], object], Context]]
 
 _EAGER_CODE: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 HAS_EAGER_TASKS = _EAGER_CODE is not None
@@ -55,8 +52,9 @@ def bury_if_missed(native: asyncio.Task[None], job: Job) -> None:
 
 
 def _bury(job: Job, native: object) -> None:
-    if job._runner.alive.get(job) is native:
-        job._runner.bury(job)
+    runner = job._runner
+    if runner.alive.get(job) is native:
+        runner.bury(job)
 
 
 def makes_plain_tasks(loop: asyncio.AbstractEventLoop) -> bool:
@@ -89,47 +87,39 @@ def _by_hand(loop: asyncio.AbstractEventLoop) -> Stepper:
     """Return the stepper of Python 3.11.
 
     *Invariant*: no callback is lost. While `make()` makes a task, a finalizer or a signal handler may use the loop, or
-    make another task. What they give to the loop is passed on.
+    make another task. Only the first step of the new task has the context of that task.
     """
     attributes, call_soon = loop.__dict__, loop.call_soon
-    steps: _Steps = []
+    wanted: Context | None = None  # of the task that is being made
+    step: Any = None
 
     def take(callback: Callable[..., object], *args: Any, context: Context | None = None) -> object:
-        if context is None or args:
+        nonlocal step
+        if context is not wanted:
             return call_soon(callback, *args, context=context)
-        steps.append((callback, context))
+        step = callback
         return None
 
     def make(
         coro: Coroutine[Any, Any, None], name: str | None, context: Context, alive: dict[Any, Any], key: object
     ) -> None:
-        native = None
-        before = attributes.get(_CALL_SOON)  # of a tool
+        nonlocal wanted, step
+        before = attributes.get(_CALL_SOON)  # of a tool. First: a signal handler may raise at this call
+        outer = wanted, step
+        wanted = context
         attributes[_CALL_SOON] = take
         try:
-            native = NativeTask(coro, loop=loop, name=name, context=context)
+            alive[key] = NativeTask(coro, loop=loop, name=name, context=context)
+            first = step
         finally:
             if before is None:
                 del attributes[_CALL_SOON]
             else:
                 attributes[_CALL_SOON] = before
-            if len(steps) != 1 or native is None:
-                _pass_on(native, steps, call_soon)
-        alive[key] = native
-        step, _ = steps.pop()
-        context.run(step)
+            wanted, step = outer  # last: without `take()` in the loop no callback is compared
+        context.run(first)
 
     return make
-
-
-def _pass_on(native: object, steps: _Steps, call_soon: Callable[..., object]) -> None:
-    """Keep only the step of `native` in `steps`, and give all others to the loop."""
-    taken, steps[:] = steps[:], []
-    for step, context in taken:
-        if any(each is native for each in gc.get_referents(step)):
-            steps.append((step, context))
-        else:
-            call_soon(step, context=context)
 
 
 def _can_step_by_hand(loop: asyncio.AbstractEventLoop) -> bool:

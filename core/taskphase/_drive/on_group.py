@@ -80,5 +80,6 @@ class GroupSeam(RingsInTasks):
 
 def _bury_if_missed(job: Job) -> None:
     """End `job` if foreign code has cancelled its native task before the first step: see `NativeTask`."""
-    if job._runner.alive.get(job, job) is None:
-        job._runner.bury(job)
+    runner = job._runner
+    if runner.alive.get(job, job) is None:
+        runner.bury(job)

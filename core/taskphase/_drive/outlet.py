@@ -8,18 +8,19 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from anyio import Lock, Semaphore, current_time, move_on_after, sleep, sleep_until
 from anyio.lowlevel import RunVar
 
 from .._machine.config import TaskConfig
 from .._machine.dispatch import Outcome
-from .._machine.life import TOLD_TO_STOP, LifeEvent
+from .._machine.life import LifeEvent
 from .._queue import Queue, trace_headers
 from ..errors import HandOverFailed
 from . import report
 from .cancelling import CancelScope
-from .job import Job, move
+from .job import Job, move, order_of, record_of
 from .raised import judge, leaves
 from .watching import tell
 
@@ -28,6 +29,8 @@ _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
 _LONGEST_CLOSE = 1.0
 
+_NO_ANSWER = "the queue has not answered in time"
+
 
 @dataclass(eq=False, repr=False, slots=True)  # no text has the arguments: they may be secret
 class HandOver:
@@ -35,31 +38,24 @@ class HandOver:
 
     :ivar prepared: what `Queue.prepare()` has returned
     :ivar carried: the values of `Queue.carry`
-    :ivar deadline: seconds for all attempts; infinity for a task of a journal
     :ivar here: the settings of the task if it runs here after all
     :ivar attempts: the number of attempts to publish
     :ivar outcome: "unknown" as soon as the queue may have the task
     :ivar error: the exception of the last attempt; None if `cut()` has ended the attempt
     :ivar has_turn: True if the task has one of the turns of its outlet
     :ivar is_cut: True if the drain does not wait for it any longer
-    :ivar ends_at: the time of its deadline, by the loop's clock; infinity before its start
-    :ivar failed_after: the number of hand-overs that the queue had confirmed when an attempt of this one failed, and
-        the queue was taken for down; infinity before that
-    :ivar scope: the scope around all its waits that have begun; None before the first
+    :ivar scope: the scope of the first attempt, then the one around all others; None before and after them
     """
 
     outlet: Outlet
     prepared: Any
     carried: Mapping[str, str]
     here: TaskConfig
-    deadline: float
     attempts: int = 0
     outcome: Literal["refused", "unknown"] = "refused"
     error: BaseException | None = None
     has_turn: bool = False
     is_cut: bool = False
-    ends_at: float = inf
-    failed_after: float = inf
     scope: CancelScope | None = None
 
     def cut(self) -> None:
@@ -67,28 +63,6 @@ class HandOver:
         self.is_cut = True
         if self.scope is not None:
             self.scope.cancel()
-
-    def note_no_answer(self) -> None:
-        """Note that an attempt was cut off: by its own time, by the deadline or by `cut()`."""
-        self.error = None if self.is_cut else TimeoutError("the queue has not answered in time")
-
-    async def run(self, job: Job) -> None:
-        """Hand the task over, in the context of `schedule()`. Returns when the queue has confirmed it.
-
-        :raises HandOverFailed: after the deadline, or after `cut()`
-        """
-        queue, runner = self.outlet.queue, job._runner
-        move(job, LifeEvent.HAND_OVER)
-        if runner.watching is not None:
-            tell(runner.watching.moved, runner.telling, job)
-        self.ends_at = runner.seam.clock() + self.deadline
-        try:
-            # After `cut()` the queue must not get the task: `publish()` may do its work before its first checkpoint.
-            if self.is_cut or not await self.outlet.deliver(self, job):
-                raise HandOverFailed(queue.name, str(job.message_id), self.attempts, self.outcome) from self.error
-        finally:
-            self.scope = self.error = None
-            del self, job, queue  # as in `attempt()`
 
 
 class Outlet:
@@ -111,7 +85,6 @@ class Outlet:
         self._probe = Lock(fast_acquire=True)
         self._again = Lock(fast_acquire=True)  # of all that have failed before, one stands in line for the probe
         self._pause = 0.0
-        self._confirmed = 0
         self._next_probe = 0.0
         self.waiting: set[HandOver] = set()
 
@@ -136,9 +109,6 @@ class Outlet:
     def leave(self, order: HandOver) -> None:
         """Forget `order`, and give back its turn, if it has one."""
         self.waiting.discard(order)
-        self._give_back(order)
-
-    def _give_back(self, order: HandOver) -> None:
         if order.has_turn:
             order.has_turn = False
             self._turns.release()
@@ -148,22 +118,34 @@ class Outlet:
         if self._connection is not None:
             await self._connection.leave()
 
-    async def deliver(self, order: HandOver, job: Job) -> bool:
-        """Publish `order`, in as many attempts as it takes. Return False after its deadline, or after `order.cut()`."""
+    async def deliver(self, job: Job) -> None:
+        """Hand the task over, in the context of `schedule()`. Return when the queue has confirmed it.
+
+        A task of a journal has no deadline.
+
+        :raises HandOverFailed: after the deadline, or after `HandOver.cut()`
+        """
+        order: HandOver = order_of(job)
+        runner = job._runner
+        move(job, LifeEvent.HAND_OVER)
+        if runner.watching is not None:
+            tell(runner.watching.moved, runner.telling, job)
+        deadline = runner.seam.clock() + self.queue.deadline if record_of(job) is None else inf
         try:
-            # Nearly all hand-overs need only this attempt. It enters its own scope, and no other scope is needed.
-            if order.has_turn and not self.is_down and await self._attempt(order, job):
-                return True
-            order.scope = job._runner.seam.cancel_scope(deadline=order.ends_at)
+            # After `cut()` the queue must not get the task: `publish()` may need no checkpoint for that.
+            is_ready = order.has_turn and not order.is_cut and not self.is_down
+            if is_ready and await self._attempt(order, job, deadline):
+                return  # as nearly always: another scope around this attempt would cost a fifth of the hand-over
+            order.scope = runner.seam.cancel_scope(deadline=deadline)
             with order.scope:
-                if order.is_cut:
-                    return False
-                await self._persist(order, job)
-                return True
-            return False
+                if not order.is_cut:
+                    await self._persist(order, job)
+                    return
+            raise HandOverFailed(self.queue.name, str(job.message_id), order.attempts, order.outcome) from order.error
         finally:
+            order.scope = order.error = None
             self.leave(order)
-            del order, job  # as in `attempt()`
+            del self, order, job  # as in `attempt()`
 
     async def _persist(self, order: HandOver, job: Job) -> None:
         """Publish `order` in its turn, again and again."""
@@ -188,8 +170,8 @@ class Outlet:
             del order, job  # as in `attempt()`
 
     def _line_up(self, order: HandOver) -> None:
+        self.leave(order)
         self.waiting.add(order)
-        self._give_back(order)
 
     async def _take_turn(self, order: HandOver) -> None:
         if not order.has_turn:
@@ -197,47 +179,48 @@ class Outlet:
             order.has_turn = True
             self.waiting.discard(order)
 
-    def _note_failure(self, order: HandOver) -> None:
-        if order.failed_after < self._confirmed and not self.is_down:
-            return  # the call of `order` is the reason
-        order.failed_after = self._confirmed
-        self._pause = min(2 * self._pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
-        self._next_probe = current_time() + random.uniform(0, self._pause)  # noqa: S311
+    async def _attempt(self, order: HandOver, job: Job, deadline: float = inf) -> bool:
+        """Make one attempt to publish; return whether the queue has confirmed it.
 
-    async def _attempt(self, order: HandOver, job: Job) -> bool:
-        """Make one attempt to publish; return whether the queue has confirmed it."""
-        queue, runner, before, around = self.queue, job._runner, order.outcome, order.scope
+        :param deadline: of all attempts, for the first one; later ones are inside a scope with that deadline
+        """
+        queue, runner, before = self.queue, job._runner, order.outcome
         order.attempts += 1
+        order.error = None
+        own = runner.seam.cancel_scope(deadline=min(deadline, runner.seam.clock() + queue.attempt_timeout))
+        order.scope = order.scope or own
         try:
-            ends_at = min(order.ends_at, runner.seam.clock() + queue.attempt_timeout)
-            scope = runner.seam.cancel_scope(deadline=ends_at)
-            order.scope = around or scope
-            with scope:
-                self._connection = connection = self._connection or _connection_to(queue)
-                if not connection.is_open:
-                    await connection.open()
+            with own:
+                self._connection = self._connection or _connection_to(queue)
+                if not self._connection.is_open:
+                    await self._connection.open()
                 order.outcome = "unknown"  # until the end of the attempt is known
                 await queue.publish(order.prepared, {**order.carried, **trace_headers(order.carried)})
                 self._pause = 0
-                self._confirmed += 1
                 return True
-            order.note_no_answer()
-            self._note_failure(order)
+            if not order.is_cut:
+                self._note_failure(order, TimeoutError(_NO_ANSWER))
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
             # (A `SystemExit` of an engine is a failed attempt. A `GeneratorExit` ends each coroutine on its way.)
-            is_exit = outcome is Outcome.EXITED and type(exc) is SystemExit and job.status not in TOLD_TO_STOP
-            if (outcome is not Outcome.RAISED and not is_exit) or stray is not None:
-                order.note_no_answer()  # the scope of the hand-over has cut the attempt off
+            if stray is not None or (outcome is not Outcome.RAISED and type(exc) is not SystemExit):
+                if not order.is_cut:  # the deadline: the attempt may have just begun, and says nothing about the queue
+                    order.error = TimeoutError(_NO_ANSWER)
                 raise
-            order.error = error
             with suppress(Exception):
                 if before == "refused" and isinstance(error, Exception) and queue.refused(error) is True:
                     order.outcome = before
-            self._note_failure(order)
+            self._note_failure(order, error)
         finally:
             del order, job  # as in `attempt()`
         return False
+
+    def _note_failure(self, order: HandOver, error: BaseException) -> None:
+        order.error = error
+        if order.attempts > 1 and not self.is_down:
+            return  # the queue was down after an earlier attempt, and has confirmed others: the call is the reason
+        self._pause = min(2 * self._pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
+        self._next_probe = current_time() + random.uniform(0, self._pause)  # noqa: S311
 
 
 class Connection:
@@ -263,28 +246,25 @@ class Connection:
         """Note that a host does not use the connection any more. Close it after the last host."""
         self.hosts -= 1
         async with self._lock:
-            if self.hosts:
+            if self.hosts or not self.is_open:
                 return
+            self.is_open = False
             try:
-                if self.is_open:
-                    self.is_open = False
-                    with move_on_after(_LONGEST_CLOSE):
-                        await self._queue.close()
+                with move_on_after(_LONGEST_CLOSE):
+                    await self._queue.close()
             except BaseException as exc:
                 if isinstance(exc, GeneratorExit) or any(isinstance(part, KeyboardInterrupt) for part in leaves(exc)):
                     raise
                 report.queue_not_closed(self._queue.name, exc)
-            finally:
-                if not self.hosts:
-                    _connections.get().pop(self._queue, None)
 
 
-_connections: RunVar[dict[Queue, Connection]] = RunVar("taskphase_queue_connections")
+# The outlets of the hosts keep a connection alive: a loop that outlives its hosts forgets it, with its queue.
+_connections: RunVar[WeakValueDictionary[Queue, Connection]] = RunVar("taskphase_queue_connections")
 
 
 def _connection_to(queue: Queue) -> Connection:
     """Return the connection of `queue` in the running event loop, for one more host."""
-    none: dict[Queue, Connection] = {}
+    none: WeakValueDictionary[Queue, Connection] = WeakValueDictionary()
     connections = _connections.get(none)
     _connections.set(connections)
     connection = connections.setdefault(queue, Connection(queue))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from anyio import create_task_group
 
@@ -19,6 +18,7 @@ from .identity import new_message_id
 from .job import Job, order_of, record_of
 from .keeping import Keeper
 from .outlet import HandOver, Outlet
+from .portable import without_partials
 
 # These settings are about the run of the function. The queue has its own.
 _OF_THE_RUN = ("timeout", "limit", "retry", "shield", "run_in")
@@ -73,7 +73,7 @@ class Outlets:
         config = job.config if order is None else order.here
         if config.queue == "here":
             return
-        func, args, kwargs = without_partials(job)
+        func, args, kwargs = without_partials(job.func, job.args, job._kwargs)
         outlet = self._find(config.queue, func)
         if outlet is None:
             return
@@ -85,12 +85,12 @@ class Outlets:
             args,
             kwargs,
             queue.options_of(func),
-            self._settings_for(queue, config, func),
+            _settings_for(queue, config, func),
         )
         prepared = _prepare(queue, call)
         values = carried(queue.carry, f"{shown(call.function)} cannot be handed over to {queue.name!r}")
         parcel = job._own_parcel()
-        parcel.hand_over = HandOver(outlet, prepared, values, config, queue.deadline)
+        parcel.hand_over = HandOver(outlet, prepared, values, config)
         parcel.message_id = call.id
         parcel.is_async = False
         job.config = self._outward(config, queue)
@@ -104,21 +104,6 @@ class Outlets:
         if not outlet.queue.takes(func):
             raise TasksUnportableError(f"{shown(name_of(func))} is not in the list of the queue {asked.name!r}")
         return outlet
-
-    def _settings_for(self, queue: Queue, config: TaskConfig, func: Callable[..., Any]) -> Mapping[str, Any]:
-        """Return the settings that the queue translates. Refuse others that this task alone has."""
-        settings: dict[str, Any] = {}
-        for name in _OF_THE_RUN:
-            value = getattr(config, name)
-            if not config.sets(name) or _asks_nothing(name, value):
-                continue
-            if name not in queue.maps:
-                raise TasksUnportableError(
-                    f"{shown(name_of(func))} cannot be handed over to {queue.name!r} with {name}=, which is about its "
-                    "run: set it where the worker is configured, or run the task here with queue='here'"
-                )
-            settings[name] = value
-        return settings
 
     def _outward(self, config: TaskConfig, queue: Queue) -> TaskConfig:
         last, last_queue, outward = self._last
@@ -138,10 +123,10 @@ def route(job: Job, outlets: Outlets | None) -> None:
 
 def prepare(job: Job, scope: object, outlets: Outlets | None, keeper: Keeper | None) -> None:
     """Prepare `job` for one of the queues, and for the journal, if they have its function. In `schedule()`."""
-    function = None if keeper is None else keeper.configure(job)
-    route(job, outlets)
-    if keeper is not None and function is not None:
-        keeper.prepare(job, function, scope)
+    if keeper is None:
+        route(job, outlets)
+    else:
+        keeper.prepare(job, scope, outlets)
 
 
 def bring_home(job: Job) -> None:
@@ -167,13 +152,17 @@ def _unknown(queue: AnyQueue, func: Callable[..., Any]) -> ValueError:
     return ValueError(f"{text}: give the queue to the host, queues=[...]")
 
 
-def without_partials(job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
-    """Return the function of `job` without partials, and its arguments, with the arguments of the partials."""
-    func, args, kwargs = job.func, job.args, job._kwargs
-    while issubclass(type(func), partial):
-        bound = cast("partial[Any]", func)
-        func, args, kwargs = bound.func, (*bound.args, *args), {**bound.keywords, **kwargs}
-    return func, args, kwargs
+def _settings_for(queue: Queue, config: TaskConfig, func: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the settings that the queue translates. Refuse others that this task alone has."""
+    asked = {name: getattr(config, name) for name in _OF_THE_RUN if name in config.own}
+    settings = {name: value for name, value in asked.items() if not _asks_nothing(name, value)}
+    for name in settings:
+        if name not in queue.maps:
+            raise TasksUnportableError(
+                f"{shown(name_of(func))} cannot be handed over to {queue.name!r} with {name}=, which is about its "
+                "run: set it where the worker is configured, or run the task here with queue='here'"
+            )
+    return settings
 
 
 def _asks_nothing(name: str, value: object) -> bool:

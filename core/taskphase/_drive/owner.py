@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from .._machine.life import LifeEvent
 from .hooks import Telling, Watching
+from .keeping import Keeper
 from .seam import Seam
 from .threads import Threads
 
@@ -28,6 +29,7 @@ class Owner(Protocol[J]):
     seam: Seam[J]
     threads: Threads[J]
     alive: dict[J, object]
+    keeper: Keeper | None
 
     def call(self, func: Callable[[], None]) -> None: ...
     def busy(self) -> AbstractContextManager[None]: ...

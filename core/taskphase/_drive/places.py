@@ -16,7 +16,7 @@ from .._machine.scope import VERDICTS, Verdict
 from ..errors import TasksSaturatedError
 from .gates import Gates
 from .inbox import Inbox, Wait
-from .job import Job, order_of, record_of
+from .job import Job, order_of
 from .keeping import Keeper
 from .outlets import Outlets
 from .owner import Owner
@@ -184,14 +184,13 @@ class Places(Owner[Job], ABC):
 
     def _will_record(self, job: Job) -> bool:
         """Return whether `job` has to wait for its journal if its phase comes now."""
-        record = None if self.keeper is None else record_of(job)
-        return record is not None and record.will_wait()
+        return self.keeper is not None and self.keeper.will_wait(job)
 
     def _note_held(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""
         self.gates.note_waits(job)
-        if self.keeper is not None and (record := record_of(job)) is not None:
-            record.note_held(job)
+        if self.keeper is not None:
+            self.keeper.note_held(job)
 
     def _has_free_place(self, job: Job) -> bool:
         """Return whether the limit of `job`, if there is one, has a place for it now."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -84,7 +83,6 @@ def pack(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str
 
 def run(payload: bytes) -> tuple[Any, ...]:
     """Make the call. For the main thread of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _alias_main()
     if not _connection:
         _move_connection()
@@ -125,7 +123,7 @@ def unpack(answer: Answer, func: Callable[..., object], payload: bytes) -> Any:
         raise _noted(TasksUnportableError(f"{text}. {GUARD}" if _needs_main(payload) else text), answer)
     if answer.kind == "exited":
         raise _noted(BrokenWorkerProcess(f"{name} raised {answer.kind_of_value} in its worker process"), answer)
-    value, detail = None, answer.detail
+    detail = answer.detail
     if answer.data is not None:
         _alias_main()
         try:
@@ -135,9 +133,8 @@ def unpack(answer: Answer, func: Callable[..., object], payload: bytes) -> Any:
         else:
             if answer.kind == "returned":
                 return value
-            if isinstance(value, Exception):
+            if isinstance(value, Exception):  # not a KeyboardInterrupt, which would end the program
                 raise _noted(value, answer)
-            detail = f"the loaded object is a {type_name(value)}"
     what = "returned" if answer.kind == "returned" else "raised"
     text = f"{name} {what} an object of the class {answer.kind_of_value}, which cannot leave the worker process"
     raise _noted(TasksUnportableError(f"{text}: {detail}" if detail else text), answer)
@@ -155,7 +152,8 @@ def _dumped(value: object) -> tuple[bytes | None, str, str]:
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL), type_name(value), ""
     except Exception as exc:
-        return None, type_name(value), _detail(exc)
+        text = exc.args[0] if type(exc) is TypeError and exc.args else ""  # `str()` may be code of the user
+        return None, type_name(value), text if type(text) is str and _OF_PICKLE.fullmatch(text) else ""
 
 
 # Less than 0.1 seconds, once for each worker, on a system that lists no open descriptors.
@@ -174,11 +172,10 @@ def _move_connection() -> None:
     - A forked child closes the connection. Otherwise the parent would see the end of the worker only when the child
       ends, too.
     """
-    standard = {_identity(descriptor) for descriptor in (0, 1, 2)}
     others = [descriptor for entry in Path("/dev/fd").glob("*") if (descriptor := int(entry.name)) > 2]
     for descriptor in others or range(3, _MOST_DESCRIPTORS):  # the latter on a system that lists none
         with suppress(OSError):  # the descriptor with which the directory was read is closed by now
-            if _identity(descriptor) in standard:
+            if any(os.path.sameopenfile(descriptor, stream) for stream in (0, 1, 2)):
                 os.close(descriptor)  # uvloop leaves copies in the worker
     for stream, mode in ((sys.__stdin__, "rb"), (sys.__stdout__, "wb")):
         buffer = cast(Any, stream).buffer  # anyio reads and writes with these objects
@@ -190,11 +187,6 @@ def _move_connection() -> None:
         os.dup2(null, descriptor)
     os.close(null)
     os.register_at_fork(after_in_child=_close_connection)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
 
 
 def _close_connection() -> None:
@@ -222,26 +214,20 @@ def _main_has_file() -> bool:
 
 def _why_not(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return why the call cannot be pickled."""
-    if (detail := _refusal(func)) is not None:
-        return _why_not_function(func, detail)
-    parts: list[tuple[str, Any]] = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
-    parts += [(f"argument {shown(key)}", value) for key, value in kwargs.items()]
+    inner: Any
+    inner, args, kwargs = without_partials(func, args, kwargs)
+    parts = named_arguments(args, kwargs)
+    if type(inner) is MethodType:
+        parts.insert(0, ("the object of the method", inner.__self__))
     for part, value in parts:
         if (detail := _refusal(value)) is not None:
-            return f"{part}, {_described(value, detail)}"
-    return "the arguments cannot be pickled together"
-
-
-def _why_not_function(func: Callable[..., object], detail: str) -> str:
-    if issubclass(type(func), partial):
-        bound = cast("partial[object]", func)
-        return _why_not(bound.func, bound.args, bound.keywords)
-    if type(func) is MethodType:
-        method: Any = func
-        owner: object = method.__self__
-        if (of_owner := _refusal(owner)) is not None:
-            return f"the object of the method, {_described(owner, of_owner)}"
-    name = names_of(func)[1]
+            if "<locals>" in names_of(type(value))[1]:
+                detail = "the class is defined inside a function"
+            text = f"{part}, an object of the class {shown(type_name(value))}, cannot be pickled"
+            return f"{text}: {detail}" if detail else text
+    if (detail := _refusal(inner)) is None:
+        return "the arguments cannot be pickled together"
+    name = names_of(inner)[1]
     if "<lambda>" in name:
         return "the function is a lambda, which no other process can import: define it by `def`, in a module"
     if "<locals>" in name:
@@ -250,22 +236,23 @@ def _why_not_function(func: Callable[..., object], detail: str) -> str:
     return f"the function cannot be pickled: {reason}"
 
 
-def _described(value: object, detail: str) -> str:
-    text = f"an object of the class {shown(type_name(value))}, cannot be pickled"
-    if "<locals>" in names_of(type(value))[1]:
-        detail = "the class is defined inside a function"
-    return f"{text}: {detail}" if detail else text
-
-
 def _refusal(value: object) -> str | None:
     """Return None if `value` can be pickled, otherwise the reason of pickle, or "" if the reason may be secret."""
     data, _, detail = _dumped(value)
     return None if data is not None else detail
 
 
-def _detail(exc: Exception) -> str:
-    try:
-        text = str(exc)
-    except Exception:
-        return ""
-    return text if _OF_PICKLE.fullmatch(text) else ""
+def without_partials(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+    """Return the same call, of the function inside all partials."""
+    while issubclass(type(func), partial):
+        bound = cast("partial[Any]", func)
+        func, args, kwargs = bound.func, (*bound.args, *args), {**bound.keywords, **kwargs}
+    return func, args, kwargs
+
+
+def named_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return each argument with its name for messages."""
+    named: list[tuple[str, object]] = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    return named + [(f"argument {shown(key)}", value) for key, value in kwargs.items()]

@@ -17,9 +17,9 @@ import math
 import os
 import signal
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context
-from types import TracebackType, coroutine
+from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import (
@@ -114,12 +114,11 @@ def _in_no_context(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
 
 
 def _slots_here() -> Slots[Job]:
-    try:
-        return _slots.get()
-    except LookupError:
-        slots: Slots[Job] = Slots(count_cores(), Event)
+    slots: Slots[Job] | None = _slots.get(None)
+    if slots is None:
+        slots = Slots(count_cores(), Event)
         _slots.set(slots)
-        return slots
+    return slots
 
 
 def count_cores() -> int:
@@ -128,35 +127,28 @@ def count_cores() -> int:
     return count() or 1
 
 
-class _Start:
-    """The scope around the start of a worker: a shield for some turns of the loop, and a deadline.
+@contextmanager
+def _starting(seam: Seam[Job]) -> Generator[None]:
+    """Return the context for the start of a worker: a shield for some turns of the loop, and a deadline.
 
     A cancellation of `open_process()` on asyncio or uvloop leaves a process behind, for which nothing waits.
     """
+    left = _TURNS
 
-    def __init__(self, seam: Seam[Job]) -> None:
-        self._scope = CancelScope(shield=True, deadline=current_time() + _MOST_SECONDS)
-        self._call = seam.call_from_thread
-        self._left = _TURNS
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left > 0:
+            seam.call_from_thread(count)
+        elif left == 0:
+            scope.shield = False
 
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-        self._call(self._count)
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
-        self._left = 0
-        return self._scope.__exit__(exc_type, exc, tb)
-
-    def _count(self) -> None:
-        if not self._left:
-            return
-        self._left -= 1
-        if self._left:
-            self._call(self._count)
-        else:
-            self._scope.shield = False
+    with CancelScope(shield=True, deadline=current_time() + _MOST_SECONDS) as scope:
+        seam.call_from_thread(count)
+        try:
+            yield
+        finally:
+            left = 0
 
 
 async def _prepare(name: str, seam: Seam[Job]) -> None:
@@ -170,7 +162,7 @@ async def _prepare(name: str, seam: Seam[Job]) -> None:
     reason = ""
     for _ in range(_MOST_BROKEN):
         try:
-            with _Start(seam):
+            with _starting(seam):
                 # Nothing needs to be imported for this call: there is hardly time for an interrupt.
                 await _run_sync(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 return

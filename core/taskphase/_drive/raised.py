@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from operator import is_
 from sys import exception
 from traceback import clear_frames
 from types import TracebackType
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 _MODULES = ("attempt", "failing", "calls", "outlet", "threads", "processes", "portable")
 _OWN = frozenset(f"{__package__}.{name}" for name in _MODULES)
 
+_PLAIN_GROUPS = (BaseExceptionGroup, ExceptionGroup)
 _DEEPEST = 100  # groups in one another
 
 # Read these attributes by the descriptors of the base class: an exception class of the user may override them. For the
@@ -142,29 +142,28 @@ def _together(exc: BaseException, parts: list[BaseException]) -> BaseException |
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in `exc`, which may be a group, without calling code of its class."""
-    left = [exc]  # no recursion: a group may be deeper than the stack
-    while left:
-        each = left.pop()
-        if issubclass(type(each), BaseExceptionGroup):
-            left.extend(reversed(_exceptions.__get__(each)))
-        else:
-            yield each
+    return (each for each, depth in _walk(exc) if depth is None)
 
 
-def plain(exc: BaseException, depth: int = 0) -> BaseException:
-    """Return `exc`, or a plain group with its exceptions. Scopes look into a group by recursion, and call its
-    `derive()`, which may be user code.
+def plain(exc: BaseException) -> BaseException:
+    """Return `exc`, or a plain group with its leaves: scopes look into a group by recursion, and call its `derive()`,
+    which may be user code.
     """
-    if not issubclass(type(exc), BaseExceptionGroup):
+    groups = ((type(each), depth) for each, depth in _walk(exc) if depth is not None)
+    if all(kind in _PLAIN_GROUPS and depth < _DEEPEST for kind, depth in groups):
         return exc
-    if depth == _DEEPEST:
-        return BaseExceptionGroup("exceptions of a task", list(leaves(exc)))
-    parts: tuple[BaseException, ...] = _exceptions.__get__(exc)
-    plain_parts = [plain(part, depth + 1) for part in parts]
-    is_plain = type(exc) in (BaseExceptionGroup, ExceptionGroup)
-    if is_plain and all(map(is_, parts, plain_parts)):
-        return exc
-    return BaseExceptionGroup("exceptions of a task", plain_parts)
+    return BaseExceptionGroup("exceptions of a task", list(leaves(exc)))
+
+
+def _walk(exc: BaseException) -> Iterator[tuple[BaseException, int | None]]:
+    """Yield `exc` and the exceptions in it: groups with their depth, other exceptions with None."""
+    left = [(exc, 0)]  # no recursion: a group may be deeper than the stack
+    while left:
+        each, depth = left.pop()
+        is_group = issubclass(type(each), BaseExceptionGroup)
+        yield each, depth if is_group else None
+        if is_group:
+            left += [(part, depth + 1) for part in reversed(_exceptions.__get__(each))]
 
 
 def unwrapped(exc: BaseException) -> BaseException:

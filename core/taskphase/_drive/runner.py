@@ -14,7 +14,7 @@ from .._machine.drain import DRAIN, DrainEvent, DrainStage
 from .._machine.life import ENDS, IN_ATTEMPT, NOT_DUE, TOLD_TO_STOP, LifeEvent, TaskStatus
 from .._queue import Queue
 from .hooks import Telling
-from .job import Job, move, record_of, set_scope
+from .job import Job, move, set_scope
 from .keeping import AnyJournal, Keeper
 from .kept import Kept
 from .outlets import Outlets, bring_home
@@ -132,8 +132,7 @@ class Runner(Kept):
         if is_due and self.gates.has_key_of(job):
             self.drop(job, "another task of its function with the same key waits or runs", level=logging.DEBUG)
             return True
-        record = record_of(job) if is_due and self.keeper is not None else None
-        if record is not None and record.must_wait(job):
+        if is_due and self.keeper is not None and self.keeper.must_wait(job):
             self.gates.record(job)
         elif not self.gates.stop(job):
             return False
@@ -205,8 +204,8 @@ class Runner(Kept):
         if job.config.is_gated:
             with self.busy():
                 self.gates.forget(job, keep_place=job in self.alive)
-            if self.keeper is not None and (record := record_of(job)) is not None:
-                record.note_ended(job)
+            if self.keeper is not None:
+                self.keeper.note_ended(job)
         if self.watching is not None:
             telling = telling or self.telling
             try:

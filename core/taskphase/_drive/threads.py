@@ -50,13 +50,14 @@ class _Call:
     - `is_left` and `has_ended`: the task releases the slot, or the thread does, or both do.
 
     :ivar is_left: True if the task no longer waits
+    :ivar is_asked: True if a thread was asked to begin: the call no longer waits for its slot
     """
 
-    __slots__ = ("_free", "_func", "has_begun", "has_ended", "is_left")
+    __slots__ = ("_free", "_func", "has_begun", "has_ended", "is_asked", "is_left")
 
     def __init__(self, func: Callable[[], Any], free: Callable[[_Call], None]) -> None:
         self._func, self._free = func, free
-        self.has_begun = self.has_ended = self.is_left = False
+        self.has_begun = self.has_ended = self.is_left = self.is_asked = False
 
     def work(self) -> tuple[Any, BaseException | None]:
         """Call the function, in the thread. Return its result, and its exception.
@@ -95,7 +96,6 @@ class Threads(Generic[Owner]):
         self._note_ended = note_ended
         self._slots: Slots[_Call] = Slots(total, seam.event)
         self._calls: dict[Owner, tuple[_Call, CancelScope]] = {}
-        self._queue: dict[Owner, CancelScope] = {}
         self._left_behind: dict[object, Owner] = {}
         self._patience = True
 
@@ -124,16 +124,17 @@ class Threads(Generic[Owner]):
         self._patience = False
 
     def abandon(self, owner: Owner) -> bool:
-        """Leave the thread of `owner` behind; return whether there was one."""
-        if owner in self._queue:
-            self._queue[owner].deadline = _ABANDONED
+        """Leave the thread of `owner` behind, or have its call wait for a slot no longer.
+
+        :return: whether there was a thread
+        """
         if owner not in self._calls:
             return False
         call, scope = self._calls[owner]
         if call.has_ended:  # its result is on the way
             return False
         scope.deadline = _ABANDONED
-        return True
+        return call.is_asked
 
     async def call(
         self, owner: Owner, func: Callable[[], Any], timeout: float | None, *, surely: bool
@@ -142,24 +143,26 @@ class Threads(Generic[Owner]):
 
         :param owner: the job, for `abandon()`; one call at a time
         :param timeout: seconds; the time starts when the call has its slot
-        :param surely: whether a cancellation in the line is ignored, so that `func` is called in any case
+        :param surely: whether a cancellation in the line is ignored, so that `func` is called in any case; without
+            `timeout`
         :return: the result, and the time (of the loop's clock) at which `timeout` ends
         :raises TimeoutError: after `timeout` seconds; the thread may still run
         :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
         """
         call = _Call(func, self._free_from_thread)
-        if surely and self._slots.is_full:
-            await self._wait_surely(owner, call)
-        else:
+        if not surely:
             await self._slots.take(call)
         deadline = math.inf if timeout is None else current_time() + timeout
-        # Shielded, so that a cancelled task waits for its thread. The wait ends early after:
+        # Shielded, so that a cancelled task waits for its thread, and `surely` for its slot. The wait ends early after:
         # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `forget()`.
         # - `abandon()`, which moves the deadline into the past: the host does not wait.
         scope = self._seam.cancel_scope(shield=True, deadline=deadline if self._patience else _ABANDONED)
         self._calls[owner] = call, scope
         try:
             with scope:
+                if surely:
+                    await self._slots.take(call)
+                call.is_asked = True
                 result, error = await to_thread.run_sync(call.work, abandon_on_cancel=True, limiter=UNLIMITED)
         finally:
             del self._calls[owner]
@@ -179,18 +182,6 @@ class Threads(Generic[Owner]):
             raise error
         finally:
             del error  # the traceback refers to this frame: a cycle
-
-    async def _wait_surely(self, owner: Owner, call: _Call) -> None:
-        """Wait in line whether the task is cancelled or not. Only `abandon()` and asyncio's own `cancel()` end this."""
-        self._queue[owner] = scope = self._seam.cancel_scope(shield=True)
-        if not self._patience:
-            scope.deadline = _ABANDONED
-        with scope:
-            try:
-                return await self._slots.take(call)
-            finally:
-                del self._queue[owner]
-        raise ThreadAbandoned
 
     def _free_from_thread(self, call: _Call) -> None:
         try:

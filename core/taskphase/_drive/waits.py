@@ -33,7 +33,8 @@ def check_wait(job: Job) -> None:
             "(In a `def` endpoint: `anyio.from_thread.run(task.wait)`. In a test with FastAPI's TestClient: "
             "`client.portal.call(task.wait)`)"
         )
-    if job.status is TaskStatus.DEFERRED and job._unit is not None and _comes_before(job._unit, seam):
+    unit = job._unit
+    if job.status is TaskStatus.DEFERRED and unit is not None and _comes_before(unit, seam):
         reason = f"is for {job.phase.value}, which comes only when this code has ended"
     elif job.status in IN_ATTEMPT and JOB.get() is job and job._runner.alive.get(job) is seam.running():
         reason = "runs this code"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from threading import RLock
 from typing import Protocol, TypeVar
 from weakref import WeakSet, ref
@@ -35,7 +36,7 @@ class Watched(Protocol):
 _lock = RLock()  # a finalizer may open a host in the thread that has the lock
 _watched: WeakSet[Watched] = WeakSet()
 _everywhere: list[tuple[Observer, tuple[Entry, ...]]] = []
-_broken: list[tuple[str, Callable[[], object]]] = []
+_broken: list[tuple[str, ref[object]]] = []
 
 
 def watch(runner: Watched, observers: Iterable[Observer]) -> None:
@@ -102,25 +103,23 @@ def tell_all(hooks: Hooks, telling: Telling, args: tuple[object, ...]) -> None:
 
 def _go_on(hooks: Hooks, broken: Hook, error: BaseException, args: tuple[object, ...]) -> None:
     """Note that the hook `broken` has raised `error`, and call the hooks behind it."""
-    interrupt = None
-    if isinstance(error, KeyboardInterrupt):
-        interrupt = error
-    else:
+    try:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         _break_off(hooks, broken, error)
-    del error
-    position = next(position for position, each in enumerate(hooks, 1) if each is broken)
-    for hook in hooks[position:]:
-        try:
-            hook(*args)
-        except KeyboardInterrupt as exc:
-            interrupt = exc
-        except BaseException as exc:
-            _break_off(hooks, hook, exc)
-    if interrupt is not None:
-        try:
-            raise interrupt
-        finally:
-            del interrupt  # its traceback has this frame: a cycle
+    finally:
+        del error  # its traceback has this frame: a cycle
+        position = next(position for position, each in enumerate(hooks, 1) if each is broken)
+        for_each(partial(_call, hooks, args), hooks[position:])
+
+
+def _call(hooks: Hooks, args: tuple[object, ...], hook: Hook) -> None:
+    try:
+        hook(*args)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        _break_off(hooks, hook, exc)
 
 
 def _break_off(hooks: Hooks, hook: Hook, error: BaseException) -> None:
@@ -129,20 +128,13 @@ def _break_off(hooks: Hooks, hook: Hook, error: BaseException) -> None:
         if _is_broken(entry):
             return  # another thread was in it, too
         _broken[:] = [each for each in _broken if each[1]() is not None]
-        _broken.append((entry.name, _reference(entry.observer)))
+        _broken.append((entry.name, ref(entry.observer)))
         _refresh_all()
     report.observer_failed(entry.observer, entry.name, error)
 
 
 def _is_broken(entry: Entry) -> bool:
     return any(name == entry.name and observer() is entry.observer for name, observer in _broken)
-
-
-def _reference(observer: object) -> Callable[[], object]:
-    try:
-        return ref(observer)
-    except TypeError:  # its class has slots
-        return lambda: observer
 
 
 def _refresh_all() -> None:

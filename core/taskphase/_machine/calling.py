@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE, CO_VARARGS, Signature
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_NESTED, CO_VARARGS, Parameter, Signature
 from types import (
     CodeType,
     FunctionType,
@@ -23,17 +23,14 @@ from types import (
 )
 from typing import Any, Protocol, cast
 
-from .bound import bind
 from .hints import iterates, misplaced, uncalled
 from .plain import note_plain
 
 _ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # `types.coroutine` marks a generator function with the latter
-_GENERATORS = CO_GENERATOR | CO_ASYNC_GENERATOR
+_GENERATORS = inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
 _KINDS = _ASYNC | _GENERATORS
-_NESTED = inspect.CO_NESTED
 
-# The names under which asyncio, `inspect` of 3.12 and `inspect` of later versions mark a function that returns an
-# awaitable.
+# asyncio, `inspect` of 3.12 and later ones mark a function that returns an awaitable by one of these names.
 _MARKS = ("_is_coroutine", "_is_coroutine_marker", "_is_coroutine_mark")
 
 # A class has its own attribute lookup if it defines one of these names other than in C.
@@ -60,30 +57,25 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
     :raises TypeError: if `func` is not callable, is a generator function (a call would not run its body), or does not
         accept the arguments
     """
-    if type(func) is FunctionType and not kwargs:  # a fast path
-        code = func.__code__
-        flags = code.co_flags
-        if flags & _KINDS == CO_COROUTINE and code.co_argcount == len(args) and not code.co_kwonlyargcount:
-            if not flags & _NESTED:
-                note_plain(func)
-            return True
-    return _check(func, args, kwargs)
-
-
-def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     inner: Any = func
     count = len(args)
     if type(inner) is MethodType:
         inner, count = inner.__func__, count + 1
-    if type(inner) is FunctionType:
-        # Other common cases. `inspect.signature()` would cost tens of times the start of a task.
-        if not kwargs:
-            code = inner.__code__
-            flags = code.co_flags
-            fits = code.co_argcount == count and not code.co_kwonlyargcount
-            if not flags & _GENERATORS and (fits or _takes(inner, count)):
-                return bool(flags & CO_COROUTINE) or _is_marked(inner)
-    elif not callable(func):
+    if type(inner) is FunctionType and not kwargs:  # most calls: `inspect.signature()` costs more than a task
+        code = inner.__code__
+        flags = code.co_flags
+        fits = code.co_argcount == count and not code.co_kwonlyargcount
+        if fits and flags & _KINDS == CO_COROUTINE:
+            if not flags & CO_NESTED and func is inner:
+                note_plain(func)
+            return True
+        if not flags & _GENERATORS and (fits or _takes(inner, count)):
+            return bool(flags & CO_COROUTINE) or _is_marked(inner)
+    return _check(func, args, kwargs)
+
+
+def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if not callable(func):
         raise TypeError(f"expected a callable, not {shown(type_name(func))}: {uncalled(func)}")
     plain = _plain(func)
     flags = _flags(plain)
@@ -177,22 +169,14 @@ def _is_partial(func: object) -> bool:
 
 def _innermost(func: Callable[..., object]) -> Callable[..., object]:
     inner: Any = func
-    while True:
-        if type(inner) is MethodType:
-            inner = inner.__func__
-        elif _is_partial(inner):
-            inner = inner.func
-        else:
-            return cast("Callable[..., object]", inner)
+    while type(inner) is MethodType or _is_partial(inner):  # no recursion: `name_of()` never raises
+        inner = inner.__func__ if type(inner) is MethodType else inner.func
+    return cast("Callable[..., object]", inner)
 
 
 def _of_class(cls: type, name: str) -> Any:
     """Return the attribute `name` from `cls` or one of its bases, or None. Runs no user code."""
-    for base in _bases(cls):
-        members = _members(base)
-        if name in members:
-            return members[name]
-    return None
+    return next((_members(base)[name] for base in _bases(cls) if name in _members(base)), None)
 
 
 def _has_own_lookup(value: object) -> bool:
@@ -288,6 +272,25 @@ def _check_arguments(
         parameters = _parameters(signature_of(func))
         hint = misplaced(kwargs, signature)
         raise TypeError(f"{shown(name_of(func))}{parameters} cannot be called like this: {exc}{hint}") from None
+
+
+def bind(signature: Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Return `signature.bind(*args, **kwargs)`.
+
+    Before Python 3.13 `bind()` refuses a keyword with the name of a positional-only parameter, which `**kwargs` takes.
+
+    :raises TypeError: if a function with this signature does not accept the arguments
+    """
+    parameters = signature.parameters
+    others = next((each.name for each in parameters.values() if each.kind is Parameter.VAR_KEYWORD), None)
+    if others is None:
+        return signature.bind(*args, **kwargs)
+    taken = {name for name in parameters.keys() & kwargs if parameters[name].kind is Parameter.POSITIONAL_ONLY}
+    bound = signature.bind(*args, **{name: value for name, value in kwargs.items() if name not in taken})
+    if taken:
+        more = {name: kwargs[name] for name in kwargs if name in taken}
+        bound.arguments[others] = {**bound.arguments.get(others, {}), **more}
+    return bound
 
 
 def _parameters(signature: Signature | None) -> str:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
+from sys import float_info
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -31,19 +32,22 @@ def check_seconds(name: str, value: object, *, finite: bool = False, what: str =
     """Return a duration in seconds.
 
     :raises TypeError: if `value` is not an int, a float or a `timedelta`
-    :raises ValueError: if `value` is negative, not a number, or infinite although `finite` is set
+    :raises ValueError: if `value` is negative, not a number, too large for a float, or infinite although `finite` is
+        set
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be {what} or a timedelta, not {value!r}")
-    try:
-        float(value)
-    except OverflowError:  # an int
-        value = math.inf
-    if math.isnan(value) or value < 0 or (finite and math.isinf(value)):
+        raise TypeError(f"{name} must be {what} or a timedelta, not {shown(type_name(value))}")
+    if not (0 <= value <= float_info.max or (value == math.inf and not finite)):
         raise ValueError(f"{name} must be {'finite and ' if finite else ''}0 seconds or more, not {value!r}")
     return value
+
+
+@cache
+def _interned(names: frozenset[str]) -> frozenset[str]:
+    """Return the same object for the same names: a set for each task would take more memory than the settings."""
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,8 @@ class TaskConfig:
     """True if the task may wait for its delay, its limit or its next attempt, has a key, or is for a queue or
     a journal.
     """
-    own: int = field(default=0, init=False, repr=False, compare=False)
-    """A bit for each setting that does not come from a host: see `sets()`."""
+    own: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
+    """The settings that come from `.task()` or a scheduler, not from the host, a journal or a queue."""
 
     if TYPE_CHECKING:  # at run time the dataclass makes it
 
@@ -112,13 +116,13 @@ class TaskConfig:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        own = 0
+        own = list[str]()
         for name, check in _CHECKS.items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(name, value))
-                own |= _BITS[name]
-        object.__setattr__(self, "own", own)
+                own.append(name)
+        object.__setattr__(self, "own", _interned(frozenset(own)))
         object.__setattr__(self, "is_gated", self._may_wait())
 
     def _may_wait(self) -> bool:
@@ -144,7 +148,7 @@ class TaskConfig:
         if other is UNSET:
             return self
         changes = {name: value for name in _CHECKS if (value := getattr(other, name)) is not None}
-        return self._changed(changes, own=self.own | other.own)
+        return self._changed(changes, own=_interned(self.own | other.own))
 
     def shared(self) -> "TaskConfig":
         """Return these settings, for all tasks of a host or for all tasks of one function.
@@ -155,11 +159,7 @@ class TaskConfig:
             raise ValueError("key is a setting of single tasks: set it with .task(key=...)")
         if self.queue is not None and self.queue != "here":
             raise ValueError("queue is a setting of single tasks: list the functions in the queue")
-        return self if self is UNSET else self._changed({}, own=0)
-
-    def sets(self, name: str) -> bool:
-        """Return whether the setting comes from `.task()` or a scheduler, not from the host, a journal or a queue."""
-        return bool(self.own & _BITS[name])
+        return self if self is UNSET else self._changed({}, own=frozenset())
 
     def outward(self, queue: AnyQueue) -> "TaskConfig":
         """Return the settings for a hand-over to `queue`: shielded, without the settings of the run."""
@@ -174,12 +174,12 @@ class TaskConfig:
         """Return the settings of a task in a journal. The task may have to wait for the journal. The settings of `kept`
         count, unless the task has its own.
         """
-        inherited = (name for name in _CHECKS if not self.sets(name))
+        inherited = (name for name in _CHECKS if name not in self.own)
         changes = {name: value for name in inherited if (value := getattr(kept, name)) is not None}
         return self._changed(changes, is_gated=True)
 
     def _changed(
-        self, changes: Mapping[str, object], *, is_gated: bool = False, own: int | None = None
+        self, changes: Mapping[str, object], *, is_gated: bool = False, own: frozenset[str] | None = None
     ) -> "TaskConfig":
         changed = object.__new__(TaskConfig)  # without `__init__()`: all values were checked before
         for name in _CHECKS:
@@ -282,8 +282,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(
     }
 )
 """The check of each setting: returns the value to keep."""
-
-_BITS: Mapping[str, int] = MappingProxyType({name: 1 << number for number, name in enumerate(_CHECKS)})
 
 TaskConfig.__init__ = keywords_of("TaskConfig", "TaskConfig(timeout=5)")(TaskConfig.__init__)  # type: ignore[method-assign]
 

@@ -90,57 +90,21 @@ class LifeEvent(Symbol):
 
 _S, _E = TaskStatus, LifeEvent
 
+# Each of the places where a task waits may be left out, so a task goes on to any later one.
+_FROM_LIMIT = {_E.QUEUE: _S.WAITING, _E.START: _S.STARTING, _E.CANCEL: _S.CANCELLED}
+_FROM_DELAY = {_E.LIMIT: _S.LIMITED, **_FROM_LIMIT}
+_FROM_JOURNAL = {_E.DELAY: _S.DELAYED, **_FROM_DELAY, _E.DROP: _S.DROPPED}
+_FROM_PHASE = {_E.RECORD: _S.RECORDING, **_FROM_JOURNAL}
+
 LIFE = table(
     {
-        _S.NEW: {
-            _E.DEFER: _S.DEFERRED,
-            _E.RECORD: _S.RECORDING,
-            _E.DELAY: _S.DELAYED,
-            _E.LIMIT: _S.LIMITED,
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-            _E.DROP: _S.DROPPED,
-        },
-        _S.DEFERRED: {
-            _E.RECORD: _S.RECORDING,
-            _E.DELAY: _S.DELAYED,
-            _E.LIMIT: _S.LIMITED,
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-            _E.DROP: _S.DROPPED,
-        },
-        _S.RECORDING: {
-            _E.DELAY: _S.DELAYED,
-            _E.LIMIT: _S.LIMITED,
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.RAISE: _S.HANDLING,
-            _E.FAIL: _S.FAILED,
-            _E.CANCEL: _S.CANCELLED,
-            _E.DROP: _S.DROPPED,
-        },
-        _S.DELAYED: {
-            _E.LIMIT: _S.LIMITED,
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-        },
-        _S.LIMITED: {
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-        },
-        _S.WAITING: {
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-        },
-        _S.STARTING: {
-            _E.STEP: _S.RUNNING,
-            _E.RECORD: _S.RECORDING,
-            _E.CANCEL: _S.CANCELLED,
-        },
+        _S.NEW: {_E.DEFER: _S.DEFERRED, **_FROM_PHASE},
+        _S.DEFERRED: _FROM_PHASE,
+        _S.RECORDING: {**_FROM_JOURNAL, _E.RAISE: _S.HANDLING, _E.FAIL: _S.FAILED},
+        _S.DELAYED: _FROM_DELAY,
+        _S.LIMITED: _FROM_LIMIT,
+        _S.WAITING: {_E.START: _S.STARTING, _E.CANCEL: _S.CANCELLED},
+        _S.STARTING: {_E.STEP: _S.RUNNING, _E.RECORD: _S.RECORDING, _E.CANCEL: _S.CANCELLED},
         _S.RUNNING: {
             _E.HAND_OVER: _S.HANDING_OVER,
             _E.SUCCEED: _S.SUCCEEDED,
@@ -171,19 +135,9 @@ LIFE = table(
             _E.FAIL: _S.FAILED,
             _E.UNWIND: _S.CANCELLED,
         },
-        _S.HANDLING: {
-            _E.FAIL: _S.FAILED,
-            _E.CANCEL: _S.ABORTING,
-        },
-        _S.ABORTING: {
-            _E.FAIL: _S.FAILED,
-        },
-        _S.RETRYING: {
-            _E.LIMIT: _S.LIMITED,
-            _E.QUEUE: _S.WAITING,
-            _E.START: _S.STARTING,
-            _E.CANCEL: _S.CANCELLED,
-        },
+        _S.HANDLING: {_E.FAIL: _S.FAILED, _E.CANCEL: _S.ABORTING},
+        _S.ABORTING: {_E.FAIL: _S.FAILED},
+        _S.RETRYING: _FROM_DELAY,
         _S.SUCCEEDED: {},
         _S.FAILED: {},
         _S.CANCELLED: {},

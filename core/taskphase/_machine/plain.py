@@ -15,9 +15,7 @@ The value: its code, the number of its parameters, and the parcel of its tasks. 
 has this code. (A function that is renamed later keeps its names here.)
 """
 
-_last: dict[str, FunctionType] = {}  # by name: a module that is loaded again defines its functions again
-
-_MOST = 1000  # a program that defines functions for ever must not fill the memory
+_MOST = 1000  # a program that defines functions for ever, or again and again, must not fill the memory
 
 
 def note_plain(func: FunctionType) -> None:
@@ -32,9 +30,4 @@ def note_plain(func: FunctionType) -> None:
     if names is getattr(sys.modules.get(module), "__dict__", None) and names.get(name) is func:
         if len(PLAIN) >= _MOST:
             PLAIN.clear()
-            _last.clear()
-        full_name = f"{module}.{name}"
-        if (before := _last.get(full_name)) is not None:
-            PLAIN.pop(before, None)
-        _last[full_name] = func
-        PLAIN[func] = code, code.co_argcount, Parcel(is_async=True, names=(full_name, name))
+        PLAIN[func] = code, code.co_argcount, Parcel(is_async=True, names=(f"{module}.{name}", name))

@@ -1,9 +1,7 @@
 """Does a failed task get another attempt, and after how long?"""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Protocol
 
 # A float overflows at 2 ** 1024. Any `max_delay` is reached long before.
@@ -48,20 +46,3 @@ class RetryPolicy:
             return None
         pause = min(self.max_delay, self.backoff * 2.0 ** min(task.attempt - 1, _MOST_DOUBLINGS))
         return self._draw(0, pause) if self.jitter else pause
-
-
-def seconds_of(answer: object) -> float | None:
-    """Return the pause, in seconds, from the answer of a retry policy; None for no further attempt.
-
-    :raises TypeError: if the answer is not None, a number or a timedelta
-    :raises ValueError: if the answer is negative, infinite or not a number
-    """
-    if answer is None:
-        return None
-    if isinstance(answer, timedelta):
-        answer = answer.total_seconds()
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise TypeError(f"a retry policy must return None, seconds or a timedelta, not {type(answer).__name__}")
-    if not math.isfinite(answer) or answer < 0:
-        raise ValueError(f"a retry policy returned {answer!r}: a pause must be finite and 0 seconds or more")
-    return float(answer)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from .._drive.portable import named_arguments
 from .._machine.calling import shown, type_name
 from ..errors import TasksUnportableError
 
@@ -27,9 +28,7 @@ def pack(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str
     """
     if not args and not kwargs:
         return "[[],{}]"
-    parts: list[tuple[str, Any]] = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
-    parts += [(f"argument {shown(key)}", value) for key, value in kwargs.items()]
-    for part, value in parts:
+    for part, value in named_arguments(args, kwargs):
         if (reason := _refusal(value, 0)) is not None:
             raise TasksUnportableError(f"{part} of {shown(function)} cannot go into the journal: {reason}")
     try:
@@ -42,13 +41,10 @@ def pack(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str
 def unpack(text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of `pack()`.
 
-    :raises ValueError: if `text` is no result of `pack()`
+    :raises ValueError, TypeError: if `text` is no result of `pack()`
     """
-    try:
-        args, kwargs = json.loads(text)
-        return tuple(args), dict(kwargs)
-    except TypeError as exc:
-        raise ValueError("no arguments") from exc
+    args, kwargs = json.loads(text)
+    return tuple(args), dict(kwargs)
 
 
 def _refusal(value: object, depth: int) -> str | None:

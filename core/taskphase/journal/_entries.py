@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._arguments import unpack
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+# The longest arguments in an overview, in characters: a page shows a part of them, and asks again and again.
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +65,57 @@ class JournalOverview:
     failed: list[JournalEntry]
     due_count: int
     failed_count: int
+
+
+def entries(
+    connection: Connection,
+    state: str,
+    lives: Callable[[str], bool],
+    *,
+    most: int = -1,
+    order: str = "number",
+    arguments: str = "arguments",
+) -> list[JournalEntry]:
+    """Return the tasks in this state.
+
+    :param lives: returns whether an owner lives
+    :param most: the most tasks; -1: all
+    :param order: SQL; default: the oldest first
+    :param arguments: SQL for the arguments, as JSON
+    """
+    found = connection.execute(
+        f"SELECT message_id, function, name, phase, key, recoveries, error, written_at, {arguments}, failed_at, owner"  # noqa: S608 - only our own SQL
+        f" FROM tasks WHERE state = ? ORDER BY {order} LIMIT ?",
+        (state, most),
+    )
+    return [
+        JournalEntry(
+            *(message_id, function, name, phase, key, recoveries, error),
+            datetime.fromtimestamp(written_at, UTC),
+            *_call_of(call),
+            None if failed_at is None else datetime.fromtimestamp(failed_at, UTC),
+            None if owner is None else "alive" if lives(owner) else "dead",
+        )
+        for message_id, function, name, phase, key, recoveries, error, written_at, call, failed_at, owner in found
+    ]
+
+
+def overview(
+    connection: Connection, lives: Callable[[str], bool], most: int, *, has_arguments: bool
+) -> JournalOverview:
+    """Return the oldest due tasks, the last failures, and the counts.
+
+    :param has_arguments: True to read arguments, too, unless they are long
+    """
+    ((total, due),) = connection.execute("SELECT count(*), count(*) FILTER (WHERE state = 'due') FROM tasks")
+    arguments = f"CASE WHEN length(arguments) <= {_LONGEST} THEN arguments ELSE '[[],{{}}]' END"
+    read = partial(entries, connection, lives=lives, most=most, arguments=arguments if has_arguments else "'[[],{}]'")
+    return JournalOverview(read("due"), read("failed", order="failed_at DESC, number DESC"), due, total - due)
+
+
+def _call_of(arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments. A task whose arguments are no JSON is kept as failed: it has none."""
+    try:
+        return unpack(arguments)
+    except (ValueError, TypeError):
+        return (), {}

@@ -116,24 +116,88 @@ def id_of(file: Path | str | int) -> FileId | None:
     return found.st_dev, found.st_ino
 
 
-def connect(path: Path, sync: Sync, timeout: float) -> FileConnection:
-    """Open the file, or make it. For the thread that uses the connection. Begin and end transactions by hand.
+class File:
+    """How to open the file of a journal.
 
+    :param path: the file
+    :param sync: see `Journal`
     :param timeout: the most seconds to wait for a lock of another process
-    :raises JournalError: if that fails, or the file is no journal, or of a newer version
     """
-    with _errors_of(path):
-        _make(path)
-        connection = _open(path, timeout)
+
+    def __init__(self, path: Path, sync: Sync, timeout: float) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._sync = sync
+
+    def connect(self) -> FileConnection:
+        """Open the file, or make it. For the thread that uses the connection. Begin and end transactions by hand.
+
+        :raises JournalError: if that fails, or the file is no journal, or of a newer version
+        """
+        with self._errors():
+            _make(self.path)
+            connection = self._open()
+            try:
+                self._use_wal(connection)
+                connection.execute(f"PRAGMA synchronous = {self._sync.upper()}")
+                transact(connection, lambda: _check_schema(self.path, connection))
+            except BaseException:
+                connection.close()
+                raise
+            connection.wal = id_of(f"{self.path}-wal")
+            return connection
+
+    def ask(self, work: Callable[[Connection], T]) -> T:
+        """Open the file, return the result of `work` in one transaction, and close the file.
+
+        :raises JournalError: if that fails, or a due task has the key of the task
+        """
+        with self._errors(), closing(self.connect()) as connection:
+            return transact(connection, lambda: work(connection))
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Return the result of `work`, which only reads. No writer waits for this, and this waits for no writer.
+
+        :raises JournalError: if that fails, or there is no file
+        """
+        with self._errors(), closing(self._open()) as connection:
+            connection.execute("BEGIN")  # what the statements read is the file at one moment
+            return work(connection)
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
         try:
-            _use_wal(path, connection, time.monotonic() + timeout)
-            connection.execute(f"PRAGMA synchronous = {sync.upper()}")
-            transact(connection, lambda: _check_schema(path, connection))
-        except BaseException:
-            connection.close()
-            raise
-        connection.wal = id_of(f"{path}-wal")
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            raise JournalError(self.path, reason_of(exc)) from exc
+
+    def _open(self) -> FileConnection:
+        """Open an existing file: SQLite would make one that other users can read."""
+        file = id_of(self.path)
+        if file in _of_parent:
+            reason = "this process was forked while the file was open: use the start method 'spawn'"
+            raise JournalError(self.path, reason)
+        uri = f"{self.path.as_uri()}?mode=rw"
+        timeout = min(self.timeout, _LONGEST_WAIT)
+        connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
+        connection.file = file
+        _connections.add(connection)
         return connection
+
+    def _use_wal(self, connection: Connection) -> None:
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as exc:
+                if "locked" not in str(exc) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                if mode != "wal":
+                    reason = f"SQLite offers the journal mode {mode} here, not WAL: use a local disk"
+                    raise JournalError(self.path, reason)
+                return
 
 
 def transact(connection: Connection, work: Callable[[], T]) -> T:
@@ -158,33 +222,6 @@ def overwrite(connection: Connection) -> None:
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
 
-def ask(path: Path, sync: Sync, timeout: float, work: Callable[[Connection], T]) -> T:
-    """Open the file, return the result of `work` in one transaction, and close the file.
-
-    :raises JournalError: if that fails, or a due task has the key of the task
-    """
-    with _errors_of(path), closing(connect(path, sync, timeout)) as connection:
-        return transact(connection, lambda: work(connection))
-
-
-def read(path: Path, timeout: float, work: Callable[[Connection], T]) -> T:
-    """Return the result of `work`, which only reads. No writer waits for this, and this waits for no writer.
-
-    :raises JournalError: if that fails, or there is no file
-    """
-    with _errors_of(path), closing(_open(path, timeout)) as connection:
-        connection.execute("BEGIN")  # what the statements read is the file at one moment
-        return work(connection)
-
-
-@contextmanager
-def _errors_of(path: Path) -> Generator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        raise JournalError(path, reason_of(exc)) from exc
-
-
 def reason_of(exc: BaseException) -> str:
     """Return the text of an error of SQLite or of the system, which names no value of a task, and what to do."""
     if not isinstance(exc, (sqlite3.Error, OSError)):
@@ -202,33 +239,6 @@ def _make(path: Path) -> None:
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-
-
-def _open(path: Path, timeout: float) -> FileConnection:
-    """Open an existing file: SQLite would make one that other users can read."""
-    file = id_of(path)
-    if file in _of_parent:
-        raise JournalError(path, "this process was forked while the file was open: use the start method 'spawn'")
-    uri = f"{path.as_uri()}?mode=rw"
-    timeout = min(timeout, _LONGEST_WAIT)
-    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=FileConnection)
-    connection.file = file
-    _connections.add(connection)
-    return connection
-
-
-def _use_wal(path: Path, connection: Connection, deadline: float) -> None:
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as exc:
-            if "locked" not in str(exc) or time.monotonic() > deadline:
-                raise
-            time.sleep(_PAUSE)
-        else:
-            if mode != "wal":
-                raise JournalError(path, f"SQLite offers the journal mode {mode} here, not WAL: use a local disk")
-            return
 
 
 def _check_schema(path: Path, connection: Connection) -> None:

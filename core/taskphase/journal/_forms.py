@@ -1,27 +1,29 @@
-"""`Forms`: a task as a row of the file, and a row as a task."""
+"""A task as a row of the file, and a row as a task."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from math import inf
+from traceback import format_exception_only
 from typing import Any
 
 from .._drive.identity import new_message_id
 from .._drive.job import Job, order_of
-from .._drive.outlets import route, without_partials
+from .._drive.keeping import Place, Record
+from .._drive.outlets import Outlets, route
+from .._drive.portable import without_partials
 from .._machine.calling import name_of, shown
 from .._machine.config import TaskConfig
 from .._machine.scope import Phase
 from .._machine.text import exportable
-from .._queue import carried, queue_of, trace_headers
+from .._queue import carried, trace_headers
 from .._scope import Scope
 from .._task import Task
 from ..errors import TasksUnportableError
-from ._arguments import pack
-from ._record import Keeps, Place, Record
-from ._statements import Recovered
+from ._arguments import pack, unpack
+from ._statements import Row
 
 # The header of a task that runs here although a queue takes its function.
 _QUEUE = "taskphase.queue"
@@ -35,8 +37,7 @@ class Forms:
 
     :param config: the settings of the host
     :param names: the name of each function in the file
-    :param configs: the settings of each function, by its name in the file
-    :param functions: the functions, by their names in the file
+    :param configs: the settings of each function
     :param carry: the context variables to keep, by name
     """
 
@@ -44,92 +45,104 @@ class Forms:
         self,
         config: TaskConfig,
         names: Mapping[Callable[..., Any], str],
-        configs: Mapping[str, TaskConfig],
-        functions: Mapping[str, Callable[..., Any]],
+        configs: Mapping[Callable[..., Any], TaskConfig],
         carry: Mapping[str, ContextVar[str]],
     ) -> None:
         self._config = config
         self._names = names
         self._configs = configs
-        self._functions = functions
+        self._functions = {name: func for func, name in names.items()}
         self._carry = carry
-        self._last: dict[str | None, tuple[TaskConfig, TaskConfig]] = {}
+        self._last: dict[Callable[..., Any], tuple[TaskConfig, TaskConfig]] = {}  # most tasks have the same settings
 
-    def configure(self, job: Job) -> str | None:
-        """See `taskphase._drive.keeping.Keeper.configure()`."""
-        func, _, _ = without_partials(job)
-        try:
-            name = self._names.get(func)
-        except Exception:  # the class of a user's object has no hash
-            return None
-        if name is not None:
-            self._configure(job, name)
-        return name
-
-    def prepare(self, job: Job, name: str, scope: Scope | None, keeper: Keeps) -> None:
+    def prepare(self, job: Job, scope: Scope | None, outlets: Outlets | None) -> None:
         """See `taskphase._drive.keeping.Keeper.prepare()`."""
-        _, args, kwargs = without_partials(job)
+        name = self._configure(job)
+        route(job, outlets)
+        if name is None:
+            return
+        _, args, kwargs = without_partials(job.func, job.args, job._kwargs)
         _check_key(name, job.config.key)
         arguments = pack(name, args, kwargs)
         headers = carried(self._carry, f"{shown(name)} cannot go into the journal")
         headers |= trace_headers(headers)
         if job.config.queue == "here":
             headers[_QUEUE] = "here"
-        self._adapt(job)
+        _adapt(job)
         if scope is not None and scope.info.get("method") == "WEBSOCKET":
             scope = None  # it has no response to wait for
-        # The file decides about the key, and a hand-over comes after its record.
-        is_early = job.phase is Phase.IMMEDIATE and (job.config.key is not None or queue_of(job.config) is not None)
         parcel = job._own_parcel()
         parcel.message_id = parcel.message_id or new_message_id()
-        parcel.record = Record(keeper, name, arguments, headers, scope, is_early=is_early)
+        parcel.record = Record(name, arguments, headers, scope)
 
-    def _configure(self, job: Job, name: str) -> None:
-        job.config = self._shared(name, job.config, lambda before: before.kept(self._configs[name]))
-
-    def _shared(self, name: str | None, before: TaskConfig, change: Callable[[TaskConfig], TaskConfig]) -> TaskConfig:
-        """Return `change(before)`: the same object as the last time, if `before` is the same."""
-        last, after = self._last.get(name, (None, before))
-        if last is not before:
-            after = change(before)
-            self._last[name] = before, after
-        return after
-
-    def _adapt(self, job: Job) -> None:
-        """Give a hand-over all the time that it needs. Pickle the call of a task that runs here, in a process."""
-        order = order_of(job)
-        if order is None:
-            job._pack()
-            return
-        order.deadline = inf
-        job.config = self._shared(None, job.config, lambda before: before.merge(_OUTBOX))
-
-    def make(self, found: Recovered, keeper: Keeps) -> Job:
+    def make(self, found: Row, outlets: Outlets | None) -> Job:
         """Return a recovered task. Call this in the context of the task.
 
         :raises TypeError: if the function has other parameters now
+        :raises ValueError: if the file was changed by hand: the arguments are no JSON
         """
+        headers: dict[str, str] = json.loads(found.headers)
         for name, variable in self._carry.items():
-            if name in found.headers:
-                variable.set(found.headers[name])
+            if name in headers:
+                variable.set(headers[name])
         if "opentelemetry.trace" in sys.modules:
             from .._messaging import continue_trace
 
-            continue_trace(found.headers)
+            continue_trace(headers)
         func = self._functions[found.function]
         own_name = None if found.name == name_of(func) else found.name
         own = TaskConfig(name=own_name, key=found.key, delay=found.delay)  # its delay has begun: here is the rest
-        job: Task[Any] = Task(func, found.args, found.kwargs, self._config.merge(own))
+        job: Task[Any] = Task(func, *unpack(found.arguments), self._config.merge(own))
         job.phase = Phase(found.phase)
+        self._configure(job)
         parcel = job._own_parcel()
         parcel.message_id = found.message_id
-        self._configure(job, found.function)
-        if _QUEUE not in found.headers:
-            route(job, keeper.runner.outlets)
-        self._adapt(job)
-        headers = dict(found.headers)
-        parcel.record = Record(keeper, found.function, "", headers, None, Place.RECOVERED, is_recovered=True)
+        parcel.record = Record(found.function, "", headers, place=Place.RECOVERED, is_recovered=True)
+        if _QUEUE not in headers:
+            route(job, outlets)
+        _adapt(job)
         return job
+
+    def _configure(self, job: Job) -> str | None:
+        """Give `job` the settings of its function, if the journal has it. Return its name in the file, or None."""
+        func, _, _ = without_partials(job.func, job.args, job._kwargs)
+        try:
+            name = self._names.get(func)
+        except Exception:  # the class of a user's object has no hash
+            return None
+        if name is not None:
+            before, kept = self._last.get(func, (None, job.config))
+            if before is not job.config:
+                kept = job.config.kept(self._configs[func])
+                self._last[func] = job.config, kept
+            job.config = kept
+        return name
+
+
+def _adapt(job: Job) -> None:
+    """Have the drain not wait for a hand-over. Pickle the call of a task that runs here, in a process."""
+    if order_of(job) is None:
+        job._pack()
+    else:
+        job.config = job.config.merge(_OUTBOX)
+
+
+def row_of(job: Job, record: Record) -> Row:
+    """Return the row of a task for the file."""
+    return Row(
+        *(str(job.message_id), record.function, exportable(job.name), job.phase.value, record.arguments),
+        json.dumps(record.headers) if record.headers else "{}",
+        job.config.key,
+        job.config.delay,
+    )
+
+
+def text_of(error: BaseException) -> str:
+    """Return the class and the text of an exception, for the file."""
+    try:
+        return exportable("".join(format_exception_only(error)).strip())
+    except Exception:  # of the user's code
+        return exportable(type(error).__qualname__)
 
 
 def _check_key(function: str, key: str | None) -> None:

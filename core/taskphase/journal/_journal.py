@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -21,16 +21,12 @@ from .._machine.hints import listed
 from .._machine.limit import check_count
 from .._machine.text import exportable
 from .._queue import check_carry
+from . import _entries, _statements
 from ._entries import JournalEntry, JournalOverview
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
-
     from .._drive.runner import Runner
     from ._keeper import Keeper
-    from ._share import Share
-
-T = TypeVar("T")
 
 _LIMITER: RunVar[CapacityLimiter | None] = RunVar("taskphase.journal.overview")
 
@@ -71,28 +67,26 @@ class Journal(AnyJournal):
             raise ValueError("timeout must be more than 0 seconds")
         check_count("recoveries", recoveries, least=1)
         try:
-            from ._share import Share
+            from ._file import File
+            from ._owners import lives
         except ImportError as exc:
             raise RuntimeError(f"a journal needs sqlite3 and fcntl, which this Python does not have: {exc}") from exc
         # Without symlinks: all processes look for the locks of others beside the file itself.
         self._path: Path = Path(os.path.realpath(path))
+        self._file = File(self._path, sync, timeout)
+        self._lives: Callable[[str], bool] = partial(lives, self._path)
         self._carry: Mapping[str, ContextVar[str]] = MappingProxyType(check_carry(carry))
-        self._sync: Literal["full", "normal"] = sync
-        self._timeout = timeout
-        configs = _configs_of(functions)
-        self._names: Mapping[Callable[..., Any], str] = _names_of(configs, names or {})
-        self._configs: Mapping[str, TaskConfig] = {self._names[func]: config for func, config in configs.items()}
-        self._functions: Mapping[str, Callable[..., Any]] = {name: func for func, name in self._names.items()}
-        self._share_of: Callable[..., Share] = partial(
-            Share, self._path, frozenset(self._functions), sync=sync, timeout=timeout, recoveries=recoveries
-        )
+        self._recoveries = recoveries
+        self._configs: Mapping[Callable[..., Any], TaskConfig] = _configs_of(functions)
+        self._names: Mapping[Callable[..., Any], str] = _names_of(self._configs, names or {})
 
     def _keeper_for(self, runner: Runner, config: TaskConfig) -> Keeper:
         from ._forms import Forms
         from ._keeper import Keeper
+        from ._share import Share
 
-        forms = Forms(config, self._names, self._configs, self._functions, self._carry)
-        return Keeper(runner, forms, self._share_of)
+        share = Share(self._file, frozenset(self._names.values()), self._recoveries, runner.seam)
+        return Keeper(runner, Forms(config, self._names, self._configs, self._carry), share)
 
     def __repr__(self) -> str:
         return f"<Journal {str(self._path)!r}>"
@@ -119,14 +113,9 @@ class Journal(AnyJournal):
         :param arguments: True to have `args` and `kwargs`, unless they are very long. Otherwise both are empty
         :raises JournalError: if the file cannot be read, or no host has opened it so far
         """
-        from ._file import read
-        from ._statements import overview
-
         check_count("most", most, least=1)
-        work = partial(overview, lives=self._lives(), most=most, has_arguments=arguments)
-        return await to_thread.run_sync(
-            read, self._path, self._timeout, work, abandon_on_cancel=True, limiter=_limiter()
-        )
+        work = partial(_entries.overview, lives=cache(self._lives), most=most, has_arguments=arguments)
+        return await to_thread.run_sync(self._file.read, work, abandon_on_cancel=True, limiter=_limiter())
 
     async def retry(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
         """Have a failed task run again, in any process. It begins within seconds, as soon as a host is open.
@@ -134,9 +123,7 @@ class Journal(AnyJournal):
         :return: False if no failed task has this `id`
         :raises JournalError: if the file cannot be written; or a due task of the same function has the same key
         """
-        from ._statements import retry
-
-        return await self._ask(lambda connection: retry(connection, exportable(id)))
+        return await to_thread.run_sync(self._file.ask, partial(_statements.retry, message_id=exportable(id)))
 
     async def discard(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
         """Delete a task from the file. A host that has the task (`owner` is "alive") runs it all the same, also after a
@@ -146,24 +133,11 @@ class Journal(AnyJournal):
         :return: False if no task has this `id`
         :raises JournalError: if the file cannot be written
         """
-        from ._statements import discard
-
-        return await self._ask(lambda connection: discard(connection, exportable(id)))
+        return await to_thread.run_sync(self._file.ask, partial(_statements.discard, message_id=exportable(id)))
 
     async def _entries(self, state: str) -> list[JournalEntry]:
-        from ._statements import entries
-
-        return await self._ask(partial(entries, state=state, lives=self._lives()))
-
-    def _lives(self) -> Callable[[str], bool]:
-        from ._owners import lives
-
-        return cache(partial(lives, self._path))
-
-    async def _ask(self, work: Callable[[Connection], T]) -> T:
-        from ._file import ask
-
-        return await to_thread.run_sync(ask, self._path, self._sync, self._timeout, work)
+        work = partial(_entries.entries, state=state, lives=cache(self._lives))
+        return await to_thread.run_sync(self._file.ask, work)
 
 
 def _limiter() -> CapacityLimiter:

@@ -1,106 +1,71 @@
-"""`Keeper`: the part of a journal that belongs to one host. `_share.py` has the file, this module has the tasks."""
+"""`Keeper`: the part of a journal that belongs to one host. `_share.py` has the file, this module has the tasks.
+
+The end of a route writes the tasks that the route has scheduled (`_collect()`, `_end_route()`). All other tasks ask for
+a write, and wait for it (`_ask()`, `_write_asked()`).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from contextvars import Context
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from anyio import CancelScope, Event, create_task_group, move_on_after
+from anyio import CancelScope, Event, create_task_group
 
 from .._drive import report
 from .._drive.cancelling import no_loop_runs_here
-from .._drive.job import Job
+from .._drive.job import Job, record_of
+from .._drive.keeping import Place, Record
+from .._drive.outlets import Outlets
 from .._drive.runner import Runner
 from .._drive.seam import NativeSeam, outlast
-from .._machine.calling import type_name
-from .._machine.drain import DrainStage
+from .._machine.config import DEFAULT_WHEN
 from .._machine.life import ENDS, TaskStatus
+from .._machine.scope import Phase
+from .._queue import queue_of
+from .._route import Outcome
 from .._scope import Scope
 from ..errors import JournalError
-from ._forms import Forms
-from ._record import Place, own_record
-from ._routes import Routes
+from ._forms import Forms, row_of, text_of
+from ._recovery import Recovery
 from ._share import Share
-from ._statements import Recovered, Row
-
-# Seconds between two looks for tasks of hosts that have died.
-_PAUSE = 2.0
-
-# The most recovered tasks that run here or may run now: other hosts get a part of the work, too.
-_MOST_RECOVERED = 100
-
-# The most recovered tasks in this host. A task that waits counts, too, perhaps for hours: each task costs memory.
-_MOST_PRESENT = 2000
-
-# A task may be in these for hours, and other tasks are not to wait for it.
-_PAUSED = frozenset({TaskStatus.DELAYED, TaskStatus.RETRYING, TaskStatus.HANDING_OVER})
-_WAITING = _PAUSED | {TaskStatus.LIMITED}
 
 _KEY_IS_TAKEN = "another task of its function with the same key is in the journal"
 
+_STRUCK_OUT = frozenset({TaskStatus.SUCCEEDED, TaskStatus.HANDED_OVER, TaskStatus.DROPPED})
 
-class Keeper(Routes):
-    """See `taskphase._drive.keeping.Keeper`.
 
-    :param forms: turns tasks into rows, and rows into tasks
-    :param share_of: returns the part of the file
-    """
+class Keeper(Recovery):
+    """See `taskphase._drive.keeping.Keeper`."""
 
-    def __init__(self, runner: Runner, forms: Forms, share_of: Callable[..., Share]) -> None:
-        super().__init__(runner)
-        self._forms = forms
-        self._share_of = share_of
-        self._share: Share | None = None
-        self._asked: dict[Job, None] = {}
+    def __init__(self, runner: Runner, forms: Forms, share: Share) -> None:
+        super().__init__(runner, forms, share)
+        self._routes: WeakKeyDictionary[Scope, _Collected] = WeakKeyDictionary()
+        self._asked: dict[Job, Record] = {}
         self._is_writing = False
-        self.recovered: int = 0
-        self._present: set[Job] = set()  # recovered tasks that have not ended
-        self._suspect: Job | None = None  # the last recovered task of which an earlier recovered run has died
-        # Of the host's event loop, so `open()` makes them.
-        self._is_asked: Event
-        self._has_written: Event
-        self._may_take: Event
-        self._has_room: Event
-        self._has_turn: Event
-        self._scope: CancelScope
+        self._is_asked, self._has_written = Event(), Event()
+        self._scope = CancelScope()
 
-    def configure(self, job: Job) -> str | None:
-        """Give `job` the settings of its function, and return the name of the function, if the journal has it."""
-        return self._forms.configure(job)
-
-    def prepare(self, job: Job, function: str, scope: Scope | None) -> None:
-        """Give `job` a record. In `schedule()`, in any thread."""
-        self._forms.prepare(job, function, scope, self)
-
-    @property
-    def share(self) -> Share:
-        """The part of the file. After `close()` it refuses all writes."""
-        assert self._share is not None
-        return self._share
+    def prepare(self, job: Job, scope: Scope | None, outlets: Outlets | None) -> None:
+        """See `taskphase._drive.keeping.Keeper.prepare()`."""
+        self._forms.prepare(job, scope, outlets)
 
     async def open(self) -> None:
-        """Open the file, or close it again."""
-        self._is_asked, self._has_written, self._may_take = Event(), Event(), Event()
-        self._scope = CancelScope()
-        self._share = self._share_of(seam=self.runner.seam)
-        try:
-            await self._share.open()
-        except BaseException:
-            await self.close()
-            raise
+        """See `taskphase._drive.keeping.Keeper.open()`."""
+        await self.share.open()
 
     async def close(self) -> None:
         """Release the tasks that are left, and close the file."""
-        if self._share is not None and not self._share.is_closed:
-            try:
-                if self._asked and not no_loop_runs_here():  # without a drain
-                    await self._write_gathered(shield=True)
-            finally:
-                await self._share.close()
+        try:
+            if self._asked and not no_loop_runs_here():  # without a drain
+                with CancelScope(shield=True):
+                    await self._write_gathered()
+        finally:
+            await self.share.close()
 
     @asynccontextmanager
     async def running(self, seam: NativeSeam[Any]) -> AsyncGenerator[None]:
@@ -113,56 +78,146 @@ class Keeper(Routes):
                     self._scope.cancel()
 
     async def _run(self, body: CancelScope) -> None:
+        works = {"write": self._write_asked, "recover": self._recover, "watch": self.share.watch}
         try:
             with self._scope:
                 while True:  # asyncio's own `cancel()` ends the group if it comes before the first step of a task in it
                     async with create_task_group() as tg:
-                        tg.start_soon(outlast, self.runner.seam, self._write_asked, name="taskphase.journal.write")
-                        tg.start_soon(outlast, self.runner.seam, self._recover, name="taskphase.journal.recover")
-                        tg.start_soon(outlast, self.runner.seam, self.share.watch, name="taskphase.journal.watch")
+                        for name, work in works.items():
+                            tg.start_soon(outlast, self._runner.seam, work, name=f"taskphase.journal.{name}")
         except BaseException:
             body.cancel()  # otherwise the tasks of the host would wait for their writes for ever
             raise
 
-    async def _write(self, jobs: list[Job], *, shield: bool = False) -> None:
-        """See `Routes._write()`."""
-        rows: list[Row] = []
-        for job in jobs:
-            record = own_record(job)
-            record.place = Place.ON_ITS_WAY
-            rows.append(record.row_of(job))
-        try:
-            taken = await self.share.write(rows, shield=shield)
-        except BaseException:
-            for job in jobs:
-                own_record(job).place = Place.HERE
-            raise
-        for job in jobs:
-            self._note_written(job, is_taken=job.message_id in taken)
+    def will_wait(self, job: Job) -> bool:
+        """See `taskphase._drive.keeping.Keeper.will_wait()`."""
+        record = record_of(job)
+        if record is None or record.place is Place.RECOVERED:
+            return False
+        return _is_early(job) or record.route is None or not self._takes(record.route)
 
-    def _note_written(self, job: Job, *, is_taken: bool) -> None:
-        record, runner = own_record(job), self.runner
+    def note_held(self, job: Job) -> None:
+        """Note that the task waits for its phase: the end of the route writes the task."""
+        if (record := record_of(job)) is not None:
+            self._collect(job, record)
+
+    def must_wait(self, job: Job) -> bool:
+        """Return whether the task, whose phase has come, has to wait for a write, which then is asked for."""
+        record = record_of(job)
+        if record is None or record.place not in (Place.HERE, Place.ON_ITS_WAY):
+            return False
+        if record.place is Place.HERE:
+            if job.phase is Phase.IMMEDIATE and self._collect(job, record) and not _is_early(job):
+                return False
+            self._ask(job, record)
+        return True
+
+    def note_ended(self, job: Job) -> None:
+        """Note that the task has ended. While a write is on its way, the end of the write does this."""
+        record = record_of(job)
+        if record is None:
+            return
+        if record.is_recovered:
+            self._note_left(job)
+        if not record.is_in_file:
+            return
+        if job.status in _STRUCK_OUT or record.is_unwanted:
+            self.share.strike_out(str(job.message_id), key=job.config.key)
+        elif job.status is TaskStatus.FAILED:
+            self.share.keep_failed(str(job.message_id), text_of(job._result))
+
+    async def _write(self, jobs: Mapping[Job, Record]) -> None:
+        """Write `jobs` in one transaction, and bring those further that wait for that.
+
+        :raises JournalError: if that fails
+        """
+        for record in jobs.values():
+            record.place = Place.ON_ITS_WAY
+        try:
+            taken = await self.share.write([row_of(job, record) for job, record in jobs.items()])
+        except BaseException:
+            for record in jobs.values():
+                record.place = Place.HERE
+            raise
+        for job, record in jobs.items():
+            self._note_written(job, record, is_taken=job.message_id in taken)
+
+    def _note_written(self, job: Job, record: Record, *, is_taken: bool) -> None:
+        runner = self._runner
         record.place = Place.NOWHERE if is_taken else Place.IN_FILE
         if job.status in ENDS:
-            record.note_ended(job)
+            self.note_ended(job)
         elif is_taken:
             with runner.busy():
                 runner.drop(job, _KEY_IS_TAKEN, level=logging.DEBUG)
         else:
             runner.note_recorded(job)
 
-    # Tasks outside of routes.
+    # Tasks of routes.
 
-    def ask(self, job: Job) -> None:
-        """See `Routes.ask()`."""
-        self._asked[job] = None
-        self._is_asked.set()
+    def _takes(self, route: Scope) -> bool:
+        """Return whether the end of `route` will write a task that is scheduled now. From any thread."""
+        if not (route.in_route and route.takes_hooks):
+            return False
+        collected = self._routes.get(route)
+        return collected is None or not collected.has_begun
 
-    async def _wait_for_asked(self, jobs: list[Job]) -> None:
-        """See `Routes._wait_for_asked()`."""
+    def _collect(self, job: Job, record: Record) -> bool:
+        """Have the end of its route write `job`. Return False if there is none that will."""
+        route, record.route = record.route, None
+        if route is None or not self._takes(route):
+            return False
+        collected = self._routes.get(route)
+        if collected is None:
+            collected = self._routes[route] = _Collected(self._end_route)
+            route.before_route_ends(collected.write)
+        collected.jobs[job] = record
+        return True
+
+    async def _end_route(self, jobs: Mapping[Job, Record], outcome: Outcome) -> None:
+        """Write what a route has scheduled, will start and has not ended, or what a shutdown has cut off. In the native
+        task of the route.
+
+        :raises JournalError: if that fails, and the route has succeeded
+        """
+        await self._write_route(jobs, outcome)
         for job in jobs:
             while job in self._asked:
                 await self._has_written.wait()
+        errors = [record.error for record in jobs.values() if record.error is not None]
+        if errors and outcome == "success":
+            raise JournalError(errors[0].path, errors[0].reason) from errors[0]
+
+    async def _write_route(self, jobs: Mapping[Job, Record], outcome: Outcome) -> None:
+        chosen = {job: record for job, record in jobs.items() if _needs_row(job, record) and _is_wanted(job, outcome)}
+        if not chosen:
+            return
+        try:
+            with CancelScope(shield=True) if outcome == "failure" else nullcontext():
+                await self._write(chosen)
+        except BaseException as exc:
+            for job, record in chosen.items():
+                if job in self._runner.gates.recording:  # its batch was started before the end of the route
+                    self._ask(job, record)
+            if isinstance(exc, JournalError):
+                self._go_unwritten(jobs, exc)
+            if outcome == "success" or not isinstance(exc, JournalError):
+                raise
+
+    def _go_unwritten(self, jobs: Mapping[Job, Record], error: JournalError) -> None:
+        """Have the tasks of a route whose write has failed do without the journal, unless they wait for it."""
+        for job, record in jobs.items():
+            if job.status not in ENDS and record.place is Place.HERE and job not in self._runner.gates.recording:
+                record.place = Place.NOWHERE
+                if job.phase is not Phase.IMMEDIATE and _is_wanted(job, "failure"):
+                    report.unrecorded(job, error)
+
+    # Tasks outside of routes.
+
+    def _ask(self, job: Job, record: Record) -> None:
+        """Have `job` written soon. It waits for that."""
+        self._asked[job] = record
+        self._is_asked.set()
 
     @property
     def owes(self) -> bool:
@@ -178,91 +233,64 @@ class Keeper(Routes):
                     self._is_asked = Event()
                     await self._is_asked.wait()
                 await self._write_gathered()
-                if self.runner.on_change is not None:
-                    self.runner.on_change()
+                if self._runner.on_change is not None:
+                    self._runner.on_change()
         finally:
             self._is_writing = False  # the drain no longer waits for writes; `close()` writes the tasks that are left
 
-    async def _write_gathered(self, *, shield: bool = False) -> None:
-        jobs = [job for job in self._asked if own_record(job).needs_row(job)]
-        self._asked = dict.fromkeys(jobs)
+    async def _write_gathered(self) -> None:
+        jobs = {job: record for job, record in self._asked.items() if _needs_row(job, record)}
+        self._asked = jobs.copy()
         try:
             if jobs:
-                await self._write(jobs, shield=shield)
+                await self._write(jobs)
         except JournalError as exc:
-            for job in jobs:
-                self._note_unwritten(job, exc)
+            for job, record in jobs.items():
+                self._note_unwritten(job, record, exc)
         # A native cancellation does not come here: `_write_asked()` begins again.
         for job in jobs:
             del self._asked[job]
         self._has_written.set()
         self._has_written = Event()
 
-    def _note_unwritten(self, job: Job, error: JournalError) -> None:
-        record = own_record(job)
+    def _note_unwritten(self, job: Job, record: Record, error: JournalError) -> None:
         record.place = Place.NOWHERE
         if job.status not in ENDS:
             record.error = error
-            self.runner.note_recorded(job)
+            self._runner.note_recorded(job)
         elif not record.is_unwanted:
             report.lost(job, error)
 
-    # Tasks of other hosts.
 
-    def take_over(self) -> None:
-        """From now on recover tasks of other hosts, until the drain begins."""
-        self._may_take.set()
+@dataclass(eq=False, repr=False, slots=True)
+class _Collected:
+    """The tasks of one route. (A partial in place of the method would cost as much as the rest of the route.)
 
-    def note_left(self, job: Job) -> None:
-        """Note that a recovered task has ended."""
-        self._present.discard(job)
-        if self._room() >= _MOST_RECOVERED // 2:
-            self._has_room.set()
-        if job is self._suspect:
-            self._suspect = None
-            self._has_turn.set()
+    :ivar has_begun: True from the begin of the write on. A task that is scheduled later waits for a write of its own
+    """
 
-    def _room(self) -> int:
-        """Return the most tasks that this host may take now."""
-        active = sum(job.status not in _WAITING for job in self._present)
-        return min(_MOST_RECOVERED - active, _MOST_PRESENT - len(self._present))
+    end_route: Callable[[Mapping[Job, Record], Outcome], Awaitable[None]]
+    has_begun: bool = False
+    jobs: dict[Job, Record] = field(default_factory=dict[Job, Record])
 
-    async def _recover(self) -> None:
-        await self._may_take.wait()
-        has_failed = False
-        while self.runner.stage is DrainStage.OPEN:
-            self._has_room, self._has_turn = Event(), Event()
-            room = self._room()
-            found: list[Recovered] = []
-            # If a recovered run has died, this counts for all that were under way: such tasks run one after the other.
-            # Otherwise a task that kills its process takes others along. One in a pause, which may be long, is let be.
-            suspects = int(self._suspect is None or self._suspect.status in _PAUSED)
-            try:
-                if room > 0:
-                    taken = await self.share.take(room, suspects=suspects)
-                    has_failed = False
-                    for each in taken.given_up:
-                        report.given_up(*each)
-                    found = taken.tasks
-            except JournalError as exc:
-                if not has_failed:
-                    report.not_taken_over(exc)
-                has_failed = True
-            if self.runner.stage is DrainStage.OPEN:  # otherwise `close()` gives the tasks back
-                for task in found:
-                    self._run_again(task)
-            with move_on_after(_PAUSE):
-                await (self._has_room if len(found) == room or room <= 0 else self._has_turn).wait()
+    async def write(self, outcome: Outcome) -> None:
+        self.has_begun = True
+        await self.end_route(self.jobs, outcome)
 
-    def _run_again(self, found: Recovered) -> None:
-        context = Context()
-        try:
-            job = context.run(self._forms.make, found, self)
-        except Exception as exc:  # the function has other parameters now
-            self.share.cannot_run(found.message_id, f"it cannot be called any more: {type_name(exc)}")
-            return
-        if found.recoveries:
-            self._suspect = job
-        self.recovered += 1
-        self._present.add(job)
-        context.run(self.runner.recover, job)
+
+def _needs_row(job: Job, record: Record) -> bool:
+    """Return whether the task is to be written: also if it was cut off before."""
+    is_cut_off = job.status is TaskStatus.CANCELLED and not record.is_unwanted
+    return record.place is Place.HERE and (job.status not in ENDS or is_cut_off)
+
+
+def _is_wanted(job: Job, outcome: Outcome) -> bool:
+    """Return whether `job` runs, or is to run, if its route ends like this."""
+    return job.phase is Phase.IMMEDIATE or (job.config.when or DEFAULT_WHEN) in ("always", outcome)
+
+
+def _is_early(job: Job) -> bool:
+    """Return whether an immediate task of a route waits for a write of its own: the file decides about its key, and a
+    hand-over comes after the record.
+    """
+    return job.phase is Phase.IMMEDIATE and (job.config.key is not None or queue_of(job.config) is not None)

@@ -2,7 +2,7 @@
 
 The kernel releases the lock when the process dies, and not before: a process that only hangs keeps its tasks. Nobody
 waits for a time-out. The name of the file is `{journal}.{owner}.alive`; the file has the names of the functions that
-the owner knows. It is made as `{journal}.{owner}.alive.new`.
+the owner knows.
 
 A child process of `fork()` would share the lock, and keep the lock of a dead parent. So the child closes these files.
 """
@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -22,11 +22,8 @@ from weakref import WeakSet
 
 from ._file import id_of
 
-_SUFFIX = ".alive"
-_NEW = f"{_SUFFIX}.new"
-
 # Another journal may have the name of this one and more: "tasks.db" and "tasks.db.old".
-_NAME = re.compile(r"(?P<journal>.+)\.(?P<owner>[0-9a-f]{32})(?P<suffix>\.alive|\.alive\.new)", re.DOTALL)
+_NAME = re.compile(r"(?P<journal>.+)\.(?P<owner>[0-9a-f]{32})\.alive", re.DOTALL)
 
 # No process may be forked between the opening of a file and its entry in `_files`.
 _forking = RLock()
@@ -40,14 +37,6 @@ class _LockFile:
             # Other users look at the lock, too: after a `docker exec` of root the app takes over. They only read.
             self.fd: int = os.open(path, flags | os.O_CLOEXEC, 0o644)
             _files.add(self)
-
-    def lock(self) -> bool:
-        """Lock the file, without waiting. Return whether no other process, and no other owner, has the lock."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def close(self) -> None:
         with _forking:
@@ -84,21 +73,22 @@ class Owner:
         self._file: _LockFile | None = None
 
     def _make(self) -> _LockFile:
-        new = self._path.with_suffix(_NEW)
-        made = _LockFile(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        _remove(self._path)  # so this never waits for its own lock, and overwrites no file of another program
+        made = _LockFile(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            made.lock()
+            fcntl.flock(made.fd, fcntl.LOCK_EX)  # perhaps `lives()` has the lock for a moment
             with os.fdopen(made.fd, "wb", closefd=False) as file:
                 file.write(self._functions)
-            new.rename(self._path)  # so no other host ever finds the file without its lock
         except OSError:
             made.close()
-            new.unlink(missing_ok=True)
+            _remove(self._path)
             raise
         return made
 
     def hold(self) -> None:
-        """Lock the file, and make it if it is not there: another program may have deleted it. In a transaction.
+        """Lock the file, and make it if it is not there: another program may have deleted it.
+
+        For a transaction: so no other owner finds the file before it is locked, and has its text.
 
         :raises OSError: if the file cannot be made
         """
@@ -115,7 +105,17 @@ class Owner:
 
         For a transaction: an owner whose task is in the file has made its lock file before.
         """
-        return {owner: functions for owner, functions in _living(self._journal) if owner != self.id}
+        others: dict[str, frozenset[str]] = {}
+        for path in self._journal.parent.iterdir():
+            found = _NAME.fullmatch(path.name)
+            if found is None or found["journal"] != self._journal.name or found["owner"] == self.id:
+                continue
+            functions = _functions_of(path)
+            if functions is None:
+                _remove(path)
+            else:
+                others[found["owner"]] = functions
+        return others
 
     def close(self) -> None:
         """Release the lock. Never raises."""
@@ -129,7 +129,7 @@ def lives(journal: Path, owner: str) -> bool:
 
 
 def _lock_of(journal: Path, owner: str) -> Path:
-    return Path(f"{journal}.{owner}{_SUFFIX}")
+    return Path(f"{journal}.{owner}.alive")
 
 
 def _functions_of(lock: Path) -> frozenset[str] | None:
@@ -141,26 +141,13 @@ def _functions_of(lock: Path) -> frozenset[str] | None:
     except PermissionError:
         return frozenset()  # it may live
     try:
-        if file.lock():
-            return None
-        return frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0)))
+        fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return frozenset(json.loads(os.pread(file.fd, os.fstat(file.fd).st_size, 0) or "[]"))  # empty: it is being made
+    else:
+        return None
     finally:
         file.close()
-
-
-def _living(journal: Path) -> Iterator[tuple[str, frozenset[str]]]:
-    for path in journal.parent.iterdir():
-        found = _NAME.fullmatch(path.name)
-        if found is None or found["journal"] != journal.name:
-            continue
-        if found["suffix"] == _NEW:
-            _remove(path)  # the process that made the file has died: no other transaction goes on
-            continue
-        functions = _functions_of(path)
-        if functions is None:
-            _remove(path)
-        else:
-            yield found["owner"], functions
 
 
 def _remove(path: Path) -> None:

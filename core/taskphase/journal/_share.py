@@ -5,8 +5,6 @@ until their transaction is on the disk.
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from functools import partial
-from pathlib import Path
 from sqlite3 import Connection
 from time import monotonic
 from typing import Any, cast
@@ -16,10 +14,9 @@ from anyio import sleep_until
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
-from ._doubts import Doubts
-from ._file import Sync, connect
+from ._file import File
 from ._owners import Owner
-from ._statements import Row, Taken
+from ._statements import Doubts, Row, Taken
 from ._writer import T, Work, Write, Writer, nothing
 
 
@@ -27,29 +24,32 @@ class Share(Writer):
     """Writes the tasks of one host, strikes them out, and takes tasks of dead hosts. For the event loop of the host.
 
     :param functions: the names of the functions that this host can run
-    :param timeout: seconds for each call that waits
     :param recoveries: a task whose recovered runs have died so often is kept as failed
     :param seam: of the event loop of the host
     """
 
-    def __init__(
-        self, path: Path, functions: frozenset[str], *, sync: Sync, timeout: float, recoveries: int, seam: Seam[Any]
-    ) -> None:
+    def __init__(self, file: File, functions: frozenset[str], recoveries: int, seam: Seam[Any]) -> None:
+        super().__init__(file, Owner(file.path, functions), seam)
         self._functions = functions
-        self._timeout = timeout
+        self._timeout = file.timeout  # seconds for each call that waits
         self._recoveries = recoveries
         self._doubts = Doubts(monotonic)
         self._watched: dict[Write, float] = {}  # with the time at which `watch()` ends the wait, the oldest first
         self._is_watching = False
         self._has_watched: Event = seam.event()
-        super().__init__(path, partial(connect, path, sync, timeout), Owner(path, functions), seam)
+        self.is_closed: bool = False  # True from `close()` on
 
     async def open(self) -> None:
         """Open the file and lock it for this host.
 
-        :raises JournalError: if that fails. `close()` is to be called all the same
+        :raises JournalError: if that fails; then all is closed again
         """
-        await self.do(lambda _connection: self._owner.hold(), undo=lambda _connection: self._owner.close())
+        self._thread.start()
+        try:
+            await self.do(lambda _connection: self._owner.hold(), undo=lambda _connection: self._owner.close())
+        except BaseException:
+            await self.close()
+            raise
 
     async def do(self, work: Work[T], *, undo: Work[object] = nothing) -> T:
         """Have the thread do `work`, and wait until the transaction is on the disk.
@@ -60,10 +60,9 @@ class Share(Writer):
         """
         return cast(T, await self._wait(Write(work, undo, (), self._seam.event())))
 
-    def write(self, rows: Sequence[Row], *, shield: bool = False) -> Coroutine[Any, Any, frozenset[str]]:
+    def write(self, rows: Sequence[Row]) -> Coroutine[Any, Any, frozenset[str]]:
         """Write tasks of this host, as `do()` does. The rows of all callers go into one statement.
 
-        :param shield: True: a cancel scope around this call does not shorten it
         :return: message ids of tasks whose keys are taken, here or of other callers: they were not written
         :raises JournalError: if the tasks are not on the disk. The writer strikes them out before it does anything else
         """
@@ -71,7 +70,7 @@ class Share(Writer):
         def undo(connection: Connection) -> None:
             _statements.strike_out(connection, [row.message_id for row in rows])
 
-        return self._wait(Write(None, undo, rows, self._seam.event()), shield=shield)
+        return self._wait(Write(None, undo, rows, self._seam.event()))
 
     async def watch(self) -> None:
         """End each wait that begins from now on, and takes too long. Until this is cancelled.
@@ -92,19 +91,19 @@ class Share(Writer):
         finally:
             self._is_watching = False
 
-    async def _wait(self, write: Write, *, shield: bool = False) -> Any:
+    async def _wait(self, write: Write) -> Any:
         if self.is_closed:
             raise JournalError(self._path, "it is closed")
         timeout = self._timeout
         self._queue.put(write)
         try:
             end = self._seam.clock() + timeout
-            if self._is_watching and not shield:
+            if self._is_watching:
                 self._watched[write] = end
                 self._has_watched.set()
                 await write.done.wait()
             else:
-                with self._seam.cancel_scope(deadline=end, shield=shield):
+                with self._seam.cancel_scope(deadline=end):
                     await write.done.wait()
         except BaseException:  # the caller is cancelled
             if not self._give_up(write) and write.error is None:
@@ -129,11 +128,20 @@ class Share(Writer):
         :param suspects: the most tasks among them of which a recovered run has died
         :raises JournalError: if that fails. This host has taken nothing
         """
-        taken: list[str] = []
-        return await self.do(
-            partial(self._take, most, suspects, taken),
-            undo=lambda connection: _statements.give_back(connection, self._owner.id, taken),
-        )
+        message_ids: list[str] = []
+
+        def take(connection: Connection) -> Taken:
+            self._owner.hold()
+            others = self._owner.others()
+            limits = {"recoveries": self._recoveries, "most": most, "suspects": suspects}
+            taken = _statements.take(connection, self._owner.id, self._functions, others, self._doubts, **limits)
+            message_ids[:] = [task.message_id for task in taken.tasks]
+            return taken
+
+        def undo(connection: Connection) -> None:
+            _statements.give_back(connection, self._owner.id, message_ids)
+
+        return await self.do(take, undo=undo)
 
     def cannot_run(self, message_id: str, reason: str) -> None:
         """Give back a task that this host has taken and cannot call. Does not wait."""
@@ -158,28 +166,13 @@ class Share(Writer):
         While the disk hangs, the thread keeps the lock, and this does not wait for it: another host must not run a task
         that the thread is about to strike out.
         """
+        if self.is_closed:
+            return
+        self.is_closed = True
         if self._owner.is_held:
             self.post(lambda connection: _statements.release(connection, self._owner.id))
-        ended = self._seam.event()
-        self._ends.append(ended)
         self._queue.put(None)
         with self._seam.cancel_scope(deadline=self._seam.clock() + self._timeout, shield=True):
-            await ended.wait()
+            await self._has_ended.wait()
         for write in self._watched:  # if the thread hangs
             write.done.set()
-
-    @property
-    def is_closed(self) -> bool:
-        """True if `close()` was called."""
-        return bool(self._ends)
-
-    def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
-        return _statements.write(connection, self._owner.id, rows)
-
-    def _take(self, most: int, suspects: int, taken: list[str], connection: Connection) -> Taken:
-        self._owner.hold()
-        others = self._owner.others()
-        limits = {"recoveries": self._recoveries, "most": most, "suspects": suspects}
-        result = _statements.take(connection, self._owner.id, self._functions, others, doubts=self._doubts, **limits)
-        taken[:] = [task.message_id for task in result.tasks]
-        return result

@@ -10,31 +10,29 @@ A due task has an *owner*, the host that runs it, until the host releases it, or
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
-from sqlite3 import Connection
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ._arguments import unpack
-from ._doubts import Doubts, GivenUp
-from ._entries import JournalEntry, JournalOverview
+if TYPE_CHECKING:
+    from sqlite3 import Connection
 
 T = TypeVar("T")
 
-# The most values in one statement.
+# The most values, and the most rows to write, in one statement.
 _MOST = 500
-
-# The longest arguments in an overview, in characters: a page shows a part of them, and asks again and again.
-_LONGEST = 10_000
+_MOST_ROWS = 50
 
 # A host takes a task so many seconds before the delay ends: it looks more often than that. Until then the task lies in
 # the file, and takes no room in a host.
 _SOON = 5.0
+
+# Seconds for which a task stays due that no living host can run: its function is unknown, or has other parameters now.
+# While a process that can run it restarts, only other apps and older versions may be there; a restart takes less.
+_GRACE = 60.0
 
 # The rest of a delay, in seconds. Never more than the whole delay: the clock may have been set back.
 _REST = "ifnull(max(0, min(due_at - ?, due_at - written_at)), 0)"
@@ -43,7 +41,10 @@ _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
 
 
 class Row(NamedTuple):
-    """A task to write. `arguments` and `headers` are JSON. `delay` is in seconds; None or 0: the task has none."""
+    """A task to write, or that a host has taken. `arguments` and `headers` are JSON.
+
+    `delay` is in seconds, for a task that was taken the rest of it; None or 0: the task has none.
+    """
 
     message_id: str
     function: str
@@ -53,21 +54,21 @@ class Row(NamedTuple):
     headers: str
     key: str | None
     delay: float | None = None
+    recoveries: int = 0
 
 
-class Recovered(NamedTuple):
-    """A task that this host has taken. `delay` is the rest of its delay, in seconds."""
+# The columns that are in a row as they are in the file.
+_COLUMNS = ", ".join(Row._fields[:7])
+
+
+class GivenUp(NamedTuple):
+    """A task that is kept as failed, although no host has run it now."""
 
     message_id: str
     function: str
     name: str
     phase: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    headers: Mapping[str, str]
-    key: str | None
-    recoveries: int
-    delay: float = 0
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,39 @@ class Taken:
     :ivar given_up: tasks that are now kept as failed
     """
 
-    tasks: list[Recovered]
+    tasks: list[Row]
     given_up: list[GivenUp]
+
+
+class Doubts:
+    """The due tasks that one host cannot run, with the times at which it has seen that. For the thread that writes.
+
+    :param clock: returns the time, in any thread
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._found: dict[str, tuple[float, str]] = {}
+
+    def __contains__(self, message_id: str) -> bool:
+        return message_id in self._found
+
+    def note(self, message_id: str, reason: str) -> tuple[float, str]:
+        """Note that this host cannot run a task. Return since when, and the first reason."""
+        return self._found.setdefault(message_id, (self._clock(), reason))
+
+    def judge(self, found: Sequence[GivenUp], *, is_all: bool) -> list[GivenUp]:
+        """Return the tasks to keep as failed, with the first reasons. The others stay due for now.
+
+        :param found: the due tasks that no living host can run
+        :param is_all: True to forget all other tasks: a host can run them now, or has done so
+        """
+        noted = {each.message_id: self.note(each.message_id, each.reason) for each in found}
+        if is_all:
+            self._found = noted
+        now = self._clock()
+        judged = [(each, *noted[each.message_id]) for each in found]
+        return [each._replace(reason=reason) for each, since, reason in judged if now - since >= _GRACE]
 
 
 def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[str]:
@@ -91,13 +123,12 @@ def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[
     taken: list[str] = []
     for has_key, some in groupby(rows, key=lambda row: row.key is not None):
         # Rows with a key go in one by one: each may be refused.
-        for part in _parts(tuple(some), 1 if has_key else _MOST // (len(Row._fields) + 2)):
+        for part in _parts(tuple(some), 1 if has_key else _MOST_ROWS):
             cursor = connection.execute(
-                "INSERT INTO tasks (message_id, function, name, phase, arguments, headers, key, due_at, owner,"  # noqa: S608
-                " written_at, state)"
+                f"INSERT INTO tasks ({_COLUMNS}, due_at, owner, written_at, state)"  # noqa: S608
                 f" VALUES {', '.join([_VALUES] * len(part))}"
                 " ON CONFLICT (function, key) WHERE key IS NOT NULL AND state = 'due' DO NOTHING",
-                [value for *row, delay in part for value in (*row, now + delay if delay else None, owner, now)],
+                [value for row in part for value in (*row[:7], now + row.delay if row.delay else None, owner, now)],
             )
             if not cursor.rowcount:
                 taken.append(part[0].message_id)
@@ -125,11 +156,11 @@ def take(
     owner: str,
     functions: frozenset[str],
     others: Mapping[str, frozenset[str]],
+    doubts: Doubts,
     *,
     recoveries: int,
     most: int,
     suspects: int,
-    doubts: Doubts,
 ) -> Taken:
     """Give `owner` due tasks that have no living owner. A task that no living owner can run is kept as failed in the
     end.
@@ -143,33 +174,28 @@ def take(
     alive = [owner, *others]
     elsewhere = frozenset[str]().union(*others.values()) - functions
     found = connection.execute(
-        f"SELECT message_id, function, name, phase, arguments, headers, key, recoveries, {_REST} FROM tasks"  # noqa: S608
+        f"SELECT {_COLUMNS}, {_REST}, recoveries FROM tasks"  # noqa: S608
         f" WHERE state = 'due' AND (owner IS NULL OR owner NOT IN ({', '.join('?' * len(alive))}))"
         " AND (due_at IS NULL OR due_at < ? OR written_at > ?) ORDER BY number",
         [now, *alive, now + _SOON, now],
     )
     taken = Taken([], [])
     strange: list[GivenUp] = []
-    for message_id, function, name, phase, arguments, headers, key, died, rest in found:
-        lost = partial(GivenUp, message_id, function, name, phase)
+    for row in map(Row._make, found):
+        died, lost = row.recoveries, partial(GivenUp, *row[:4])
         if died >= recoveries:
             taken.given_up.append(lost(f"its process has died in {died} recovered runs"))
-        elif function not in functions or message_id in doubts:
+        elif row.function in elsewhere:
+            continue  # another host takes it
+        elif row.function not in functions or row.message_id in doubts:
             strange.append(lost("the journal of this app has no function with this name"))
         elif not died or suspects:
-            try:
-                call = unpack(arguments)
-                task = Recovered(message_id, function, name, phase, *call, json.loads(headers), key, died, rest)
-            except ValueError:
-                taken.given_up.append(lost("its arguments in the file are no JSON"))
-                continue
             suspects -= died > 0
-            taken.tasks.append(task)
+            taken.tasks.append(row)
             if len(taken.tasks) == most:
                 break
     found.close()
-    is_all = len(taken.tasks) < most
-    taken.given_up.extend(doubts.judge([each for each in strange if each.function not in elsewhere], is_all=is_all))
+    taken.given_up.extend(doubts.judge(strange, is_all=len(taken.tasks) < most))
     _note_taken(connection, owner, taken)
     return taken
 
@@ -192,13 +218,11 @@ def give_back(connection: Connection, owner: str, message_ids: Iterable[str]) ->
 
 def count_run(connection: Connection, owner: str, message_id: str) -> bool:
     """Count a recovered run, once. Return whether the task still is a due one of `owner`."""
-    where = "message_id = ? AND owner = ? AND state = 'due'"
-    connection.execute(
-        f"UPDATE tasks SET recoveries = recoveries + 1, counted = 1 WHERE {where} AND NOT counted",  # noqa: S608
-        (message_id, owner),
+    statement = (
+        "UPDATE tasks SET recoveries = recoveries + 1 - counted, counted = 1"
+        " WHERE message_id = ? AND owner = ? AND state = 'due'"
     )
-    row = connection.execute(f"SELECT 1 FROM tasks WHERE {where}", (message_id, owner)).fetchone()  # noqa: S608
-    return row is not None
+    return connection.execute(statement, (message_id, owner)).rowcount > 0
 
 
 def release(connection: Connection, owner: str) -> None:
@@ -225,60 +249,6 @@ def retry(connection: Connection, message_id: str) -> bool:
 def discard(connection: Connection, message_id: str) -> bool:
     """Delete a task, due or failed. Return whether there was one."""
     return connection.execute("DELETE FROM tasks WHERE message_id = ?", (message_id,)).rowcount > 0
-
-
-def entries(
-    connection: Connection,
-    state: str,
-    lives: Callable[[str], bool],
-    *,
-    most: int = -1,
-    order: str = "number",
-    arguments: str = "arguments",
-) -> list[JournalEntry]:
-    """Return the tasks in this state.
-
-    :param lives: returns whether an owner lives
-    :param most: the most tasks; -1: all
-    :param order: SQL; default: the oldest first
-    :param arguments: SQL for the arguments, as JSON
-    """
-    found = connection.execute(
-        f"SELECT message_id, function, name, phase, key, recoveries, error, written_at, {arguments}, failed_at, owner"  # noqa: S608 - only our own SQL
-        f" FROM tasks WHERE state = ? ORDER BY {order} LIMIT ?",
-        (state, most),
-    )
-    return [
-        JournalEntry(
-            *(message_id, function, name, phase, key, recoveries, error),
-            datetime.fromtimestamp(written_at, UTC),
-            *_call_of(call),
-            None if failed_at is None else datetime.fromtimestamp(failed_at, UTC),
-            None if owner is None else "alive" if lives(owner) else "dead",
-        )
-        for message_id, function, name, phase, key, recoveries, error, written_at, call, failed_at, owner in found
-    ]
-
-
-def overview(
-    connection: Connection, lives: Callable[[str], bool], most: int, *, has_arguments: bool
-) -> JournalOverview:
-    """Return the oldest due tasks, the last failures, and the counts.
-
-    :param has_arguments: True to read arguments, too, unless they are long
-    """
-    ((total, due),) = connection.execute("SELECT count(*), count(*) FILTER (WHERE state = 'due') FROM tasks")
-    arguments = f"CASE WHEN length(arguments) <= {_LONGEST} THEN arguments ELSE '[[],{{}}]' END"
-    read = partial(entries, connection, lives=lives, most=most, arguments=arguments if has_arguments else "'[[],{}]'")
-    return JournalOverview(read("due"), read("failed", order="failed_at DESC, number DESC"), due, total - due)
-
-
-def _call_of(arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments. A task whose arguments are no JSON is kept as failed: it has none."""
-    try:
-        return unpack(arguments)
-    except ValueError:
-        return (), {}
 
 
 def _parts(whole: tuple[T, ...], most: int) -> Iterator[tuple[T, ...]]:

@@ -18,13 +18,11 @@ To wake a thread, or to take turns with it, costs more than a small transaction.
 from __future__ import annotations
 
 import sqlite3
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from sqlite3 import Connection
 from threading import Lock, Thread
@@ -34,7 +32,7 @@ from .._drive import report
 from .._drive.seam import Event, Seam
 from ..errors import JournalError
 from . import _statements
-from ._file import FileConnection, overwrite, reason_of, transact
+from ._file import File, FileConnection, overwrite, reason_of, transact
 from ._owners import Owner
 from ._statements import Row
 
@@ -67,18 +65,17 @@ class Write:
 _Item: TypeAlias = "Write | Work[object] | None"  # work that nobody waits for; None: the end
 
 
-class Writer(ABC):
+class Writer:
     """Does all work on one connection, in a thread of its own. Its subclass gives it work that callers wait for.
 
-    :param path: the file
-    :param connect: opens the file, in the thread. If that fails, the thread calls this again for the next write
+    :param file: opened in the thread. If that fails, the thread opens it again for the next write
     :param owner: the lock of the host: the thread releases it at its end
     :param seam: of the event loop of the callers
     """
 
-    def __init__(self, path: Path, connect: Callable[[], FileConnection], owner: Owner, seam: Seam[Any]) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, file: File, owner: Owner, seam: Seam[Any]) -> None:
+        self._path = file.path
+        self._connect = file.connect
         self._owner = owner
         self._seam = seam
         self._connection: FileConnection | None = None
@@ -87,14 +84,9 @@ class Writer(ABC):
         self._struck_out: deque[str] = deque()
         self._sleeps = False  # True: only an item in the queue wakes the thread
         self._lock = Lock()  # for `is_done` and `is_given_up`
-        self._ends: list[Event] = []
+        self._has_ended: Event = seam.event()
         # A daemon: a disk that hangs does not keep the program from its end.
         self._thread = Thread(target=self._run, name="taskphase.journal", daemon=True)
-        self._thread.start()
-
-    @abstractmethod
-    def _write_rows(self, connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
-        """Write rows in a transaction. Return the message ids of the rows that were not written."""
 
     def post(self, work: Work[object]) -> None:
         """Have the thread do `work`, now or after errors. From any thread; does not wait."""
@@ -127,7 +119,7 @@ class Writer(ABC):
         finally:
             self._disconnect()
             self._owner.close()
-            self._wake(self._ends)
+            self._wake([self._has_ended])
 
     def _work_to_the_end(self) -> None:
         is_open, is_busy = True, False
@@ -140,7 +132,8 @@ class Writer(ABC):
                     self._owed.append(each)
                 elif not each.is_given_up:
                     writes.append(each)
-            self._owe_struck_out()
+            if message_ids := [self._struck_out.popleft() for _ in range(len(self._struck_out))]:
+                self._owed.append(partial(_statements.strike_out, message_ids=message_ids))
             is_busy = bool(writes or self._owed)
             if is_busy:
                 self._commit(writes)
@@ -159,39 +152,25 @@ class Writer(ABC):
             self._sleeps = True
             if self._struck_out:
                 timeout = 0
-        try:
+        with suppress(Empty):
             found.append(self._queue.get(timeout=timeout))
             while True:
                 found.append(self._queue.get_nowait())
-        except Empty:
-            return found
-        finally:
-            self._sleeps = False
-
-    def _owe_struck_out(self) -> None:
-        message_ids = [self._struck_out.popleft() for _ in range(len(self._struck_out))]
-        if message_ids:
-            self._owed.append(partial(_statements.strike_out, message_ids=message_ids))
+        self._sleeps = False
+        return found
 
     def _commit(self, writes: list[Write]) -> None:
-        error: Exception | None = None
         try:
             results = self._transact(writes)
-            self._owed.clear()
         except Exception as exc:
-            error, results = exc, [None] * len(writes)
-            connection = self._connection
-            if connection is not None and (connection.in_transaction or not connection.is_at(self._path)):
-                self._disconnect()  # it is stuck in a transaction, or has lost its files
-            if writes and overwrite not in self._owed:
-                self._owed.append(overwrite)
-        given_up, again = self._finish(writes, results, error)
+            self._fail(writes, exc)
+            return
+        self._owed.clear()
+        given_up, again = self._finish(writes, results)
         self._wake([each.done for each in writes if each not in again])
-        if error is None:
-            self._owed += [each.undo for each in (*given_up, *again)]
-            if self._owed:
-                self._commit(again)
-        del error  # its traceback has this frame: a cycle
+        self._owed += [each.undo for each in (*given_up, *again)]
+        if self._owed:
+            self._commit(again)
 
     def _transact(self, writes: list[Write]) -> list[Any]:
         """Do all work in one transaction. If the file is at the path no more, do all work again in the file that is, or
@@ -219,13 +198,11 @@ class Writer(ABC):
         for work in self._owed:
             work(connection)
         rows = [row for each in writes for row in each.rows]
-        not_written = self._write_rows(connection, rows) if rows else frozenset[str]()
+        not_written = _statements.write(connection, self._owner.id, rows)
         return [not_written if each.work is None else each.work(connection) for each in writes]
 
-    def _finish(
-        self, writes: list[Write], results: list[Any], error: Exception | None
-    ) -> tuple[list[Write], list[Write]]:
-        """Note the end of the writes.
+    def _finish(self, writes: list[Write], results: list[Any]) -> tuple[list[Write], list[Write]]:
+        """Note the end of the writes of a transaction.
 
         :return: the writes whose callers have given up; and the writes to repeat, which had the key of such a write
         """
@@ -239,17 +216,25 @@ class Writer(ABC):
                 if result and any((row.function, row.key) in free and row.message_id in result for row in write.rows):
                     again.append(write)
                     continue
-                if error is not None:
-                    write.error = self._as_journal_error(error)
                 write.result = result
                 write.is_done = True
         return given_up, again
 
-    def _as_journal_error(self, error: Exception) -> JournalError:
-        """Return an error for one caller: each needs its own, because each `raise` changes the traceback."""
-        result = JournalError(self._path, error.reason if isinstance(error, JournalError) else reason_of(error))
-        result.__cause__ = error.__cause__ if isinstance(error, JournalError) else error
-        return result
+    def _fail(self, writes: list[Write], error: Exception) -> None:
+        """Note that the transaction has failed. Each caller gets an error of its own: `raise` changes the traceback."""
+        connection = self._connection
+        if connection is not None and (connection.in_transaction or not connection.is_at(self._path)):
+            self._disconnect()  # it is stuck in a transaction, or has lost its files
+        if writes and overwrite not in self._owed:
+            self._owed.append(overwrite)
+        told = error if isinstance(error, JournalError) else None
+        reason, cause = (told.reason, told.__cause__) if told else (reason_of(error), error)
+        with self._lock:
+            for write in writes:
+                write.error = JournalError(self._path, reason)
+                write.error.__cause__ = cause
+                write.is_done = not write.is_given_up
+        self._wake([each.done for each in writes])
 
     def _wake(self, events: list[Event]) -> None:
         """Set the events, with one call for all of them."""

@@ -31,13 +31,12 @@ from ._recording.expecting import UnexpectedFailures
 from ._recording.recorder import RunMode, TaskRecorder, record_tasks
 from ._recording.selection import RecordedTasks
 from ._simulation.errors import Deadlock, ForeignBlock, Livelock
-from ._simulation.exploring import explore
+from ._simulation.exploring import explore, explore_shutdown
 from ._simulation.faults import Call, Cancel, Throw
 from ._simulation.policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
 from ._simulation.record import Decision, Entry, Run
 from ._simulation.running import simulate
 from ._simulation.schedule import mark
-from ._simulation.shutdown import explore_shutdown
 from ._simulation.threads import pause
 
 __all__ = [

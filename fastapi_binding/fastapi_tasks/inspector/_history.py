@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count, islice
-from types import FunctionType
 from typing import Any, cast
 from weakref import ref
 
 from taskphase import Phase, Queue, Scope, Task, TaskObserver, TasksError, TaskStatus
 
-from ._stories import KEY, REQUEST, Request, Stories, clock, copied
-from ._text import arguments_of, failure_of, message_of, name_of, queue_message, texts_of, type_name
+from ._stories import REQUEST, TASK, Request, Stories, clock, copied, facts_of
+from ._text import arguments_of, failure_of, message_of, name_of, texts_of, type_name
 
-_STARTING, _RUNNING, _RETRYING, _FAILED = (
-    TaskStatus.STARTING,
-    TaskStatus.RUNNING,
-    TaskStatus.RETRYING,
-    TaskStatus.FAILED,
-)
 _IMMEDIATE = Phase.IMMEDIATE
+_STARTING, _RUNNING, _FAILED = TaskStatus.STARTING, TaskStatus.RUNNING, TaskStatus.FAILED
 
 
 class History(TaskObserver):
@@ -44,7 +38,8 @@ class History(TaskObserver):
         if not isinstance(arguments, bool):
             raise TypeError(f"arguments must be a bool, not {arguments!r}")
         self._stories = stories = Stories(keep, failures, arguments=arguments)
-        self._alive, self._arguments = stories.alive, stories.arguments
+        self._alive = stories.alive
+        self._has_arguments = arguments
         self._request_numbers = count(1)
 
     # Each of the next methods is a part of the cost of each task.
@@ -57,52 +52,47 @@ class History(TaskObserver):
             request = self._stories.requests.get(id(scope.info)) or self._begin(scope, now)
         elif task.parent is not None and (parent := self._alive.get(task.parent)) is not None:
             request = parent[REQUEST]
-        self._alive[task.id] = [ref(task), request, now]
-        if self._arguments is not None:
-            self._arguments[task.id] = arguments_of(task.args, task.kwargs)
+        arguments = arguments_of(task.args, task.kwargs) if self._has_arguments else None
+        self._alive[task.id] = [ref(task), request, now, arguments]
 
     def due(self, task: Task[Any], /) -> None:
         """Note what the task waits for from now on. Without a wait it starts: then note nothing."""
         status = task.status
         if status is _STARTING and task.phase is _IMMEDIATE:
             return
-        if (story := self._alive.get(task.id)) is not None:
-            story += (status, clock())
+        if (notes := self._alive.get(task.id)) is not None:
+            notes += (status, clock(), None)
 
     def moved(self, task: Task[Any], /) -> None:
         """Note the status."""
-        if (story := self._alive.get(task.id)) is not None:
-            story += (task.status, clock())
+        if (notes := self._alive.get(task.id)) is not None:
+            notes += (task.status, clock(), None)
 
     def started(self, task: Task[Any], /) -> None:
         """Note the first step of an attempt. A hand-over is no attempt, and `moved()` notes it."""
-        if task.message_id is not None and isinstance(task.config.queue, Queue):
+        queue = task.config.queue
+        if queue is not None and isinstance(queue, Queue):
             return
-        if (story := self._alive.get(task.id)) is not None:
-            story += (_RUNNING, clock())
+        if (notes := self._alive.get(task.id)) is not None:
+            notes += (_RUNNING, clock(), None)
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
         """Note a pause before the next attempt, with the reason."""
-        if retry_after is not None and (story := self._alive.get(task.id)) is not None:
-            story += ((_RETRYING, type_name(error)), clock())
+        if retry_after is not None and (notes := self._alive.get(task.id)) is not None:
+            notes += (TaskStatus.RETRYING, clock(), type_name(error))
 
     def ended(self, task: Task[Any], /) -> None:
         """Move the story of a task into the ring, without the task."""
-        now, status, func = clock(), task.status, task.func
-        story = self._alive.pop(task.id, None)
-        if story is None:
+        now, status = clock(), task.status
+        notes = self._alive.pop(task.id, None)
+        if notes is None:
             return
-        # Read the name of a plain function later. Another callable may hold data of the task: keep only its name.
-        is_plain = type(func) is FunctionType and func.__closure__ is None and func.__defaults__ is None
-        name = func if is_plain else task.function
-        arguments = None if self._arguments is None else self._arguments.pop(task.id, None)
         failure = failure_of(cast(BaseException, task.exception)) if status is _FAILED else None
-        story[KEY] = next(self._stories.numbers)  # first: another thread that reads the story sees that it has ended
-        config, message = task.config, None if task.message_id is None else queue_message(task)
-        story += (status, now, task.id, task.parent, name, config.name, task.phase, arguments, failure, message)
-        self._stories.ended.append(story)
+        notes[TASK] = None  # first: another thread that reads the notes sees that the task has ended
+        notes += facts_of(task, status, now, failure)
+        self._stories.ended.append(notes)
         if failure is not None:
-            self._stories.failed.append(story)
+            self._stories.failed.append(notes)
 
     def refused(self, func: Callable[..., Any], error: TasksError, /) -> None:
         """Count a task that `schedule()` has refused."""
@@ -129,9 +119,9 @@ class History(TaskObserver):
 
     def _begin(self, scope: Scope, now: float) -> Request:
         requests = self._stories.requests
-        while len(requests) >= self._stories.keep:  # scopes that nobody ends
-            for oldest in copied(lambda: islice(requests, 1)):
-                requests.pop(oldest, None)
+        excess = len(requests) + 1 - self._stories.keep
+        for oldest in copied(lambda: islice(requests, max(0, excess))):  # scopes that nobody ends
+            requests.pop(oldest, None)
         return requests.setdefault(id(scope.info), Request(next(self._request_numbers), scope.info, now))
 
 

@@ -44,15 +44,7 @@ HEADERS = {
 }
 """The headers of each answer: nothing is stored, loaded from elsewhere, framed, or run inline."""
 
-_FILES = {
-    "": ("page.html", "text/html; charset=utf-8"),
-    "page.css": ("page.css", "text/css; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "page-parts.js": ("page-parts.js", "text/javascript; charset=utf-8"),
-    "journal.js": ("journal.js", "text/javascript; charset=utf-8"),
-    "waterfall.js": ("waterfall.js", "text/javascript; charset=utf-8"),
-    "icon.svg": ("icon.svg", "image/svg+xml"),
-}
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 def router(
@@ -84,8 +76,10 @@ def router(
             "refuse strangers, or allow_unauthenticated=True if something else refuses them"
         )
     routes = APIRouter(prefix=prefix, dependencies=list(dependencies), include_in_schema=False)
-    for path, (name, media_type) in _FILES.items():
-        _add_file(routes, path, (Path(__file__).parent / name).read_bytes(), media_type)
+    for file in Path(__file__).parent.iterdir():
+        if file.suffix in _MEDIA_TYPES:
+            path = "" if file.name == "page.html" else file.name
+            _add_file(routes, path, file.read_bytes(), _MEDIA_TYPES[file.suffix])
 
     @routes.get("/json")
     async def read_data(after: str = Query("")) -> Response:

@@ -60,11 +60,9 @@ def type_name(value: object) -> str:
     return escaped(str(_type_name(type(value))))
 
 
-def name_of(function: str | Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     """Return the name of a function with its module. Of another callable: the name of its class."""
-    if isinstance(function, str):
-        return escaped(function)
-    if type(function) is not FunctionType:
+    if type(function) is not FunctionType:  # `isinstance()` believes a mock
         return type_name(function)
     module: object = function.__module__
     return escaped(f"{module}.{function.__qualname__}" if type(module) is str else function.__qualname__)

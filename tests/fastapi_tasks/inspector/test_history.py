@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 from weakref import ref
 
 import anyio
@@ -18,10 +19,18 @@ import pytest
 from tests.backends import turns, until
 from tests.handed import DownQueue, ListQueue, send_mail
 
-from fastapi_tasks import Limit, TaskHost, TasksClosedError, TasksSaturatedError, retry
+from fastapi_tasks import (
+    Limit,
+    TaskHost,
+    TasksClosedError,
+    TasksSaturatedError,
+    TaskStatus,
+    current_task,
+    retry,
+)
 from fastapi_tasks.inspector import History
 from fastapi_tasks.inspector._picture import MOST_ALIVE, Picture
-from fastapi_tasks.inspector._stories import MOST_MEASURED, Story, copied
+from fastapi_tasks.inspector._stories import MOST_MEASURED, Notes, copied
 
 DRAIN = 5  # seconds for what a test has left; nothing needs them
 
@@ -507,7 +516,7 @@ class TestArguments:
         assert row["arguments"].endswith(", to='ada'")
         assert "<Bad instance at" in row["arguments"]
         assert len(row["arguments"]) < 300
-        assert not history._stories.arguments
+        assert not history._stories.alive
 
     @pytest.mark.parametrize(
         ("argument", "shown"),
@@ -580,6 +589,61 @@ class TestUserCode:
         assert [group["message"] for group in picture["failures"]] == ["(the message cannot be read)"]
         assert len(picture["tasks"]) == 2
 
+    async def test_an_exception_whose_class_has_no_readable_name_is_shown_g3(self, history: History) -> None:
+        class Nameless(type):
+            @property
+            def __name__(cls) -> str:  # type: ignore[override]
+                raise RuntimeError
+
+        class Hidden(Exception, metaclass=Nameless):
+            pass
+
+        async def hide() -> None:
+            raise Hidden
+
+        async with TaskHost(observers=[history]) as host:
+            await host.schedule(hide).wait()
+            await host.schedule(work)
+            picture = await look(history, host)
+        assert [group["error"] for group in picture["failures"]] == ["Hidden"]
+        assert len(picture["tasks"]) == 2
+
+    async def test_a_function_without_a_module_is_shown_by_its_name(self, history: History) -> None:
+        async def alone() -> None: ...
+
+        alone.__module__ = None  # type: ignore[assignment]
+        async with TaskHost(observers=[history]) as host:
+            history.refused(alone, TasksClosedError("closed"))
+            [[function, *_]] = (await look(history, host))["refused"]
+        assert function == alone.__qualname__
+
+    async def test_a_mock_that_claims_to_be_a_function_is_shown_by_its_class_g7(self, history: History) -> None:
+        async with TaskHost(observers=[history]) as host:
+            history.refused(Mock(spec=work), TasksClosedError("closed"))
+            [[function, *_]] = (await look(history, host))["refused"]
+        assert function == "Mock"
+
+    async def test_a_text_that_looks_like_a_status_is_only_a_text_g3(self) -> None:
+        text = TaskStatus.RUNNING.value
+
+        class Shown:
+            def __repr__(self) -> str:
+                return text
+
+        async def take(shown: Shown) -> None:
+            if current_task().attempt == 1:
+                raise type(text, (Exception,), {})
+
+        history = History(arguments=True)
+        async with TaskHost(observers=[history]) as host:
+            host.task(name=text, delay=60).schedule(take, Shown()).cancel()
+            await until(lambda: not host.tasks())
+            assert (await look(history, host))["durations"] is None
+            await host.task(name=text, retry=retry(attempts=2, backoff=0)).schedule(take, Shown())
+            picture = await look(history, host)
+        assert [row["attempt"] for row in picture["tasks"]] == [0, 2]
+        assert 0 < picture["durations"]["p50"] < 60
+
     async def test_facts_of_a_scope_that_are_no_texts_are_left_out(self, history: History) -> None:
         async with TaskHost(observers=[history], drain_timeout=DRAIN) as host:
             async with host.scope(info={"queue": "mail", "message": object()}) as scope:
@@ -627,7 +691,7 @@ class TestSeveralHosts:
             pass
 
         async with TaskHost(observers=[history]) as host:
-            history._stories.alive[1] = [ref(Lost()), None, 0.0]
+            history._stories.alive[1] = [ref(Lost()), None, 0.0, None]
             gc.collect()
             assert (await look(history, host))["alive"] == []
         assert history._stories.alive == {}
@@ -661,6 +725,27 @@ class TestThreads:
                 picture = await look(history, host, cursor)
                 cursor = picture["cursor"]
                 known.update(row["id"] for row in picture["tasks"])
+
+    async def test_a_reader_gets_each_task_of_each_thread_once_g8_g13(self, history: History) -> None:
+        def run_host() -> None:
+            async def main() -> None:
+                async with TaskHost(observers=[history], drain_timeout=DRAIN) as other:
+                    for _ in range(300):
+                        await other.schedule(work)
+
+            anyio.run(main)
+
+        async with TaskHost(observers=[history]) as host, anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(anyio.to_thread.run_sync, run_host)
+            told: list[int] = []
+            cursor = ""
+            while len(told) < 600:
+                await anyio.sleep(0.001)
+                picture = await look(history, host, cursor)
+                cursor = picture["cursor"]
+                told += [row["id"] for row in picture["tasks"]]
+        assert len(set(told)) == 600
 
 
 class TestPictures:
@@ -696,30 +781,17 @@ class TestPictures:
             await task.wait()
             assert [piece async for piece in picture.pieces()]
 
-    async def test_a_number_that_another_thread_still_holds_is_waited_for(self, history: History) -> None:
-        async with TaskHost(observers=[history]) as host:
-            await host.task(name="a").schedule(work)
-            late = next(history._stories.numbers)
-            await host.task(name="b").schedule(work)
-            first = await look(history, host)
-            assert [row["name"] for row in first["tasks"]] == ["a"]
-            for _ in range(100):
-                await host.schedule(work)
-            second = await look(history, host, first["cursor"])  # after so many it is lost
-        assert len(second["tasks"]) == 101
-        assert late == 2
-
     async def test_a_later_look_reads_only_the_end_of_a_large_ring_g20(self) -> None:
-        class Ring(deque[Story]):
+        class Ring(deque[Notes]):
             read = 0
 
-            def __iter__(self) -> Iterator[Story]:
+            def __iter__(self) -> Iterator[Notes]:
                 raise AssertionError("all of it")
 
-            def __reversed__(self) -> Iterator[Story]:
-                for story in super().__reversed__():
+            def __reversed__(self) -> Iterator[Notes]:
+                for notes in super().__reversed__():
                     self.read += 1
-                    yield story
+                    yield notes
 
         history = History(keep=5000)
         history._stories.ended = ring = Ring(maxlen=5000)

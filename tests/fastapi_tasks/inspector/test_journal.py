@@ -17,7 +17,7 @@ from tests.taskphase.journal.test_writer import reached
 
 from fastapi_tasks import TaskHost, add_tasks
 from fastapi_tasks.inspector import History, _journal, router
-from taskphase.journal import _keeper
+from taskphase.journal import _recovery
 from taskphase.journal._journal import _limiter
 
 EVIL = "<img src=x\nonerror=alert(1)>"
@@ -31,7 +31,7 @@ def program(tmp_path: Path) -> Program:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts look for tasks of dead hosts often, and the page look at the file each time."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+    monkeypatch.setattr(_recovery, "_PAUSE", MOMENT)
     monkeypatch.setattr(_journal, "FRESH", 0)
     monkeypatch.setattr(_journal, "SHARE", 0)
 

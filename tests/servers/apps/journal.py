@@ -14,7 +14,7 @@ from fastapi import FastAPI, HTTPException
 from tests.servers.harness import record
 
 from fastapi_tasks import Journal, Tasks, add_tasks, current_task
-from taskphase.journal import _doubts
+from taskphase.journal import _statements
 
 PATH = "TASKS_DB"  # environment variable: the path of the journal
 RENAMED = "TASKS_RENAMED"  # environment variable: set in the next version of the app, which has lost a function
@@ -65,7 +65,7 @@ async def new_name(subject: str) -> None:
 
 app = FastAPI()
 if RENAMED in os.environ:
-    _doubts._GRACE = 0  # the old version never comes back
+    _statements._GRACE = 0  # the old version never comes back
 functions = [work, new_name if RENAMED in os.environ else wait, kill]
 add_tasks(app, journal=Journal(os.environ.get(PATH, "unused"), functions, sync="normal"))
 

@@ -10,6 +10,7 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
+from weakref import ref
 
 import pytest
 from anyio import create_task_group
@@ -98,9 +99,11 @@ async def test_nothing_is_lost_that_comes_while_a_task_is_made_g2_g3(step: Step)
     others: list[asyncio.Task[None]] = []
     step(note("step"), named(interrupt), copy_context())
     assert seen == ["step"]
-    await others[0]
-    await turns()
-    assert sorted(seen) == ["callback", "callback in a context", "callback with all", "step", "task"]
+    try:
+        await turns()
+        assert sorted(seen) == ["callback", "callback in a context", "callback with all", "step", "task"]
+    finally:
+        asyncio.tasks._unregister_task(others[0])  # the loop would wait for ever for a task that was lost
 
 
 async def test_a_tool_may_replace_call_soon_of_the_loop_while_tasks_are_made_g3(step: Step) -> None:
@@ -142,6 +145,27 @@ async def test_an_error_while_a_task_is_made_leaves_the_loop_as_it_was_g3(step: 
     coro.close()
     assert "call_soon" not in loop.__dict__
     await others[0]
+
+
+async def test_an_interrupt_before_a_task_is_made_leaves_no_context_behind_g2() -> None:
+    """The stepper lives as long as its host."""
+
+    def interrupt(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "c_return" and frame.f_code is make.__code__:  # type: ignore[attr-defined]
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    async def work() -> None: ...
+
+    make, coro, context = _by_hand(asyncio.get_running_loop()), work(), copy_context()
+    kept = ref(context)
+    sys.setprofile(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make(coro, "name", context, {}, None)
+    coro.close()
+    del context
+    gc.collect()
+    assert kept() is None
 
 
 async def test_an_interrupt_before_the_first_step_ends_the_task_g2(request: pytest.FixtureRequest) -> None:

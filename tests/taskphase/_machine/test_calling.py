@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial, wraps
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from types import MethodType, coroutine
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMock, create_autospec
@@ -13,7 +13,7 @@ from xmlrpc.client import ServerProxy
 import pytest
 import uvloop
 
-from taskphase._machine.calling import check_call, is_async, is_awaited, name_of, names_of, shown, type_name
+from taskphase._machine.calling import bind, check_call, is_async, is_awaited, name_of, names_of, shown, type_name
 
 
 def sync(a: int, b: int = 0, *, c: int = 0) -> None: ...
@@ -500,6 +500,15 @@ def test_a_name_is_a_plain_string_whatever_the_callable_says_g3(make: Callable[[
     assert found.endswith(names_of(func)[1])
 
 
+def test_a_name_is_found_behind_more_partials_than_the_stack_has_room_for_g3() -> None:
+    class Own(partial[Any]): ...  # Python joins only plain partials
+
+    func: Callable[..., Any] = sync
+    for _ in range(2000):
+        func = Own(func)
+    assert name_of(func) == name_of(sync)
+
+
 def test_the_name_of_a_class_is_told_past_its_metaclass_g3() -> None:
     assert type_name(class_that_answers_for_itself()()) == "Own"
     assert type_name(Remote()) == "Remote"
@@ -554,3 +563,12 @@ def test_an_awaitable_is_awaited_and_a_handle_is_a_result_g7() -> None:
     proper.close()
     for result in (None, 1, Made(), Handle(), type("More", (Handle,), {})(), generator(), Mock(spec=Promise), Liar()):
         assert not is_awaited(result)
+
+
+def test_a_keyword_named_like_a_positional_only_parameter_is_one_of_the_others_g7() -> None:
+    def func(a: int = 0, /, **others: int) -> None: ...
+
+    bound = bind(signature(func), (), {"a": 1, "b": 2})
+    assert (bound.args, bound.kwargs) == ((), {"a": 1, "b": 2})
+    bound = bind(signature(func), (3,), {"a": 1})
+    assert (bound.args, bound.kwargs) == ((3,), {"a": 1})

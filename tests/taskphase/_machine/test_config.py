@@ -33,6 +33,7 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
         ({"timeout": math.nan}, ValueError, "timeout must be 0 seconds or more"),
         ({"delay": math.inf}, ValueError, "delay must be finite and 0 seconds or more"),
         ({"delay": 10**400}, ValueError, "delay must be finite and 0 seconds or more"),
+        ({"timeout": 10**400}, ValueError, "timeout must be 0 seconds or more"),
         ({"timeout": "1"}, TypeError, "timeout must be a number of seconds"),
         ({"timeout": True}, TypeError, "timeout must be a number of seconds"),
     ],
@@ -40,10 +41,6 @@ FULL = TaskConfig(name="a", shield=True, on_error=handler, when="always", timeou
 def test_a_bad_setting_is_refused_by_name(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TaskConfig(**settings)
-
-
-def test_a_number_of_seconds_that_no_float_can_hold_is_no_limit_g16() -> None:
-    assert TaskConfig(timeout=10**400).timeout == math.inf
 
 
 class Jobs(StrEnum):
@@ -67,6 +64,13 @@ def test_a_name_of_another_class_becomes_a_plain_string_g3(name: str) -> None:
     assert type(config.name) is str
     assert config.name == "send the mail"
     assert config == TaskConfig(name="send the mail") == TaskConfig().merge(config)
+
+
+def test_tasks_with_the_same_settings_of_their_own_share_the_names_of_the_settings() -> None:
+    """A set of names takes more memory than the settings of a task."""
+    one, other = TaskConfig(key="a", delay=1), TaskConfig(key="b", delay=2)
+    assert one.own is other.own
+    assert FULL.shared().merge(one).own is FULL.shared().merge(other).own is one.own
 
 
 def test_a_handler_that_cannot_take_task_and_exception_is_refused_at_once() -> None:

@@ -124,18 +124,6 @@ def test_no_namespace_that_is_not_a_module_s_is_kept_g2_g4() -> None:
     assert [each() for each in gone] == [None, None]
 
 
-def test_a_function_that_is_defined_again_replaces_the_old_one_g4() -> None:
-    class Session: ...
-
-    old = renewed(waits, waits.__code__)
-    old.__defaults__ = (None, Session())
-    kept = ref(old.__defaults__[1])
-    del old
-    renewed(waits, waits.__code__)
-    gc.collect()
-    assert kept() is None
-
-
 def test_a_name_with_code_of_its_own_is_not_asked_g3() -> None:
     class Name(str):
         __slots__ = ()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.taskphase.journal.hosts import MOMENT, Program
 
-from taskphase.journal import _doubts, _keeper
+from taskphase.journal import _recovery, _statements
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ async def program(tmp_path: Path) -> Program:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts look for tasks of dead hosts often."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+    monkeypatch.setattr(_recovery, "_PAUSE", MOMENT)
 
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts give tasks up as soon as no living host can run them."""
-    monkeypatch.setattr(_doubts, "_GRACE", 0.0)
+    monkeypatch.setattr(_statements, "_GRACE", 0.0)

@@ -17,10 +17,12 @@ from anyio.lowlevel import checkpoint
 from tests.taskphase.journal.stores import look
 
 from taskphase import Journal, JournalError, Task, TaskHost, current_task
-from taskphase.journal import _file
+from taskphase.journal._file import File
 from taskphase.testing import Call, Policy, Run, mark, pause, simulate
 
 SECONDS = 60  # for the last host, in virtual time
+
+connect = File.connect
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
@@ -50,10 +52,11 @@ class Statements:
             pause(0.001)
 
     @staticmethod
-    def connect(path: Path, sync: Any, _timeout: float) -> Statements:
+    def connect(file: File) -> Statements:
+        file.timeout = 0
         while True:
             with suppress(JournalError):
-                return Statements(_file.connect(path, sync, 0))
+                return Statements(connect(file))
             pause(0.001)
 
 
@@ -111,13 +114,14 @@ class Process:
         self.scope = anyio.CancelScope()
         self.share: Any = None
         journal = Journal(world.path, [self.work], sync="normal", names={self.work: "work"})
-        share_of = journal._share_of
+        keeper_for = journal._keeper_for
 
-        def note_share(**options: Any) -> Any:
-            self.share = share_of(**options)
-            return self.share
+        def note_share(*args: Any) -> Any:
+            keeper = keeper_for(*args)
+            self.share = keeper.share
+            return keeper
 
-        journal._share_of = note_share
+        journal._keeper_for = note_share  # type: ignore[method-assign]
         self.journal = journal
         self.host = TaskHost(journal=journal)
 

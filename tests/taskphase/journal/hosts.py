@@ -59,8 +59,7 @@ class Program:
     @asynccontextmanager
     async def host(self, *, takes_over: bool = True, **settings: Any) -> AsyncIterator[TaskHost]:
         host = TaskHost(journal=self.journal(), **settings)
-        if not takes_over:
-            host.take_over_later()
+        host.takes_over = takes_over
         async with host:
             yield host
 

@@ -11,7 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from taskphase._drive.loops import native_seam
-from taskphase.journal._arguments import pack
+from taskphase.journal._arguments import pack, unpack
+from taskphase.journal._file import File
 from taskphase.journal._share import Share
 from taskphase.journal._statements import Row
 
@@ -20,8 +21,9 @@ ALL = 1000  # more tasks than any test writes
 
 
 def share(path: Path, functions: Iterable[str] = (SEND, CHARGE), **options: Any) -> Share:
-    settings = {"sync": "normal", "timeout": 5, "recoveries": 3, "seam": native_seam(), **options}
-    return Share(path, frozenset(functions), **settings)
+    settings = {"sync": "normal", "timeout": 5, "recoveries": 3, **options}
+    recoveries = settings.pop("recoveries")
+    return Share(File(path, **settings), frozenset(functions), recoveries, native_seam())
 
 
 @asynccontextmanager
@@ -46,6 +48,11 @@ def die(found: Share) -> None:
 
 def row(function: str = SEND, *args: Any, key: str | None = None, message_id: str | None = None) -> Row:
     return Row(message_id or uuid4().hex, function, function, "after_response", pack(function, args, {}), "{}", key)
+
+
+def args_of(row: Row) -> tuple[Any, ...]:
+    """Return the positional arguments of a task."""
+    return unpack(row.arguments)[0]
 
 
 def look(path: Path, columns: str = "message_id, state") -> list[Any]:

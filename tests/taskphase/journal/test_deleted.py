@@ -14,6 +14,8 @@ from tests.taskphase.journal.stores import ALL, ids, look, opened, row, share, w
 from tests.taskphase.journal.test_writer import Disk
 
 from taskphase import JournalError
+from taskphase.journal import _owners
+from taskphase.journal._file import id_of
 
 
 def delete(path: Path) -> None:
@@ -86,6 +88,34 @@ async def test_a_host_whose_lock_was_deleted_keeps_its_tasks_after_its_next_look
             async with opened(path) as other:
                 assert (await other.take(ALL)).tasks == []
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tasks.db"]
+
+
+async def test_a_host_whose_lock_was_replaced_makes_another_and_overwrites_nothing_g22(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    async with opened(path) as mine:
+        await mine.write([row()])
+        (lock,) = tmp_path.glob("*.alive")
+        lock.unlink()
+        lock.symlink_to(precious)
+        await mine.take(ALL)
+        assert precious.read_text() == "text"
+        async with opened(path) as other:
+            assert (await other.take(ALL)).tasks == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["precious", "tasks.db"]
+
+
+async def test_a_host_that_misses_its_lock_for_a_moment_does_not_wait_for_itself_g22(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(path := tmp_path / "tasks.db", timeout=1) as mine:
+        await mine.write([row()])
+        with monkeypatch.context() as broken:
+            broken.setattr(_owners, "id_of", lambda file: None if isinstance(file, Path) else id_of(file))
+            await mine.take(ALL)
+        async with opened(path) as other:
+            assert (await other.take(ALL)).tasks == []
 
 
 async def test_writes_fail_until_a_deleted_directory_is_there_again_g22(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ from tests.taskphase.journal.exploring import (
 )
 
 from taskphase import JournalError
-from taskphase.journal import _share
+from taskphase.journal._file import File
 from taskphase.testing import Fifo, RandomWalk, explore_shutdown, mark
 
 
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_share, "connect", Statements.connect)
+    monkeypatch.setattr(File, "connect", Statements.connect)
 
 
 @explore_shutdown()

@@ -16,7 +16,7 @@ import pytest
 from tests.taskphase.journal.stores import look, opened, row, share
 
 from taskphase import JournalError
-from taskphase.journal._file import VERSION, connect
+from taskphase.journal._file import VERSION, File
 
 
 async def refusal(path: Path) -> str:
@@ -43,7 +43,7 @@ async def test_all_files_with_tasks_are_for_their_user_only_g22(tmp_path: Path) 
 
 async def test_the_settings_of_the_connection_are_those_that_were_asked_for_g22(tmp_path: Path) -> None:
     def settings(sync: str) -> list[object]:
-        connection = connect(tmp_path / "tasks.db", sync, 5)  # type: ignore[arg-type]
+        connection = File(tmp_path / "tasks.db", sync, 5).connect()  # type: ignore[arg-type]
         found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
         connection.close()
         return found
@@ -56,7 +56,7 @@ async def test_the_settings_of_the_connection_are_those_that_were_asked_for_g22(
 def test_a_write_waits_for_the_lock_of_another_process_if_it_may_for_years_too_g22(
     tmp_path: Path, timeout: float
 ) -> None:
-    connection = connect(tmp_path / "tasks.db", "normal", timeout)
+    connection = File(tmp_path / "tasks.db", "normal", timeout).connect()
     [milliseconds] = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.close()
     assert milliseconds >= 5000
@@ -239,10 +239,12 @@ async def main():
 anyio.run(main)
 """
 
-# The process dies between the making of the file of its lock and its new name.
+# The process dies between the making of the file of its lock and the lock.
 DIES = """
+import fcntl
+
 async def main():
-    Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    fcntl.flock = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     async with opened(path):
         pass
 
@@ -268,13 +270,13 @@ def test_a_host_that_cannot_make_the_file_of_its_lock_leaves_none_g22(tmp_path: 
 
 async def test_a_process_that_dies_while_it_opens_leaves_no_file_for_long_g22(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    (tmp_path / "tasks.db.new").touch()
-    (tmp_path / "other.db.id.alive.new").touch()
+    (tmp_path / "tasks.db.alive").touch()
+    (tmp_path / "other.db.id.alive").touch()
     await anyio.to_thread.run_sync(run, "", path, DIES, -signal.SIGKILL)
-    assert len(list(tmp_path.glob("*.new"))) == 3
+    assert len(list(tmp_path.glob("*.alive"))) == 3
     async with opened(path) as mine:
         await mine.take(1)
-        assert sorted(each.name for each in tmp_path.glob("*.new")) == ["other.db.id.alive.new", "tasks.db.new"]
+    assert sorted(each.name for each in tmp_path.glob("*.alive")) == ["other.db.id.alive", "tasks.db.alive"]
 
 
 @pytest.mark.parametrize(("lock", "seen"), [("readable", "dead dead\n2\n"), ("unreadable", "alive dead\n1\n")])
@@ -287,7 +289,7 @@ def test_the_lock_of_another_user_does_not_stop_the_take_over_g22(lock: str, see
 def test_a_file_that_the_process_may_only_read_is_refused_g22() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         path = Path(folder) / "tasks.db"
-        connect(path, "normal", 5).close()
+        File(path, "normal", 5).connect().close()
         path.chmod(0o444)
         Path(folder).chmod(0o555)
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from tests.backends import native_cancel_only, turns, until
@@ -220,6 +221,18 @@ class TestRoutes:
                 tasks.after_response.schedule(program.send, 1)
             await made[0].started.wait()
             assert program.rows()[str(made[0].message_id)] == "due"
+
+    async def test_a_route_that_was_cancelled_waits_for_the_write_of_its_tasks_of_failure_g22(
+        self, program: Program
+    ) -> None:
+        async with program.host() as host, host.scope() as tasks:
+            with anyio.CancelScope() as request:
+                async with tasks.route():
+                    task = tasks.task(when="failure").after_response.schedule(program.send)
+                    request.cancel()
+                    await anyio.lowlevel.checkpoint()
+            await keeper_of(host).share.write([])  # would undo a write that was given up
+            assert program.rows() == {str(task.message_id): "due"}
 
     async def test_a_first_step_at_the_end_of_a_route_may_schedule_g1_g22(self, program: Program) -> None:
         async def schedule(tasks: Scope) -> None:

@@ -91,8 +91,8 @@ def test_settings_of_the_wrong_type_are_refused_g22() -> None:
 
 def test_functions_have_their_names_or_those_that_are_pinned_g22() -> None:
     journal = Journal("tasks.db", {send: TaskConfig(timeout=3), charge: TaskConfig()}, names={send: "mail.v1"})
-    assert set(journal._functions) == {"mail.v1", f"{__name__}.charge"}
-    assert journal._configs["mail.v1"].timeout == 3
+    assert journal._names == {send: "mail.v1", charge: f"{__name__}.charge"}
+    assert journal._configs[send].timeout == 3
     assert repr(Journal("/x/tasks.db", [])) == "<Journal '/x/tasks.db'>"
 
 

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.taskphase.journal.stores import row
 
 from taskphase.journal import _statements
-from taskphase.journal._doubts import Doubts
-from taskphase.journal._file import connect, transact
+from taskphase.journal._file import File, transact
+from taskphase.journal._statements import Doubts
 
 RECOVERIES = 2
 FUNCTIONS = {"old": frozenset({"app.send", "app.old"}), "new": frozenset({"app.send", "app.new"})}
@@ -47,7 +47,7 @@ class Journals(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
-        self.connection = connect(Path(self.folder.name) / "tasks.db", "normal", 5)
+        self.connection = File(Path(self.folder.name) / "tasks.db", "normal", 5).connect()
         self.tasks: dict[str, Known] = {}
         self.hosts: dict[str, Host] = {}
         self.count = 0

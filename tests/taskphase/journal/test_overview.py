@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -128,18 +132,50 @@ async def test_an_overview_opens_no_file_of_its_own_and_refuses_another_one_g22(
             await journal_of(path).overview(most)  # type: ignore[arg-type]
 
 
+def test_an_owner_lives_while_it_makes_its_lock_g22(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tasks.db"
+    owner = Owner(path, [])
+    seen: list[bool] = []
+
+    def fdopen(*args: Any, **options: Any) -> Any:
+        seen.append(lives(path, owner.id))
+        return real(*args, **options)
+
+    real = os.fdopen
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    owner.hold()
+    owner.close()
+    assert seen == [True]
+
+
+def test_an_owner_waits_until_a_look_has_released_its_new_lock_g22(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(tmp_path / "tasks.db", [])
+
+    def flock(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        (lock,) = tmp_path.glob("*.alive")
+        looking = os.open(lock, os.O_RDONLY)
+        real(looking, fcntl.LOCK_EX)
+        threading.Timer(0.05, os.close, [looking]).start()
+        real(descriptor, how)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    owner.hold()
+    assert lives(tmp_path / "tasks.db", owner.id)
+    owner.close()
+
+
 @pytest.mark.parametrize("arguments", ["no JSON", "5", "[[], 5]"])
 async def test_a_task_whose_arguments_are_no_json_can_be_listed_g22(tmp_path: Path, arguments: str) -> None:
     path = tmp_path / "tasks.db"
-    dead = share(path)
-    await dead.open()
-    await dead.write([row(message_id="broken")._replace(arguments=arguments)])
-    die(dead)
     async with opened(path) as mine:
-        assert [reason for *_, reason in (await mine.take(ALL)).given_up] == ["its arguments in the file are no JSON"]
-        (entry,) = await journal_of(path).failed()
+        await mine.write([row(message_id="broken")._replace(arguments=arguments)])
+        (entry,) = await journal_of(path).due()
         assert (entry.id, entry.args, entry.kwargs) == ("broken", (), {})
-        assert len((await journal_of(path).overview(arguments=True)).failed) == 1
+        assert len((await journal_of(path).overview(arguments=True)).due) == 1
 
 
 async def test_a_host_knows_its_journal_g14_g22(tmp_path: Path) -> None:

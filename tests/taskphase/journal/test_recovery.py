@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from tests.backends import turns, until
 from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, keeper_of, killed, looked
-from tests.taskphase.journal.stores import look
+from tests.taskphase.journal.stores import look, opened, row
 from tests.taskphase.journal.test_writer import reached
 
 from taskphase import Journal, Limit, Phase, Task, TaskConfig, TaskHost, TaskObserver, TaskStatus, current_task, retry
@@ -139,7 +139,7 @@ async def test_a_run_is_counted_on_the_disk_before_its_first_step_g22(program: P
 async def test_a_run_that_cannot_be_counted_waits_until_it_can_g22(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskphase.journal._record._PAUSE", MOMENT)
+    monkeypatch.setattr("taskphase.journal._recovery._PAUSE_TO_COUNT", MOMENT)
     await killed(program)
 
     def fail() -> None:
@@ -258,6 +258,7 @@ async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g
     journal = Journal(program.path, [new], names={new: "old"})
     async with TaskHost(journal=journal):
         await program.has({str(task.message_id): "failed" for task in tasks})
+        await until(lambda: sum(record.levelname == "ERROR" for record in caplog.records) == len(tasks))
     errors = {vars(record)["task_message_id"]: record for record in caplog.records if record.levelname == "ERROR"}
     assert errors.keys() == {task.message_id for task in tasks}
     assert all(f"(message {message_id})" in record.getMessage() for message_id, record in errors.items())
@@ -275,6 +276,19 @@ async def test_a_function_that_is_gone_or_has_changed_keeps_its_task_as_failed_g
     reasons = {entry.function: entry.error for entry in await journal.failed()}
     assert reasons.pop("old") == "it cannot be called any more: TypeError"
     assert list(reasons.values()) == ["the journal of this app has no function with this name"]
+
+
+@pytest.mark.usefixtures("no_grace")
+@pytest.mark.parametrize("broken", [{"arguments": "["}, {"arguments": "5"}, {"headers": "["}], ids=str)
+async def test_a_task_whose_row_is_broken_does_not_stop_the_others_g22(
+    program: Program, broken: dict[str, str]
+) -> None:
+    name = f"{Program.__module__}.Program.wait"
+    async with opened(program.path) as mine:
+        await mine.write([bad := row(name)._replace(**broken), row(name)])  # type: ignore[arg-type]
+    async with program.host():
+        await program.has({bad.message_id: "failed"})
+    assert program.runs == [("wait", None, True)]
 
 
 async def test_an_older_version_leaves_a_task_that_it_cannot_call_to_the_newer_one_g22(
@@ -336,7 +350,7 @@ async def test_many_due_tasks_are_taken_in_parts_and_all_run_g22(program: Progra
 async def test_recovered_tasks_that_wait_hold_up_no_other_g22(
     program: Program, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    monkeypatch.setattr("taskphase.journal._keeper._MOST_RECOVERED", 4)
+    monkeypatch.setattr("taskphase.journal._recovery._MOST_RECOVERED", 4)
     slow = TaskConfig(retry=retry(attempts=2, backoff=1000)) if why == "retry" else TaskConfig(limit=Limit(1))
     function = program.fail if why == "retry" else program.hold
     journal = Journal(program.path, {function: slow, program.wait: TaskConfig()}, sync="normal")
@@ -354,7 +368,7 @@ async def test_recovered_tasks_that_wait_hold_up_no_other_g22(
 async def test_a_host_takes_no_more_tasks_than_it_has_room_for_even_if_they_wait_g22(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskphase.journal._keeper._MOST_PRESENT", 3)
+    monkeypatch.setattr("taskphase.journal._recovery._MOST_PRESENT", 3)
     journal = Journal(program.path, {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000))}, sync="normal")
     async with TaskHost(journal=journal) as host:
         tasks = [host.schedule(program.fail, number) for number in range(5)]

@@ -16,7 +16,7 @@ from tests.taskphase.journal.hosts import MOMENT, Program, killed
 from tests.telemetry import Telemetry, of
 
 from taskphase import Journal, LogTasks, TaskHost
-from taskphase.journal import _keeper
+from taskphase.journal import _recovery
 
 prometheus_client = pytest.importorskip("prometheus_client")
 from taskphase.prometheus import PrometheusTasks  # noqa: E402
@@ -35,7 +35,7 @@ def program(tmp_path: Path) -> Program:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have hosts look for tasks of dead hosts often."""
-    monkeypatch.setattr(_keeper, "_PAUSE", MOMENT)
+    monkeypatch.setattr(_recovery, "_PAUSE", MOMENT)
 
 
 async def test_each_record_of_a_recovered_task_says_so_g4_g20_g22(

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from typing import Any
 
@@ -119,6 +118,13 @@ def test_a_thread_calls_into_the_loop_and_gets_what_comes_of_it(backend: Backend
     assert simulate(main, backend=backend).result() == [True, 8, "thread"] * 2
 
 
+def test_a_call_into_asyncio_has_the_name_of_its_function_in_the_trace() -> None:
+    async def main() -> None:
+        await to_thread.run_sync(from_thread.run, checkpoint)
+
+    assert "checkpoint#2" in {entry.task for entry in simulate(main).trace}
+
+
 def test_what_a_thread_asks_of_the_loop_waits_to_be_chosen(backend: Backend) -> None:
     async def main() -> None:
         token = anyio.lowlevel.current_token() if hasattr(anyio.lowlevel, "current_token") else None
@@ -201,7 +207,7 @@ def test_what_a_thread_has_started_is_cancelled_with_its_caller(backend: Backend
         def work() -> None:
             try:
                 from_thread.run(anyio.sleep_forever)
-            except (CancelledError, trio.Cancelled):
+            except (asyncio.CancelledError, trio.Cancelled):
                 mark("cancelled")
 
         with anyio.move_on_after(1):
@@ -221,6 +227,7 @@ def test_a_thread_that_outlives_the_run_is_unwound(backend: Backend) -> None:
                 pause(1000)
             finally:
                 log.append("unwound")
+                from_thread.run_sync(log.append, "too late")
 
         with anyio.move_on_after(1):
             await to_thread.run_sync(work, abandon_on_cancel=True)
@@ -265,6 +272,21 @@ def test_executors_of_asyncio_take_part() -> None:
         return await asyncio.gather(*(asyncio.to_thread(work, number) for number in (2, 1)))
 
     assert simulate(main, policy=Replay([1, 1])).result() == [2, 1]
+
+
+def test_a_thread_waits_for_a_coroutine_of_asyncio_in_virtual_time() -> None:
+    async def main() -> Any:
+        def work() -> Any:
+            future = asyncio.run_coroutine_threadsafe(asyncio.sleep(60, "slept"), loop)
+            for seconds in (0, 10):
+                with pytest.raises(TimeoutError):
+                    future.result(seconds)
+            return loop.time(), future.result(), loop.time()
+
+        loop = asyncio.get_running_loop()
+        return await asyncio.to_thread(work)
+
+    assert simulate(main).result() == (10, "slept", 60)
 
 
 @pytest.mark.parametrize(("raised", "seen"), [(SystemExit, SystemExit), (StopIteration, RuntimeError)])

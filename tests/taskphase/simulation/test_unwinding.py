@@ -170,6 +170,22 @@ def test_nothing_is_left_of_a_run_that_is_given_up(
     assert logging.getLogger("asyncio").level <= logging.WARNING
 
 
+def test_an_async_generator_that_main_leaves_at_its_end_is_no_error() -> None:
+    async def numbers() -> Any:
+        try:
+            yield 1
+        finally:
+            log.append("closed")
+
+    async def main() -> None:
+        async for _ in numbers():
+            break  # asyncio closes the generator in a task, which has not begun at the end of main
+
+    log: list[str] = []
+    assert simulate(main).exception is None
+    assert log == ["closed"]
+
+
 def test_tasks_that_main_leaves_behind_are_cancelled_as_asyncio_does() -> None:
     import asyncio
 

@@ -13,7 +13,7 @@ import pytest
 from tests.taskphase.journal.stores import look
 
 from taskphase import Journal, JournalError, TaskHost
-from taskphase.journal import _file, _share
+from taskphase.journal._file import File
 from taskphase.testing import Cancel, Livelock, Policy, RandomWalk, Run, explore, mark, pause, simulate
 from taskphase.testing._simulation.running import Backend
 
@@ -104,10 +104,11 @@ def test_a_file_that_hangs_longer_than_the_timeout_fails_the_task(
                 await anyio.sleep(60)
                 assert look(path) == []
 
-    def connect(path: Path, sync: Any, timeout: float) -> Slow:
-        return Slow(_file.connect(path, sync, timeout))
+    def connect(file: File) -> Slow:
+        return Slow(real(file))
 
-    monkeypatch.setattr(_share, "connect", connect)
+    real = File.connect
+    monkeypatch.setattr(File, "connect", connect)
     began = 0.0
     simulate(main, backend=backend).result()
 

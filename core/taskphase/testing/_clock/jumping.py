@@ -78,7 +78,7 @@ class JumpClock:
         """Return `backend_options` for `anyio.run()`, `TestClient`, a portal or the fixture `anyio_backend`. The event
         loop then uses this clock. You can add other options, except `use_uvloop`.
 
-        anyio 4.9 does not pass options on to trio. `trio.run(main, **clock.backend_options("trio"))` works with any
+        anyio passes options on to trio from 4.14 on. `trio.run(main, **clock.backend_options("trio"))` works with any
         version.
 
         :param backend: "asyncio" or "trio"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 
@@ -47,31 +48,24 @@ def nothing_opens() -> Generator[None]:
     """
     connected: list[Any] = []
     started: list[Any] = []
-    with ExitStack() as stack:
-        for name in ("connect", "connect_ex"):
-            stack.enter_context(_noting(socket.socket, name, connected))
-        stack.enter_context(_noting(threading.Thread, "start", started))
+    with (
+        _noting(socket.socket, "connect", connected),
+        _noting(socket.socket, "connect_ex", connected),
+        _noting(threading.Thread, "start", started),
+    ):
         yield
     assert not connected, "the constructor of the queue has connected a socket: connect in open()"
     threads = ", ".join(sorted(thread.name for thread in started))
     assert not threads, f"the constructor of the queue has started threads: {threads}"
 
 
-@contextmanager
-def _noting(kind: Any, name: str, notes: list[Any]) -> Generator[None]:
+def _noting(kind: Any, name: str, notes: list[Any]) -> AbstractContextManager[object]:
     """Note each object of the class `kind` whose method `name` is called in this thread."""
-    thread, original, is_own = threading.get_ident(), getattr(kind, name), name in vars(kind)
+    thread, original = threading.get_ident(), getattr(kind, name)
 
     def note(self: Any, *args: Any) -> Any:
         if threading.get_ident() == thread:
             notes.append(self)
         return original(self, *args)
 
-    setattr(kind, name, note)
-    try:
-        yield
-    finally:
-        if is_own:
-            setattr(kind, name, original)
-        else:
-            delattr(kind, name)
+    return patch.object(kind, name, note)

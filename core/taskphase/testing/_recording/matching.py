@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from ..._machine.bound import bind
-from ..._machine.calling import signature_of
+from ..._machine.calling import bind, signature_of
 from ..._task import Task
 
 

@@ -5,8 +5,9 @@ runnable ones; 0 is the oldest. Time is virtual, and moves only when nothing is 
 
 - `policy`: makes the choices; `faults`: errors at given steps; `record`: the result of a run; `errors`
 - `schedule`: the choices, notes and faults of one run, for both event loops
-- `on_asyncio`, `on_trio`: the event loops; `privates`: every private name that they use
-- `threads`: worker threads, one at a time; `threads_on_asyncio`, `threads_on_trio`: connect anyio's calls to them;
-  `writers`: makes the thread of a journal a worker
-- `running`: one run; `exploring`: many runs, and shrinking a failing one; `shutdown`: one run for each step
+- `loop`: what both event loops share; `on_asyncio`, with `tasks_on_asyncio`, and `on_trio`: the event loops;
+  `privates`: every private name that they use
+- `threads`: worker threads, one at a time; `patches_on_asyncio`, `patches_on_trio`: make the threads of anyio workers;
+  `writers`: makes the thread of a journal a worker; `offline`: refuses processes and sockets
+- `running`: one run; `exploring`: many runs: under many schedules, or with a shutdown at each step
 """

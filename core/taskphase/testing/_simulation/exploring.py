@@ -1,13 +1,17 @@
-"""Run a program many times, and shrink a failing run."""
+"""Run a program many times: under many schedules, shrinking a failing run, or with a shutdown at each step."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import wraps
+from inspect import signature
 from random import Random
-from typing import ParamSpec
+from typing import Any, Concatenate, ParamSpec
+
+from anyio import CancelScope
 
 from ..._machine.calling import is_async, name_of, shown
+from .faults import Call
 from .policy import PCT, Deviate, Fifo, Policy, RandomWalk, Replay
 from .record import Run
 from .running import Backend, simulate
@@ -51,12 +55,12 @@ def explore(
     :raises TypeError: for `@explore` without parentheses, and for a function that is not async
     :raises ValueError: if `schedules` is less than 1
     """
-    refuse_function(schedules, "explore")
+    _refuse_function(schedules, "explore")
     if schedules < 1:
         raise ValueError(f"schedules must be 1 or more, not {schedules!r}")
 
     def decorate(test: Callable[P, Awaitable[object]]) -> Callable[P, None]:
-        refuse_sync(test, "explore")
+        _refuse_sync(test, "explore")
 
         @wraps(test)
         def run_all(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -81,7 +85,75 @@ def explore(
     return decorate
 
 
-def refuse_function(first: object, decorator: str) -> None:
+def explore_shutdown(
+    backends: Sequence[Backend] = ("asyncio", "trio"),
+    *,
+    replay: int | None = None,
+    max_steps: int = 20_000,
+    patience: float = 5.0,
+) -> Callable[[Callable[Concatenate[CancelScope, P], Awaitable[object]]], Callable[P, None]]:
+    """Decorate an async test function: it becomes a sync one that runs once for each of its steps, with a shutdown
+    there.
+
+    The first argument of the function is a cancel scope. Enter the scope around the code to shut down: a `TaskHost`
+    drains when its body is cancelled. A first run without a shutdown counts the steps, and has to pass, too.
+    The first failure is raised with a note that says at which step the shutdown began.
+
+    :param backends: "asyncio", "trio", or both
+    :param replay: the step of a failure: run only this one
+    :param max_steps: the most steps of a run; then the run ends with a `Livelock`
+    :param patience: the most real seconds of a worker thread for one step
+    :raises TypeError: for `@explore_shutdown` without parentheses, and for a function that is not async
+    """
+    _refuse_function(backends, "explore_shutdown")
+
+    def decorate(test: Callable[Concatenate[CancelScope, P], Awaitable[object]]) -> Callable[P, None]:
+        _refuse_sync(test, "explore_shutdown")
+
+        def run_all(*args: P.args, **kwargs: P.kwargs) -> None:
+            @wraps(test)
+            def main(scope: CancelScope) -> Awaitable[object]:
+                return test(scope, *args, **kwargs)
+
+            for backend in backends:
+
+                def run_with(step: int | None, backend: Backend = backend) -> Run:
+                    return _run_with_shutdown(main, step, backend=backend, max_steps=max_steps, patience=patience)
+
+                steps = range(1, run_with(None).steps + 1) if replay is None else [replay]
+                for step in steps:
+                    run_with(step)
+
+        _disguise_as(test, run_all)
+        return run_all
+
+    return decorate
+
+
+def _run_with_shutdown(main: Callable[[CancelScope], Awaitable[object]], step: int | None, **options: Any) -> Run:
+    """Make one run with a shutdown at `step`, or without a shutdown. Raise its exception, if any."""
+    scope: CancelScope | None = None
+
+    @wraps(main)
+    async def begun() -> object:
+        nonlocal scope
+        scope = CancelScope()
+        if step == 1:  # the shutdown came before this
+            scope.cancel()
+        return await main(scope)
+
+    def shut_down() -> None:
+        if scope is not None:
+            scope.cancel()
+
+    faults = [] if step is None else [Call(step, shut_down)]
+    found = simulate(begun, faults=faults, **options)
+    how = f"with a shutdown at step {step}\nagain: @explore_shutdown(replay={step}, ...)"
+    _fail_if(found, "without a shutdown" if step is None else how)
+    return found
+
+
+def _refuse_function(first: object, decorator: str) -> None:
     """Refuse a function as the first argument of a decorator that takes settings.
 
     :raises TypeError: for a function
@@ -90,13 +162,21 @@ def refuse_function(first: object, decorator: str) -> None:
         raise TypeError(f"write @{decorator}() with parentheses")
 
 
-def refuse_sync(test: Callable[..., object], decorator: str) -> None:
+def _refuse_sync(test: Callable[..., object], decorator: str) -> None:
     """Refuse a test function that is not async: its code would run in no task of the simulation.
 
     :raises TypeError: for a sync function
     """
     if not is_async(test):
         raise TypeError(f"@{decorator}() takes an async def, and {shown(name_of(test))} is not async")
+
+
+def _disguise_as(test: Callable[..., Any], function: Any) -> None:
+    """Let `function` look like `test` without its first parameter, which pytest would take for a fixture."""
+    wraps(test)(function)
+    del function.__wrapped__
+    parameters = list(signature(test).parameters.values())[1:]
+    function.__signature__ = signature(test).replace(parameters=parameters)
 
 
 def _explore(run_with: Callable[[Policy], Run], schedules: int, seed: str) -> None:
@@ -179,22 +259,24 @@ def _without_tail(choices: Sequence[int]) -> list[int]:
     return list(choices[:length])
 
 
-def _fail_if(run: Run) -> None:
-    """Raise the exception of `run`, if any, with a note that says how to repeat the run."""
+def _replay_of(run: Run) -> str:
+    """Return how to repeat `run`, for the note of a failure."""
     choices = _without_tail(run.choices)
-    fail_if(
-        run,
+    return (
         f"with the choices {choices}\n"
         f"again: @explore(replay={choices}, backends=({run.backend!r},)), or\n"
-        f"       simulate(..., backend={run.backend!r}, policy=Replay({choices})); `turns` as it was",
+        f"       simulate(..., backend={run.backend!r}, policy=Replay({choices})); `turns` as it was"
     )
 
 
-def fail_if(run: Run, how: str) -> None:
-    """Raise the exception of `run`, if any, with a note. `how`: the parameters of the run, and how to repeat it."""
+def _fail_if(run: Run, how: str | None = None) -> None:
+    """Raise the exception of `run`, if any, with a note.
+
+    :param how: the parameters of the run, and how to repeat it; default: by its choices
+    """
     error = run.exception
     if error is None:
         return
     if not isinstance(error, _NOT_OURS):
-        error.add_note(f"simulated on {run.backend}, {how}\n{run.timeline(_MOST_LINES)}")
+        error.add_note(f"simulated on {run.backend}, {how or _replay_of(run)}\n{run.timeline(_MOST_LINES)}")
     raise error

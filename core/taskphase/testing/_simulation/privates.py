@@ -1,69 +1,37 @@
 """Every private name of asyncio, anyio and trio that the simulation uses, each with a check.
 
-A check raises `PrivateChanged`, with the package, its version and the name, if the name is gone or has another type.
-Tested with Python 3.11, anyio 4.9 and 4.16, and trio 0.35.
+Tested with Python 3.11 to 3.13, anyio 4.9 to 4.16, and trio 0.35.
 """
 
 from __future__ import annotations
 
 import asyncio
-import platform
-import sys
 from collections import deque
-from collections.abc import Callable, Generator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from contextvars import Context
-from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from importlib.metadata import version
-from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVarTuple
+
+from ..._drive import enclosing
+from ..._drive.enclosing import Private, PrivateChanged
+
+try:
+    import sniffio
+except ImportError:  # anyio needs sniffio only before 4.12, trio always does
+    sniffio = None  # type: ignore[assignment]
 
 Ts = TypeVarTuple("Ts")
 
-_MISSING = object()
+_NONE = type(None)
 _FUNCTION = (FunctionType, MethodType, BuiltinMethodType)
-_OPTIONAL_FUNCTION = (*_FUNCTION, type(None))
-
-
-class PrivateChanged(RuntimeError):
-    """A private name that the simulation uses is gone, or has another type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Private:
-    """A private name: its package, its owner, the name, and the expected type."""
-
-    package: str
-    owner: str
-    name: str
-    kind: type | tuple[type, ...]
-
-    def of(self, owner: object) -> Any:
-        """Return the attribute of `owner` with this name.
-
-        :raises PrivateChanged: if the attribute is missing, or has another type
-        """
-        value = getattr(owner, self.name, _MISSING)
-        if value is _MISSING or not isinstance(value, self.kind):
-            found = "is gone" if value is _MISSING else f"is now a {type(value).__name__}"
-            raise PrivateChanged(
-                f"taskphase.testing does not support {self.package} {_version_of(self.package)}: "
-                f"its private {self.owner}.{self.name} {found}; "
-                f"install another version of {self.package}, or report this one"
-            )
-        return value
-
-
-def _version_of(package: str) -> str:
-    return platform.python_version() if package == "asyncio" else version(package)
-
 
 LOOP = (Private("asyncio", "BaseEventLoop", "_run_once", FunctionType),)
 HANDLE = (Private("asyncio", "Handle", "_run", FunctionType),)
 TASK = (
     Private("asyncio", "Task", "_log_destroy_pending", bool),
-    Private("asyncio", "Task", "_exception", (BaseException, type(None))),
+    Private("asyncio", "Task", "_exception", (BaseException, _NONE)),
 )
 CALLBACK = (
     # A task passes bound methods of itself to its loop.
@@ -75,24 +43,25 @@ EVENTLOOP_MODULE = (
 )
 ANYIO_MODULE = (
     Private("anyio", "_backends._asyncio", "CancelScope", type),
-    Private("anyio", "_backends._asyncio", "TaskState", type),
+    Private("anyio", "_backends._asyncio", "Future", type),
     Private("anyio", "_backends._asyncio", "_task_states", MutableMapping),
     Private("anyio", "_backends._asyncio", "AsyncIOBackend", type),
 )
 ANYIO_TRIO_MODULE = (Private("anyio", "_backends._trio", "TrioBackend", type),)
 BACKEND = (
     Private("anyio", "AsyncBackend", "run_sync_in_worker_thread", classmethod),
-    Private("anyio", "AsyncBackend", "run_sync_from_thread", classmethod),
-    Private("anyio", "AsyncBackend", "run_async_from_thread", classmethod),
-    Private("anyio", "AsyncBackend", "check_cancelled", classmethod),
     Private("anyio", "AsyncBackend", "open_process", classmethod),
     Private("anyio", "AsyncBackend", "setup_process_pool_exit_at_shutdown", classmethod),
 )
 CANCEL_SCOPE = (
     Private("anyio", "CancelScope", "_tasks", set),
     Private("anyio", "CancelScope", "_child_scopes", set),
-    Private("anyio", "CancelScope", "_parent_scope", type(None)),
+    Private("anyio", "CancelScope", "_parent_scope", _NONE),
     Private("anyio", "CancelScope", "_deliver_cancellation", MethodType),
+)
+TRIO_THREADS = (
+    Private("trio", "_threads", "start_thread_soon", FunctionType),
+    Private("trio", "_threads", "_send_message_to_trio", FunctionType),
 )
 TRIO_MODULE = (Private("trio", "_core._run", "GLOBAL_RUN_CONTEXT", object),)
 RUN_CONTEXT = (Private("trio", "GLOBAL_RUN_CONTEXT", "runner", object),)
@@ -101,7 +70,6 @@ RUNNER = (
     Private("trio", "Runner", "deadlines", object),
     Private("trio", "Runner", "entry_queue", object),
     Private("trio", "Runner", "waiting_for_idle", MutableMapping),
-    Private("trio", "Runner", "init_task", object),
     Private("trio", "Runner", "main_task", object),
 )
 DEADLINES = (Private("trio", "Deadlines", "next_deadline", _FUNCTION),)
@@ -110,9 +78,10 @@ ENTRY_QUEUE = (
     Private("trio", "EntryQueue", "task", _FUNCTION),
 )
 TRIO_TASK = (
-    Private("trio", "Task", "_next_send_fn", _OPTIONAL_FUNCTION),
+    Private("trio", "Task", "_counter", int),
+    Private("trio", "Task", "_next_send_fn", (*_FUNCTION, _NONE)),
     Private("trio", "Task", "_next_send", object),
-    Private("trio", "Task", "_abort_func", _OPTIONAL_FUNCTION),
+    Private("trio", "Task", "_abort_func", (*_FUNCTION, _NONE)),
     Private("trio", "Task", "_attempt_abort", _FUNCTION),
     Private("trio", "Task", "_cancel_status", object),
 )
@@ -120,70 +89,41 @@ CANCEL_STATUS = (Private("trio", "CancelStatus", "_scope", object),)
 
 ALL = (
     *LOOP, *HANDLE, *TASK, *CALLBACK, *EVENTLOOP_MODULE, *ANYIO_MODULE, *ANYIO_TRIO_MODULE, *BACKEND, *CANCEL_SCOPE,
-    *TRIO_MODULE, *RUN_CONTEXT, *RUNNER, *DEADLINES, *ENTRY_QUEUE, *TRIO_TASK, *CANCEL_STATUS,
+    *TRIO_THREADS, *TRIO_MODULE, *RUN_CONTEXT, *RUNNER, *DEADLINES, *ENTRY_QUEUE, *TRIO_TASK, *CANCEL_STATUS,
 )  # fmt: skip
 
 
 def check(privates: tuple[Private, ...], owner: object) -> Any:
-    """Check `privates` in `owner`, and return `owner`.
+    """Check all `privates` of `owner`, and return `owner`.
 
-    :raises PrivateChanged: at the first name that is missing or has another type
+    :raises PrivateChanged: if a name is gone, or its value has another type
     """
-    for private in privates:
-        private.of(owner)
-    return owner
+    try:
+        return enclosing.check(privates, owner)
+    except PrivateChanged as exc:
+        package = privates[0].package
+        raise PrivateChanged(
+            f"taskphase.testing does not support this version: {exc}; "
+            f"install another version of {package}, or report this one"
+        ) from None
 
 
-class _Own:
-    """The attributes of a class itself, without the inherited ones."""
-
-    def __init__(self, cls: type) -> None:
-        self.__dict__.update(vars(cls))
-
-
-class OrderedSet(dict[Any, None]):
-    """A set that iterates in the order of insertion, with the methods that anyio uses."""
-
-    __slots__ = ()
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def remove(self, item: Any) -> None:
-        del self[item]
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-
-class AnyioOnAsyncio(NamedTuple):
-    """The parts of anyio's asyncio backend that the simulation needs."""
-
-    module: Any
-    backend: Any
-    cancel_scope: Any
-    deliver: FunctionType
-
-    def scope_of(self, task: asyncio.Task[Any]) -> Any:
-        """Return the innermost cancel scope around `task`, or None."""
-        state = self.module._task_states.get(task)
-        return None if state is None else state.cancel_scope
-
-
-def anyio_on_asyncio() -> AnyioOnAsyncio:
+def anyio_on_asyncio() -> Any:
+    """Return anyio's module for asyncio."""
     module = check(ANYIO_MODULE, import_module("anyio._backends._asyncio"))
-    check(EVENTLOOP_MODULE, import_module("anyio._core._eventloop"))
     check(CANCEL_SCOPE, module.CancelScope())
-    check(BACKEND, _Own(module.AsyncIOBackend))
-    return AnyioOnAsyncio(module, module.AsyncIOBackend, module.CancelScope, module.CancelScope._deliver_cancellation)
+    check(BACKEND, SimpleNamespace(**vars(module.AsyncIOBackend)))  # without inherited attributes
+    anyio_eventloop()
+    return module
 
 
 def anyio_on_trio() -> Any:
-    """Return anyio's trio backend."""
-    check(EVENTLOOP_MODULE, import_module("anyio._core._eventloop"))
-    backend = check(ANYIO_TRIO_MODULE, import_module("anyio._backends._trio")).TrioBackend
-    check(BACKEND, _Own(backend))
-    return backend
+    """Return anyio's module for trio. Checks trio's module for threads as well."""
+    module = check(ANYIO_TRIO_MODULE, import_module("anyio._backends._trio"))
+    check(BACKEND, SimpleNamespace(**vars(module.TrioBackend)))
+    check(TRIO_THREADS, import_module("trio._threads"))
+    anyio_eventloop()
+    return module
 
 
 def anyio_eventloop() -> Any:
@@ -191,29 +131,10 @@ def anyio_eventloop() -> Any:
     return check(EVENTLOOP_MODULE, import_module("anyio._core._eventloop"))
 
 
-@contextmanager
-def ordered_cancellation(anyio: AnyioOnAsyncio) -> Generator[None]:
-    """Make anyio deliver a cancellation in the order in which tasks and scopes were entered."""
-    original: Any = anyio.cancel_scope.__init__
-
-    def ordered(scope: Any, *args: Any, **kwargs: Any) -> None:
-        original(scope, *args, **kwargs)
-        scope._tasks = OrderedSet()
-        scope._child_scopes = OrderedSet()
-
-    with replaced(anyio.cancel_scope, "__init__", ordered):
-        yield
-
-
-@contextmanager
-def replaced(owner: object, name: str, value: object) -> Generator[None]:
-    """Replace an attribute while the context is open."""
-    original = vars(owner)[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
+def enter_library(name: str | None) -> None:
+    """Let anyio find this library, or none, in the current context."""
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(name)
 
 
 class Steps(NamedTuple):
@@ -231,6 +152,7 @@ class Steps(NamedTuple):
         return None
 
 
+@cache
 def asyncio_steps() -> Steps:
     """Find out how asyncio calls the steps of a task, with a task that never ends.
 
@@ -267,14 +189,3 @@ class _Probe(asyncio.BaseEventLoop):
     ) -> asyncio.Handle:
         self.last = callback
         return asyncio.Handle(callback, args, self, context)
-
-
-def trio_runner() -> Any:
-    """Return the runner of trio's run in this thread, which has just started."""
-    module: ModuleType = sys.modules["trio._core._run"]
-    context = check(TRIO_MODULE, module).GLOBAL_RUN_CONTEXT
-    runner = check(RUNNER, check(RUN_CONTEXT, context).runner)
-    check(DEADLINES, runner.deadlines)
-    check(ENTRY_QUEUE, runner.entry_queue)
-    check(CANCEL_STATUS, check(TRIO_TASK, runner.main_task)._cancel_status)
-    return runner

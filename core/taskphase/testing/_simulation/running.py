@@ -6,8 +6,6 @@ import gc
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
-from contextvars import copy_context
-from functools import cache
 from threading import Lock
 from typing import Any, Literal
 
@@ -15,11 +13,10 @@ import anyio
 
 from ..._drive.enclosing import is_decided
 from ..._host import TaskHost
-from . import privates
-from .context import enter_library, running_library
+from .._recording.changes import runs_a_loop
 from .faults import Fault
+from .loop import Loop
 from .policy import Fifo, Policy
-from .real_time import without_real_time
 from .record import Run, short_name
 from .schedule import Abandon, Schedule, here
 from .writers import writers_as_workers
@@ -60,15 +57,25 @@ def simulate(
     """
     if backend not in ("asyncio", "trio"):
         raise ValueError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
-    if running_library() is not None or getattr(here, "schedule", None) is not None:
+    if runs_a_loop() or getattr(here, "schedule", None) is not None:
         raise RuntimeError("simulate() runs its own event loop: call it from sync code, outside of other event loops")
     if not is_decided(backend):
         # The first host of a process tests late scopes, in tasks and a thread. No simulated run must contain that test.
         anyio.run(_open_a_host, backend=backend)
     schedule = Schedule(Fifo() if policy is None else policy, faults, max_steps, turns=turns)
-    run = _on_asyncio if backend == "asyncio" else _on_trio
-    with _one_run, _same_start(), _current(schedule):
-        value, exception = run(main, schedule, patience)
+    if backend == "asyncio":
+        from .patches_on_asyncio import simulated
+    else:
+        from .patches_on_trio import simulated
+    name = short_name(getattr(main, "__qualname__", "main"))
+    with (
+        _one_run,
+        _same_start(),
+        _current(schedule),
+        simulated(schedule, main, name, patience) as loop,
+        writers_as_workers(loop),
+    ):
+        value, exception = _result_of(loop, schedule)
     if schedule.parked is not None:
         raise schedule.parked
     return Run(
@@ -82,62 +89,16 @@ def simulate(
     )
 
 
-_Result = tuple[Any, BaseException | None]
-
-_asyncio_steps = cache(privates.asyncio_steps)
-
-
-def _on_asyncio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: float) -> _Result:
-    from .on_asyncio import SimulatedLoop
-    from .threads_on_asyncio import workers_for_anyio
-
-    anyio = privates.anyio_on_asyncio()
-    context = copy_context()
-    context.run(enter_library, "asyncio")
-
-    async def call() -> Any:
-        return await main()
-
-    with (
-        privates.ordered_cancellation(anyio),
-        workers_for_anyio(anyio),
-        without_real_time(anyio.backend),
-    ):
-        loop = SimulatedLoop(schedule, _asyncio_steps(), anyio, patience)
-        with writers_as_workers(loop.crew):
-            return _result_of(
-                lambda: loop.run(call(), _name_of(main), context), lambda: context.copy().run(loop.unwind), schedule
-            )
-
-
-def _on_trio(main: Callable[[], Awaitable[Any]], schedule: Schedule, patience: float) -> _Result:
-    from .on_trio import Simulation
-    from .threads_on_trio import workers_for_anyio
-
-    backend = privates.anyio_on_trio()
-    simulation = Simulation(schedule, main, _name_of(main), patience)
-    with (
-        workers_for_anyio(backend, simulation),
-        writers_as_workers(simulation.crew),
-        without_real_time(backend),
-    ):
-        return _result_of(simulation.run, simulation.unwind, schedule)
-
-
-def _result_of(run: Callable[[], Any], unwind: Callable[[], None], schedule: Schedule) -> _Result:
+def _result_of(loop: Loop, schedule: Schedule) -> tuple[Any, BaseException | None]:
     try:
-        return run(), None
+        return loop.run(), None
     except Abandon:
         return None, None
     except BaseException as exc:
         return None, exc
     finally:
         schedule.end()
-        unwind()
-
-
-def _name_of(main: Callable[..., object]) -> str:
-    return short_name(getattr(main, "__qualname__", "main"))
+        loop.unwind()
 
 
 async def _open_a_host() -> None:

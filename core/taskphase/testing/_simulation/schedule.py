@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from threading import local
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from .faults import Call, Fault, Throw
 from .policy import Policy
 from .record import Actor, Decision, Entry, short_name
+
+if TYPE_CHECKING:
+    from .loop import Ready
 
 here = local()
 """Thread-local: `schedule`, the run of the thread; and `worker`, if the thread is a worker thread of that run."""
@@ -16,17 +19,6 @@ here = local()
 
 class Abandon(Exception):
     """Ends the run: the caller has to raise `Schedule.parked`. User code never sees this exception."""
-
-
-class OutOfSteps(Exception):
-    """There are no steps left. The event loop turns this into a `Livelock`."""
-
-
-class Candidate(Protocol):
-    """Something that can step."""
-
-    @property
-    def actor(self) -> Actor: ...
 
 
 class Schedule:
@@ -56,7 +48,7 @@ class Schedule:
         self._left = 0  # of the tasks that were runnable at the begin of the turn, which are the first candidates
         self._spawned = 0
 
-    def choose(self, candidates: Sequence[Candidate]) -> int:
+    def choose(self, candidates: Sequence[Ready]) -> int:
         """Return the index of the candidate that steps next.
 
         :param candidates: one or more
@@ -95,18 +87,17 @@ class Schedule:
         self.note("spawn", actor)
         return actor
 
-    def begin_step(self, actor: Actor, choice: int, count: int) -> None:
-        """Count and note the step that begins.
+    @property
+    def is_out_of_steps(self) -> bool:
+        """Whether no step is left."""
+        return self.steps >= self._max_steps and not self.unwinding
 
-        :raises OutOfSteps: if there are no steps left
-        """
-        if self.unwinding:
-            return
-        if self.steps >= self._max_steps:
-            raise OutOfSteps
-        self.steps += 1
-        self.current = actor
-        self.note("step", actor, f"({choice} of {count})" if count > 1 else "")
+    def begin_step(self, actor: Actor, choice: int, count: int) -> None:
+        """Count and note the step that begins."""
+        if not self.unwinding:
+            self.steps += 1
+            self.current = actor
+            self.note("step", actor, f"({choice} of {count})" if count > 1 else "")
 
     @property
     def faults_are_due(self) -> bool:

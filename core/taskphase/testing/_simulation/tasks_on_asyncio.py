@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any
 
 from .record import Actor
@@ -20,17 +19,6 @@ class SimulatedTask(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self.actor.number
-
-
-def coro_of(task: asyncio.Task[Any]) -> Any:
-    """Return the coroutine of `task`."""
-    interceptor = getattr(task, "interceptor", None)
-    return task.get_coro() if interceptor is None else interceptor.coro
-
-
-def has_started(task: asyncio.Task[Any]) -> bool:
-    """Return whether `task` has taken its first step."""
-    return getcoroutinestate(coro_of(task)) != CORO_CREATED
 
 
 def ending_of(task: asyncio.Task[Any]) -> str:
@@ -54,15 +42,15 @@ def settle(future: asyncio.Future[Any], value: Any, error: BaseException | None)
             future.set_exception(error)
 
 
-def drop(task: asyncio.Task[Any]) -> None:
-    """Close the coroutine of `task`, or retrieve its exception, so that asyncio logs nothing about the task."""
+def drop(task: asyncio.Task[Any], coro: Any) -> None:
+    """Close `coro`, the coroutine of `task`, or retrieve its exception, so that asyncio logs nothing about the task."""
     if task.done():
         if not task.cancelled():
             task.exception()  # mark the exception as retrieved
         return
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     try:
-        coro_of(task).close()
+        coro.close()
     except BaseException:  # noqa: S110
         pass  # the coroutine refuses to end
 

@@ -1,6 +1,6 @@
 """Worker threads, one at a time: at any moment either the event loop or exactly one worker runs.
 
-A worker has a real thread. The thread parks at its start, at each `pause()`, at each call into the event loop, and at
+A worker has a real thread. The thread parks at its start, where it waits for the event loop, at each `pause()`, and at
 its end. It continues when the event loop chooses the worker, as it chooses tasks.
 """
 
@@ -9,65 +9,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from threading import Lock, Thread
 from traceback import StackSummary, extract_stack
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .errors import Blocked, ForeignBlock
 from .record import Actor
-from .schedule import Schedule, here
+from .schedule import here
 
-T = TypeVar("T")
-Reply = Callable[[Any, BaseException | None], None]
+if TYPE_CHECKING:
+    from .loop import Loop
 
 
 class Unwound(BaseException):
     """The run is over. Raised where a worker is parked, so that its thread ends."""
-
-
-class Loop(Protocol):
-    """The part of the event loop that workers use. Called while nothing else runs, from any thread."""
-
-    def make_runnable(self, worker: Worker) -> None:
-        """Make `worker` a candidate for the next step."""
-        ...
-
-    def at(self, when: float, callback: Callable[[], object]) -> None:
-        """Call `callback` at the virtual time `when`."""
-        ...
-
-
-class Crew:
-    """The living workers of one run.
-
-    :param patience: the most real seconds of a worker for one step
-    """
-
-    def __init__(self, schedule: Schedule, loop: Loop, patience: float) -> None:
-        self.schedule = schedule
-        self.loop = loop
-        self.patience = patience
-        self.workers: dict[Worker, None] = {}
-
-    def hire(self, func: Callable[..., object], call: Callable[[], None]) -> Worker:
-        """Return a new worker, which runs `call` when it is chosen. Its name comes from `func`."""
-        name = getattr(func, "__qualname__", None) or type(func).__name__
-        worker = Worker(self, self.schedule.spawn(f"{name}"), call)
-        self.workers[worker] = None
-        self.loop.make_runnable(worker)
-        return worker
-
-    def blocked(self) -> list[Blocked]:
-        """Return the living workers with their stacks."""
-        return [worker.blocked() for worker in self.workers]
-
-    def unwind(self) -> None:
-        """End all threads: each parked worker raises. A thread that waits for something outside of the simulation is
-        left alone.
-        """
-        for worker in list(self.workers):
-            worker.unwind()
-        self.workers.clear()
 
 
 class Worker:
@@ -81,12 +37,16 @@ class Worker:
     If both ran at the same time, the run would no longer depend only on its choices.
     """
 
-    def __init__(self, crew: Crew, actor: Actor, call: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, actor: Actor, call: Callable[[], None], give_up: Callable[[], object] | None
+    ) -> None:
         self.actor = actor
-        self.crew = crew
-        self.ended = False
+        self.loop = loop
         self.over = False
         self._call = call
+        self._give_up = give_up
+        self._ended = False
+        self._parked: object = None
         self._thread: Thread | None = None
         self._lost = False
         self._go, self._back = Lock(), Lock()
@@ -98,30 +58,32 @@ class Worker:
     def step(self) -> None:
         """Run the worker until it parks or ends.
 
-        :raises ForeignBlock: if that takes longer than the crew's `patience`
+        :raises ForeignBlock: if that takes longer than the loop's `patience`
         """
         if self.over:
-            return  # a timer fired after the unwinding
+            return  # it was runnable when the run ended, or a timer fired later
         if self._thread is None:
             self._thread = Thread(target=self._run, name=self.actor.label, daemon=True)
             self._thread.start()
         else:
             self._go.release()
-        if not self._back.acquire(timeout=self.crew.patience):
+        if not self._back.acquire(timeout=self.loop.patience):
             self._lost = True
-            raise ForeignBlock(self.blocked(), self.crew.patience)
-        if self.ended:
+            raise ForeignBlock(self.blocked(), self.loop.patience)
+        if self._ended:
             self._thread.join()
-            del self.crew.workers[self]
-            self.crew.schedule.note("end", self.actor)
+            del self.loop.workers[self]
+            self.loop.schedule.note("end", self.actor)
 
     def unwind(self) -> None:
         """End the thread, unless it waits for something outside of the simulation."""
         self.over = True
-        if self._thread is not None and not self.ended:
+        if self._thread is not None:
             self._go.release()
             if not self._lost:
-                self._thread.join(self.crew.patience)
+                self._thread.join(self.loop.patience)
+        if self._give_up is not None:
+            self._give_up()
 
     def blocked(self) -> Blocked:
         """Return the worker with its stack, the innermost frame last."""
@@ -135,55 +97,80 @@ class Worker:
 
     def _run(self) -> None:
         here.worker = self
-        here.schedule = self.crew.schedule
+        here.schedule = self.loop.schedule
         try:
             self._call()
         except Unwound:
             pass
         finally:
-            self.ended = True
+            self._ended = True
             self._back.release()
 
+    def waker(self) -> Callable[[], None]:
+        """Return a function that ends the next `park()`, and does nothing later. From the thread of the loop."""
+        self._parked = park = object()
+
+        def wake() -> None:
+            if self._parked is park:
+                self._parked = None
+                self.loop.make_runnable(self)
+
+        return wake
+
     def park(self) -> None:
-        """Let the event loop run, and return when the worker is chosen again. Other code has to make the worker
-        runnable.
+        """Let the event loop run, and return when the worker is chosen again. Get a `waker()` first.
 
         :raises Unwound: if the run is over
         """
-        if not self.over:
-            self._back.release()
-            self._go.acquire()
+        self.check()
+        self._back.release()
+        self._go.acquire()
+        self.check()
+
+    def check(self) -> None:
+        """Refuse to go on.
+
+        :raises Unwound: if the run is over
+        """
         if self.over:
             raise Unwound
 
     def pause(self, seconds: float) -> None:
         """Park for `seconds` of virtual time."""
-        crew = self.crew
-        if seconds > 0 and not self.over:
-            crew.loop.at(crew.schedule.now + seconds, lambda: crew.loop.make_runnable(self))
-        elif not self.over:
-            crew.loop.make_runnable(self)
+        self.check()
+        wake = self.waker()
+        if seconds > 0:
+            self.loop.at(self.loop.schedule.now + seconds, wake)
+        else:
+            wake()
         self.park()
 
-    def ask(self, start: Callable[[Reply], None]) -> Any:
-        """Call `start(reply)`, and park until a call of `reply(value, error)`. Return `value`, or raise `error`."""
-        answer: list[tuple[Any, BaseException | None]] = []
 
-        def reply(value: Any, error: BaseException | None) -> None:
-            answer.append((value, error))
-            if not self.over:
-                self.crew.loop.make_runnable(self)
+class Mailbox(SimpleQueue[Any]):
+    """A queue in which a worker parks. Other threads wait as in any queue."""
 
-        if not self.over:
-            start(reply)
-        self.park()
-        value, error = answer.pop()
-        if error is None:
-            return value
-        try:
-            raise error
-        finally:
-            del error
+    _wake: Callable[[], None] | None = None
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        if self._wake is not None:
+            self._wake()
+
+    def put_nowait(self, item: Any) -> None:
+        self.put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        worker = current_worker()
+        if worker is None or not block:
+            return super().get(block, timeout)
+        worker.check()
+        self._wake = worker.waker()
+        if not self.empty() or timeout == 0:
+            self._wake()
+        elif timeout is not None:
+            worker.loop.at(worker.loop.schedule.now + timeout, self._wake)
+        worker.park()
+        return super().get(block=False)
 
 
 def current_worker() -> Worker | None:

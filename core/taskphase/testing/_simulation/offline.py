@@ -6,15 +6,18 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any, NoReturn
-
-from .privates import replaced
+from unittest.mock import patch
 
 NO_PROCESSES = "a simulation runs no processes: use run_in='thread' in the simulated program"
 NO_NETWORK = "a simulation has no network: replace the client by one that waits with anyio.sleep()"
 
 # Functions of anyio's backends.
-_PROCESSES = ("open_process", "setup_process_pool_exit_at_shutdown")
-_SOCKETS = ("connect_tcp", "connect_unix", "create_tcp_listener", "create_udp_socket", "getaddrinfo")
+_REFUSED = {
+    "open_process": NO_PROCESSES,
+    "setup_process_pool_exit_at_shutdown": NO_PROCESSES,
+    "getaddrinfo": NO_NETWORK,  # anyio calls it before it listens, with sockets that trio does not make
+    "connect_unix": NO_NETWORK,  # on asyncio anyio connects the socket itself
+}
 
 
 def refuse_network(*_: Any, **__: Any) -> NoReturn:
@@ -40,8 +43,8 @@ class Offline:
 
 @contextmanager
 def without_real_time(backend: Any) -> Generator[None]:
-    """Make anyio's `backend` refuse processes and sockets in this thread while the context is open: both take real
-    time.
+    """Make anyio's `backend` refuse processes, names and Unix sockets in this thread while the context is open. The
+    event loops refuse other sockets.
     """
     thread = get_ident()
 
@@ -53,8 +56,7 @@ def without_real_time(backend: Any) -> Generator[None]:
 
         return staticmethod(refuse)
 
-    reasons = {**dict.fromkeys(_PROCESSES, NO_PROCESSES), **dict.fromkeys(_SOCKETS, NO_NETWORK)}
     with ExitStack() as stack:
-        for name, reason in reasons.items():
-            stack.enter_context(replaced(backend, name, refusing(getattr(backend, name), reason)))
+        for name, reason in _REFUSED.items():
+            stack.enter_context(patch.object(backend, name, refusing(getattr(backend, name), reason)))
         yield
