@@ -15,7 +15,7 @@ help:
 	@echo 'make test-oldest  test the packages with the oldest supported FastAPI'
 	@echo 'make test-newer   test the packages on each installed Python newer than 3.11'
 	@echo 'make property     run the property tests (a part of make test)'
-	@echo 'make property-deep     run them for hours with new examples, from the last stop on; HOURS=8 ends it'
+	@echo 'make property-deep  run them for hours with new examples, from the last stop on; HOURS=8 ends it'
 	@echo 'make property-mutants  plant known bugs, and report which of them the properties notice'
 	@echo 'make lint         run ruff, mypy, pyright and the import rules'
 	@echo 'make format       fix what ruff can fix'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-guard  count their instructions, and compare with benchmarks/guard.json; OPTIONS=--update writes it'
 	@echo 'make soak         end servers under load, and their brokers, at random moments; writes docs/soak.md; MINUTES= ROUNDS= QUEUES= TABS= CRASHES= SEED='
 	@echo 'make docs         build the documentation site into site/; a warning or a broken link is an error'
+	@echo 'make clean        remove the virtual environments and the site'
 
 demo: $(VENV)-demo/ready
 	PYTHONPATH=core:fastapi_binding $(VENV)-demo/bin/python examples/demo.py

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import gc
 
 from anyio.lowlevel import checkpoint
 
 from taskphase import TaskHost
 
 from .measure import Group, Stopwatch, in_a_loop
-from .tasks import create_task, nothing
+from .tasks import Case, create_task, nothing
 
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1M": 1_000_000}
 BASE = "10k"
+BARE = "bare create_task"
+UNCOLLECTED = "{}, collector off"
+"""The name of a row without the garbage collector: this part of the growth is ours."""
+
 AT_LEAST = 50_000  # tasks in one sample: the speed of a shared machine changes from moment to moment
 
 
@@ -53,14 +57,23 @@ CASES = {
         "deferred, then started": released,
         "waiting for a slot": waiting,
         # The growth of bare tasks, caused by Python itself.
-        "bare create_task": create_task,
+        BARE: create_task,
     },
     # On trio the bookkeeping costs the same, and would take too long for a command that runs often.
     "trio": {"deferred, then dropped": dropped},
 }
 
 
-async def sample(case: Callable[[Stopwatch, int], Awaitable[None]], size: int, at_least: int) -> float:
+async def uncollected(case: Case, size: int, at_least: int) -> float:
+    """Return the microseconds for one task while the garbage collector is off."""
+    gc.disable()
+    try:
+        return await sample(case, size, at_least)
+    finally:
+        gc.enable()
+
+
+async def sample(case: Case, size: int, at_least: int) -> float:
     """Return the microseconds for one task. Small batches are repeated until there are `at_least` tasks."""
     times = max(1, at_least // size)
     taken = 0.0
@@ -74,10 +87,11 @@ async def sample(case: Callable[[Stopwatch, int], Awaitable[None]], size: int, a
 def groups(library: str, *, quick: bool) -> dict[str, Group]:  # noqa: ARG001 - only ours has limits and drops
     """Return the groups by title."""
     less = 1000 if quick else 1
-    sizes = {name: size // less for name, size in SIZES.items()}
+    ways = {name: (sample, size // less) for name, size in SIZES.items()}
+    ways |= {UNCOLLECTED.format(name): (uncollected, SIZES[name] // less) for name in (BASE, "1M")}
     return {
         f"one task of many, {title}, {backend}": Group(
-            BASE, {name: in_a_loop(backend, sample, case, size, AT_LEAST // less) for name, size in sizes.items()}
+            BASE, {name: in_a_loop(backend, take, case, size, AT_LEAST // less) for name, (take, size) in ways.items()}
         )
         for backend, cases in CASES.items()
         for title, case in cases.items()

@@ -1,9 +1,10 @@
-"""An app that does two things at a time, lets four wait, and tells everybody else when to come back.
+"""An app that prints two letters at a time, lets four wait, and tells other clients when to come back.
 
-    uvicorn back_pressure:app --app-dir examples       to serve it
-    python examples/back_pressure.py                   to have ten letters sent to it by a client that comes back
+    uvicorn back_pressure:app --app-dir examples       serves the app
+    python examples/back_pressure.py                   sends ten letters to the app, and refused letters again
 
-A task that finds no room is refused before anything of it exists, so the client may simply send the request again.
+`schedule()` refuses a task for which there is no room. The task then does not exist, so the client may send the same
+request again.
 """
 
 import math
@@ -18,7 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_tasks import Tasks, TasksSaturatedError, add_tasks, current_host
 
 MAX_RUNNING = 2
-SECONDS_EACH = 0.2  # what a letter takes: measured in a real app
+SECONDS_EACH = 0.2  # for one letter; a real app measures this
 
 app = FastAPI()
 add_tasks(
@@ -33,7 +34,7 @@ printed: list[int] = []
 
 @app.exception_handler(TasksSaturatedError)
 async def busy(_request: Request, error: TasksSaturatedError) -> JSONResponse:
-    """Answer 503, and tell when the queue of now will be done."""
+    """Answer 503, with the seconds until the tasks of now will have ended."""
     ahead = error.running + error.waiting + error.deferred
     seconds = ahead * SECONDS_EACH / MAX_RUNNING
     return JSONResponse({"detail": "too much to do"}, 503, {"Retry-After": str(math.ceil(seconds))})
@@ -51,7 +52,7 @@ async def accept(number: int, tasks: Tasks) -> None:
 
 @app.get("/metrics")
 async def metrics() -> PlainTextResponse:
-    """Tell of the tasks, in the text format of Prometheus."""
+    """Return the counts of the tasks, in the text format of Prometheus."""
     now = current_host().statistics()
     states = {"running": now.running, "waiting": now.waiting, "deferred": now.deferred, "retrying": now.retrying}
     ends = {"succeeded": now.succeeded, "failed": now.failed, "cancelled": now.cancelled, "dropped": now.dropped}
@@ -63,7 +64,7 @@ async def metrics() -> PlainTextResponse:
 
 
 async def main() -> None:
-    """Send ten letters, and those that were refused again when they may come back."""
+    """Send ten letters, and the refused ones again after the time that the server asks for."""
     import socket
 
     import uvicorn
@@ -82,7 +83,7 @@ async def main() -> None:
 
 
 async def send(client: httpx.AsyncClient, letters: list[int]) -> None:
-    """Send letters until all of them were accepted, waiting as long as the server asks for."""
+    """Send letters until all are accepted. Wait in between as long as the server asks for."""
 
     async def post(number: int) -> None:
         answers[number] = await client.post(f"/letters/{number}")

@@ -1,10 +1,10 @@
-"""A chat with rooms, and a record of each message and each session that is written whatever becomes of them.
+"""A chat with rooms, and a complete record of each message and each session, also if a client vanishes.
 
-    uvicorn chat:app --app-dir examples       to serve it; the record is kept in audit.jsonl
-    python examples/chat.py                   to have two people talk, of whom one vanishes, and stop in the middle
+    uvicorn chat:app --app-dir examples       serves the app; the record is in audit.jsonl
+    python examples/chat.py                   two people talk, one vanishes, and the server stops in the middle
 
-The record is written by tasks, so nobody in the room waits for the disc. They are shielded: those that are due when
-the server stops are run before the file is closed.
+Tasks write the record, so no member waits for the disk. The tasks are shielded: when the server stops, they end before
+the file is closed.
 """
 
 import json
@@ -33,12 +33,12 @@ from fastapi_tasks import Tasks, add_tasks, retry
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 log = logging.getLogger("chat")
 
-BACKLOG = 100  # lines that a member may be behind; one who is slower than that misses some, and delays nobody
+BACKLOG = 100  # lines that a member may be behind; a slower member misses lines, and delays no other member
 
 
 @dataclass
 class Session:
-    """What one user did from the first moment to the last. It is filled in as it goes."""
+    """What one user has done so far in a session."""
 
     user: str
     room: str
@@ -53,8 +53,8 @@ class Audit:
         self.close = self._file.close
 
     def write(self, about: Session, said: str | None = None) -> None:
-        """Write what was said in a session, or else how the session went. It is lost if the file is closed."""
-        time.sleep(0.1)  # a slow disc
+        """Write one message of a session, or without `said` the whole session. Raises if the file is closed."""
+        time.sleep(0.1)  # a slow disk
         event = asdict(about) if said is None else {"user": about.user, "room": about.room, "said": said}
         self._file.write(json.dumps(event) + "\n")
         self._file.flush()
@@ -65,7 +65,7 @@ rooms: defaultdict[str, set[MemoryObjectSendStream[str]]] = defaultdict(set)  # 
 
 @contextmanager
 def joined(room: str) -> Generator[MemoryObjectReceiveStream[str]]:
-    """Be in a room, and get what is said there."""
+    """Join a room, and receive its lines."""
     said, lines = anyio.create_memory_object_stream[str](BACKLOG)
     rooms[room].add(said)
     try:
@@ -87,7 +87,7 @@ def tell(room: str, line: str) -> None:
 async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Audit]]:
     audit = Audit(app.state.audit_file)
     yield {"audit": audit}
-    audit.close()  # no task is left that could write
+    audit.close()  # all tasks have ended
 
 
 def get_audit(websocket: WebSocket) -> Audit:
@@ -97,11 +97,11 @@ def get_audit(websocket: WebSocket) -> Audit:
 
 app = FastAPI(title="Chat", lifespan=lifespan)
 app.state.audit_file = Path("audit.jsonl")
-add_tasks(app, max_threads=1, shield_timeout=20)  # one thread for all that is written, so no two lines mix
+add_tasks(app, max_threads=1, shield_timeout=20)  # one thread writes, so no two lines mix
 
 
 async def deliver(lines: MemoryObjectReceiveStream[str], websocket: WebSocket) -> None:
-    with suppress(WebSocketDisconnect):  # the reader of the same session hears of that as well
+    with suppress(WebSocketDisconnect):  # `chat()` ends then, too
         async for line in lines:
             await websocket.send_text(line)
 
@@ -111,7 +111,7 @@ async def chat(
     websocket: WebSocket, room: str, user: str, tasks: Tasks, audit: Annotated[Audit, Depends(get_audit)]
 ) -> None:
     session = Session(user, room)
-    # Scheduled before anything can go wrong, for every outcome. It runs when the session is over, and so complete.
+    # First, before code that may raise. The task runs after every outcome, when the session is complete.
     kept = tasks.task(when="always", shield=True, retry=retry(on=OSError))
     kept.after_response.schedule(audit.write, session)
 
@@ -120,7 +120,7 @@ async def chat(
         async with anyio.create_task_group() as tg:
             tg.start_soon(deliver, lines, websocket)
             async for text in websocket.iter_text():  # until the client leaves or vanishes
-                kept.schedule(audit.write, session, said=text)  # first: nobody hears what is not going to be recorded
+                kept.schedule(audit.write, session, said=text)  # first: no member hears a line that is not recorded
                 session.messages += 1
                 tell(room, f"{user}: {text}")
             tg.cancel_scope.cancel()
@@ -142,7 +142,7 @@ def talk(url: str, stop: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    """Serve two people, who are a thread, and stop while one of them is still there."""
+    """Serve two people, whose client is a thread, and stop while one of them is still there."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
 

@@ -1,10 +1,10 @@
-"""Files: processed chunk by chunk in threads, no more at a time than there is room for, with progress and a way back.
+"""Files, processed chunk by chunk in threads: with limits, progress, cancelling, and resumption after a shutdown.
 
-    uvicorn file_processing:app --app-dir examples       to serve it; the files are kept in ./uploads
-    python examples/file_processing.py                   to have files processed, refused, cancelled, and resumed
+    uvicorn file_processing:app --app-dir examples       serves the app; the files are in ./uploads
+    python examples/file_processing.py                   processes, refuses, cancels and resumes files
 
-A server that is stopped does not wait for whole files. Threads end between two blocks, and what they have not done is
-found on the disc by the next start.
+A shutdown does not wait for whole files. Threads end between two blocks, and the next start finds the missing chunks on
+the disk.
 """
 
 import hashlib
@@ -36,14 +36,14 @@ from fastapi_tasks import Task, Tasks, TasksSaturatedError, add_tasks, current_h
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 log = logging.getLogger("files")
 
-BLOCK, CHUNK = 16 * 1024, 64 * 1024  # bytes: how much a thread does between two looks, and what one task does
-LARGEST = 30 * CHUNK  # bytes of a file: a larger one would never find room
-LONGEST_STREAM = 10.0  # seconds; a server that is to stop waits for its streams
+BLOCK, CHUNK = 16 * 1024, 64 * 1024  # bytes: of a thread between two looks at `closing`, and of one task
+LARGEST = 30 * CHUNK  # bytes of a file: `max_pending` would refuse a larger one
+LONGEST_STREAM = 10.0  # seconds; at shutdown the server waits for its streams
 
 
 @dataclass
 class Job:
-    """One file: a folder with the file and, for each chunk that is done, its result."""
+    """One file: a folder with the file, and with a result for each chunk that is done."""
 
     folder: Path
     size: int
@@ -54,21 +54,21 @@ class Job:
         return [number for number in range(math.ceil(self.size / CHUNK)) if not (self.folder / str(number)).exists()]
 
     def process(self, number: int) -> None:
-        """Process a chunk. Sync, so it gets one of the threads that tasks have."""
+        """Process a chunk. Sync, so it runs in a thread."""
         closing = current_host().closing
         digest = hashlib.sha256()
         with (self.folder / "file").open("rb") as file:
             file.seek(number * CHUNK)
             for _ in range(CHUNK // BLOCK):
                 if closing.is_set():
-                    return  # a thread cannot be cancelled, so it looks by itself
+                    return  # no code can cancel a thread, so the thread looks at `closing`
                 digest.update(crunch(file.read(BLOCK)))
-        part = self.folder / f"{number}.part"  # a result is there as a whole or not at all
+        part = self.folder / f"{number}.part"  # renamed when complete: there is a whole result, or none
         part.write_text(digest.hexdigest())
         part.rename(self.folder / str(number))
 
     async def remove(self) -> None:
-        """Delete the folder, when the chunks that have begun are through."""
+        """Delete the folder, when the chunks that have begun have ended."""
         for chunk in self.chunks:
             await chunk.wait()
         await anyio.to_thread.run_sync(shutil.rmtree, self.folder)
@@ -89,7 +89,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 def resume(folder: Path) -> None:
-    """Schedule what an earlier process has left undone. It had room for it, so there is."""
+    """Schedule the chunks that an earlier process has not done. That process had room for them, so this one has."""
     for file in folder.glob("*/file"):
         job = jobs[file.parent.name] = Job(file.parent, file.stat().st_size)
         job.chunks = [current_host().schedule(job.process, number) for number in job.missing()]
@@ -98,7 +98,7 @@ def resume(folder: Path) -> None:
 
 app = FastAPI(title="Files", lifespan=lifespan)
 app.state.folder = Path("uploads")
-# As many at a time as there are processors for it. The last of 40 in line waits for 40 * 80 ms / 2 = 1.6 s.
+# `max_running`: one chunk for each of two processors. The last of 40 in line waits for 40 * 80 ms / 2 = 1.6 s.
 add_tasks(app, max_running=2, max_pending=40, shield_timeout=10)
 
 
@@ -118,8 +118,8 @@ async def upload(request: Request, content_length: Annotated[int, Header(gt=0, l
     name = uuid4().hex
     job = Job(request.app.state.folder / name, content_length)
     tasks.after_response.task(when="failure", shield=True).schedule(shutil.rmtree, job.folder, ignore_errors=True)
-    # Before the body is read, because this raises if there is no room for all of them. They begin when the route has
-    # returned, that is, when the file is there. If it does not come to that, none of them begins.
+    # Before the body is read, because this raises if there is no room for all chunks. The chunks begin when the route
+    # has returned: then the file is there. If the route raises, they are dropped.
     chunks = tasks.after_route.task(when="success")
     job.chunks = [chunks.schedule(job.process, number) for number in job.missing()]
     folder = anyio.Path(job.folder)
@@ -148,7 +148,7 @@ async def watch(job: Annotated[Job, Depends(get_job)]) -> AsyncIterator[dict[str
             await chunk.wait()
         yield Counter(chunk.status for chunk in job.chunks)
         if waiting.cancelled_caught:
-            return  # a browser asks again by itself
+            return  # a browser connects again by itself
 
 
 @app.delete("/files/{name}", status_code=202)
@@ -186,7 +186,7 @@ def follow_the_rest(client: httpx.Client) -> None:
 
 
 def serve(visit: Callable[[httpx.Client], None]) -> None:
-    """Serve a client, which is a thread, and stop when it is done."""
+    """Serve a client, which runs in a thread, and stop when the client has ended."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = "http://{}:{}".format(*listener.getsockname())
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -1,9 +1,9 @@
-"""What becomes of tasks when the server is told to stop: one task of each kind, and when it ended.
+"""The end of each kind of task when the server stops, with the times.
 
-    uvicorn graceful:app --app-dir examples       to serve it
-    python examples/graceful.py                   to have it serve one request, stop, and show what ended when
+    uvicorn graceful:app --app-dir examples       serves the app
+    python examples/graceful.py                   serves one request, stops, and shows the end of each task
 
-The times are milliseconds from the beginning of the drain, which is the moment that `closing` is set.
+The times are milliseconds from the beginning of the drain: the moment in which `closing` is set.
 """
 
 import logging
@@ -19,7 +19,7 @@ from fastapi_tasks import Tasks, add_tasks, current_host
 
 
 class Journal:
-    """What happened, and when. From any thread."""
+    """The events, with their times. From any thread."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -33,7 +33,7 @@ class Journal:
 
     @contextmanager
     def told(self, what: str) -> Generator[None]:
-        """Tell how the block ended: by itself, or because it was cancelled."""
+        """Write if the block ended by itself, or was cancelled."""
         try:
             yield
         except BaseException:
@@ -50,7 +50,7 @@ async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
     host = current_host()
     host.task(name="watch", shield=True).schedule(watch)
     yield
-    # Everything has ended: what the tasks need may be closed now.
+    # All tasks have ended: pools and clients may be closed now.
     report = host.drain_report
     assert report is not None
     journal.write(f"cut short: {', '.join(report.cancelled)}")
@@ -60,8 +60,8 @@ async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
 app = FastAPI(lifespan=lifespan)
 add_tasks(
     app,
-    drain_timeout=0.4,  # everything may end by itself for so long
-    shield_timeout=1.5,  # and what is shielded, at most, for so long after that
+    drain_timeout=0.4,  # seconds for all tasks to end by themselves
+    shield_timeout=1.5,  # the most seconds for shielded tasks after that
 )
 
 
@@ -73,7 +73,7 @@ async def watch() -> None:
 
 async def send_mail() -> None:
     with journal.told("mail, unshielded and short"):
-        await current_host().closing.wait()  # only so that its 0.2 s are counted from there
+        await current_host().closing.wait()  # so that its 0.2 s begin with the drain
         await anyio.sleep(0.2)
 
 
@@ -90,11 +90,11 @@ async def import_rows() -> None:
         while not closing.is_set():
             await anyio.sleep(0.05)
             rows += 1
-        await anyio.sleep(0.05)  # stores how far it has come
+        await anyio.sleep(0.05)  # stores the number of the last row
 
 
 def shrink_pictures() -> None:
-    """Do the same in a thread, which nothing else could stop."""
+    """Do the same in a thread, which no code can stop from outside."""
     closing = current_host().closing
     with journal.told("pictures, a thread that watches `closing`"):
         while not closing.is_set():
@@ -140,7 +140,7 @@ EXPECTED = [
 
 
 async def main() -> None:
-    """Serve one request, stop the server as a signal does, and check what became of its tasks."""
+    """Serve one request, stop the server as a signal does, and check the ends of its tasks."""
     import socket
 
     import httpx

@@ -2,9 +2,9 @@
 
     python examples/idempotent.py
 
-The payment provider books the charge at once and answers late. A timeout tells that no answer came, not that nothing
-was done. So the second attempt sends the same key, and the provider answers with the charge that it has. Beside it
-the same without a key.
+The payment provider books the charge at once, and answers late. After a timeout the charge may be booked, or not. So
+the second attempt sends the same key, and the provider answers with the first charge. Then the same without a key: two
+charges.
 """
 
 import logging
@@ -35,7 +35,7 @@ class Provider:
             if key:
                 self._by_key[key] = number
         if self.requests == 1:
-            await anyio.sleep(60)  # the money has moved, and the answer is not coming
+            await anyio.sleep(60)  # the charge is booked, and no answer comes
         return number
 
 
@@ -43,9 +43,9 @@ again = retry(attempts=3, on=(ConnectionError, TimeoutError), backoff=0.05)
 
 
 async def pay(order: str, *, with_key: bool) -> Provider:
-    """Charge for one order in a task, as often as it takes."""
+    """Charge for one order in a task, with further attempts if needed."""
     provider = Provider()
-    # Made where the task is scheduled, so that each attempt sends the same one. An app stores it with the order.
+    # Made outside of the task, so that each attempt sends the same key. An app stores the key with the order.
     key = str(uuid4()) if with_key else None
     async with TaskHost(drain_timeout=5) as host:
         payment = host.task(name=f"charge for {order}", timeout=0.1, retry=again)

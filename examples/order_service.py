@@ -1,10 +1,10 @@
-"""Orders: a payment that ends although the server stops, mail that can wait, and a note of what was refused.
+"""Orders: a payment that ends before the server stops, mail after the response, and a note about refused orders.
 
-    uvicorn order_service:app --app-dir examples       to serve it
-    python examples/order_service.py                   to have it serve a few orders, and stop
+    uvicorn order_service:app --app-dir examples       serves the app
+    python examples/order_service.py                   serves a few orders, and stops
 
-The books are opened and closed by the app's lifespan. The tasks are drained in between, so a payment that is still
-being retried when the server stops finds them open.
+The app's lifespan opens and closes the books. Tasks end before the lifespan does, so a payment that is retried during
+the shutdown finds the books open.
 """
 
 import logging
@@ -28,11 +28,11 @@ log = logging.getLogger("orders")
 
 
 class BankUnavailableError(Exception):
-    """No answer came. Whether the money has moved is unknown."""
+    """No answer came. The charge may be booked, or not."""
 
 
 class Shop:
-    """Stands for a database, and for a bank that books a charge and loses its first answer, but knows a key again."""
+    """Stands for a database, and for a bank, which books one charge for each key, and loses its first answer for it."""
 
     def __init__(self) -> None:
         self.stock = {"bicycle": 2, "bell": 100}
@@ -51,7 +51,7 @@ class Shop:
         await self.book(f"order {number} is paid")
 
     async def book(self, row: str) -> None:
-        """Write a row. It is lost if the books are closed."""
+        """Write a row. Raises if the books are closed."""
         await anyio.sleep(0.01)
         if self._is_closed:
             raise RuntimeError("the database is closed")
@@ -68,7 +68,7 @@ class Shop:
 async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Shop]]:
     shop = Shop()
     yield {"shop": shop}
-    shop.close()  # no task is left that could need it
+    shop.close()  # all tasks have ended
 
 
 def get_shop(request: Request) -> Shop:
@@ -77,7 +77,7 @@ def get_shop(request: Request) -> Shop:
 
 
 app = FastAPI(title="Orders", lifespan=lifespan)
-# Shielded work has 20 seconds to end. Whoever supervises the server has to wait that long before a SIGKILL.
+# Shielded tasks have 20 seconds to end. The supervisor of the server must wait longer before it sends SIGKILL.
 add_tasks(app, shield_timeout=20)
 
 again = retry(attempts=4, on=(BankUnavailableError, TimeoutError), backoff=0.2)
@@ -92,21 +92,21 @@ class Order(BaseModel):
 
 @app.put("/orders/{number}", status_code=202)
 async def place(number: int, order: Order, tasks: Tasks, shop: Annotated[Shop, Depends(get_shop)]) -> str:
-    # First of all, because what follows may raise: then, and only then, this runs.
+    # First, before code that may raise: this task runs only if the route raises.
     tasks.after_response.task(when="failure", shield=True).schedule(shop.book, f"order {number} was refused")
 
     if number in shop.orders:
-        return "accepted"  # the customer has asked again: whatever is to be done is under way
+        return "accepted"  # the customer has asked again: the tasks are scheduled already
     if shop.stock.get(order.item, 0) < order.count:
         raise HTTPException(409, f"not enough in stock: {order.item}")
     shop.orders.add(number)
     shop.stock[order.item] -= order.count
 
-    # Begins when the order is known to be good, and ends whatever happens to the server. The key is made here, once,
-    # so that every attempt sends the same: the one before may have been booked although no answer came.
+    # Begins when the route has succeeded, and ends before the server stops. Each attempt sends the same key: the charge
+    # of an earlier attempt may be booked, although no answer came.
     payment = tasks.task(name=f"charge {number}", shield=True, timeout=5, retry=again)
     payment.after_route.schedule(shop.charge, number, key=f"order-{number}")
-    # The customer does not wait for the mail, and the shutdown does for a second.
+    # The customer does not wait for the mail. A shutdown waits for one second.
     tasks.after_response.task(name="mail", shield=1).schedule(shop.book, f"order {number} is confirmed by mail")
     return "accepted"
 
@@ -119,7 +119,7 @@ def order_bicycles(url: str) -> None:
 
 
 def main() -> None:
-    """Serve a customer, who is a thread, and stop while payments are being retried."""
+    """Serve a customer, whose client is a thread, and stop while payments are retried."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
 

@@ -2,8 +2,8 @@
 
     python examples/plain_asyncio.py
 
-Each message is a scope. What it schedules never delays its answer and never breaks another message. Ctrl-C cuts short
-what is not shielded, and waits for the rest.
+Each message is a scope. Its tasks never delay its answer, and never break another message. Ctrl-C cancels unshielded
+tasks, and waits for shielded ones.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Printer:
 
 async def handle(host: TaskHost, message: str) -> None:
     async with host.scope() as tasks:
-        # Scheduled first, because what follows may raise.
+        # First, before code that may raise.
         tasks.after_response.task(when="failure").schedule(complain, message)
         async with tasks.route():
             doubled = tasks.schedule(double, int(message))

@@ -1,7 +1,7 @@
-"""Work for the CPU in worker processes, while the app answers other requests.
+"""CPU work in worker processes, while the app answers other requests.
 
-    uvicorn primes:app --app-dir examples       to serve it
-    python examples/primes.py                   to see two counts end, and one stopped
+    uvicorn primes:app --app-dir examples       serves the app
+    python examples/primes.py                   two counts end, and one is stopped
 
 The app counts prime numbers in pure Python: in a thread, each count would slow all requests down. A count that has
 begun ends before the server does (`shield=True`); a client that deletes its count kills the process of the count.

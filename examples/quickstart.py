@@ -1,8 +1,8 @@
-"""An app with tasks in every phase, shielded work, a task that fails and one that runs in a thread.
+"""An app with tasks in every phase, a shielded task, a task that fails, and a task in a thread.
 
     python examples/quickstart.py [port]       then open http://127.0.0.1:8000/docs
 
-Every step is logged, so that one can read what ran when. `demo.py` runs this app under uvicorn and shows that.
+The log has every step. `demo.py` runs this app under uvicorn, and shows the steps with their times.
 """
 
 import logging
@@ -62,7 +62,7 @@ async def create_user(email: str, tasks: Tasks) -> dict[str, str]:
     return {"email": email}
 
 
-# The response may take its time: it is over when its last chunk is out.
+# A response that takes long: it is over when its last chunk is sent.
 
 
 async def audit(what: str) -> None:
@@ -82,12 +82,12 @@ async def export(tasks: Tasks) -> StreamingResponse:
     return StreamingResponse(rows(), media_type="text/plain")
 
 
-# A sync function runs in a thread. A failure ends in its handler, and in the log.
+# A sync function runs in a thread. A failure goes to its handler, and into the log.
 
 
 def shrink_picture(name: str) -> None:
     log.info("thread: shrinking %s", name)
-    time.sleep(0.15)  # a whole thread waits here, and nobody else
+    time.sleep(0.15)  # only this thread waits
     log.info("thread: %s is small", name)
 
 
@@ -108,7 +108,7 @@ def begin_import(tasks: Tasks) -> dict[str, str]:
     return {"status": "begun"}
 
 
-# What shutdown spares, and what it does not.
+# A shutdown waits for the shielded task, and cancels the other one.
 
 
 async def settle(payment: int) -> None:

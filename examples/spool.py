@@ -38,7 +38,7 @@ class SpoolQueue(Queue):
         await part.replace(self.folder / f"{message}.json")  # in one step: the worker sees all of the file, or nothing
 
     def refused(self, error: Exception) -> bool:
-        return isinstance(error, OSError)  # then the file has not got its name
+        return isinstance(error, OSError)  # then the file does not have its name yet
 
 
 def work(queue: SpoolQueue) -> None:
@@ -63,11 +63,11 @@ async def main(folder: Path) -> None:
         task = host.schedule(send_mail, "ada@example.org")
         await task.wait()
         print(f"{task.function}: {task.status.value}")
-    await anyio.to_thread.run_sync(work, queue)  # a worker would do so in a process of its own
+    await anyio.to_thread.run_sync(work, queue)  # a real worker runs in another process
 
 
 if __name__ == "__main__":
-    import spool  # program and workers import the functions from here, and not from the main module
+    import spool  # program and workers import the functions from this module, not from the main module
 
     with tempfile.TemporaryDirectory() as name:
         anyio.run(spool.main, Path(name))

@@ -1,4 +1,4 @@
-"""Your own tasks in every order, and shut down at every moment: `python examples/stock.py`, or pytest on it."""
+"""Tests of tasks in every order, and with a shutdown at every moment: `python examples/stock.py`, or pytest on it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Shop:
         self._lock = anyio.Lock()
 
     async def buy(self, customer: str) -> bool:
-        """Return whether there was one left."""
+        """Return whether an item was left."""
         async with self._lock:  # without it two customers get the last item
             if not self.stock:
                 return False
-            await anyio.sleep(0.1)  # the database answers; no time passes for real in these tests
+            await anyio.sleep(0.1)  # waits for the database; in these tests no real time passes
             self.stock -= 1
         self.paid.append(customer)
         return True
 
     async def book(self, customer: str) -> None:
-        """Write down what has been paid."""
+        """Write down a payment."""
         await anyio.sleep(0.1)
         self.booked.append(customer)
 
@@ -50,7 +50,7 @@ async def test_what_is_paid_is_booked_whenever_the_shop_closes(shutdown: anyio.C
 
             async def sell() -> None:
                 if await shop.buy("Ada"):
-                    # With `shield=False` it is not booked if the shop closes first.
+                    # With `shield=False` a payment is not booked if the shop closes first.
                     host.task(shield=True).schedule(shop.book, "Ada")
 
             await host.task(shield=True).schedule(sell).wait()

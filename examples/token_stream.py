@@ -1,10 +1,10 @@
-"""Tokens: streamed as a language model makes them, and billed for as many as were sent, whoever left in the middle.
+"""A stream of tokens, as a language model makes them. The bill counts the tokens that were sent, until a reader leaves.
 
-    uvicorn token_stream:app --app-dir examples        to serve it
-    python examples/token_stream.py                    to have it serve three readers, two of whom do not get all
+    uvicorn token_stream:app --app-dir examples        serves the app
+    python examples/token_stream.py                    serves three readers; two do not get all tokens
 
-The bill is a task that is scheduled before the first token and starts when the request is over. It does not matter how
-that came about: the stream has ended, the reader has left, the model has failed, or the server has been stopped.
+The bill is a task. It is scheduled before the first token, and starts when the request is over: because the stream has
+ended, the reader has left, the model has failed, or the server has stopped.
 """
 
 import json
@@ -34,7 +34,7 @@ log = logging.getLogger("tokens")
 
 @dataclass
 class Usage:
-    """What one answer has cost so far. The key makes one bill of it, however often the bill is sent."""
+    """The cost of one answer so far. The key makes one bill, also if the bill is sent several times."""
 
     customer: str
     tokens: int = 0
@@ -42,7 +42,7 @@ class Usage:
 
 
 class Ledger:
-    """Stands for the billing service: it books a bill, fails to say so the first time, and knows a key again."""
+    """Stands for the billing service. It books one bill for each key, and loses its first answer for a key."""
 
     def __init__(self) -> None:
         self.bills: dict[str, tuple[str, int]] = {}
@@ -93,13 +93,13 @@ async def metered(tokens: AsyncGenerator[str], usage: Usage) -> AsyncGenerator[s
     async with aclosing(tokens):
         async for token in tokens:
             yield f"data: {json.dumps(token)}\n\n"
-            # Behind the `yield`, so only when the server has taken the token. A server takes them for a reader that has
-            # left, too: it is where `generate` awaits the model that the stream is cancelled then.
+            # After the `yield`: then the server has taken the token. A server takes tokens also for a reader that has
+            # left. The stream is cancelled while `generate` awaits the model.
             usage.tokens += 1
 
 
 async def get_closing() -> AsyncGenerator[AsyncExitStack]:
-    """Close at the end of the request, before the bill: Starlette leaves a stream that breaks off as it is."""
+    """Close the stream at the end of the request, before the bill: Starlette leaves a stream open that breaks off."""
     async with AsyncExitStack() as closing:
         yield closing
 
@@ -113,7 +113,7 @@ async def complete(
     closing: Annotated[AsyncExitStack, Depends(get_closing)],
 ) -> StreamingResponse:
     usage = Usage(customer)
-    # The task gets the object and not the number, which is known only when the request is over.
+    # The task gets the object, not the number: the number is known only when the request is over.
     billing = tasks.task(name="bill", shield=True, timeout=5, retry=again)
     billing.after_response.schedule(ledger.charge, usage)
     tokens = await closing.enter_async_context(aclosing(metered(generate(prompt), usage)))
@@ -124,7 +124,7 @@ def read(url: str, customer: str, max_tokens: int, leave_after: int) -> None:
     got = 0
     prompt = {"text": "it was a dark and stormy night", "max_tokens": max_tokens}
     answering = httpx.stream("POST", url, json=prompt, headers={"customer": customer}, trust_env=False)
-    with suppress(httpx.TransportError), answering as answer:  # it raises if the server cuts the stream off
+    with suppress(httpx.TransportError), answering as answer:  # the server may cut the stream off
         for line in answer.iter_lines():
             got += line.startswith("data: ")
             if got == leave_after:
@@ -136,7 +136,7 @@ def main() -> None:
     """Serve three readers at a time, and stop while one of them still reads."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = "http://{}:{}/completions".format(*listener.getsockname())
-    # When the server stops it gives streams a second, then cuts them off. (That it logs as an error, at length.)
+    # At shutdown the server gives streams one second, then cuts them off, and logs a long error.
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
 
     def visit() -> None:

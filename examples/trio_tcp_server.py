@@ -2,8 +2,8 @@
 
     python examples/trio_tcp_server.py [port]       then: nc 127.0.0.1 9999
 
-`save <text>` is acknowledged at once and stored afterwards, in shielded work that Ctrl-C does not cut
-short; `quit` ends the connection; any other line is echoed.
+`save <text>` is acknowledged at once. A shielded task stores the text afterwards, and Ctrl-C waits for this task.
+`quit` ends the connection. Any other line is echoed.
 """
 
 import signal
@@ -41,7 +41,7 @@ def reply_to(line: str, tasks: Scope) -> str:
 
 
 async def read_line(stream: trio.SocketStream, buffer: bytearray) -> str | None:
-    """Return the next line, or None when the client has sent its last."""
+    """Return the next line; None after the last one."""
     while b"\n" not in buffer:
         received = await stream.receive_some()
         buffer += received
@@ -54,7 +54,7 @@ async def read_line(stream: trio.SocketStream, buffer: bytearray) -> str | None:
 
 async def converse(host: TaskHost, stream: trio.SocketStream) -> None:
     buffer = bytearray()
-    # A client may have gone at any moment, before the first one too: no reason to end the server, nor its own tasks.
+    # A client may leave at any moment, also before its first line. That ends neither the server nor the client's tasks.
     with suppress(trio.BrokenResourceError, OSError):
         host.schedule(greet, "{}:{}".format(*stream.socket.getpeername()))
         while (line := await read_line(stream, buffer)) is not None and line != "quit":

@@ -39,6 +39,7 @@ class FakeLoop:
 
     cancelled: type[BaseException] = KeyboardInterrupt
     in_order = True
+    turn = 0
     event = anyio.Event
 
     def __init__(self) -> None:

@@ -11,10 +11,12 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 from tests.backends import ASYNCIO, TRIO, turns
 
@@ -297,3 +299,44 @@ def test_a_batch_whose_tasks_an_interruption_cancels_starts_the_others_g2_g8(
     for at in tracer.places:
         tracer, ends = anyio.run(_start_a_batch, at, limit, backend=backend, backend_options=options)
         assert set(ends) == {TaskStatus.CANCELLED}, tracer.where
+
+
+# Where anyio and trio change their records of cancel scopes.
+LIBRARIES = {
+    str(Path(anyio.__file__).parent / "_backends/_asyncio.py"),
+    str(Path(trio.__file__).parent / "_core/_run.py"),
+}
+
+
+async def _enter_scopes(at: Place | None) -> tuple[Tracer, TaskStatus]:
+    """Run a task that enters scopes; the interruption cancels the task, in the middle of anyio or trio."""
+
+    async def work() -> None:
+        before = sys.gettrace()
+        sys.settrace(tracer)
+        try:
+            with anyio.CancelScope(), anyio.fail_after(10), anyio.CancelScope(shield=True):
+                pass
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(checkpoint)
+        finally:
+            sys.settrace(before)
+        await turns()
+
+    async with TaskHost(drain_timeout=10) as host:
+        tracer = Tracer(at, lambda: task.cancel(), LIBRARIES)
+        task = host.schedule(work)
+        await task.wait()
+    return tracer, task.status
+
+
+@pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO], indirect=True)
+def test_a_task_may_be_cancelled_in_the_middle_of_anyio_or_trio_g2_g3_g8(anyio_backend: Any) -> None:
+    backend, options = anyio_backend
+    for _ in range(2):  # as above
+        tracer, status = anyio.run(_enter_scopes, None, backend=backend, backend_options=options)
+    assert (len(tracer.places) > 100, status) == (True, TaskStatus.SUCCEEDED)
+    for at in tracer.places:
+        tracer, status = anyio.run(_enter_scopes, at, backend=backend, backend_options=options)
+        # trio's order is random: the place may be missing.
+        assert status is TaskStatus.CANCELLED or tracer.where == "nowhere", tracer.where

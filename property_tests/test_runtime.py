@@ -163,7 +163,7 @@ def test_asyncio_and_trio_agree_on_delays_limits_and_keys_g18_g19_g24(program: P
 def test_a_host_that_has_closed_keeps_nothing_g2(backend: str, program: Program) -> None:
     story = tell(program, backend=backend)
     runner = story.host._runner
-    assert not any((runner.alive, runner.deferred, runner._waiting, runner.has_mail))
+    assert not any((runner.alive, runner.deferred, runner._waiting, runner.inbox.mails))
     tasks = [weakref.ref(call.task) for call in story.calls if call.task is not None]
     del story, runner  # also the loop, whose timers keep the contexts of tasks
     gc.collect()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,21 +30,23 @@ class Tracer:
     To trace each opcode takes four times as long as the program. So to find a place, the tracer counts the calls, and
     traces the opcodes of one call only.
 
+    :param files: the code to interrupt; default: this library
     :ivar places: the places so far, without `at`
     :ivar where: the line of the interruption
     """
 
-    def __init__(self, at: Place | None, interrupt: Callable[[], None]) -> None:
+    def __init__(self, at: Place | None, interrupt: Callable[[], None], files: Collection[str] = FILES) -> None:
         self.places: list[Place] = []
         self.where = "nowhere"
         self._at = at
         self._interrupt = interrupt
+        self._files = files
         self._calls = 0
         self._next: dict[FrameType, Place] = {}
         self._previous: dict[FrameType, str] = {}
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename not in FILES:
+        if frame.f_code.co_filename not in self._files:
             return None
         self._calls += 1
         if self._at is not None and self._calls != self._at[0]:

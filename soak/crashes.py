@@ -319,8 +319,11 @@ def full(place: Path) -> Series | None:
                     file.write(bytes(1024))
             time.sleep(2)
             before = len(outcome.refused)
+            answered = len(outcome.answered)
             filler.unlink()
             time.sleep(2)
+            if not until(lambda: len(outcome.answered) > answered):
+                outcome.broken.append("no request is answered although the disk has room again")
             load.stop()
             if not before or "disk is full" not in server.output():
                 outcome.broken.append("the disk was not full")

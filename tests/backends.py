@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import pytest
+from anyio import current_time
 from anyio.lowlevel import checkpoint
+
+from taskphase import Task
 
 ASYNCIO = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -40,6 +44,14 @@ async def turns(count: int = ENOUGH) -> None:
     """Give every task that can run `count` turns, also to cancellations that are on their way."""
     for _ in range(count):
         await checkpoint()
+
+
+def end_time_of_thread(task: Task[Any]) -> None:
+    """End the `timeout` of `task` now, whose sync function runs. A short timeout may be over before the thread begins,
+    on a busy machine.
+    """
+    _call, scope = task._runner.threads._calls[task]
+    scope.deadline = current_time()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -33,11 +33,11 @@ class ListQueue(Queue):
         return call
 
     async def publish(self, prepared: Call, headers: Mapping[str, str], /) -> None:
-        await anyio.lowlevel.checkpoint()
         if self.go_on is not None:
             await self.go_on.wait()
-        if self.errors:
+        if self.errors:  # at once: an attempt that the deadline cuts off is unknown, and not refused
             raise self.errors.pop(0)
+        await anyio.lowlevel.checkpoint()
         self.published.append((prepared, dict(headers)))
 
     def refused(self, error: Exception, /) -> bool:

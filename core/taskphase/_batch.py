@@ -11,10 +11,9 @@ from ._definition import Configured, Schedules, TaskDefinition
 from ._machine.config import TaskConfig
 from ._machine.hints import Elsewhere, refuse_call
 from ._machine.scope import Phase
-from ._task import Starts, Task
+from ._task import Starts, Task, new
 
 _AFTER_ROUTE, _AFTER_RESPONSE = Phase.AFTER_ROUTE, Phase.AFTER_RESPONSE
-_new = object.__new__
 
 
 class TasksBatch(Schedules[TaskDefinition]):
@@ -80,6 +79,9 @@ class _PhaseBatch(TasksBatch):
         return self._scheduler._schedule(config, func, args, kwargs, self._phase)
 
 
+_PhaseBatch.__name__ = _PhaseBatch.__qualname__ = TasksBatch.__name__  # messages show the name that users know
+
+
 class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
     """An object with `.schedule()` and `.task()` for immediate tasks, and the same for each later phase."""
 
@@ -99,7 +101,7 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
         If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
         `tasks.after_route.task(when="failure")` runs it only then, `when="always"` in both cases.
         """
-        batch = _new(_PhaseBatch)  # (without `__init__()`, which would cost each deferred task a call)
+        batch = new(_PhaseBatch)  # (without `__init__()`, which would cost each deferred task a call)
         batch._scheduler, batch._phase = self, _AFTER_ROUTE
         return batch
 
@@ -113,7 +115,7 @@ class SchedulesPhases(Schedules["ScopedTaskDefinition"]):
         If the endpoint raises, an `HTTPException` included, the task is dropped, with a log record. Settings:
         `tasks.after_response.task(when="failure")` runs it only then, `when="always"` in both cases.
         """
-        batch = _new(_PhaseBatch)
+        batch = new(_PhaseBatch)
         batch._scheduler, batch._phase = self, _AFTER_RESPONSE
         return batch
 

@@ -9,7 +9,7 @@ from typing import Any
 from ._drive.current import BODY
 from ._drive.job import JOB
 from ._drive.watching import watch
-from ._observer import TaskObserver, check_observers
+from ._observer import TaskObserver, check_observers, hooks_of
 from ._scope import Scope
 from ._statistics import Inspected
 
@@ -28,7 +28,7 @@ class Bound(Inspected):
         """Tell `observer` of the open host's tasks from now on: for bindings. Earlier tasks lack `scheduled()`. The
         observer is the outermost one of the host.
         """
-        watch(self._runner, check_observers([observer]))
+        watch(self._runner, hooks_of(check_observers([observer])))
 
     def set_current(self, scope: Callable[[], Scope] | None = None) -> Token[Any]:
         """Make this host the current host of the running context: for code that binds a framework.

@@ -88,15 +88,14 @@ class Client:
 
 @contextmanager
 def _noting(message: Message, producer: Any) -> Generator[None]:
-    """Have `producer` note that the broker has the message. What receivers of Celery's signals do after that must not
-    publish the message again.
+    """Let `producer` note when the broker has the message: a receiver of Celery's signals that fails after that must
+    not lead to a second publication.
     """
     publish = producer.publish
 
-    def publish_and_note(*args: Any, **options: Any) -> Any:
-        result = publish(*args, **options)
+    def publish_and_note(*args: Any, **options: Any) -> None:
+        publish(*args, **options)
         message.is_published = True
-        return result
 
     producer.publish = publish_and_note
     try:
@@ -114,16 +113,21 @@ def connection_of(app: Any) -> tuple[Any, float | None]:
 
     :raises ValueError: if publishing may wait for ever, or Celery would not wait for the broker's answer
     """
-    if app.conf.task_always_eager:
-        raise ValueError(
-            "task_always_eager=True runs tasks in this program, in the middle of an attempt to publish: set it to "
-            "False, or give the host queues=[] to run tasks here"
-        )
+    refuse_eager(app)
     of_app = app.connection_for_write()
     hosts, driver = len(of_app.alt) or 1, of_app.transport.driver_type
     options: dict[str, Any] = {**_BOUNDS.get(driver, {}), **of_app.transport_options, "max_retries": hosts - 1}
     _check_bounds(driver, options)
     return app.connection_for_write(transport_options=options), _longest_attempt(app, driver, options, hosts)
+
+
+def refuse_eager(app: Any) -> None:
+    """Refuse, by a `ValueError`, an app that runs its tasks where they are published."""
+    if app.conf.task_always_eager:
+        raise ValueError(
+            "task_always_eager=True runs tasks in this program, in the middle of an attempt to publish: set it to "
+            "False, or give the host queues=[] to run tasks here"
+        )
 
 
 def _check_bounds(driver: str, options: Mapping[str, Any]) -> None:
@@ -148,7 +152,9 @@ def _longest_attempt(app: Any, driver: str, options: Mapping[str, Any], hosts: i
             timeout = app.conf.broker_connection_timeout
             if not timeout:
                 raise ValueError(f"broker_connection_timeout={timeout!r} would wait for ever: set it to 2")
-            return float(timeout * hosts + options["read_timeout"] + options["write_timeout"])
+            read = options["read_timeout"]
+            # Closing a connection that does not answer waits for two more answers. Then connecting has not waited.
+            return float(max(timeout * hosts, 2 * read) + read + options["write_timeout"])
         case "memory":
             return 0.0
         case _:

@@ -59,7 +59,7 @@ def current_host() -> TaskHost:
         if _in_bare_thread():
             raise NoCurrentError(
                 f"{_IN_A_THREAD}: take `tasks: Tasks` in the endpoint, or call current_host() before you start the "
-                "thread, and pass that to the thread: its schedule() works in any thread"
+                "thread, and pass the host to the thread: host.schedule() works in any thread"
             )
         raise NoCurrentError(
             "no task host is open around this code. In a FastAPI app with add_tasks(app), call current_host() in an "

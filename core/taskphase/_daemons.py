@@ -61,10 +61,9 @@ class Daemons:
                 del errors, work, func
 
     def end(self) -> None:
-        """Let the threads end, each after its call."""
+        """Let the threads end, each after its call. No call follows."""
         for _ in range(self._threads):
             self._calls.put(None)
-        self._threads = 0
 
     def _begin_thread(self) -> None:
         if self._threads < self._most:

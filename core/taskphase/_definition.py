@@ -97,7 +97,7 @@ class Schedules(ABC, Generic[Definition], metaclass=HidesElsewhere):
         A setting that you leave out is inherited, in the end from `add_tasks(app, config=...)`.
 
         :param name: for logs and for `host.tasks()`; default: the name of the function
-        :param shield: True: the shutdown of the server waits for the task. A number: it waits for so many seconds
+        :param shield: True: the shutdown of the server waits for the task. A number: it waits that many seconds
         :param on_error: called once with `(task, exception)` when the task has failed for good; sync or async
         :param when: "success" (the default): run only if the endpoint returns. "failure": only if it raises.
             "always": in both cases. For `.after_route` and `.after_response`

@@ -69,6 +69,14 @@ class Drain:
         """Note that a task has ended or come: have `_idle()` look again."""
         self._changed.set()
 
+    def hurry(self, drain_timeout: float) -> None:
+        """Limit stage 1 to `drain_timeout` seconds from now, or from its beginning if it has not begun."""
+        self._patience[DrainStage.GRACE] = drain_timeout
+        if self._runner.stage is DrainStage.GRACE:
+            self._enter(current_time())
+            self._note_pauses()
+            self.wake()
+
     async def run(self) -> DrainReport:
         """Close the host, which has left the stage OPEN. A cancellation does not shorten this."""
         runner = self._runner
@@ -77,8 +85,7 @@ class Drain:
         before = _completed(runner)
         self._enter(began)
         runner.on_pause = self._note_paused
-        for job in list(runner.gates.pauses.ends):
-            self._note_paused(job)
+        self._note_pauses()
         while True:
             await outlast(runner.seam, self._idle)
             now = current_time()
@@ -94,12 +101,18 @@ class Drain:
                 self._cancel(self._unshielded_at(now))
             else:
                 self._go_on(now)
-        cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in self._abandoned]
-        kept = [job for job in (*cut, *self._abandoned) if (record := record_of(job)) is not None and record.stays]
-        report.drained(cut, self._abandoned, kept)
-        completed = _completed(runner) - before
-        result = DrainReport(current_time() - began, completed, *map(_named, (cut, self._abandoned, kept)))
-        self._swept.clear()  # a closed host keeps no task
+        return self._report(current_time() - began, _completed(runner) - before)
+
+    def _report(self, seconds: float, completed: int) -> DrainReport:
+        """Tell the journal and the log which tasks were cut short. Then forget all tasks: a closed host has none."""
+        abandoned, keeper = self._abandoned, self._runner.keeper
+        cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in abandoned]
+        kept = [job for job in (*cut, *abandoned) if (record := record_of(job)) is not None and record.stays]
+        if keeper is not None:
+            keeper.note_abandoned({str(job.message_id): job for job in kept if job in abandoned})
+        report.drained(cut, abandoned, kept)
+        result = DrainReport(seconds, completed, *map(_named, (cut, abandoned, kept)))
+        self._swept.clear()
         self._shields.clear()
         self._abandoned.clear()
         return result
@@ -140,9 +153,7 @@ class Drain:
             report.waiting_for(job for job in runner.jobs() if _is_spared(job))
         elif sweep is Sweep.EVERYBODY:
             self._cancel(runner.jobs())
-            runner.threads.abandon_new()
-            self._abandoned += runner.threads.forget()
-            self._abandoned += [job for job in list(runner.alive) if runner.threads.abandon(job)]
+            self._abandoned += runner.threads.abandon()
 
     def _cancel(self, jobs: Iterable[Job]) -> None:
         for job in list(jobs):
@@ -150,6 +161,10 @@ class Drain:
             with self._runner.busy():
                 if self._runner.stage is DrainStage.FORCED or not self._runner.cut_off(job):
                     self._runner.cancel(job)
+
+    def _note_pauses(self) -> None:
+        for job in list(self._runner.gates.pauses.ends):
+            self._note_paused(job)
 
     def _note_paused(self, job: Job) -> None:
         """Cancel a job without a shield whose pause ends only after stage 1."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ._drive.portable import named_arguments
 from ._handed import running
-from ._machine.calling import check_call, name_of, shown, signature_of, type_name
+from ._machine.calling import check_call, name_of, shown, type_name
 from ._queue import Call, Queue
 from .errors import TasksUnportableError
 
@@ -26,8 +27,12 @@ _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _NEVER_CONNECTED = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENOENT}
 )
-# With these errors a broker says that it has not done the command: it is full, read-only, knows another password.
-_ANSWERS = {"redis.exceptions": ("ResponseError", "AuthenticationError"), "amqp.exceptions": ("AccessRefused",)}
+# With these errors a broker says that it has not done the command: it is full, read-only, knows another password, has
+# no such exchange. (RabbitMQ's "nack" is no such error: with several queues the others may have the message.)
+_ANSWERS = {
+    "redis.exceptions": ("ResponseError", "AuthenticationError"),
+    "amqp.exceptions": ("ChannelError", "NotAllowed"),
+}
 # asyncio has tried each address of a host, such as ::1 and 127.0.0.1. The error has no number.
 _NO_ADDRESS = "Multiple exceptions: "
 
@@ -55,16 +60,15 @@ class EngineQueue(Queue):
 
     def prepare(self, call: Call, /) -> Any:
         """Return the message, with a copy of the arguments."""
-        func, task = call.func, self._own(call.func)
+        task = self._own(call.func)
         if task is None:
-            task = self._tasks[id(func)]
+            task = self._tasks[id(call.func)]
         else:
-            func = getattr(task, self._decorated)
-            _check_arguments(call, func)
+            _check_arguments(call, getattr(task, self._decorated))
         try:
             return self._message(call, task, call.args, call.kwargs)
         except Exception:
-            self._check_each_argument(call, func, task)
+            self._check_each_argument(call, task)
             raise
 
     def refused(self, error: Exception, /) -> bool:
@@ -82,16 +86,15 @@ class EngineQueue(Queue):
         """Register the functions of the list that are not decorated for the engine."""
         self._tasks = {id(func): self._register(func) for func in self.functions if self._own(func) is None}
 
-    def _check_each_argument(self, call: Call, func: Callable[..., Any], task: Any) -> None:
+    def _check_each_argument(self, call: Call, task: Any) -> None:
         """Refuse an argument that the engine cannot encode. The error names the argument and its class."""
-        for name, value in _named_arguments(call, func):
+        for name, value in named_arguments(call.args, call.kwargs):
             try:
                 self._message(call, task, (value,), {})
             except Exception as exc:
                 raise TasksUnportableError(
-                    f"{shown(call.function)} cannot be handed over to {self.name!r}: its workers cannot get the "
-                    f"argument {name}, an object of the class {shown(type_name(value))}, or something in it "
-                    f"({type_name(exc)})"
+                    f"{shown(call.function)} cannot be handed over to {self.name!r}: its workers cannot get {name}, "
+                    f"an object of the class {shown(type_name(value))}, or something in it ({type_name(exc)})"
                 ) from None
 
     @abstractmethod
@@ -174,11 +177,3 @@ def _check_arguments(call: Call, func: Callable[..., Any]) -> None:
         # The engine may have renamed the function.
         text = str(exc).replace(shown(name_of(func)), shown(call.function))
         raise TasksUnportableError(text) from None
-
-
-def _named_arguments(call: Call, func: Callable[..., Any]) -> list[tuple[str, Any]]:
-    signature = signature_of(func)
-    parameters = () if signature is None else signature.parameters.values()
-    names = [repr(each.name) for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    names += [f"number {number}" for number in range(len(names) + 1, len(call.args) + 1)]
-    return [*zip(names, call.args, strict=False), *((repr(name), value) for name, value in call.kwargs.items())]

@@ -62,13 +62,11 @@ def running(
     """
     task = HandedTask(message_id, function, queue.name, attempt)
     texts = {name: value for name, value in headers.items() if isinstance(value, str)}
+    values: dict[ContextVar[Any], object] = {HANDED: task, JOB: None, BODY: None}
+    values |= {variable: texts[name] for name, variable in queue.carry.items() if name in texts}
     with ExitStack() as stack:
-        stack.enter_context(_value(HANDED, task))
-        stack.enter_context(_value(JOB, None))
-        stack.enter_context(_value(BODY, None))
-        for name, variable in queue.carry.items():
-            if name in texts:
-                stack.enter_context(_value(variable, texts[name]))
+        for variable, value in values.items():
+            stack.enter_context(_value(variable, value))
         if "opentelemetry.trace" in sys.modules:
             from ._messaging import span
 

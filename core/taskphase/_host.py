@@ -31,7 +31,7 @@ from ._machine.drain import DrainEvent, DrainStage
 from ._machine.hints import keywords_of
 from ._machine.life import ENDS
 from ._machine.limit import check_count
-from ._observer import TaskObserver, check_observers
+from ._observer import TaskObserver, check_observers, hooks_of
 from ._queue import Queue, check_queues
 from ._scope import Scope
 from ._statistics import Closing
@@ -107,7 +107,7 @@ class TaskHost(Schedules[TaskDefinition], Bound):
             seam,
             host=self,
             config=self._config,
-            observers=self._observers,
+            hooks=hooks_of(self._observers),
             queues=self._queues,
             journal=self._journal,
             **self._limits,
@@ -172,6 +172,15 @@ class TaskHost(Schedules[TaskDefinition], Bound):
         if cancellation is not None:
             raise cancellation
         return self._report
+
+    def hurry(self, drain_timeout: float | timedelta) -> None:
+        """Begin the drain, or end its stage 1 sooner: for code that binds a framework.
+
+        :param drain_timeout: seconds or a `timedelta` from now for stage 1
+        :raises TasksClosedError: if the host is not open yet
+        """
+        self._begin_closing()
+        self._drain.hurry(check_seconds("drain_timeout", drain_timeout))
 
     async def _wait_for_closing(self) -> None:
         try:

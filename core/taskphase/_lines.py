@@ -53,7 +53,7 @@ class LogTasks(TaskObserver):
         if queue is not None:
             text, what = "the hand-over of task %r to %r began, %.3f s after %s", queue.name
         more = {"task_age": age, "task_running_for": 0.0}
-        report.observed(task, self._level, text, task.name, what, age, _beginning(task), more=more)
+        report.log(self._level, text, task.name, what, age, _beginning(task), job=task, more=more)
 
     def attempt_ended(self, task: Task[Any], _error: BaseException | None, retry_after: float | None, /) -> None:
         """Log the end of a task, in the context of its last attempt."""
@@ -79,7 +79,7 @@ class LogTasks(TaskObserver):
         elif seconds is not None:
             text, args = f"{text}; attempt %d took %.3f s", (*args, task.attempt, seconds)
         more = {"task_age": age, "task_running_for": seconds}
-        report.observed(task, self._level, text, *args, more=more)
+        report.log(self._level, text, *args, job=task, more=more)
 
 
 def _beginning(task: Task[Any]) -> str:

@@ -21,7 +21,6 @@ FUNCTION = "code.function.name"
 PHASE = "taskphase.task.phase"
 QUEUE = "taskphase.queue"
 ERROR = "error.type"
-_STATE = "taskphase.task.state"
 
 # Seconds. The SDK's own buckets are made for milliseconds.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -119,7 +118,7 @@ class Counts:
         with self._lock:
             self._seen.update(now)
             seen = sorted(self._seen)  # with 0, as soon as there are no more
-        return [Observation(now[pair], {FUNCTION: pair[0], _STATE: pair[1]}) for pair in seen]
+        return [Observation(now[pair], {FUNCTION: pair[0], "taskphase.task.state": pair[1]}) for pair in seen]
 
 
 _lock = RLock()

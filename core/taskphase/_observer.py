@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
 from ._drain import DrainReport
-from ._drive.hooks import HOOKS
+from ._drive.hooks import HOOKS, Entry
 from ._machine.hints import listed
 from ._machine.overrides import check_overrides
 from ._scope import Scope
@@ -55,18 +55,20 @@ class TaskObserver:
         """
 
     def moved(self, task: Task[Any], /) -> None:
-        """The status of `task` has changed, and no other method tells of the change. The task waits for its phase; it
-        waits for its limit or its slot, after another wait; it is asked to start after such a wait; its error handler
-        begins; or it was asked to stop. See `task.status`. In the loop's thread, in no particular context.
+        """The status of `task` has changed, and no other method tells of the change. The task waits for its phase or
+        its journal; it waits for its limit or its slot, after another wait; it is asked to start after such a wait; its
+        hand-over or its error handler begins; or it was asked to stop. See `task.status`. In the loop's thread, in no
+        particular context.
         """
 
     def started(self, task: Task[Any], /) -> None:
         """An attempt takes its first step. In the context of the attempt: its code sees context variables that this
-        method sets.
+        method sets. Also called for a hand-over to a queue: then `task.config.queue` is a `Queue`.
         """
 
     def attempt_ended(self, task: Task[Any], error: BaseException | None, retry_after: float | None, /) -> None:
-        """An attempt has ended, and so have its error handler and its log record. In the context of the attempt.
+        """An attempt has ended, and so have its error handler and its log record. In the context of the attempt. Also
+        called for a hand-over.
 
         :param error: the exception of the attempt, a cancellation included; None if the function has returned
         :param retry_after: the seconds before the next attempt; None if there is none. In both cases
@@ -86,11 +88,6 @@ class TaskObserver:
     def drained(self, report: DrainReport, /) -> None:
         """The host is drained. Only for a `TaskHost`, and for the host of a FastAPI lifespan."""
 
-    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
-        """Return the methods that the class overrides, by name, for the host."""
-        cls = type(self)
-        return {name: getattr(self, name) for name in HOOKS if getattr(cls, name) is not getattr(TaskObserver, name)}
-
 
 def check_observers(observers: Iterable[TaskObserver]) -> tuple[TaskObserver, ...]:
     """Return the observers as a tuple.
@@ -98,11 +95,22 @@ def check_observers(observers: Iterable[TaskObserver]) -> tuple[TaskObserver, ..
     :raises TypeError: if an element is no `TaskObserver`, or has an `async def` in place of a method
     :raises ValueError: if an object is there twice: it would count each task twice
     """
-    found = listed("observers", observers)
+    found = listed("observers", observers, TaskObserver)
     for observer in found:
-        if not isinstance(observer, TaskObserver):
-            raise TypeError(f"observers must be instances of a subclass of TaskObserver, not {observer!r}")
         check_overrides(observer, TaskObserver)
     if len(set(map(id, found))) < len(found):
         raise ValueError("an observer is in the list twice, and would be told of each task twice: leave one out")
     return found
+
+
+def hooks_of(observers: Iterable[TaskObserver]) -> list[Entry]:
+    """Return the methods that the classes of `observers` override.
+
+    `TaskObserver` has no private attribute for this: a subclass may use any name.
+    """
+    return [
+        Entry(name, observer, getattr(observer, name))
+        for observer in observers
+        for name in HOOKS
+        if getattr(type(observer), name) is not getattr(TaskObserver, name)
+    ]

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from ._machine.calling import name_of, shown, type_name
@@ -16,8 +15,6 @@ from ._machine.hints import listed
 from ._machine.limit import check_count
 from ._machine.overrides import check_overrides
 from .errors import TasksUnportableError
-
-_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Call(NamedTuple):
@@ -93,7 +90,7 @@ class Queue(AnyQueue, ABC):
         self.fallback = fallback
         self.carry: Mapping[str, ContextVar[Any]] = check_carry(carry)
         if not isinstance(functions, Mapping):
-            functions = dict.fromkeys(listed("functions", functions), _NO_OPTIONS)
+            functions = {func: dict[str, Any]() for func in listed("functions", functions)}
         options = cast("Mapping[Callable[..., Any], Mapping[str, Any]]", functions)
         if not options and type(self).takes is Queue.takes:
             raise ValueError(f"the queue {name!r} has no function: no task would go to it")
@@ -131,7 +128,7 @@ class Queue(AnyQueue, ABC):
 
     def options_of(self, func: Callable[..., Any]) -> Mapping[str, Any]:
         """Return the options of a listed function; an empty mapping for another function."""
-        return self._options.get(id(func), _NO_OPTIONS)
+        return self._options.get(id(func), {})
 
     def check_loop(self, backend: str) -> None:
         """Refuse the event loop of a host that opens. `backend`: "asyncio" or "trio". Default: accept both.
@@ -212,12 +209,10 @@ def check_queues(queues: Iterable[Queue]) -> tuple[Queue, ...]:
     :raises TypeError: if an element is no `Queue`, or a class attribute has the wrong type
     :raises ValueError: if two queues have the same name, or the same function; if a class attribute is out of its range
     """
-    found = listed("queues", queues)
+    found = listed("queues", queues, Queue)
     names: set[str] = set()
     takers: dict[int, Queue] = {}
     for queue in found:
-        if not isinstance(queue, Queue):
-            raise TypeError(f"queues must be instances of a subclass of Queue, not {queue!r}")
         _check_attributes(queue)
         if queue.name in names:
             raise ValueError(f"two queues have the name {queue.name!r}")

@@ -65,6 +65,7 @@ class Scope(Routed, SchedulesPhases):
         self.in_route: bool = in_route
         self.info: dict[str, Any] = {} if info is None else info
         self._runner = runner
+        self._turn = runner.seam.turn
         self._config = config
         self._token: Token[Any] | None = None
         if in_route:
@@ -92,7 +93,7 @@ class Scope(Routed, SchedulesPhases):
             self.end()
 
     def end_route_now(self, *, failed: bool = False) -> bool:
-        """As `end_route()`, if no hook or first step has to come before, or just after. Return whether that was so."""
+        """Call `end_route()` if nothing has to be awaited: no hook, and on trio no first step. Return False if not."""
         in_order = self._runner.seam.in_order or (self._state is _ROUTE and not self.unsettled and not self._held)
         if not in_order or self._hooks is not None:
             return False

@@ -17,7 +17,8 @@ from ._drive.waits import check_wait
 from ._machine.calling import Handle, shown, type_name
 from ._machine.config import UNSET, TaskConfig
 from ._machine.hints import Elsewhere, HidesElsewhere, without_elsewhere
-from ._machine.life import ENDS, IN_ATTEMPT, LifeEvent, TaskStatus
+from ._machine.life import ENDS, IN_ATTEMPT, NOT_DUE, LifeEvent, TaskStatus
+from ._machine.scope import Phase
 from .errors import TaskCancelled, TaskDropped, TaskFailed, TaskHandedOver, TaskNotFinished
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
     async def __call__(self) -> T_co:
         """Run a task that you have made, here and now, for tests. For a scheduled task write `await task`.
 
-        Otherwise the task runs as in a host, and the call returns or raises the same as `await task`.
+        The task runs as in a host, and the call returns or raises the same as `await task`.
 
         :raises RuntimeError: if the task was scheduled before, or has ended
         :raises TypeError: if the function is async, and you have made the task with `run_in="process"`
@@ -251,6 +252,8 @@ class Task(Job, Generic[T_co], metaclass=HidesElsewhere):
                 return TaskDropped(f"task {self.name!r} was dropped and never ran")
             case _:
                 wait = "first write `await task`; in a `def`, `anyio.from_thread.run(task.wait)`"
+                if self._status in NOT_DUE and self.phase is not Phase.IMMEDIATE:
+                    wait = f"{self.phase.value} has not come, so wait in another task"
                 wait = "schedule the task first" if self._is_new else wait
                 return TaskNotFinished(f"task {self.name!r} is {self._status.value} and has no result yet: {wait}")
 

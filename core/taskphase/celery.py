@@ -13,6 +13,7 @@ from anyio.lowlevel import RunVar
 
 from . import _engines
 from ._machine.calling import is_async, name_of, shown, type_name
+from ._machine.text import plain
 from .queues import Call
 
 try:
@@ -24,7 +25,7 @@ from celery import signals
 from celery.local import Proxy
 from kombu import serialization
 
-from ._celery_client import THREADS, Client, Message, connection_of
+from ._celery_client import THREADS, Client, Message, connection_of, refuse_eager
 
 __all__ = ["CeleryQueue"]
 
@@ -38,6 +39,8 @@ _OWN_OPTIONS = frozenset(
 # Neither package has types.
 _signals: Any = signals
 _serialization: Any = serialization
+# The names in OpenTelemetry, by the kind of the transport.
+_SYSTEMS = {"redis": "redis", "amqp": "rabbitmq"}
 _STATE = "_taskphase_running"  # an attribute of Celery's request, for the time of its run
 
 
@@ -57,14 +60,14 @@ class CeleryQueue(_engines.EngineQueue):
     Redis, Celery can also lose a message that a worker takes at the moment when worker or Redis is killed, or when the
     Redis is full. A worker that does not know the name drops the message: deploy workers first.
 
-    :param app: a Celery app. The connections of the queue, not of workers, have the timeouts of two seconds, and with
+    :param app: a Celery app. The connections of the queue, not of workers, have timeouts of two seconds, and with
         RabbitMQ `confirm_publish`, unless `broker_transport_options` of the app set others. Leave them out: workers
         would have them, too, and a worker of Celery whose acknowledgement gets no answer in time may take no further
         messages
     :param functions: functions at the top of a module, or a dict of functions, with the options of each
     :param name: in messages, records and telemetry; default: the name of the app's default queue
-    :param attempt_timeout: default: two seconds more than the timeouts of the sockets. More than one second more: a
-        thread that publishes cannot be stopped
+    :param attempt_timeout: more than the timeouts of the sockets and one second, because a thread that publishes cannot
+        be stopped. Default: these timeouts and two seconds
     :raises ValueError: if the settings of the app do not bound an attempt, or would lose messages silently; the message
         says which setting helps
     """
@@ -101,11 +104,12 @@ class CeleryQueue(_engines.EngineQueue):
         )
         if longest is not None and self.attempt_timeout <= longest + _MARGIN:
             raise ValueError(
-                f"attempt_timeout={self.attempt_timeout:g} is too short: publishing may wait {longest:g} s for sockets,"
-                f" and a thread cannot be stopped. Set more than {longest + _MARGIN:g}, or shorter timeouts in "
-                "broker_transport_options"
+                f"attempt_timeout={plain(self.attempt_timeout)} is too short: publishing may wait {plain(longest)} s "
+                f"for sockets, and a thread cannot be stopped. Set more than {plain(longest + _MARGIN)}, or shorter "
+                "timeouts in broker_transport_options"
             )
         self.attempts_at_once: int = THREADS
+        self.system: str | None = self.system or _SYSTEMS.get(self._connection.transport.driver_type)
         self._errors_are_sure = not self._connection.transport_options.get("retry_on_timeout")
         self._clients: RunVar[Client] = RunVar("taskphase_celery_client")
         for func in self.functions:
@@ -115,6 +119,10 @@ class CeleryQueue(_engines.EngineQueue):
         # Celery calls the receivers of signals in the thread of the function, before and after it.
         _signals.task_prerun.connect(self._note_begin, weak=False)
         _signals.task_postrun.connect(self._note_end, weak=False)
+
+    def check_loop(self, backend: str) -> None:  # noqa: ARG002 - Celery works on both
+        """Refuse an app that tests have made eager since the constructor: it would run a task with each attempt."""
+        refuse_eager(self.app)
 
     async def publish(self, prepared: Message, headers: Mapping[str, str], /) -> None:
         """Publish the message in a thread. An attempt that was given up may go on there: then this attempt fails."""
@@ -159,7 +167,9 @@ class CeleryQueue(_engines.EngineQueue):
         kind, encoding, data = _serialization.dumps(arguments, serializer)
         if not _engines.are_immutable(args, kwargs):
             arguments = _serialization.loads(data, kind, encoding, accept=[kind])
-        options = {"ignore_result": task.ignore_result, **call.options, "task_id": call.id}
+        # RabbitMQ would confirm a message whose queue was deleted, and forget the message. With `mandatory` the attempt
+        # fails, and the next one declares the queue again.
+        options = {"ignore_result": task.ignore_result, "mandatory": True, **call.options, "task_id": call.id}
         return Message(task, arguments, options)
 
     def _note_begin(self, task: Any, **_: Any) -> None:

@@ -43,9 +43,6 @@ __all__ = ["TraceTasks"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OUTCOME = "taskphase.task.outcome"
-_HAND_OVER = "taskphase.handover.outcome"
-
 
 class TraceTasks(TaskObserver):
     """Makes a span for each attempt at a task, and measures tasks.
@@ -69,7 +66,7 @@ class TraceTasks(TaskObserver):
     the next ones are not.
 
     :param tracer_provider: makes the spans; default: the global provider, also if the program sets it later
-    :param meter_provider: takes the measurements; default: likewise
+    :param meter_provider: takes the measurements; default: the global provider, as above
     :param trace: `"child"`: the spans belong to the trace of the request. `"link"`: each span begins a trace of its
         own, with a link to the request: for long tasks, and for a collector that waits for the end of a trace
     :raises TypeError: if a provider is no provider of OpenTelemetry
@@ -164,11 +161,14 @@ class TraceTasks(TaskObserver):
             if of_error:
                 self._ask(span.set_status, StatusCode.ERROR)
             if life.queue is not None:
-                labels = {_HAND_OVER: error.outcome if isinstance(error, HandOverFailed) else outcome, **of_error}
+                labels = {
+                    "taskphase.handover.outcome": error.outcome if isinstance(error, HandOverFailed) else outcome,
+                    **of_error,
+                }
                 own = {FUNCTION: life.function, QUEUE: exportable(life.queue.name)}
                 self._ask(self._counts.handovers.record, task.running_for or 0.0, {**own, **labels})
             else:
-                labels = {_OUTCOME: outcome, **of_error}
+                labels = {"taskphase.task.outcome": outcome, **of_error}
                 self._ask(self._counts.duration.record, task.running_for or 0.0, {**life.labels, **labels})
                 if retry_after is not None:
                     self._ask(self._counts.retried.add, 1, life.labels)

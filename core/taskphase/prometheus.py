@@ -27,7 +27,6 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _DEFERRED, _WAITING, _RUNNING, _RETRYING = "deferred", "waiting", "running", "retrying"
 _STATE_OF = dict(WAITS)  # faster than the read-only view
 _STATES: tuple[str, ...] = (*dict.fromkeys(WAITS.values()), _RUNNING)
-_RETRIED = "retried"
 
 _IMMEDIATE = Phase.IMMEDIATE
 _MOST = 64  # changes that wait: less than a millisecond of work
@@ -163,7 +162,7 @@ class PrometheusTasks(TaskObserver):
         if task.attempt == 0 and isinstance(error, HandOverFailed):  # the task runs here after all
             self._changes.note(self._handovers.observe, (task.function, error.queue, error.outcome), seconds)
         else:
-            self._changes.note(self._durations.observe, (task.function, task.phase, _RETRIED), seconds)
+            self._changes.note(self._durations.observe, (task.function, task.phase, "retried"), seconds)
             self._changes.note(self._retries.inc, (task.function,))
 
     def ended(self, task: Task[Any], /) -> None:

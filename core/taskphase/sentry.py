@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SentryTasks"]
 
-_OP = "queue.process"
-_OP_OF_HAND_OVER = "queue.publish"
 _ORIGIN = "auto.queue.taskphase"
 _CONTEXT = "taskphase"  # of an event, beside "trace" and "runtime"
 _HEADERS = ("sentry-trace", "baggage")
@@ -138,7 +136,7 @@ def _number_of(task: Task[Any]) -> dict[str, int]:
 def _begin(task: Task[Any], trace: dict[str, str]) -> Span | StreamedSpan:
     """Begin the transaction of an attempt or of a hand-over, on the current scope."""
     queue = queue_of(task.config)
-    op = _OP if queue is None else _OP_OF_HAND_OVER
+    op = "queue.process" if queue is None else "queue.publish"
     data: Attributes = {
         "taskphase.task.id": task.id,
         "taskphase.task.name": task.name,
@@ -178,7 +176,7 @@ def _status_of(task: Task[Any], error: BaseException | None) -> str:
         return "ok"
     if task.status is TaskStatus.CANCELLED:
         return "cancelled"
-    return "deadline_exceeded" if isinstance(error, TimeoutError) else "internal_error"
+    return "deadline_exceeded" if issubclass(type(error), TimeoutError) else "internal_error"
 
 
 def _streams() -> bool:

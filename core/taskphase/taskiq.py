@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from copy import deepcopy
-from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from functools import wraps
 from typing import Any, Literal
@@ -23,13 +22,12 @@ try:
 except ImportError as _missing:
     raise ImportError("taskphase.taskiq needs the package taskiq: pip install taskiq taskiq-redis") from _missing
 
-from pydantic import BaseModel
 from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
 __all__ = ["TaskiqQueue"]
 
-# When a broker is back, so many attempts begin in one turn of the event loop. redis-py takes 0.3 ms for each.
+# The most attempts in one turn of the event loop, when a broker is back. redis-py takes 0.3 ms for each.
 _AT_ONCE = 32
 # Seconds for the shutdown of a broker that could not be started.
 _LONGEST_SHUTDOWN = 0.5
@@ -38,6 +36,8 @@ _RENAMED = "__taskiq_original"
 # These labels are objects of the program, and stay in the program.
 _LOCAL_LABELS = frozenset({"types_of_exceptions"})
 _FROM_THE_START = ("0", "0-0")
+# The names in OpenTelemetry, by the package of the broker.
+_SYSTEMS = {"taskiq_redis": "redis", "taskiq_aio_pika": "rabbitmq"}
 
 _RUNNING: ContextVar[AbstractContextManager[object]] = ContextVar("taskphase_taskiq_running")
 
@@ -52,10 +52,10 @@ class TaskiqQueue(_engines.EngineQueue):
       A startup that fails is undone by a shutdown, and tried again. A broker belongs to one event loop at a time.
     - `.task(timeout=)` becomes the label `timeout`. Options of functions are labels: `{send_mail: {"priority": 3}}`.
 
-    After publishing the promise is the broker's. A `ListQueueBroker` loses the task of a worker that is killed. A
-    `RedisStreamBroker` runs it again after `idle_timeout`, with the next message; it never deletes messages without
-    `maxlen`. A Redis without an append-only file loses its messages in a crash. A worker that does not know the name
-    drops the message: deploy workers first.
+    After publishing the promise is the broker's. A `RedisStreamBroker` runs the task of a worker that is killed again
+    after `idle_timeout`, with the next message; it never deletes messages without `maxlen`. Other brokers for Redis
+    lose such a task. A Redis without an append-only file loses its messages in a crash. A worker that does not know the
+    name drops the message: deploy workers first.
 
     :param broker: a Taskiq broker
     :param functions: functions at the top of a module, or a dict of functions, with the labels of each
@@ -91,6 +91,8 @@ class TaskiqQueue(_engines.EngineQueue):
         )
         pool: Any = getattr(broker, "connection_pool", None)
         self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
+        packages = [base.__module__.partition(".")[0] for base in type(broker).__mro__]
+        self.system: str | None = self.system or next((_SYSTEMS[each] for each in packages if each in _SYSTEMS), None)
         self._errors_are_sure = _is_without_retries(pool)
         self._register_functions()
         broker.add_middlewares(_WorkerSide(self))
@@ -108,7 +110,8 @@ class TaskiqQueue(_engines.EngineQueue):
         middlewares: list[Any] = self.broker.middlewares
         labels = {**self._outward(headers), **prepared.labels}
         # Copies: middlewares may change the arguments in place, and the next attempt needs the first ones.
-        args, kwargs = deepcopy((prepared.args, prepared.kwargs))
+        given = [*prepared.args], {**prepared.kwargs}
+        args, kwargs = given if _engines.are_immutable(*given) else deepcopy(given)
         message = prepared.model_copy(update={"labels": labels, "args": args, "kwargs": kwargs})
         for middleware in middlewares:
             message = await maybe_awaitable(middleware.pre_send(message))
@@ -140,9 +143,7 @@ class TaskiqQueue(_engines.EngineQueue):
         # (A shared task has a broker of its own, beside its default broker.)
         if not issubclass(type(func), taskiq.AsyncTaskiqDecoratedTask) or func.kicker().broker is not self.broker:
             return None
-        if func.__qualname__.endswith(_RENAMED):
-            func.__name__ = func.__name__.removesuffix(_RENAMED)
-            func.__qualname__ = func.__qualname__.removesuffix(_RENAMED)
+        func.__qualname__ = func.__qualname__.removesuffix(_RENAMED)
         return func
 
     def _register(self, func: Callable[..., Any]) -> Any:
@@ -165,8 +166,8 @@ class TaskiqQueue(_engines.EngineQueue):
             task_name=task.task_name,
             labels={key: text for key, (text, _) in labels.items()},
             labels_types={key: kind for key, (_, kind) in labels.items()},
-            args=[_plain(value) for value in args],
-            kwargs={key: _plain(value) for key, value in kwargs.items()},
+            args=list(args),
+            kwargs=dict(kwargs),
         )
         dumped = self.broker.formatter.dumps(message)
         if _engines.are_immutable(message.args, message.kwargs):
@@ -219,10 +220,3 @@ def _is_without_retries(pool: Any) -> bool:
     return settings is not None and not any(
         settings.get(key) for key in ("retry", "retry_on_timeout", "retry_on_error")
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return an argument as Taskiq itself sends it."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -114,10 +114,12 @@ def add_tasks(
 
     def make_host(**more: Any) -> TaskHost:
         limits: dict[str, Any] = {"max_running": max_running, "max_pending": max_pending, "max_threads": max_threads}
-        return TaskHost(config=config, observers=watchers, queues=outlets, **limits, **more)
+        return TaskHost(
+            config=config, shield_timeout=shield_timeout, observers=watchers, queues=outlets, **limits, **more
+        )
 
     def app_host() -> TaskHost:
-        host = make_host(drain_timeout=drain_timeout, shield_timeout=shield_timeout, journal=journal)
+        host = make_host(drain_timeout=drain_timeout, journal=journal)
         host.takes_over = False  # before the startup of the app is complete
         return host
 
@@ -133,6 +135,7 @@ def add_tasks(
     installation = Installation(
         app_host=app_host,
         request_host=request_host,
+        drain_timeout=drain_timeout,
         hold=hold,
         has_journal=journal is not None,
         has_settings=overruled != (None, None, None, 40, (), (), None, None),

@@ -15,9 +15,9 @@ STACK_KEY = "fastapi_function_astack"
 
 
 def leave_last(stack: Any, leave: Callable[..., None], *args: Any) -> None:
-    """Have `stack` call `leave(*args, around, exc_type, exc, tb)` last at its end: after all other callbacks, also
-    after callbacks that come later. So the order of the parameters of an endpoint does not matter. `around` is for
-    `swallowed()`.
+    """Register `leave(*args, around, exc_type, exc, tb)` as the last callback of `stack`: it runs after all others,
+    also after callbacks that are registered later. So the order of the parameters of an endpoint does not matter.
+    `around` is for `swallowed()`.
     """
     leave = partial(leave, *args, id(exception()))  # a middleware may call the app in an `except` block
     if _IS_KNOWN:  # the public methods cost several times as much in each request

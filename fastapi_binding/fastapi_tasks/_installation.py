@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping
-from contextlib import AsyncExitStack
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from traceback import format_exc
 from typing import Any, TypeAlias
@@ -27,12 +29,6 @@ _HOST_KEY = "fastapi_tasks_host"
 
 _LOGGER = logging.getLogger("fastapi_tasks")
 
-_RUN_THE_LIFESPAN = (
-    "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: add_tasks() on its "
-    "parent)"
-)
-_SHARE_THE_LOOP = "run both in one loop (pytest-asyncio: give fixture and test one loop_scope)"
-
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Installation:
@@ -40,6 +36,7 @@ class Installation:
 
     :ivar app_host: makes the host of a lifespan
     :ivar request_host: makes the host of a single request
+    :ivar drain_timeout: for the hosts of single requests, when a lifespan ends. A request itself waits for its tasks
     :ivar hold: True if each request has a host of its own
     :ivar has_settings: True if `add_tasks()` has settings that mean nothing on a mounted app
     :ivar find_telemetry: returns the observer for the telemetry that the program has set up; None if there is none
@@ -56,19 +53,18 @@ class Installation:
 
     app_host: Callable[[], TaskHost]
     request_host: Callable[[], TaskHost]
+    drain_timeout: float | timedelta
     hold: bool
     has_journal: bool
     has_settings: bool
     find_telemetry: Callable[[], TaskObserver | None]
     open: dict[TaskHost, State] = field(default_factory=dict[TaskHost, State], init=False)
-    host: TaskHost | None = field(init=False)  # (a default, in the class, would make each look-up slower)
+    host: TaskHost | None = field(default_factory=lambda: None, init=False)  # (a default would slow each look-up down)
     hosts: WeakSet[TaskHost] = field(default_factory=WeakSet[TaskHost], init=False)
     around: list[Wrapper] = field(default_factory=list[Wrapper], init=False)
+    _alone: set[TaskHost] = field(default_factory=set[TaskHost], init=False)  # the open hosts of single requests
     _telemetry: TaskObserver | None = field(default=None, init=False)
     _has_looked: bool = field(default=False, init=False)  # for telemetry
-
-    def __post_init__(self) -> None:
-        self._note_opened()
 
     def surrounded(self, app: ASGIApp) -> ASGIApp:
         """Return the call of the app, in all wrappers of `around`."""
@@ -98,25 +94,19 @@ class Installation:
         here.sort(key=lambda host: not host.closing.is_set())
         return here[-1] if here else None
 
-    def _is_within(self, scope: Scope) -> bool:
-        """Return whether an ASGI scope with tasks belongs to a call of a parent app, or of this app, that still runs.
-
-        Otherwise an earlier call of this app has returned, and code outside calls the app again with the same scope,
-        for example to retry. Each such call is a request of its own.
-        """
-        tasks: RequestTasks = scope[SCOPE_KEY]
-        return not (tasks.is_over and tasks.host in self.hosts)
-
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one lifespan, request or session."""
+        outer: RequestTasks | None = scope.get(SCOPE_KEY)
         if scope["type"] == "lifespan":
             await self._run_lifespan(app, scope, receive, send)
-        elif SCOPE_KEY in scope and self._is_within(scope):  # mounted on an app that has tasks
-            if self.has_settings and scope[SCOPE_KEY].host not in self.hosts:
+        # If an earlier call of this app has returned, code outside calls the app again with the same scope, for example
+        # to retry: each such call is a request of its own. Otherwise the app is mounted on an app that has tasks.
+        elif outer is not None and not (outer.is_over and outer.host in self.hosts):
+            if self.has_settings and outer.host not in self.hosts:
                 raise FastAPITasksAlreadyAddedError(
-                    "this app is mounted on one that has tasks, and uses those: the config, the limits, the "
-                    "observers, the queues, the journal and the telemetry of its own add_tasks() mean nothing. "
-                    "Give them to the add_tasks() of the parent"
+                    "this app is mounted on an app that has tasks, and uses the tasks of that app. So the config, the "
+                    "limits, the observers, the queues, the journal and the telemetry of its own add_tasks() have no "
+                    "effect: give them to the add_tasks() of the parent"
                 )
             await app(scope, receive, send)
         elif (host := self.host_of(scope)) is not None:
@@ -130,32 +120,30 @@ class Installation:
         The host is drained before the app receives `lifespan.shutdown`, and before the server receives
         `lifespan.startup.failed`.
         """
+        host = self.app_host()
+        self.hosts.add(host)
         async with AsyncExitStack() as stack:
             try:
-                host = await stack.enter_async_context(self._own(self.app_host()))
+                await stack.enter_async_context(host)
             except Exception:  # a queue refuses this event loop
                 await receive()
                 await send({"type": "lifespan.startup.failed", "message": format_exc()})
                 raise
 
             async def receive_when_drained() -> Message:
-                try:
-                    message = await receive()
-                except BaseException:  # a server that cancels the lifespan shuts down, too
-                    await _drain(host)
-                    raise
+                message: Message = await self._or_drain(host, receive())
                 if message["type"] == "lifespan.shutdown":
-                    await _drain(host)
+                    await self._drain(host)
                 return message
 
             async def send_when_drained(message: Message) -> None:
                 if message["type"] == "lifespan.startup.failed":
                     # After this message there is nothing to wait for: hypercorn checks if this call is done.
-                    await _drain(host)
+                    await self._drain(host)
                 elif message["type"] == "lifespan.startup.complete":
                     self._has_looked = False  # the startup may have set up telemetry
                     self._add_telemetry(host)
-                await send(message)
+                await self._or_drain(host, send(message))
                 # From now on the server may end the app in order. For a drained host this does nothing.
                 host.take_over()
 
@@ -167,6 +155,30 @@ class Installation:
                 del self.open[host]
                 self._note_opened()
 
+    async def _or_drain(self, host: TaskHost, server: Awaitable[Any]) -> Any:
+        """Return what `server` returns. A server that raises, or cancels the lifespan, shuts down, too."""
+        try:
+            return await server
+        except BaseException:
+            if host.drain_report is None:
+                await self._drain(host)
+            raise
+
+    async def _drain(self, host: TaskHost) -> None:
+        """Drain the host of a lifespan. The last lifespan of an event loop also drains the hosts of single requests."""
+        goes_on = any(each.runs_here() and not each.closing.is_set() for each in tuple(self.open) if each is not host)
+        async with AsyncExitStack() as stack:  # asyncio's own cancel() ends no wait
+            for alone in () if goes_on else tuple(self._alone):
+                if alone.runs_here():
+                    alone.hurry(self.drain_timeout)
+                    stack.push_async_callback(alone.aclose)
+            report = await host.aclose()
+        cancelled, abandoned, kept = (sum(of.values()) for of in (report.cancelled, report.abandoned, report.kept))
+        if report.completed or cancelled or abandoned:
+            stays = f"; {kept} of these in the journal, for another process" if kept else ""
+            ends = f"{report.completed} completed, {cancelled} cancelled, {abandoned} abandoned{stays}"
+            _log(logging.INFO, "tasks drained in %.3f s: %s", report.seconds, ends)
+
     def _add_telemetry(self, host: TaskHost) -> None:
         if self._telemetry is None and not self._has_looked:
             self._has_looked = True
@@ -174,47 +186,52 @@ class Installation:
         if self._telemetry is not None:
             host.add_observer(self._telemetry)
 
-    def _own(self, host: TaskHost) -> TaskHost:
-        self.hosts.add(host)
-        return host
-
     async def _run_alone(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request or session with a host of its own."""
-        async with self._own(self.request_host()) as host:
-            self._add_telemetry(host)
-            try:
-                await run_request(host, app, scope, receive, send)
-            finally:
-                with CancelScope(shield=True):
-                    await scope[SCOPE_KEY].routes_ended()
-                if not self.hold and (scope[SCOPE_KEY].tasks is not None or host.running):
-                    self._warn()
+        host = self.request_host()
+        self.hosts.add(host)
+        try:
+            async with host:
+                self._alone.add(host)
+                self._add_telemetry(host)
+                try:
+                    await run_request(host, app, scope, receive, send)
+                finally:
+                    with CancelScope(shield=True):
+                        await scope[SCOPE_KEY].routes_ended()
+                    if not self.hold and (scope[SCOPE_KEY].tasks is not None or host.tasks()):
+                        self._warn()
+        finally:
+            self._alone.discard(host)
 
     def _warn(self) -> None:
         if Installation.has_warned:
             return
         Installation.has_warned = True
-        where, remedy = "while no lifespan of the app was running", _RUN_THE_LIFESPAN
         if self.open:
-            where, remedy = "in another event loop than the lifespan of the app", _SHARE_THE_LOOP
-        elif not self.has_journal:  # with a journal `hold` is an error
-            remedy = f"{remedy}, or say add_tasks(app, hold=True) if that is what you want"
+            where = "in another event loop than the lifespan of the app"
+            remedy = "run both in one loop (pytest-asyncio: give fixture and test one loop_scope)"
+        else:
+            where = "while no lifespan of the app was running"
+            remedy = (
+                "run the lifespan (uvicorn: --lifespan on, TestClient: `with TestClient(app)`, a mounted app: "
+                "add_tasks() on its parent)"
+            )
+            if not self.has_journal:  # with a journal `hold` is an error
+                remedy += ", or say add_tasks(app, hold=True) if that is what you want"
         kept = ", and the journal keeps nothing" if self.has_journal else ""
-        _LOGGER.warning("tasks were used %s, so each request waits for its own%s: %s", where, kept, remedy)
+        _log(logging.WARNING, "tasks were used %s, so each request waits for its own%s: %s", where, kept, remedy)
 
 
-async def _drain(host: TaskHost) -> None:
-    report = await host.aclose()
-    cancelled, abandoned, kept = (sum(of.values()) for of in (report.cancelled, report.abandoned, report.kept))
-    if report.completed or cancelled or abandoned:
-        _LOGGER.info(
-            "tasks drained in %.3g s: %d completed, %d cancelled, %d abandoned%s",
-            report.seconds,
-            report.completed,
-            cancelled,
-            abandoned,
-            f"; {kept} of these in the journal, for another process" if kept else "",
-        )
+def _log(level: int, text: str, *args: object) -> None:
+    """Log a line. A filter or a handler of the user may raise: neither a request nor the shutdown must end with it."""
+    try:
+        _LOGGER.log(level, text, *args)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        with suppress(Exception):  # stderr may be None or closed
+            sys.stderr.write(f"fastapi_tasks could not log: {text % args}\n{format_exc()}")
 
 
 async def run_request(host: TaskHost, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from anyio import Event
 from starlette.types import Message, Scope, Send
@@ -20,6 +20,11 @@ from .errors import FastAPITasksUnsupportedError
 
 SCOPE_KEY = "fastapi_tasks"
 """The key of the `RequestTasks` in an ASGI scope. The outermost app with tasks sets it."""
+
+FIRST_MESSAGES = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"}
+)
+"""The messages that begin a response. Others may come earlier: a push promise, an early hint."""
 
 
 class RequestTasks:
@@ -39,9 +44,8 @@ class RequestTasks:
     :ivar _stack: the exit stack of the last route. Like `_scheduler` missing until the route asks for its scheduler
     """
 
-    if TYPE_CHECKING:
-        _stack: AsyncExitStack[Any]
-        _scheduler: TasksScheduler
+    _stack: AsyncExitStack[Any]
+    _scheduler: TasksScheduler
 
     __slots__ = (
         "_asgi_scope",
@@ -177,8 +181,6 @@ class RequestTasks:
         finally:  # a hook may have raised
             for tasks in self._scopes():
                 await tasks.__aexit__(None if exc is None else type(exc), exc, None)
-            if self.outside is not None:
-                await self.outside.settle()
 
     async def routes_ended(self) -> None:
         """Wait for the routes that still run after the call of the app has returned."""
@@ -195,9 +197,9 @@ class RequestTasks:
         """Pass a message to the server. The first message waits for the barrier."""
         if self._line is not None:
             return self._send_in_line(message)
-        if not self._has_begun:
+        if not self._has_begun and message["type"] in FIRST_MESSAGES:
             tasks = self.tasks
-            if self.outside is not None or (tasks is not None and (tasks.unsettled or tasks.in_route)):
+            if self.outside or self._earlier or (tasks is not None and (tasks.unsettled or tasks.in_route)):
                 return self._send_in_line(message)
             self._has_begun = True
             if tasks is not None:
@@ -215,14 +217,11 @@ class RequestTasks:
         try:
             if turn is not None:
                 await turn.wait()
-            if not self._has_begun:
-                tasks = self.tasks
-                if self.outside is not None or self._earlier or (tasks is not None and tasks.in_route):
-                    await self._settle_others(message)
+            if not self._has_begun and message["type"] in FIRST_MESSAGES:
+                await self._settle(message)
+                self._has_begun = True
                 last = self.tasks or self.outside
                 assert last is not None  # otherwise no message waits
-                await last.settle()
-                self._has_begun = True
                 last.note_first_message()
             await self._send(message)
         finally:
@@ -232,10 +231,10 @@ class RequestTasks:
             elif line[0] is not None:  # otherwise the message in front is still being sent
                 line[0].set()
 
-    async def _settle_others(self, message: Message) -> None:
-        """Prepare the barrier of the last route: end the route if it sends by itself, and wait for other scopes."""
+    async def _settle(self, message: Message) -> None:
+        """Wait for the barriers of all scopes. A route that sends by itself ends here."""
         tasks = self.tasks
-        if tasks is not None and tasks.in_route and message["type"] == "http.response.start" and tasks.route_runs_here:
+        if tasks is not None and message["type"] == "http.response.start" and tasks.route_runs_here:
             # The route sends before FastAPI leaves its exit stack, like `app.frontend()`.
             await tasks.leave_route(None)
         if self.outside is not None:
@@ -259,11 +258,9 @@ class RequestTasks:
 
 
 async def _too_late(message: Message) -> None:
-    raise RuntimeError(f"{message['type']} was sent when the call of the app had returned: nobody is there any more")
+    raise RuntimeError(f"{message['type']} was sent after the call of the app had returned: the request is over")
 
 
 def _client_left(exc: BaseException | None) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        return group.split(WebSocketDisconnect)[1] is None
-    return isinstance(exc, WebSocketDisconnect)
+    # In a group of its own, an exception is split as a group is.
+    return exc is not None and BaseExceptionGroup("", [exc]).split(WebSocketDisconnect)[1] is None

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -207,7 +208,7 @@ def test_failures_are_grouped_and_lead_to_their_request(tab: Tab) -> None:
     for _ in range(2):
         tab.server.post("/failures").raise_for_status()
     tab.open()
-    group = tab.page.locator("#groups > li")
+    group = tab.page.locator("#groups > li", has_text="no such order")
     group.wait_for()
     assert "2 times" in group.locator(".count").text_content()
     assert "no such order" in group.inner_text()
@@ -217,6 +218,57 @@ def test_failures_are_grouped_and_lead_to_their_request(tab: Tab) -> None:
     failed = tab.page.locator("#chart .rows > li", has_text="fail")
     failed.locator("summary").click()
     assert "ValueError: no such order" in failed.locator(".facts").inner_text()
+
+
+def test_a_request_ends_on_the_page_though_its_tasks_have_ended_before(tab: Tab) -> None:
+    tab.open()
+    facts = tab.page.locator("#chosen-facts")
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(tab.server.post, "/held")
+        tab.page.locator("#chart .request", has_text="route runs").wait_for()
+        tab.page.locator("#chart .end.succeeded").wait_for()
+        assert "over at" not in facts.inner_text()
+        tab.server.client.post("/release").raise_for_status()
+        answer.result(timeout=5).raise_for_status()
+    facts.filter(has_text="over at").wait_for()
+    tab.page.locator("#chart .request", has_text="route succeeded").wait_for()
+
+
+def test_a_failure_of_a_child_leads_to_the_tree_of_its_tasks(tab: Tab) -> None:
+    tab.server.post("/services").raise_for_status()
+    tab.open()
+    tab.page.locator("#groups > li", has_text="the service is down").get_by_role("button").click()
+    tab.page.get_by_role("heading", name="service").wait_for()
+    names = tab.page.locator("#chart .name").all_inner_texts()
+    assert [name.lstrip("✓✕") for name in names] == ["service", "inspected.break_down"]
+
+
+def test_code_that_a_task_leaves_behind_schedules_into_the_request_of_its_task(tab: Tab) -> None:
+    tab.server.post("/left").raise_for_status()
+    tab.open()
+    tab.page.locator("#chart .rows > li", has_text="left behind").wait_for()
+    tab.page.get_by_role("heading", name="POST /left").wait_for()
+    assert tab.entry("leaves code behind").count() == 0
+
+
+def test_many_requests_make_the_page_no_longer(tab: Tab) -> None:
+    for order in range(40):
+        tab.server.post(f"/orders/{order}").raise_for_status()
+    tab.open()
+    tab.entry("POST /orders/39").wait_for()
+    page, body = tab.page.evaluate("[document.documentElement.scrollHeight, document.body.offsetHeight]")
+    assert page <= max(body, 900)
+
+
+def test_durations_are_plain_numbers(tab: Tab) -> None:
+    tab.open()
+    shown = tab.page.evaluate("""async () => {
+      const { seconds } = await import("./page-parts.js");
+      const durations = [0, -2.8e-17, 2.9e-14, 2.9e-7, 3e-6, 0.00031, 0.0123, 0.9996, 1.239, 59.99, 86400, 1e7];
+      return durations.map((each) => seconds(each));
+    }""")
+    sub_second = ["0 ms", "0 ms", "0 ms", "0 ms", "0.003 ms", "0.31 ms", "12 ms"]
+    assert shown == [*sub_second, "1 s", "1.24 s", "60 s", "24 h", "115 days"]
 
 
 def test_a_filter_outlives_a_reload(tab: Tab) -> None:
@@ -336,7 +388,7 @@ def test_the_page_fits_its_screen_and_can_be_read(chromium: Any, server: Server,
     for path in ("/waits", "/failures", "/hanging", "/handed/7", f"/orders/{'long' * 30}", "/orders/none"):
         server.post(path)
     tab.open()
-    tab.page.locator("#groups > li").wait_for()
+    tab.page.locator("#groups > li").first.wait_for()
     tab.entry("none").first.wait_for()
     tab.page.locator("#chart summary").first.click()
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width

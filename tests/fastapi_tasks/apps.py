@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests import wire
 from tests.backends import turns
 
@@ -112,6 +113,21 @@ def app_with_scopes(journal: Journal, endpoint: Callable[..., Any], **declared: 
 # The events in such an app, except "immediate", whose place depends on whether the route is a thread. "background"
 # comes from a background task of the response, "route" from the end of the route.
 ORDER = ["route", "function.exit", "after_route", "start", "final", "background", "request.exit", "after_response"]
+
+
+def taking_pushes(app: FastAPI, journal: Journal) -> ASGIApp:
+    """Return `app` behind a server that takes push promises, and notes them in the journal."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def take(message: Message) -> None:
+            if message["type"] == "http.response.push":
+                journal.append("push")
+            else:
+                await send(message)
+
+        await app({**scope, "extensions": {"http.response.push": {}}}, receive, take)
+
+    return serve
 
 
 @dataclass

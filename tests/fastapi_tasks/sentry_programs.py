@@ -130,6 +130,18 @@ async def fails() -> None:
     raise LookupError("always")
 
 
+class Odd(Exception):
+    """Does not tell its class."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError
+
+
+async def fails_oddly() -> None:
+    raise Odd
+
+
 async def succeeds() -> None: ...
 
 
@@ -152,6 +164,8 @@ async def ends() -> None:
         one.task(name="retried", retry=again, on_error=handler).schedule(fails)
         one.task(name="late", timeout=0).schedule(waits)
         one.task(name="fine").schedule(succeeds)
+        await one.task(name="odd").schedule(fails_oddly).wait()
+        await one.task(name="fine again").schedule(succeeds).wait()
         one.task(name="early", delay=3600).schedule(succeeds).cancel()
         async with one.scope() as tasks:
             tasks.task(name="dropped", when="failure").after_response.schedule(succeeds)

@@ -16,12 +16,14 @@ from fastapi_tasks import Limit, Task, TaskConfig, Tasks, TaskStatus, add_tasks
 S = TaskStatus
 
 
-def app_of(journal: Journal, made: list[Task[Any]], *, hold: bool = False, **settings: Any) -> FastAPI:
+def app_of(
+    journal: Journal, made: list[Task[Any]], answered: anyio.Event, *, hold: bool = False, **settings: Any
+) -> FastAPI:
     app = FastAPI()
     add_tasks(app, hold=hold, drain_timeout=timedelta(seconds=10))
 
     async def work(phase: str) -> None:
-        await anyio.sleep(0.02)
+        await answered.wait()
         journal.append(phase)
 
     @app.get("/")
@@ -39,10 +41,15 @@ def app_of(journal: Journal, made: list[Task[Any]], *, hold: bool = False, **set
 async def test_no_message_waits_for_a_delay_or_a_limit_and_a_held_call_does_g1_g13_g18_g19(
     journal: Journal, settings: dict[str, Any], *, hold: bool
 ) -> None:
+    async def look(_message: object) -> None:
+        if journal[-1] == "final":
+            answered.set()
+
     made: list[Task[Any]] = []
-    app = app_of(journal, made, hold=hold, **settings)
+    answered = anyio.Event()
+    app = app_of(journal, made, answered, hold=hold, **settings)
     async with serving(app):
-        await wire.request(app, events=journal)
+        await wire.request(app, events=journal, on_send=look)
         assert journal[:2] == ["start", "final"]
         for task in made:
             await task

@@ -132,7 +132,7 @@ async def test_what_is_sent_when_the_call_has_returned_is_refused_g12() -> None:
         exchange = Exchange()
         await app(exchange.scope, exchange.receive, exchange.send)
         assert exchange.statuses == [404]
-        with pytest.raises(RuntimeError, match=r"http\.response\.body was sent when the call of the app had returned"):
+        with pytest.raises(RuntimeError, match=r"http\.response\.body was sent after the call of the app had returned"):
             await kept[0]({"type": "http.response.body", "body": b"late"})
 
 

@@ -114,7 +114,7 @@ async def test_a_thread_of_an_endpoint_is_told_to_take_the_scheduler_or_the_host
         (
             "this code runs in a thread of your own (for a function in a thread use anyio.to_thread.run_sync or "
             "asyncio.to_thread, which keep the task and the host): take `tasks: Tasks` in the endpoint, or call "
-            "current_host() before you start the thread, and pass that to the thread: its schedule() works in any "
+            "current_host() before you start the thread, and pass the host to the thread: host.schedule() works in any "
             "thread"
         )
     ]

@@ -1,6 +1,7 @@
 """G9, G10: the order of a shutdown, and the lifespan of an app with tasks."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import anyio
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from tests.backends import native_cancel_only, turns, until
-from tests.fastapi_tasks.apps import Journal, Server, serving
+from tests.fastapi_tasks.apps import FEW, Journal, Server, host_of, serving
 
 from fastapi_tasks import Tasks, TaskStatus, add_tasks, current_host
 
@@ -211,6 +212,91 @@ async def release_after_shutdown(event: anyio.Event, journal: Journal) -> None:
     event.set()
 
 
+async def test_a_server_that_raises_at_startup_complete_shuts_down_in_the_same_order_g10(journal: Journal) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        journal.append(message["type"])
+        if message["type"] == "lifespan.startup.complete":
+            raise OSError("the server has ended")
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        async with lifespan_of(journal, "app")(_):
+            current_host().task(shield=True).schedule(journal.note_late, "shielded ended")
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    add_tasks(app)
+    with pytest.raises(OSError, match="the server has ended"):
+        await app({"type": "lifespan"}, receive, send)
+    assert journal == ["app up", "lifespan.startup.complete", "shielded ended", "app down", "lifespan.startup.failed"]
+
+
+@pytest.mark.parametrize("drain_timeout", [0, 5])
+async def test_a_shutdown_drains_requests_that_hold_their_tasks_g9_g10_g13(
+    journal: Journal, drain_timeout: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """granian asks for the shutdown when the responses are sent; uvicorn does so after its own timeout."""
+
+    async def work(name: str) -> None:
+        try:
+            await until(lambda: "shutdown" in journal)
+            await turns()
+            journal.append(f"{name} ended")
+        except anyio.get_cancelled_exc_class():
+            journal.append(f"{name} cancelled")
+            raise
+
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.after_response.task(name="plain").schedule(work, "plain")
+        tasks.after_response.task(shield=True).schedule(work, "shielded")
+
+    app = FastAPI(lifespan=lifespan_of(journal, "app"))
+    add_tasks(app, hold=True, drain_timeout=drain_timeout)
+    app.add_api_route("/", endpoint)
+    async with anyio.create_task_group() as tg, serving(app, journal, events=journal) as server:
+        tg.start_soon(server.get)
+        await until(lambda: "final" in journal)
+        await turns(FEW)
+        assert "returned" not in journal
+    journal.assert_order("shutdown", "plain ended" if drain_timeout else "plain cancelled", "app down")
+    journal.assert_order("shutdown", "shielded ended", "app down", "shutdown.complete")
+    assert "returned" in journal
+    said = [record.getMessage() for record in caplog.records if "cancelled" in record.getMessage()]
+    assert said == ([] if drain_timeout else ["closing the task host: 1 cancelled: plain"])
+
+
+@native_cancel_only
+async def test_a_native_cancellation_of_the_drain_waits_for_held_tasks_too_g10_g13(journal: Journal) -> None:
+    async def work() -> None:
+        await until(host_of(app).closing.is_set)
+        await turns(FEW)
+        runs_in[0].cancel()
+        await journal.note_late("shielded ended")
+
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.task(shield=True).schedule(work)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        runs_in.append(asyncio.current_task())
+        async with lifespan_of(journal, "app")(_):
+            yield
+
+    runs_in: list[Any] = []
+    app = FastAPI(lifespan=lifespan)
+    add_tasks(app, hold=True)
+    app.add_api_route("/", endpoint)
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(RuntimeError, match="CancelledError"):
+            async with serving(app, journal, events=journal) as server:
+                tg.start_soon(server.get)
+                await until(lambda: "final" in journal)
+    journal.assert_order("shutdown", "shielded ended", "app down")
+
+
 async def test_drain_timeout_lets_everything_end_before_the_shutdown_g9_g10(journal: Journal) -> None:
     app = FastAPI(lifespan=lifespan_of(journal, "app"))
     add_tasks(app, drain_timeout=5)
@@ -221,7 +307,8 @@ async def test_drain_timeout_lets_everything_end_before_the_shutdown_g9_g10(jour
     journal.assert_order("shutdown", "shielded ended", "app down")
 
 
-async def test_shield_timeout_bounds_the_shutdown_g9(journal: Journal) -> None:
+@pytest.mark.parametrize("hold", [False, True])
+async def test_shield_timeout_bounds_the_shutdown_g9_g13(journal: Journal, hold: bool) -> None:
     async def forever() -> None:
         try:
             await anyio.sleep_forever()
@@ -232,10 +319,11 @@ async def test_shield_timeout_bounds_the_shutdown_g9(journal: Journal) -> None:
         tasks.task(shield=True).schedule(forever)
 
     app = FastAPI(lifespan=lifespan_of(journal, "app"))
-    add_tasks(app, shield_timeout=0.01)
+    add_tasks(app, hold=hold, shield_timeout=0.01)
     app.add_api_route("/", endpoint)
-    async with serving(app, events=journal) as server:
-        await server.get()
+    async with anyio.create_task_group() as tg, serving(app, journal, events=journal) as server:
+        tg.start_soon(server.get)
+        await until(lambda: "final" in journal)
     journal.assert_order("shutdown", "cancelled", "app down", "shutdown.complete")
 
 
@@ -271,6 +359,29 @@ async def test_the_shutdown_logs_once_what_it_did_g9(journal: Journal, caplog: p
         await server.get()
     said = [record.getMessage() for record in caplog.records if record.name == "fastapi_tasks"]
     assert [text.partition(" s: ")[2] for text in said] == ["1 completed, 1 cancelled, 0 abandoned"]
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), SystemExit(1)])
+async def test_a_log_filter_that_raises_keeps_no_shutdown_code_from_running_g3_g10(
+    journal: Journal, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise error
+
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.task(shield=True).schedule(turns)
+
+    caplog.set_level("INFO", logger="fastapi_tasks")
+    app = of_the_app(journal)
+    app.add_api_route("/", endpoint)
+    logging.getLogger("fastapi_tasks").addFilter(refuse)
+    try:
+        async with serving(app, events=journal) as server:
+            await server.get()
+    finally:
+        logging.getLogger("fastapi_tasks").removeFilter(refuse)
+    journal.assert_order("shutdown", "app down")
+    assert "fastapi_tasks could not log: tasks drained in 0." in capsys.readouterr().err
 
 
 async def test_a_shutdown_with_nothing_to_do_says_nothing_g9(caplog: pytest.LogCaptureFixture) -> None:

@@ -361,6 +361,27 @@ class TestOneLoop:
             assert len({*hosts, *(state["fastapi_tasks_host"] for state in states)}) == 5
         assert warned() == []
 
+    async def test_the_end_of_one_lifespan_drains_no_request_while_another_one_runs_g13(self, journal: Journal) -> None:
+        async def endpoint(tasks: Tasks) -> None:
+            journal.append("began")
+            await go_on.wait()
+            tasks.after_response.schedule(journal.note_late, "ended")
+
+        go_on = anyio.Event()
+        app = FastAPI()
+        add_tasks(app, hold=True)
+        app.add_api_route("/", endpoint)
+        async with anyio.create_task_group() as tg:
+            opened = [await tg.start(self.run, app) for _ in range(2)]
+            tg.start_soon(partial(wire.request, app, events=journal))
+            await until(lambda: "began" in journal)
+            opened[0].end.set()
+            await opened[0].ended.wait()
+            go_on.set()
+            await until(lambda: "returned" in journal)
+            opened[1].end.set()
+        assert journal == ["began", "start", "final", "ended", "returned"]
+
     async def test_a_failed_startup_takes_no_host_away_from_another_lifespan_g10_g13(self, journal: Journal) -> None:
         @asynccontextmanager
         async def lifespan(_: Any) -> AsyncIterator[None]:

@@ -1,5 +1,6 @@
 """G3, G11, G13, G14: without a lifespan each request owns its tasks, and its call waits for them."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests import wire
 from tests.backends import turns
 from tests.fastapi_tasks.apps import Journal, serving
 
 from fastapi_tasks import Journal as KeptTasks
-from fastapi_tasks import Tasks, TasksSaturatedError, add_tasks, current_host
+from fastapi_tasks import Tasks, TasksSaturatedError, TasksScheduler, add_tasks, current_host
 from fastapi_tasks.testing import record_tasks
 
 Warned = Callable[[], list[str]]
@@ -62,6 +64,21 @@ async def test_the_call_returns_when_its_tasks_have_ended_with_a_single_warning_
         assert remedy in warned()[0]
 
 
+@pytest.mark.usefixtures("warned")
+async def test_a_log_filter_that_raises_at_the_warning_fails_no_request_g3_g13(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise OSError("the disk is full")
+
+    logging.getLogger("fastapi_tasks").addFilter(refuse)
+    try:
+        assert (await wire.request(app_of(journal))).status == 200
+    finally:
+        logging.getLogger("fastapi_tasks").removeFilter(refuse)
+    assert "fastapi_tasks could not log: tasks were used while no lifespan" in capsys.readouterr().err
+
+
 async def test_with_a_journal_the_warning_does_not_advise_what_is_refused_g13(warned: Warned, tmp_path: Path) -> None:
     app = FastAPI()
     add_tasks(app, journal=KeptTasks(tmp_path / "tasks.db", [send]))
@@ -74,6 +91,31 @@ async def test_with_a_journal_the_warning_does_not_advise_what_is_refused_g13(wa
     assert len(warned()) == 1
     assert "and the journal keeps nothing: run the lifespan" in warned()[0]
     assert "hold" not in warned()[0]
+
+
+@pytest.mark.parametrize("way", ["delayed", "by hand"])
+async def test_a_call_that_lasts_for_tasks_without_a_slot_is_warned_of_too_g13(
+    journal: Journal, warned: Warned, way: str
+) -> None:
+    """No endpoint has the parameter `tasks: Tasks`."""
+
+    class Schedules:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app(scope, receive, send)
+            if way == "delayed":
+                current_host().task(delay=0.001).schedule(journal.note, "ended")
+            else:
+                TasksScheduler(current_host().tg).after_response.schedule(work, journal, "ended")
+
+    app = FastAPI()
+    add_tasks(app)
+    app.add_middleware(Schedules)
+    await wire.request(app, events=journal)
+    assert journal == ["start", "final", "ended", "returned"]
+    assert len(warned()) == 1
 
 
 @pytest.mark.parametrize("with_lifespan", [False, True])

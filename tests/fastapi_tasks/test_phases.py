@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -20,10 +20,19 @@ from fastapi.responses import (
 )
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests import wire
 from tests.backends import turns, turns_of_a_barrier
-from tests.fastapi_tasks.apps import ASYNC_AND_DEF, FEW, ORDER, Journal, app_with_scopes, app_with_tasks, serving
+from tests.fastapi_tasks.apps import (
+    ASYNC_AND_DEF,
+    FEW,
+    ORDER,
+    Journal,
+    app_with_scopes,
+    app_with_tasks,
+    serving,
+    taking_pushes,
+)
 
 from fastapi_tasks import Task, Tasks, TaskStatus
 
@@ -195,6 +204,34 @@ async def test_all_tasks_of_the_earlier_phases_have_started_before_the_response_
             assert len(scheduled) == 40
             for task in later:
                 await task
+
+
+@pytest.mark.parametrize("by", ["the route", "a middleware"])
+async def test_a_push_promise_is_not_the_first_message_of_the_response_g1_g12(journal: Journal, by: str) -> None:
+    """hypercorn takes push promises and early hints, with HTTP/2."""
+
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        journal.each_phase(tasks)
+        if by == "the route":
+            await request.send_push_promise("/style.css")
+
+    class Pushes:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await Request(scope, receive, send).send_push_promise("/style.css")
+            await self.app(scope, receive, send)
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    if by == "a middleware":
+        app.add_middleware(Pushes)
+    async with serving(app):
+        assert (await wire.request(taking_pushes(app, journal), events=journal)).status == 200
+    journal.assert_order("push", "after_route", "start", "final", "after_response")
+    journal.assert_order("immediate", "after_route")
 
 
 async def steps_beside(app: FastAPI) -> int:

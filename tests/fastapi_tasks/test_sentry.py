@@ -156,6 +156,8 @@ def test_the_status_of_a_transaction_is_the_outcome_of_the_attempt_g20(programs:
         "retried": "internal_error",
         "late": "deadline_exceeded",
         "fine": "ok",
+        "odd": "internal_error",
+        "fine again": "ok",
         "drained": "cancelled",
     }
 
@@ -300,6 +302,8 @@ def test_a_recovered_task_is_in_the_trace_of_its_request_and_has_a_tag_g20_g22(p
     ]  # fmt: skip
     assert [own(each).get("recovered") for each in runs] == [None, True, True]
     assert [each["tags"].get("taskphase.recovered") for each in runs] == [None, "true", "true"]
+    data = [each["contexts"]["trace"]["data"] for each in runs]
+    assert [each.get("taskphase.task.recovered") for each in data] == [None, True, True]
     assert len({own(each)["message_id"] for each in runs}) == 1
     (event,) = sent.all("event")
     assert (trace(event)[0], event["tags"]["taskphase.recovered"]) == (request[0], "true")

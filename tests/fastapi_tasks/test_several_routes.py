@@ -285,6 +285,29 @@ async def test_a_third_and_a_fourth_route_are_no_different_g1_g5(journal: Journa
         assert deferred(journal, number) == (of_success() if outcome else of_failure())
 
 
+@pytest.mark.parametrize("first_fails", [True, False])
+async def test_tasks_of_an_earlier_route_start_before_the_response_of_the_last_one_g1(
+    journal: Journal, first_fails: bool
+) -> None:
+    """Without another task, and without a turn of the loop between the end of the first route and the response."""
+
+    async def endpoint(tasks: Tasks) -> None:
+        journal.append("route")
+        if len(journal) == 1:
+            tasks.schedule(journal.note, "immediate")
+            tasks.after_route.task(when="always").schedule(journal.note, "after_route")
+            if first_fails:
+                raise Lost
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    app.add_middleware(Again, change=copied)
+    async with serving(app, journal) as server:
+        assert (await server.get(headers=[ALWAYS])).status == 200
+    journal.assert_order("immediate", "start")
+    journal.assert_order("after_route", "start")
+
+
 async def test_a_middleware_that_answers_by_itself_after_a_failed_route_drops_its_tasks_g5(journal: Journal) -> None:
     class Answers:
         def __init__(self, app: ASGIApp) -> None:

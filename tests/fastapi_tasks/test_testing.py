@@ -9,14 +9,14 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, WebSocket
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from tests import wire
 from tests.backends import ASYNCIO, MOVABLE, TRIO, turns
-from tests.fastapi_tasks.apps import ASYNC_AND_DEF, Journal, app_with_tasks, serving
+from tests.fastapi_tasks.apps import ASYNC_AND_DEF, Journal, app_with_tasks, serving, taking_pushes
 
-from fastapi_tasks import Task, Tasks, TaskStatus, add_tasks, current_host, retry
+from fastapi_tasks import Task, TaskHost, Tasks, TaskStatus, add_tasks, current_host, retry
 from fastapi_tasks._app import installation_of
 from fastapi_tasks.errors import FastAPITasksUninitializedAppError
 from fastapi_tasks.testing import JumpClock, UnexpectedFailures, record_tasks
@@ -418,6 +418,18 @@ class TestInline:
         for name in ("immediate", "after_route", "by the host"):
             journal.assert_order(name, f"{name}'s child", "start")
         journal.assert_order("final", "after_response", "after_response's child", "returned")
+
+    async def test_tasks_of_another_host_have_ended_before_the_response_g1(self, journal: Journal) -> None:
+        async def endpoint(request: Request) -> None:
+            await request.send_push_promise("/style.css")  # no part of the response
+            other.schedule(journal.note_late, "of another host")
+
+        app = app_with_tasks()
+        app.add_api_route("/", endpoint)
+        with record_tasks(app, run="inline"):
+            async with TaskHost() as other, serving(app):
+                await wire.request(taking_pushes(app, journal), events=journal)
+        assert journal == ["push", "of another host", "start", "final", "returned"]
 
     @pytest.mark.parametrize("fails", [False, True])
     async def test_tasks_of_the_host_that_a_request_schedules_have_ended_too_g14(

@@ -37,4 +37,24 @@ def make_celery(port: int, timeout: float = 0.6, **settings: Any) -> Queue:
     return CeleryQueue(app, attempt_timeout=timeout + 1.3, deadline=2, **settings)
 
 
-QUEUES: Mapping[str, Callable[..., Queue]] = {"taskiq": make_taskiq, "celery": make_celery}
+def make_celery_on_rabbitmq(port: int, timeout: float = 0.6, **settings: Any) -> Queue:
+    from celery import Celery
+
+    from taskphase.celery import CeleryQueue
+
+    app = Celery("contract", broker=f"amqp://guest:guest@127.0.0.1:{port}//", set_as_current=False)
+    app.conf.update(
+        broker_transport_options={"read_timeout": timeout, "write_timeout": timeout},
+        broker_connection_timeout=timeout,
+        broker_connection_retry_on_startup=True,
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+    )
+    return CeleryQueue(app, deadline=4, **settings)
+
+
+QUEUES: Mapping[str, Callable[..., Queue]] = {
+    "taskiq": make_taskiq,
+    "celery": make_celery,
+    "rabbitmq": make_celery_on_rabbitmq,
+}

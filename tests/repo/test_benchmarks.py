@@ -187,6 +187,22 @@ xml.dom.minidom.parse(str(report.FOLDER / "one-task-asyncio.svg"))
     assert data["tables"][0]["figures"][2]["ratio"] == 2
 
 
+def test_the_page_about_the_journal_tells_the_costs_of_the_last_run() -> None:
+    tables = json.loads((ROOT / "docs/benchmarks/results.json").read_text())["tables"]
+    costs = [
+        {figure["name"].rpartition("sync=")[2]: figure["ratio"] for figure in table["figures"]}
+        for table in tables
+        if table["title"].startswith("one uvicorn worker with a journal")
+    ]
+    [one, many] = costs
+    text = " ".join((ROOT / "docs/how-to/survive-a-crash.md").read_text().split())
+    assert 'takes about 2.5 times as long with `sync="normal"`, and four times with `sync="full"`' in text
+    assert one["normal"] == pytest.approx(2.5, abs=0.25)
+    assert one["full"] == pytest.approx(4, abs=0.5)
+    assert "answers little more than half as many requests per second" in text
+    assert 0.5 < many["full"] <= many["normal"] < 0.6
+
+
 def test_the_charts_in_the_docs_are_drawn_from_the_last_run() -> None:
     program = """
 import json

@@ -191,6 +191,12 @@ def source(path: str) -> str:
     return (ROOT / path).read_text()
 
 
+def test_a_page_that_shows_log_lines_says_how_to_get_them() -> None:
+    shows = [page for page in RUNNABLE if re.search(r"(?m)^(ERROR|WARNING|INFO|DEBUG):taskphase:", page.read_text())]
+    assert len(shows) > 5
+    assert [page.name for page in shows if "logging.basicConfig(" not in page.read_text()] == []
+
+
 def test_each_step_of_the_architecture_names_a_module_and_its_functions() -> None:
     text = source("docs/architecture.md")
     modules = {name: module(name) for name in re.findall(r"`((?:_drive|_machine|fastapi_tasks)/\w+\.py)`", text)}

@@ -22,6 +22,8 @@ INDEX_URL = re.compile(r'https?://[^ "]*/simple\b|--(?:extra-)?index-url')
 WORK_PATH = re.compile(r"(?<![\w.}])/[w]ork/")
 HOME_PATH = re.compile(r"(?<![\w.}])/(?:root|tmp)/")  # in tests they may be the paths of requests
 
+EXPONENT = re.compile(r":[\d.]*[egEG]\}|%[\d.]*[egEG]\b")  # formats that write 2.9e-06 and 3.6e+03
+
 PIN = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+")
 
 
@@ -42,6 +44,11 @@ def lines_with(pattern: re.Pattern[str], *, outside_of: str | None = None) -> It
         for number, line in enumerate(data.decode().splitlines(), 1):
             if pattern.search(line):
                 yield f"{name}:{number}: {line.strip()}"
+
+
+def test_no_number_is_shown_to_people_with_an_exponent() -> None:
+    shown = [line for line in lines_with(EXPONENT) if line.startswith(("core/", "fastapi_binding/"))]
+    assert shown == [], "use plain() of taskphase._machine.text, or %.3f"
 
 
 @pytest.mark.parametrize("folder", ["core", "fastapi_binding"])

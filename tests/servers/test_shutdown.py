@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.servers.apps.shutdown import QUEUED
-from tests.servers.harness import SERVERS, Record, Server, ServerKind, assert_order
+from tests.servers.harness import SERVERS, UVICORN, Record, Server, ServerKind, assert_order
 
 APP = "tests.servers.apps.shutdown:app"
 TIMEOUT = 1.0  # seconds; far more than the work of a task that should end in time
@@ -151,6 +151,29 @@ def test_g9_a_request_in_flight_at_the_signal_gets_its_after_response_task_done(
     assert ends(journal) == {"after": ["ended"]}
     lines = [str(entry) for entry in journal]
     assert_order(lines, "request.returned", "started after", "resource.open after", "ended after", "down")
+
+
+# Servers that ask for the shutdown of the app while calls of the app last.
+HURRIED = [
+    SERVERS[-1],
+    ServerKind("uvicorn-graceful", f"{UVICORN} --timeout-graceful-shutdown 1", -signal.SIGTERM, 0),
+]
+
+
+@pytest.mark.parametrize("kind", HURRIED, ids=lambda kind: kind.name)
+def test_g9_g10_the_shutdown_waits_for_the_shielded_tasks_of_calls_that_hold_them(kind: ServerKind) -> None:
+    with Server(kind, APP, {"TASKS_HOLD": "1"}) as server:
+        schedule(server, "unshielded", "shielded", "thread", "failing")
+        journal = end(server)
+
+    assert ends(journal) == {
+        "unshielded": ["cancelled"],
+        "shielded": ["ended"],
+        "thread": ["ended"],
+        "failing": ["raised"],
+    }
+    assert_order([str(entry) for entry in journal], "shutdown", "ended shielded", "handled.ValueError failing", "down")
+    assert str(journal[-1]) == "down"
 
 
 # A second signal

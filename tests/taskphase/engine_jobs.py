@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
+
+from pydantic import BaseModel
 
 from taskphase import NoCurrentError, current_host, current_task
 
@@ -15,6 +18,10 @@ seen: list[tuple[Any, ...]] = []
 @dataclass
 class Order:
     number: int
+
+
+class Bill(BaseModel):
+    due: date
 
 
 async def send_mail(order: Any, *more: Any, copy: Any = None) -> None:
@@ -32,6 +39,10 @@ def fail(order: Any) -> None:
 
 async def count_orders(order: Order) -> None:
     _note(order)
+
+
+async def pay(bill: Bill) -> None:
+    _note(bill)
 
 
 def _note(order: Any) -> None:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from tests.backends import until
+from tests.backends import turns, until
 from tests.servers.harness import free_port
 from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
@@ -105,6 +105,7 @@ def test_an_app_that_may_hang_or_lose_messages_is_refused_g21(
         ("redis://h", REDIS, 5),
         ("redis://h;redis://i", REDIS, 10),
         ("amqp://h", RABBIT, 8),
+        ("amqp://h", {**RABBIT, "read_timeout": 3}, 11),
         ("memory://", {}, 0),
         ("redis://h", {}, 4),
         ("amqp://h", {}, 8),
@@ -118,12 +119,33 @@ def test_an_attempt_is_longer_than_the_sockets_may_wait_g21(broker: str, options
         CeleryQueue(app, [archive], attempt_timeout=longest + 1)
 
 
+async def test_a_host_refuses_an_app_that_was_made_eager_g21(app: Any) -> None:
+    """Each attempt would run the task. Tests of apps make them eager after the import."""
+    queue = CeleryQueue(app, [archive])
+    app.conf.task_always_eager = True
+    with pytest.raises(ValueError, match="give the host queues=\\[\\] to run tasks here"):
+        async with TaskHost(queues=[queue]):
+            raise AssertionError
+
+
 @pytest.mark.parametrize("broker", ["redis://h", "amqp://h"])
 def test_the_bounds_of_an_attempt_are_not_for_workers_g21(broker: str) -> None:
     app = app_with(broker, {"visibility_timeout": 60})
     queue = CeleryQueue(app, [archive])
     assert queue._connection.transport_options.items() > app.connection_for_read().transport_options.items()
     assert app.connection_for_read().transport_options == {"visibility_timeout": 60}
+
+
+@pytest.mark.parametrize(
+    ("broker", "system"),
+    [("redis://h", "redis"), ("sentinel://h", "redis"), ("amqp://h", "rabbitmq"), ("memory://", None)],
+)
+def test_a_queue_has_the_name_of_its_broker_in_telemetry_g21(broker: str, system: str | None) -> None:
+    class Named(CeleryQueue):
+        system = "valkey"
+
+    app = app_with(broker, {})
+    assert (CeleryQueue(app, [archive]).system, Named(app).system) == (system, "valkey")
 
 
 def test_a_transport_without_known_timeouts_needs_a_time_of_its_own_g21() -> None:
@@ -179,10 +201,10 @@ async def test_results_are_stored_although_nobody_waits_for_them_here_g21(
 @pytest.mark.parametrize(
     ("args", "kwargs", "named"),
     [
-        ((object(),), {}, "'order', an object of the class object"),
-        (([SECRET, {"a": object()}],), {}, "'order', an object of the class list"),
-        ((SECRET, SECRET, object()), {}, "number 3, an object of the class object"),
-        ((SECRET,), {"copy": {"a": object()}}, "'copy', an object of the class dict"),
+        ((object(),), {}, "argument 1, an object of the class object"),
+        (([SECRET, {"a": object()}],), {}, "argument 1, an object of the class list"),
+        ((SECRET, SECRET, object()), {}, "argument 3, an object of the class object"),
+        ((SECRET,), {"copy": {"a": object()}}, "argument copy, an object of the class dict"),
     ],
 )
 async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(
@@ -192,7 +214,7 @@ async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(
         with pytest.raises(TasksUnportableError) as refused:
             host.schedule(send_mail, *args, **kwargs)
     said = str(refused.value)
-    assert f"{JOBS}.send_mail cannot be handed over to 'later': its workers cannot get the argument {named}" in said
+    assert f"{JOBS}.send_mail cannot be handed over to 'later': its workers cannot get {named}" in said
     assert SECRET not in said
     assert messages(app) == []
 
@@ -334,6 +356,28 @@ async def test_a_thread_that_an_attempt_left_behind_is_waited_for_g21(app: Any, 
         await task.wait()
     assert task.status == "handed_over"
     assert len(messages(app)) == 1
+
+
+async def test_a_task_that_is_cancelled_before_a_thread_has_begun_is_not_published_g17_g21(
+    app: Any, publishing: Publishing
+) -> None:
+    publishing.go_on.clear()
+    async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
+        begun = [host.schedule(archive, number) for number in range(4)]
+        await until(lambda: len(publishing.threads) == 4)
+        for task in begun:
+            task.cancel()
+            await task.wait()  # the attempt is over, its thread is not
+        late = host.schedule(archive, "late")
+        await turns()
+        late.cancel()
+        await late.wait()
+        publishing.go_on.set()
+        last = host.schedule(archive, "last")
+        await last.wait()
+    assert [task.status.value for task in (*begun, late, last)] == ["cancelled"] * 5 + ["handed_over"]
+    assert len(publishing.threads) == 5
+    assert "late" not in [message.payload[0][0] for message in messages(app)]
 
 
 async def test_an_attempt_beside_an_earlier_one_fails_and_one_after_it_does_nothing_g21(app: Any) -> None:

@@ -439,7 +439,7 @@ from taskphase import TaskHost
 async def main():
     host = await TaskHost().__aenter__()
     host.task(delay=0.1, shield=True).schedule(print, "shielded")
-    host.task(delay=0.1).schedule(print, "plain")
+    host.task(delay=60).schedule(print, "plain")
 
 if {anyio_backend[1]["use_uvloop"]!r}:
     import uvloop
@@ -488,13 +488,17 @@ def test_an_interrupt_in_a_task_cancels_pauses_without_a_shield_g2_g9_g18(backen
     async def main() -> None:
         async with TaskHost() as host:
             for shield in (False, True):
-                late = host.task(shield=shield, delay=0 if of_a_retry else 0.2, retry=lambda task, _: _pause(task))
+                delay = 0 if of_a_retry else _seconds(shield)
+                late = host.task(shield=shield, delay=delay, retry=lambda task, _: _pause(task))
                 made.append(late.schedule(fail))
             host.schedule(interrupt)
             await anyio.sleep_forever()
 
     def _pause(task: Task[Any]) -> float | None:
-        return 0.2 if task.attempt == 1 and of_a_retry else None
+        return _seconds(task.config.shielded) if task.attempt == 1 and of_a_retry else None
+
+    def _seconds(shield: bool) -> float:
+        return 0.01 if shield else 60  # the interrupt comes before the end of the longer one
 
     with pytest.raises(KeyboardInterrupt):
         anyio.run(main, backend=backend)

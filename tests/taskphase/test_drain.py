@@ -52,6 +52,44 @@ def test_a_shield_of_some_seconds_ends_so_long_after_the_unshielded_are_cancelle
 
 
 @on_each_loop
+@pytest.mark.parametrize("at", [0, 5])
+def test_hurry_begins_the_drain_or_ends_its_first_stage_sooner_g9(backend: Backend, at: float) -> None:
+    """Requests that hold their tasks wait without a limit, until the lifespan ends."""
+
+    async def work(name: str) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended[name] = anyio.current_time() - began
+
+    async def hurry(host: TaskHost) -> None:
+        await anyio.sleep(at)
+        host.hurry(2)
+        assert host.closing.is_set()
+
+    async def main() -> Task[None]:
+        nonlocal began
+        began = anyio.current_time()
+        async with anyio.create_task_group() as tg, TaskHost(drain_timeout=math.inf, shield_timeout=10) as host:
+            host.schedule(work, "plain")
+            host.task(shield=True).schedule(work, "shielded")
+            late = host.task(delay=3600).schedule(anyio.sleep, 0)
+            if at == 0:
+                await hurry(host)
+            else:
+                tg.start_soon(hurry, host)
+            await host.aclose()
+            ended["all"] = anyio.current_time() - began
+            return late
+
+    began = 0.0
+    ended: dict[str, float] = {}
+    late = run(main, backend)
+    assert ended == {"plain": at + 2, "shielded": at + 12, "all": at + 12}
+    assert (late.status, late.age) == (TaskStatus.CANCELLED, at)
+
+
+@on_each_loop
 def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Backend) -> None:
     async def outer() -> None:
         await anyio.sleep(1)

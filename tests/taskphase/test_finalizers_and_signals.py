@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import gc
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from tests.backends import turns, until
+from tests.backends import ASYNCIO, turns, until
 
 from taskphase import Task, TaskCancelled, TaskHost, TasksSaturatedError, TaskStatus
 from taskphase._drive.events import Events as _Events
@@ -285,6 +286,30 @@ async def test_a_signal_in_the_middle_of_schedule_neither_blocks_nor_exceeds_lim
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert {task.status for task in tasks} == {S.SUCCEEDED}
     assert most == 2
+
+
+class Interrupts(float):
+    """A time. A signal arrives when it is compared."""
+
+    def __lt__(self, other: float) -> bool:
+        signal.raise_signal(signal.SIGALRM)
+        return float(self) < other
+
+
+@pytest.mark.parametrize("anyio_backend", ASYNCIO[:1], indirect=True)  # other loops compare times in C
+async def test_a_signal_in_the_middle_of_a_timer_of_asyncio_delays_a_task_g3_g8_g18(
+    alarm: Callable[[Callable[[], object]], None],
+) -> None:
+    """asyncio puts a timer into a heap, which must not change meanwhile."""
+    made: list[Task[Any]] = []
+    loop = asyncio.get_running_loop()
+    async with TaskHost() as host:
+        alarm(lambda: made or made.append(host.task(delay=0.001).schedule(anyio.sleep, 0)))
+        timers = [loop.call_later(60, loop.stop), loop.call_at(Interrupts(loop.time() + 30), loop.stop)]
+        for timer in timers:
+            timer.cancel()
+        assert len(made) == 1
+        await made[0]
 
 
 async def test_a_signal_handler_may_schedule_while_a_thread_does_g8(

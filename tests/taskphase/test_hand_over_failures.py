@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
-from tests.queueing import RAN, FakeQueue, Lost, Refused, Step, archive, fail_here, send_mail
+from tests.queueing import RAN, REQUEST, FakeQueue, Lost, Refused, Step, archive, fail_here, send_mail
 from tests.virtual import on_each_loop, run
 
 from taskphase import (
@@ -249,6 +249,54 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_a_probe_that_goes_on_when_the_queue_is_up_again_has_a_turn_g21(
+        self, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("taskphase._drive.outlet.random.uniform", lambda _least, most: most)
+
+        async def main() -> None:
+            queue = FakeQueue(steps=("slow", "fail"), then="slow", most=2, deadline=30)
+            async with TaskHost(queues=[queue]) as host:
+                host.schedule(archive, 0)
+                await anyio.sleep(0.5)
+                host.schedule(archive, 1)  # probes from 0.7 to 1.7; the first attempt is confirmed meanwhile
+                await anyio.sleep(0.6)
+                for number in range(2, 5):
+                    host.schedule(archive, number)
+                await anyio.sleep(10)
+            assert queue.most == 2
+            assert sorted(queue.args) == [(number,) for number in range(5)]
+
+        run(main, backend)
+
+    def test_a_turn_that_is_given_when_the_queue_is_down_is_no_attempt_g21(
+        self, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("taskphase._drive.outlet.random.uniform", lambda _least, most: most)
+
+        async def main() -> None:
+            queue = FakeQueue(then="hang", most=1, deadline=60, attempt_timeout=0.5)
+            async with TaskHost(queues=[queue], shield_timeout=0) as host:
+                began = anyio.current_time()
+                for number in range(5):
+                    host.schedule(archive, number)
+                await anyio.sleep(1)
+            assert [time - began for _, time in queue.attempts] == [0, 0.7]
+
+        run(main, backend)
+
+    def test_a_hand_over_that_waits_for_the_probe_counts_as_pending_g15_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            queue = FakeQueue(then="fail")
+            async with TaskHost(queues=[queue], max_pending=1, shield_timeout=0) as host:
+                host.schedule(archive, 1)
+                await until(lambda: queue.attempts)
+                await turns()
+                with pytest.raises(TasksSaturatedError):
+                    host.schedule(archive, 2)
+
+        run(main, backend)
+
     def test_a_call_that_the_queue_never_takes_does_not_keep_others_from_it_for_long_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue(deadline=8)
@@ -267,9 +315,12 @@ class TestAttempts:
 
         run(main, backend)
 
-    def test_calls_that_the_queue_never_takes_do_not_delay_others_after_a_success_g21(self, backend: Any) -> None:
+    @pytest.mark.parametrize("most", [2, 100])
+    def test_calls_that_the_queue_never_takes_do_not_delay_others_after_a_success_g21(
+        self, backend: Any, most: int
+    ) -> None:
         async def main() -> None:
-            queue = FakeQueue(deadline=math.inf)
+            queue = FakeQueue(deadline=math.inf, most=most)
             queue.on_attempt = refuse_negative_numbers
             async with TaskHost(queues=[queue]) as host:
                 never = [host.schedule(archive, number) for number in (-1, -2, -3)]
@@ -460,6 +511,17 @@ class TestFallback:
         queue = FakeQueue(steps=(step,), then="refuse", deadline=0.2, attempt_timeout=0.01, fallback="here")
         task = await fallen_back(queue, send_mail, "ada", on_error=heard)
         assert (task.status, heard.outcomes, RAN) == (S.FAILED, ["unknown"], [])
+
+    async def test_a_run_here_sees_no_context_variable_that_its_hand_over_has_set_g6_g21(self) -> None:
+        async def look(_task: Task[Any], error: Exception) -> None:
+            assert isinstance(error, LookupError)
+            seen.append(REQUEST.get())
+
+        queue, seen = refusing(fail_here), list[str | None]()
+        queue.on_attempt = lambda _: REQUEST.set("of the queue")
+        REQUEST.set("of schedule()")
+        await fallen_back(queue, fail_here, on_error=look)
+        assert seen == ["of schedule()"]
 
     async def test_a_run_here_that_fails_is_told_to_the_handler_once_with_its_own_error_g21(self) -> None:
         heard: list[Exception] = []

@@ -99,6 +99,16 @@ async def test_a_name_of_another_library_is_no_attribute_but_the_error_has_the_n
         assert text.endswith("has no attribute 'add_task': write tasks.task(...).after_response.schedule(f, ...)")
 
 
+async def test_messages_call_a_later_phase_by_the_name_of_its_public_class() -> None:
+    async with TaskHost() as host, host.scope() as scope:
+        for phase in (scope.after_route, TasksScheduler(scope).after_response):
+            for name in ("add_task", "enqueue"):
+                text = message_of(AttributeError, getattr, phase, name)
+                assert text.startswith(f"'TasksBatch' object has no attribute {name!r}")
+            assert message_of(TypeError, phase).startswith("'TasksBatch' object is not callable")  # type: ignore[arg-type]
+            assert "_PhaseBatch" not in repr(phase)
+
+
 async def test_a_phase_in_the_wrong_place_is_no_attribute_but_the_error_says_where_it_is() -> None:
     async with TaskHost() as host, host.scope() as scope:
         for each in (host, host.task(timeout=5), TasksBatch()):
@@ -552,6 +562,22 @@ async def test_a_task_that_has_not_ended_says_that_code_must_await_it_g17() -> N
     )
 
 
+@pytest.mark.parametrize("phase", ["after_route", "after_response"])
+async def test_a_task_whose_phase_has_not_come_sends_no_code_into_an_endless_wait_g1_g17(phase: str) -> None:
+    """In a `def` endpoint on asyncio, `anyio.from_thread.run(task.wait)` would never end."""
+
+    def schedule_in_thread() -> tuple[Task[Any], str]:
+        task = getattr(tasks, phase).schedule(send, SECRET)
+        return task, message_of(TaskNotFinished, lambda: task.return_value)
+
+    async with TaskHost(drain_timeout=5) as host, host.scope() as tasks:
+        task, in_thread = await anyio.to_thread.run_sync(schedule_in_thread)
+        await turns()
+        expected = f"and has no result yet: {phase} has not come, so wait in another task"
+        assert in_thread.endswith(expected)
+        assert message_of(TaskNotFinished, lambda: task.exception) == f"task '{__name__}.send' is deferred {expected}"
+
+
 IN_A_THREAD = (
     "this code runs in a thread of your own (for a function in a thread use anyio.to_thread.run_sync or "
     "asyncio.to_thread, which keep the task and the host): "
@@ -574,7 +600,7 @@ async def test_in_a_thread_of_the_user_the_error_says_what_to_pass_to_the_thread
     assert told == 2 * [
         (
             f"{IN_A_THREAD}take `tasks: Tasks` in the endpoint, or call current_host() before you start the thread, "
-            "and pass that to the thread: its schedule() works in any thread"
+            "and pass the host to the thread: host.schedule() works in any thread"
         ),
         f"{IN_A_THREAD}call current_task() before you start the thread, and pass the task to the thread",
     ]

@@ -11,7 +11,17 @@ import anyio
 import pytest
 from tests.backends import turns, until
 
-from taskphase import Task, TaskConfig, TaskDropped, TaskHost, TaskObserver, TasksBatch, TasksScheduler, TaskStatus
+from taskphase import (
+    Task,
+    TaskConfig,
+    TaskDropped,
+    TaskHost,
+    TaskObserver,
+    TasksBatch,
+    TasksSaturatedError,
+    TasksScheduler,
+    TaskStatus,
+)
 
 S = TaskStatus
 
@@ -40,6 +50,15 @@ async def test_a_later_task_with_the_key_of_a_running_one_is_dropped_g24(
             await second
         text = f"task '{second.name}' was dropped: another task of its function with the same key waits or runs"
         assert logged() == [("DEBUG", text)]
+
+
+async def test_a_deferred_task_is_pending_although_its_key_is_taken_now_g15_g24() -> None:
+    async with TaskHost(max_pending=1) as host, host.scope() as tasks:
+        tasks.task(key="a").schedule(wait)
+        later = tasks.after_response.task(key="a")
+        later.schedule(wait)
+        with pytest.raises(TasksSaturatedError):
+            later.schedule(wait)
 
 
 async def test_another_key_and_another_function_are_free_g24() -> None:

@@ -424,11 +424,13 @@ async def test_a_signal_handler_finds_no_place_that_is_given_to_another_task_g8_
 
 
 async def test_a_sync_task_that_waits_for_a_place_holds_no_thread_g8_g19() -> None:
+    release = threading.Event()
     async with TaskHost(max_threads=2) as host:
         limited = host.task(limit=Limit(1))
-        made = [limited.schedule(time.sleep, 0.01) for _ in range(3)]
+        made = [limited.schedule(release.wait, 10) for _ in range(3)]
         await until(lambda: host.statistics().threads == 1)
         assert statuses(made[1:]) == [S.LIMITED] * 2
+        release.set()
         for task in made:
             await task
 
@@ -488,5 +490,5 @@ async def test_a_thread_looks_at_no_mail_if_none_counts_g8_g15_g19(settings: dic
         thread.start()
         thread.join()
         assert len(made) == 2
-        await until(lambda: not runner.has_mail)
+        await until(lambda: not runner.inbox.mails)
         runner.inbox, runner._mails = before, before.mails

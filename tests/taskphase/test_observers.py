@@ -38,6 +38,7 @@ from taskphase import (
 )
 from taskphase._drive import report, watching
 from taskphase._drive.hooks import HOOKS
+from taskphase._observer import hooks_of
 
 Logged = Callable[[], list[tuple[str, str]]]
 S = TaskStatus
@@ -609,7 +610,7 @@ class TestPlacesThatFail:
 
 @contextmanager
 def observed_everywhere(observer: TaskObserver) -> Iterator[None]:
-    watching.observe_everywhere(observer)
+    watching.observe_everywhere(observer, {entry.name: entry.call for entry in hooks_of([observer])})
     try:
         yield
     finally:
@@ -1210,6 +1211,18 @@ class TestInstallation:
     def test_the_same_observer_twice_is_refused_g20(self, diary: Diary) -> None:
         with pytest.raises(ValueError, match="an observer is in the list twice"):
             TaskHost(observers=[diary, Diary(), diary])
+
+    @pytest.mark.parametrize("name", ["_hooks", "_call", "_entries", "_name", "_observer", "_observers"])
+    async def test_an_observer_may_have_any_attribute_of_its_own_g20(self, name: str) -> None:
+        class Own(TaskObserver):
+            def ended(self, task: Task[Any], /) -> None:
+                getattr(self, name).append(task.name)
+
+        observer = Own()
+        setattr(observer, name, [])
+        async with TaskHost(observers=[observer]) as host:
+            await host.task(name="work").schedule(work).wait()
+        assert getattr(observer, name) == ["work"]
 
     async def test_overrides_are_fixed_when_the_host_opens_g20(self, diary: Diary) -> None:
         calls: list[str] = []

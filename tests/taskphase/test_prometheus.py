@@ -182,7 +182,7 @@ async def test_a_name_that_is_no_text_ends_no_scrape_g3_g20(
 
 
 def test_the_seconds_are_those_of_the_clock_without_the_delay_g18_g20(metrics: Metrics) -> None:
-    """A task of 2 s waits 3 s for its delay, then 4 s for the task before."""
+    """A task of 2 s waits 3 s for its delay, then 4 s for the task before. Another one waits 5 s for its phase."""
 
     async def long() -> None:
         await anyio.sleep(7)
@@ -190,15 +190,21 @@ def test_the_seconds_are_those_of_the_clock_without_the_delay_g18_g20(metrics: M
     async def short() -> None:
         await anyio.sleep(2)
 
+    async def later() -> None:
+        await anyio.sleep(1)
+
     async def main() -> None:
         async with TaskHost(observers=[metrics.observer], drain_timeout=60) as host:
+            async with host.scope() as tasks:
+                tasks.after_response.schedule(later)
+                await anyio.sleep(5)
             at_most_one = host.task(limit=Limit(1))
             at_most_one.schedule(long)
             host.task(delay=3, limit=at_most_one._config.limit).schedule(short)
 
     simulate(main).result()
-    assert metrics.values("task_duration_seconds_sum", "function") == {("long",): 7, ("short",): 2}
-    assert metrics.values("task_wait_seconds_sum", "function") == {("long",): 0, ("short",): 4}
+    assert metrics.values("task_duration_seconds_sum", "function") == {("later",): 1, ("long",): 7, ("short",): 2}
+    assert metrics.values("task_wait_seconds_sum", "function") == {("later",): 0, ("long",): 0, ("short",): 4}
 
 
 @contextmanager

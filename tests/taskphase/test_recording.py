@@ -445,22 +445,23 @@ class TestWaiting:
                             (held.run_all if wait == tasks.run_all else wait)()
 
     async def test_a_status_is_waited_for_until_it_cannot_come(self) -> None:
-        async with recording(timeout=0.01) as (host, tasks):
-            go_on = anyio.Event()
-            task = host.schedule(go_on.wait)
-            assert task.status == "starting"
-            await tasks.await_until("running")
-            assert task.status == "running"
-            with pytest.raises(TimeoutError, match="are not all retrying"):
-                await tasks.await_until("retrying")
-            go_on.set()
-            await task
-            with pytest.raises(AssertionError, match=r"have ended, and none will be running:\n  .*wait\(\)"):
-                await tasks.await_until(TaskStatus.RUNNING)
-            with pytest.raises(ValueError, match="'failed' is an end"):
-                await tasks.await_until("failed")
-            with pytest.raises(TimeoutError):
-                await tasks.of(send).await_until("running")
+        with record_tasks(timeout=0.01) as hasty:
+            async with recording() as (host, tasks):
+                go_on = anyio.Event()
+                task = host.schedule(go_on.wait)
+                assert task.status == "starting"
+                await tasks.await_until("running")
+                assert task.status == "running"
+                with pytest.raises(TimeoutError, match="are not all retrying"):
+                    await hasty.await_until("retrying")
+                go_on.set()
+                await task
+                with pytest.raises(AssertionError, match=r"have ended, and none will be running:\n  .*wait\(\)"):
+                    await tasks.await_until(TaskStatus.RUNNING)
+                with pytest.raises(ValueError, match="'failed' is an end"):
+                    await tasks.await_until("failed")
+                with pytest.raises(TimeoutError):
+                    await hasty.of(send).await_until("running")
 
 
 class TestFailures:

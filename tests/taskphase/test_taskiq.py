@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncGenerator, Iterator
+from datetime import date
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from tests.backends import ASYNCIO, until
 from tests.servers.harness import free_port
 from tests.silent import SilentBroker
 from tests.taskphase import engine_jobs
-from tests.taskphase.engine_jobs import Order, archive, count_orders, fail, request_id, send_mail
+from tests.taskphase.engine_jobs import Bill, Order, archive, count_orders, fail, pay, request_id, send_mail
 
 from taskphase import TaskHost, TasksUnportableError
 from taskphase.queues import Call
@@ -111,12 +114,28 @@ def test_a_queue_has_the_name_and_the_connections_of_its_broker_g21() -> None:
         TaskiqQueue("redis://localhost")  # type: ignore[arg-type]
 
 
+def test_a_queue_has_the_name_of_its_broker_in_telemetry_g21() -> None:
+    class Ours(taskiq_redis.ListQueueBroker): ...  # type: ignore[misc]
+
+    class Named(TaskiqQueue):
+        system = "valkey"
+
+    broker = Ours("redis://localhost")
+    assert (TaskiqQueue(broker).system, TaskiqQueue(Shelf()).system, Named(broker).system) == ("redis", None, "valkey")
+
+
 def test_a_listed_function_keeps_its_names_g21() -> None:
     broker = Shelf()
     TaskiqQueue(broker, [archive, send_mail])
     assert (archive.__name__, archive.__qualname__) == ("archive", "archive")
     assert (send_mail.__name__, send_mail.__qualname__) == ("send_mail", "send_mail")
     assert set(broker.local_task_registry) == {f"{JOBS}.archive", f"{JOBS}.send_mail"}
+
+
+@pytest.mark.parametrize("func", [lambda: None, partial(archive, 1), 3])
+def test_a_function_that_a_worker_could_not_import_is_refused_g21(func: Any) -> None:
+    with pytest.raises(TasksUnportableError, match="a worker could not import it"):
+        TaskiqQueue(Shelf(), [func])
 
 
 def test_trio_is_refused_g21() -> None:
@@ -149,21 +168,24 @@ async def test_the_worker_gets_the_state_of_the_arguments_at_schedule_g21(seen: 
     assert [each[-1] for each in seen] == [[1]]
 
 
-async def test_a_dataclass_arrives_as_the_annotated_class_g21(seen: list[Any]) -> None:
+@pytest.mark.parametrize(
+    ("func", "value"), [(count_orders, Order(5)), (pay, Bill(due=date(2026, 1, 31)))], ids=["dataclass", "model"]
+)
+async def test_an_object_arrives_as_the_annotated_class_g21(func: Any, value: object, seen: list[Any]) -> None:
     broker = Shelf()
-    await hand_over(TaskiqQueue(broker, [count_orders], name="later"), count_orders, Order(5))
+    await hand_over(TaskiqQueue(broker, [func], name="later"), func, value)
     await broker.work()
-    assert [each[-1] for each in seen] == [Order(5)]
+    assert [each[-1] for each in seen] == [value]
 
 
 @pytest.mark.parametrize(
     ("args", "kwargs", "named"),
     [
-        ((object(),), {}, "'order', an object of the class object"),
-        (([SECRET, {1: object()}],), {}, "'order', an object of the class list"),
-        ((SECRET, SECRET, object()), {}, "number 3, an object of the class object"),
-        ((SECRET,), {"copy": {"a": object()}}, "'copy', an object of the class dict"),
-        ((Order,), {}, "'order', an object of the class type"),
+        ((object(),), {}, "argument 1, an object of the class object"),
+        (([SECRET, {1: object()}],), {}, "argument 1, an object of the class list"),
+        ((SECRET, SECRET, object()), {}, "argument 3, an object of the class object"),
+        ((SECRET,), {"copy": {"a": object()}}, "argument copy, an object of the class dict"),
+        ((Order,), {}, "argument 1, an object of the class type"),
     ],
 )
 async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(args: Any, kwargs: Any, named: str) -> None:
@@ -171,7 +193,7 @@ async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(args: A
         with pytest.raises(TasksUnportableError) as refused:
             host.schedule(send_mail, *args, **kwargs)
     said = str(refused.value)
-    assert f"{JOBS}.send_mail cannot be handed over to 'later': its workers cannot get the argument {named}" in said
+    assert f"{JOBS}.send_mail cannot be handed over to 'later': its workers cannot get {named}" in said
     assert SECRET not in said
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
@@ -212,6 +234,33 @@ async def test_the_function_in_a_worker_has_a_view_of_its_task_g21(func: Any, se
     request_id.set("")
     await broker.work()
     assert seen == [(f"{JOBS}.{func.__name__}", task.message_id, 3, "r1", "a")]
+
+
+def name_thread() -> None:
+    engine_jobs.seen.append(("sync", threading.get_ident()))
+
+
+async def name_thread_async() -> None:
+    engine_jobs.seen.append(("async", threading.get_ident()))
+    await asyncio.sleep(0)
+
+
+async def test_an_async_function_is_called_in_the_event_loop_of_the_worker_g21(seen: list[Any]) -> None:
+    """Taskiq calls other functions in its threads, and awaits the coroutine that one returns."""
+    broker, result_of = Shelf(), {}
+
+    class Noting(taskiq.TaskiqMiddleware):
+        def post_execute(self, message: Any, result: Any) -> None:
+            result_of[message.task_name.rpartition(".")[2]] = result.error
+
+    broker.add_middlewares(Noting())
+    queue = TaskiqQueue(broker, [name_thread, name_thread_async])
+    await hand_over(queue, name_thread)
+    await hand_over(queue, name_thread_async)
+    await broker.work()
+    here = threading.get_ident()
+    assert [(kind, thread == here) for kind, thread in seen] == [("sync", False), ("async", True)]
+    assert result_of == {"name_thread": None, "name_thread_async": None}
 
 
 async def test_a_function_that_fails_in_a_worker_leaves_nothing_behind_g21(seen: list[Any]) -> None:
@@ -449,6 +498,14 @@ async def test_a_host_that_refuses_at_each_of_its_addresses_has_not_got_the_call
     prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
     with pytest.raises(redis.exceptions.ConnectionError) as failed:
         await queue.publish(prepared, {})
+    assert queue.refused(failed.value)
+
+
+async def test_an_error_without_a_number_leaves_the_decision_to_its_cause_g21() -> None:
+    queue = TaskiqQueue(taskiq_redis.RedisStreamBroker("redis://localhost", consumer_id="0"), [archive])
+    with pytest.raises(OSError, match="All connection attempts failed") as failed:
+        await anyio.connect_tcp("127.0.0.1", free_port())
+    assert failed.value.errno is None
     assert queue.refused(failed.value)
 
 

@@ -10,7 +10,7 @@ Mails keep the order of `schedule()`: a direct call first reads all mails.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import RLock, get_ident
 from typing import Any
 
@@ -28,7 +28,7 @@ from .outlets import prepare
 from .places import Places
 from .seam import Seam
 from .unit import Unit
-from .watching import Observer, tell_all, watch
+from .watching import tell_all, watch
 
 # Each task needs these members (see `Symbol`).
 _NEW = TaskStatus.NEW
@@ -77,7 +77,7 @@ class Admission(Places):
         host: Any,
         max_running: int | None,
         max_pending: int | None,
-        observers: tuple[Observer, ...],
+        hooks: Iterable[Entry],
     ) -> None:
         super().__init__(max_running, max_pending)
         self.seam: Seam[Job] = seam
@@ -88,7 +88,7 @@ class Admission(Places):
         self.hooks: tuple[Entry, ...] = ()
         self.watching: Watching | None = None
         self.telling: Telling = telling_here()  # of the loop's thread
-        watch(self, observers)
+        watch(self, hooks)
         self._lock = RLock()
         self._reserved = 0
         self.stamp: Callable[[], float] = seam.stamp
@@ -214,14 +214,14 @@ class Admission(Places):
             lost = "" if job is None else f", so {shown(job.function)} was not scheduled"
             raise TasksClosedError(f"the event loop has ended{lost}: schedule while the task host is open") from exc
 
-    def call(self, func: Callable[[], None]) -> None:
-        """Call `func()` in the loop's thread: now if the loop runs here, and no observer does. Otherwise soon, after
-        all earlier mails.
+    def call(self, func: Callable[[], None], *, soon: bool = False) -> None:
+        """Call `func()` in the loop's thread: now if the loop runs here, and no observer does. Otherwise, or if `soon`
+        is set, after all earlier mails.
 
         :raises TasksClosedError: if the loop has ended; `RecursionError` if the stack has no room: nothing has changed
         """
         check_room()
-        if self.is_busy or not self.seam.runs_here() or self.telling.now:
+        if soon or self.is_busy or not self.seam.runs_here() or self.telling.now:
             self._mails.append(Mail(None, call=func))
             self._wake(self._read_mails)
             return

@@ -84,7 +84,7 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
     frames: list[FrameType] = []
     has_begun = is_inside = False
     while waits is not None:
-        names = _names_of(waits)
+        names = attributes_of(waits)
         if names is None:
             waits = _behind(waits)
             continue
@@ -103,7 +103,8 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
     return tuple(frames)
 
 
-def _names_of(waits: object) -> tuple[str, str] | None:
+def attributes_of(waits: object) -> tuple[str, str] | None:
+    """Return the names in `_NAMES` for a coroutine, a generator or an async generator; None for any other object."""
     return _NAMES.get(id(type(waits)))
 
 

@@ -13,6 +13,7 @@ from .._machine.calling import is_async, is_awaited
 from .job import Job, order_of
 from .processes import call_in_process
 from .raised import show_from_function
+from .threads import timed_out
 
 
 async def call_function(job: Job) -> Any:
@@ -44,7 +45,7 @@ async def call_function(job: Job) -> Any:
                 raise
         if where is not None:
             show_from_function(where)
-        raise TimeoutError(f"timed out after {timeout:g} seconds") from where
+        raise timed_out(timeout) from where
     finally:
         del where, job  # as in `attempt()`
 

@@ -15,10 +15,12 @@ takes longer and changes nothing else. `TASKPHASE_SCOPES=early` chooses the earl
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from os import environ
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anyio import CancelScope, Event, current_effective_deadline
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from .cancelling import CancelScope as NativeScope
 
 SETTING = "TASKPHASE_SCOPES"
+
+_OF_TASKS = f"{__package__}.attempt"  # the module of the outermost frame of each task
 
 # How many turns of the event loop the self-test waits until its tasks have ended. They need about five.
 MOST_TURNS = 50
@@ -138,6 +142,18 @@ def is_forced_early() -> bool:
     if value not in ("", "early", "late"):
         raise ValueError(f"the environment variable {SETTING} must be 'early', 'late' or unset, not {value!r}")
     return value == "early"
+
+
+def is_inside_library() -> bool:
+    """Return whether a signal handler or a finalizer runs here, and has interrupted anyio or trio in a task of this
+    package. What `enclose()` changes may then be half changed already.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != _OF_TASKS:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in ("anyio", "trio"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 # By backend: whether `enclose()` works in this process.

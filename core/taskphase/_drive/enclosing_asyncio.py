@@ -43,7 +43,7 @@ def _task_of() -> Callable[[Any], Any]:
 task_of: Callable[[Any], Any] = _task_of()
 
 
-# Have asyncio believe that a task no longer runs in a loop, or that it does. (None if a name is gone: see `look()`.)
+# Tell asyncio that a task no longer runs in a loop, or that it runs. (None if a name is gone: see `look()`.)
 leave_task: Callable[[Any, Native], None] = getattr(_tasks, "_leave_task", None)  # type: ignore[assignment]
 enter_task: Callable[[Any, Native], None] = getattr(_tasks, "_enter_task", None)  # type: ignore[assignment]
 

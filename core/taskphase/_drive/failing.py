@@ -102,7 +102,7 @@ async def follow_failure(runner: Owner[Job], job: Job, error: Exception) -> None
 
 
 def runs_here(runner: Owner[Job], job: Job, error: Exception) -> bool:
-    """Have `job` run here after all, if its queue has refused it; return whether it does."""
+    """Make `job` run here after all, if its queue has refused it; return whether it does."""
     with runner.busy():
         if job.status is not TaskStatus.HANDING_OVER or not runner.run_here(job, error):
             return False
@@ -127,7 +127,7 @@ def ask_policy(runner: Owner[Job], job: Job, error: Exception) -> tuple[float | 
         return after, None
     except BaseException as exc:
         _, raised, stray = judge(exc, job)
-        report.policy_failed(job, raised or exc)
+        report.policy_failed(job, raised)
         del raised  # as in `end_otherwise()`
         return None, stray
     finally:

@@ -75,7 +75,7 @@ class Gates:
         """Return whether another job of the same function has the key of `job`."""
         key = _key_of(job)
         holder = None if key is None else self._keys.get(key)
-        return holder is not None and holder is not job and holder.status not in ENDS
+        return holder is not None and holder.status not in ENDS
 
     def stop(self, job: Job) -> bool:
         """Take `job` through its gates. Return True if `job` has to wait at one, as its status then tells.
@@ -107,13 +107,13 @@ class Gates:
         return False
 
     def record(self, job: Job) -> None:
-        """Have `job` wait for its journal."""
+        """Make `job` wait for its journal."""
         self.note_waits(job)
         self.recording[job] = None
         move(job, LifeEvent.RECORD)
 
     def pause(self, job: Job, seconds: float) -> None:
-        """Have `job` wait for its delay or its next attempt."""
+        """Make `job` wait for its delay or its next attempt."""
         self.note_waits(job)
         self.pauses.add(job, seconds)
 

@@ -83,7 +83,7 @@ class Inbox:
                 self.mails.remove(mail)
 
     def cancel_on_arrival(self, job: Job) -> bool:
-        """Have the loop cancel `job` on arrival, if the observers do not know `job` yet; return False if they do."""
+        """Make the loop cancel `job` on arrival, if the observers do not know `job` yet; return False if they do."""
         for mail in self:
             if mail.job is job and not (mail.is_ready and mail.is_told):
                 mail.is_cancelled = True

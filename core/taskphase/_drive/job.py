@@ -52,8 +52,8 @@ class Job:
     :ivar _unit: the scope that holds the job for a phase, otherwise None
     :ivar _scope: see `set_scope()`
     :ivar _result: the return value as soon as there is one; the exception if the job has FAILED; otherwise None
-    :ivar _context: the context of `schedule()`. With `retry` each attempt runs in a copy: an attempt must find the
-        context unchanged. None after the end, and on trio from the start on, if there is only one attempt
+    :ivar _context: the context of `schedule()`. If there may be several attempts, each runs in a copy: an attempt must
+        find the context unchanged. None after the end, and on trio from the start on, if there is only one attempt
     :ivar _taken_at: the time at which the runner took the job, as `Seam.stamp` has it; None without a runner
     :ivar _began_at: the time of the first step of the present attempt; None before the first attempt and in a pause
     :ivar _ended_at: the time of the end; missing before that

@@ -26,8 +26,8 @@ class Place(Enum):
     RECOVERED = "recovered"
     """In the file, from where it was recovered. The run is not counted."""
     NOWHERE = "nowhere"
-    """The write has failed, the file has another task with the key, or the row was discarded. If the task runs all the
-    same, the journal knows nothing of it.
+    """The write has failed, the file has another task with the key, the row was discarded, or the task has ended and is
+    not due any more. If the task runs all the same, the journal knows nothing of it.
     """
 
 
@@ -125,6 +125,10 @@ class Keeper(Protocol):
 
     def take_over(self) -> None:
         """From now on recover tasks of other hosts, until the drain begins."""
+        ...
+
+    def note_abandoned(self, runs: Any) -> None:
+        """Note that threads go on with `runs`, jobs by message id: no other host may run them before they end."""
         ...
 
     async def close(self) -> None:

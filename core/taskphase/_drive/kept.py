@@ -14,8 +14,6 @@ from .outlet import HandOver
 from .outlets import Outlets, bring_home
 from .phases import Phases
 
-_STOPPED = ENDS | TOLD_TO_STOP
-
 
 class Kept(Phases):
     """The part of a runner that knows a journal and queues. For the loop's thread."""
@@ -64,12 +62,12 @@ class Kept(Phases):
         self.cancel(job)
 
     def cut_off(self, job: Job) -> bool:
-        """Have the hand-over of `job` fail soon, because the drain waits for it no longer. Its handler goes on.
+        """Make the hand-over of `job` fail soon, because the drain waits for it no longer. Its handler goes on.
 
         :return: False if `job` is not being handed over, or is for its journal to keep
         """
         order = order_of(job)
-        if order is None or record_of(job) is not None or job.status in NOT_DUE or job.status in _STOPPED:
+        if order is None or record_of(job) is not None or job.status in NOT_DUE | ENDS | TOLD_TO_STOP:
             return False
         order.cut()
         if job in self.gates.pauses.ends:
@@ -79,7 +77,7 @@ class Kept(Phases):
         return True
 
     def run_here(self, job: Job, error: Exception) -> bool:
-        """Have `job` run here after all, if its hand-over has failed by `error`. While the runner is busy.
+        """Make `job` run here after all, if its hand-over has failed by `error`. While the runner is busy.
 
         :return: False if the queue may have it, its queue does not ask for that, no room is left, or stage 1 of
             the drain is over

@@ -39,7 +39,7 @@ _BARRIERS = 100
 # 3.13 on after 2000.
 _MANY = 2000
 
-# Above the frames of its function, a first step has at most so many: for the end of the task and its log records.
+# The most frames of a first step above the frames of its function: for the end of the task and its log records.
 _ROOM = 300
 
 
@@ -58,6 +58,7 @@ class AsyncioSeam:
         stack grows with each first step
     :ivar _steps_at_barriers: True if a barrier calls `_step()`, False if it waits for a turn
     :ivar _barriers: the number of barriers since the last turn
+    :ivar turn: the number of turns in which jobs in line were asked to start
     """
 
     backend = "asyncio"
@@ -78,7 +79,7 @@ class AsyncioSeam:
         self._asked: deque[tuple[Job, str, str, Context]] = deque()
         self._will_step = self._is_stepping = False
         self._steps_at_barriers = gc.isenabled() and 0 < gc.get_threshold()[0] < _MANY
-        self._barriers = 0
+        self._barriers = self.turn = 0
         self._context = copy_context()  # for callbacks: the context of a task would live as long as they wait
         self._is_plain = makes_plain_tasks(self._loop)
         self._make = stepper_of(loop) if self._is_plain else None
@@ -122,8 +123,9 @@ class AsyncioSeam:
     def start(self, job: Job) -> object:
         context: Any = job._context  # (only trio's seam forgets it)
         config = job.config
-        if config.retry is not None:
-            # An attempt changes its context. The next attempt must find the context as it was.
+        if config.is_gated:
+            # An attempt changes its context, and the next attempt must find the context as it was. A task that its
+            # queue has refused makes a second attempt, too.
             context = context.copy()
         factory = self._loop.get_task_factory()
         # (uvloop 0.23 cannot call the eager factory on Python 3.13.)
@@ -164,7 +166,7 @@ class AsyncioSeam:
                 raise
 
     def _have_stepped(self) -> bool:
-        """Have the jobs in line take their first steps now. Return False if the barrier must wait for a turn."""
+        """Make the jobs in line take their first steps now. Return False if the barrier must wait for a turn."""
         self._barriers += 1
         if (
             self._is_stepping
@@ -184,6 +186,7 @@ class AsyncioSeam:
 
     def _step_in_turn(self) -> None:
         self._will_step, self._barriers = False, 0
+        self.turn += 1
         self._step()
 
     def _step(self) -> None:
@@ -231,7 +234,13 @@ class AsyncioSeam:
         callback: Callable[[], None],
         cancelled: Callable[[], None],  # noqa: ARG002 - nothing can
     ) -> Callable[[], object]:
-        return self._loop.call_at(when, callback, context=self._context).cancel
+        # A signal handler or a finalizer may call this in the middle of asyncio's own `call_at()`, whose heap must not
+        # change there. So a callback makes the timer.
+        def make_timer() -> None:
+            handles.append(self._loop.call_at(when, callback, context=self._context))
+
+        handles = [self._loop.call_soon(make_timer, context=self._context)]
+        return lambda: handles[-1].cancel()  # noqa: PLW0108 - by then there may be another handle
 
     def is_over(self, native: object) -> bool:
         return isinstance(native, asyncio.Future) and native.done()

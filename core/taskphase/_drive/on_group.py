@@ -44,11 +44,11 @@ class GroupSeam(RingsInTasks):
         self.runs_here = self._native.runs_here
         self.check_loop = self._native.check_loop
         self.running, self.has_running = self._native.running, self._native.has_running
-        self.was_cancelled = self._native.was_cancelled
+        self.was_cancelled, self.after_first_step = self._native.was_cancelled, self._native.after_first_step
 
     def start(self, job: Job) -> object:
         self._start_soon(shown(job.function), job._own_context(), attempt, job, name=job.name)
-        self._native.after_first_step(partial(_bury_if_missed, job))
+        self.after_first_step(partial(_bury_if_missed, job))
         return None
 
     def _start_soon(
@@ -69,9 +69,8 @@ class GroupSeam(RingsInTasks):
     def enclose(self, native: object) -> CancelScope:
         raise AssertionError(f"{native} has entered a scope of its own")
 
-    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]], if_missed: Callable[[], object]) -> None:
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._start_soon("the task", self._context, ring, name="taskphase.timer")
-        self._native.after_first_step(if_missed)
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
         # `start_soon()` of anyio works only in a task.

@@ -97,11 +97,7 @@ class TrioSeam(RingsInTasks):
     def enclose(self, native: Any) -> CancelScope:
         return enclose(self._nursery, native)
 
-    def _start_timer(
-        self,
-        ring: Callable[[], Coroutine[Any, Any, None]],
-        if_missed: Callable[[], object],  # noqa: ARG002 - see `after_first_step()`
-    ) -> None:
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._context.run(self._nursery.start_soon, ring, name="taskphase.timer")
 
     def is_over(self, native: object) -> bool:  # noqa: ARG002 - trio cannot cancel a task without its scopes

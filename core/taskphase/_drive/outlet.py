@@ -59,7 +59,7 @@ class HandOver:
     scope: CancelScope | None = None
 
     def cut(self) -> None:
-        """Have the hand-over fail at its next checkpoint."""
+        """Make the hand-over fail at its next checkpoint."""
         self.is_cut = True
         if self.scope is not None:
             self.scope.cancel()
@@ -208,7 +208,7 @@ class Outlet:
                     order.error = TimeoutError(_NO_ANSWER)
                 raise
             with suppress(Exception):
-                if before == "refused" and isinstance(error, Exception) and queue.refused(error) is True:
+                if isinstance(error, Exception) and queue.refused(error) is True:
                     order.outcome = before
             self._note_failure(order, error)
         finally:

@@ -130,7 +130,7 @@ def prepare(job: Job, scope: object, outlets: Outlets | None, keeper: Keeper | N
 
 
 def bring_home(job: Job) -> None:
-    """Have `job`, which is for a queue, run in this program instead.
+    """Make `job`, which is for a queue, run in this program instead.
 
     :raises TasksUnportableError: with `run_in="process"`, if another process cannot make the call; nothing has changed
     """

@@ -33,7 +33,7 @@ class Pauses:
         self._stop_timer: Callable[[], object] = _nothing
 
     def add(self, job: Job, seconds: float) -> None:
-        """Have `job` wait for `seconds`.
+        """Make `job` wait for `seconds`.
 
         :raises TasksClosedError: if the foreign task group is closed; nothing has changed
         """

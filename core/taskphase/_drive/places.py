@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from .._machine.life import ENDS
@@ -122,22 +122,13 @@ class Places(Owner[Job], ABC):
         """The number of jobs that wait for a place of their limit."""
         return self.gates.limited_count
 
-    @property
-    def has_mail(self) -> bool:
-        """True if there are mails for the event loop."""
-        return bool(self._mails)
-
-    def on_their_way(self) -> Iterator[Job]:
-        """Yield the jobs in the inbox."""
-        yield from [job for mail in self.inbox if (job := mail.job) is not None and job.status not in ENDS]
-
     def jobs(self) -> list[Job]:
         """Return every job that has not ended, the oldest first. From any thread.
 
         No job is missed that moves meanwhile: it enters its next place before it leaves the last one (`moving` comes
         after the inbox), and the places are copied in the order of its way, those on its way back twice.
         """
-        found = dict.fromkeys(self.on_their_way())
+        found = dict.fromkeys(mail.job for mail in self.inbox if mail.job is not None)
         if (moving := self.moving) is not None:
             found[moving] = None
         for scope in list(self.holding):
@@ -171,7 +162,8 @@ class Places(Owner[Job], ABC):
         verdict = _START if scope is None else VERDICTS[scope._state][job.phase][config.when]
         if verdict is Verdict.DROP or (verdict is _START and self.gates.has_key_of(job)):
             return Wait.FOR_NOTHING
-        if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job) or self._will_record(job):
+        will_record = self.keeper is not None and self.keeper.will_wait(job)
+        if verdict is Verdict.HOLD or config.delay or not self._has_free_place(job) or will_record:
             return Wait.FOR_LATER
         if (order := order_of(job)) is not None:
             return Wait.FOR_NO_SLOT if order.outlet.has_room else Wait.FOR_LATER
@@ -181,10 +173,6 @@ class Places(Owner[Job], ABC):
     def _take(self, job: Job, now: float) -> None:
         job._runner = self
         job._taken_at = now
-
-    def _will_record(self, job: Job) -> bool:
-        """Return whether `job` has to wait for its journal if its phase comes now."""
-        return self.keeper is not None and self.keeper.will_wait(job)
 
     def _note_held(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""

@@ -40,7 +40,7 @@ from .._machine.calling import shown, type_name
 from .enclosing import ANYIO_PROCESS
 from .portable import GUARD, Answer, run, unpack
 from .slots import Slots
-from .threads import UNLIMITED
+from .threads import UNLIMITED, timed_out
 
 if TYPE_CHECKING:
     from .job import Job
@@ -83,7 +83,7 @@ async def call_in_process(job: Job) -> Any:
             with CancelScope(deadline=math.inf if timeout is None else current_time() + timeout):
                 answer = await _in_no_context(_call(shown(job.function), job._runner.seam, job._parcel.payload))
                 return unpack(answer, job.func, job._parcel.payload)
-            raise TimeoutError(f"timed out after {timeout:g} seconds; its worker process was killed")
+            raise timed_out(timeout, "; its worker process was killed")
         finally:
             slots.release(job)
     finally:
@@ -196,7 +196,7 @@ async def _call(name: str, seam: Seam[Job], payload: bytes) -> Answer:
         text = f"the worker process of {name} has ended before the function{_ending(process)}"
     except Exception as exc:
         text = f"{name} cannot run in a worker process, because that process raised {type_name(exc)}: {exc}"
-    raise BrokenWorkerProcess(text)  # here: a frame of the caught one has the arguments
+    raise BrokenWorkerProcess(text)  # outside of `except`: a frame of the caught exception has the arguments
 
 
 async def _run_sync(func: Callable[..., T], *args: Any) -> T:

@@ -78,18 +78,15 @@ def judge(exc: BaseException, job: Job) -> tuple[Outcome, Any, BaseException | N
 
 
 def judge_handled(job: Job) -> tuple[Outcome, Any, BaseException | None]:
-    """See `judge()`, for the exception that is being handled here."""
-    exc = exception()
-    assert exc is not None
-    return judge(exc, job)
+    """See `judge()`, for the exception that is being handled here. (In `attempt()` this makes the frame smaller.)"""
+    return judge(cast(BaseException, exception()), job)
 
 
 def is_caught(job: Job) -> bool:
     """Leave the cancel scope of `job`, if there is one. Return whether it has caught the exception that is being
     handled here.
     """
-    exc = exception()
-    return job._scope is not None and exc is not None and leave_scope(job, plain(exc))
+    return job._scope is not None and leave_scope(job, plain(cast(BaseException, exception())))
 
 
 def is_garbage() -> bool:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .._machine.calling import name_of, shown, type_name
+from .._machine.text import plain
 from ..errors import TasksClosedError
 from .job import JOB, order_of
 
@@ -21,7 +22,20 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("taskphase")
 
+_FIELDS = (
+    "task_id",
+    "task_function",
+    "task_name",
+    "task_phase",
+    "task_attempt",
+    "task_status",
+    "task_message_id",
+    "task_recovered",
+)
+"""The attributes that a record about one task has."""
+
 _NO_MORE: Mapping[str, object] = MappingProxyType({})
+_traceback = BaseException.__dict__["__traceback__"]  # the class of an exception may override the attribute
 _answered: set[str] = set()
 _MOST_HANDLERS = 1000  # a program that creates handlers for ever must not fill the memory
 
@@ -29,57 +43,48 @@ _MOST_HANDLERS = 1000  # a program that creates handlers for ever must not fill 
 def observer_failed(observer: object, method: str, error: BaseException) -> None:
     """Log that a method of an observer has raised, and is not called again."""
     text = "%s() of the observer %s raised; it is not called again"
-    _log(logging.ERROR, text, method, shown(type_name(observer)), error=error)
+    log(logging.ERROR, text, method, shown(type_name(observer)), error=error)
 
 
 def telemetry_failed(error: BaseException) -> None:
     """Log that OpenTelemetry has raised. Of one observer only the first exception is logged."""
     text = "OpenTelemetry raised at the begin or end of an attempt; its further exceptions are not logged"
-    _log(logging.ERROR, text, error=error)
+    log(logging.ERROR, text, error=error)
 
 
 def failed(job: Job, error: BaseException) -> None:
     """Log a final failure. Call this inside the task's context."""
     if not job.attempt:
-        _log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
+        log(logging.ERROR, "task %r failed before its first step", job.name, error=error, job=job)
     elif (order := order_of(job)) is not None:  # its exception has the number of attempts to publish
         text = "the hand-over of task %r to %r failed"
-        _log(logging.ERROR, text, job.name, order.outlet.queue.name, error=error, job=job)
+        log(logging.ERROR, text, job.name, order.outlet.queue.name, error=error, job=job)
     else:
-        _log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
+        log(logging.ERROR, "task %r failed in attempt %d", job.name, job.attempt, error=error, job=job)
 
 
 def unrecorded(job: Job, error: BaseException) -> None:
     """Log that a task for failure runs without a record in its journal."""
     text = "task %r is not in the journal, and would not survive a crash"
-    job._run_in_context(_log, logging.ERROR, text, job.name, error=error, job=job)
+    job._run_in_context(log, logging.ERROR, text, job.name, error=error, job=job)
 
 
 def lost(job: Job, error: BaseException) -> None:
     """Log that a task was cut off before its journal had it, and that the journal could not write it any more."""
     text = "task %r is lost: it was cut off, and is not in the journal"
-    _log(logging.ERROR, text, job.name, error=error, job=job)  # its context is gone
+    log(logging.ERROR, text, job.name, error=error, job=job)  # its context is gone
 
 
 def given_up(message_id: str, function: str, name: str, phase: str, reason: str) -> None:
     """Log that the journal keeps a task as failed that no host has run now."""
     text = "the journal keeps a task of %s as failed (message %s): %s. `journal.retry(id)` runs it again"
-    more = {
-        "task_id": None,  # this host has no such task
-        "task_function": function,
-        "task_name": name,
-        "task_phase": phase,
-        "task_attempt": 0,
-        "task_status": "failed",
-        "task_message_id": message_id,
-        "task_recovered": True,
-    }
-    _log(logging.ERROR, text, shown(function), message_id, reason, more=more)
+    values = (None, function, name, phase, 0, "failed", message_id, True)  # no id: this host has no such task
+    log(logging.ERROR, text, shown(function), message_id, reason, more=dict(zip(_FIELDS, values, strict=True)))
 
 
 def not_taken_over(error: BaseException) -> None:
     """Log that the journal cannot take over tasks of other hosts. The journal tries again."""
-    _log(logging.WARNING, "the journal cannot take over tasks of other hosts, and tries again", error=error)
+    log(logging.WARNING, "the journal cannot take over tasks of other hosts, and tries again", error=error)
 
 
 def journal_gone(path: object) -> None:
@@ -87,12 +92,12 @@ def journal_gone(path: object) -> None:
     text = (
         "the journal %r or its WAL was deleted or replaced: a crash may lose older tasks. Keep clean-ups away from both"
     )
-    _log(logging.ERROR, text, str(path))
+    log(logging.ERROR, text, str(path))
 
 
 def handler_failed(job: Job, error: BaseException) -> None:
     """Log that the handler of a failed task has failed, too. Call this inside the task's context."""
-    _log(logging.ERROR, "the error handler of task %r failed", job.name, error=error, job=job)
+    log(logging.ERROR, "the error handler of task %r failed", job.name, error=error, job=job)
 
 
 def handler_answered(job: Job, answer: object) -> None:
@@ -102,41 +107,41 @@ def handler_answered(job: Job, answer: object) -> None:
     if name not in _answered and len(_answered) < _MOST_HANDLERS:
         _answered.add(name)
         text = "the error handler of task %r returned %s, which is ignored; for further attempts write retry=..."
-        _log(logging.WARNING, text, job.name, shown(type_name(answer)), job=job)
+        log(logging.WARNING, text, job.name, shown(type_name(answer)), job=job)
 
 
 def policy_failed(job: Job, error: BaseException) -> None:
     """Log that the retry policy of a failed task has failed, too. Call this inside the task's context."""
-    _log(
+    log(
         logging.ERROR, "the retry policy of task %r failed; there is no further attempt", job.name, error=error, job=job
     )
 
 
 def retrying(job: Job, error: BaseException, after: float) -> None:
     """Log that an attempt has failed and another attempt follows. Call this inside the task's context."""
-    text = "task %r raised %s in attempt %d; the next one comes in %.3g s"
-    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, after, job=job)
+    text = "task %r raised %s in attempt %d; the next one comes in %s s"
+    log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, plain(round(after, 3)), job=job)
 
 
 def cut_off(job: Job, error: BaseException) -> None:
     """Log that an attempt has raised while the drain stopped it. Call this inside the task's context."""
     text = "task %r raised %s in attempt %d, which was being cancelled; the task stays in the journal"
-    _log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, job=job)
+    log(logging.INFO, text, job.name, shown(type_name(error)), job.attempt, job=job)
 
 
 def runs_here(job: Job) -> None:
     """Log that a hand-over was refused, and the task runs in this program."""
-    _log(logging.WARNING, "task %r could not be handed over, and runs here", job.name, job=job)
+    log(logging.WARNING, "task %r could not be handed over, and runs here", job.name, job=job)
 
 
 def queue_not_closed(name: str, error: BaseException) -> None:
     """Log that the connection of a queue was not closed."""
-    _log(logging.WARNING, "the connection of the queue %r could not be closed", name, error=error)
+    log(logging.WARNING, "the connection of the queue %r could not be closed", name, error=error)
 
 
 def failed_after_publishing(queue: str, error: BaseException) -> None:
     """Log that code of the user's broker has failed when the broker had the message: the hand-over has succeeded."""
-    _log(
+    log(
         logging.ERROR,
         "the broker of queue %r has the message, but post_send() of a middleware failed",
         queue,
@@ -150,23 +155,18 @@ def dropped(job: Job, reason: str, level: int | None = None) -> None:
     if level is None:
         level = logging.WARNING if job.config.when is None else logging.DEBUG
     if LOGGER.isEnabledFor(level):  # saves the context switch: each successful route drops its tasks for failure
-        job._run_in_context(_log, level, "task %r was dropped: %s", job.name, reason, job=job)
+        job._run_in_context(log, level, "task %r was dropped: %s", job.name, reason, job=job)
 
 
 def not_started(job: Job, error: Exception) -> None:
     """Log that a task could not start when its turn came: its task group was closed, or a task factory raised."""
-    _log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error, job=job)
-
-
-def observed(job: Job, level: int, text: str, *args: object, more: Mapping[str, object]) -> None:
-    """Log a line of `LogTasks`, in the present context. `more`: further attributes of the record."""
-    _log(level, text, *args, job=job, more=more)
+    log(logging.WARNING, "task %r could not be started, and was cancelled", job.name, error=error, job=job)
 
 
 def scopes_are_early(reason: str) -> None:
     """Log that tasks enter their cancel scopes at the first step, because late scopes do not work here."""
     text = "%s: each task enters its cancel scope at the first step, which takes longer and changes nothing else"
-    _log(logging.WARNING, text, reason)
+    log(logging.WARNING, text, reason)
 
 
 def reason_of(exc: Exception) -> str:
@@ -176,21 +176,21 @@ def reason_of(exc: Exception) -> str:
 
 def group_failed(error: BaseException) -> None:
     """Log that an exception has ended one of the real task groups behind `host.tg`."""
-    _log(logging.ERROR, "work in host.tg failed; the other work of its task group was cancelled", error=error)
+    log(logging.ERROR, "work in host.tg failed; the other work of its task group was cancelled", error=error)
 
 
 def raw_work_cancelled(names: list[str]) -> None:
     """Log the names of the work in `host.tg` that the drain has cancelled."""
     if names:
         text = "closing the task host: cancelled %d in host.tg: %s"
-        _log(logging.WARNING, text, len(names), ", ".join(map(repr, names)))
+        log(logging.WARNING, text, len(names), ", ".join(map(repr, names)))
 
 
 def waiting_for(jobs: Iterable[Job]) -> None:
     """Log the names and the number of tasks for which the drain waits, perhaps for long."""
     listed, total = _listed(jobs)
     if total:
-        _log(logging.INFO, "closing the task host: waiting for %d: %s", total, listed)
+        log(logging.INFO, "closing the task host: waiting for %d: %s", total, listed)
 
 
 def drained(cancelled: Iterable[Job], abandoned: Iterable[Job], kept: Iterable[Job]) -> None:
@@ -202,7 +202,7 @@ def drained(cancelled: Iterable[Job], abandoned: Iterable[Job], kept: Iterable[J
     ):
         listed, total = _listed(jobs)
         if total:
-            _log(level, "closing the task host: %d %s: %s", total, what, listed)
+            log(level, "closing the task host: %d %s: %s", total, what, listed)
 
 
 def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
@@ -212,7 +212,7 @@ def _listed(jobs: Iterable[Job]) -> tuple[str, int]:
     ), names.total()
 
 
-def _log(
+def log(
     level: int,
     text: str,
     *args: object,
@@ -224,15 +224,17 @@ def _log(
     try:
         if LOGGER.isEnabledFor(level):
             fields = {**(_NO_MORE if job is None else _fields(job)), **more}
-            log = partial(LOGGER.log, level, text, *args, exc_info=error)
+            # A tuple, because logging leaves out an exception that is false: its class may have a `__len__()`.
+            exc_info = None if error is None else (type(error), error, _traceback.__get__(error))
+            write = partial(LOGGER.log, level, text, *args, exc_info=exc_info)
             try:
-                log(extra=fields)
+                write(extra=fields)
             except KeyError:
                 # logging refuses a field whose name the user's record factory has set.
                 taken = fields.keys() & vars(logging.makeLogRecord({})).keys()
                 if not taken:
                     raise
-                log(extra={name: value for name, value in fields.items() if name not in taken})
+                write(extra={name: value for name, value in fields.items() if name not in taken})
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
@@ -240,17 +242,9 @@ def _log(
 
 
 def _fields(job: Job) -> dict[str, object]:
-    """Return the attributes that a record about one task has."""
-    return {
-        "task_id": job.id,
-        "task_function": job.function,
-        "task_name": job.name,
-        "task_phase": job.phase.value,
-        "task_attempt": job.attempt,
-        "task_status": job.status.value,
-        "task_message_id": job.message_id,
-        "task_recovered": job.recovered,
-    }
+    phase, status = job.phase.value, job.status.value
+    values = (job.id, job.function, job.name, phase, job.attempt, status, job.message_id, job.recovered)
+    return dict(zip(_FIELDS, values, strict=True))
 
 
 def _print_instead(text: str, args: tuple[object, ...], error: BaseException | None, reason: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import RLock
 from typing import Any, cast
 from weakref import WeakSet
@@ -13,14 +14,15 @@ from .._machine.config import AnyQueue, TaskConfig
 from .._machine.drain import DRAIN, DrainEvent, DrainStage
 from .._machine.life import ENDS, IN_ATTEMPT, NOT_DUE, TOLD_TO_STOP, LifeEvent, TaskStatus
 from .._queue import Queue
-from .hooks import Telling
+from .enclosing import is_inside_library
+from .hooks import Entry, Telling
 from .job import Job, move, set_scope
 from .keeping import AnyJournal, Keeper
 from .kept import Kept
 from .outlets import Outlets, bring_home
 from .seam import Seam
 from .threads import Threads
-from .watching import Observer, for_each, tell, tell_all
+from .watching import for_each, tell, tell_all
 
 # Each task needs these members (see `Symbol`).
 _START = LifeEvent.START
@@ -51,11 +53,11 @@ class Runner(Kept):
         max_running: int | None = None,
         max_pending: int | None = None,
         max_threads: int = 40,
-        observers: tuple[Observer, ...] = (),
+        hooks: Iterable[Entry] = (),
         queues: tuple[Queue, ...] = (),
         journal: AnyJournal | None = None,
     ) -> None:
-        super().__init__(seam, host, max_running, max_pending, observers)
+        super().__init__(seam, host, max_running, max_pending, hooks)
         self.outlets = Outlets(queues, config) if queues else None
         self.keeper = None if journal is None else journal._keeper_for(self, config)
         self.prepares = self.outlets is not None or self.keeper is not None
@@ -69,7 +71,7 @@ class Runner(Kept):
         """True if no job, no mail, no thread that was left behind and no row to write is here."""
         jobs = self.alive or self._waiting or self.deferred or self.gates.pauses.ends or self.limited or self.recording
         owes = self.keeper is not None and self.keeper.owes
-        return not (jobs or owes or self.has_mail or self.threads.left_behind)
+        return not (jobs or owes or self._mails or self.threads.left_behind)
 
     def follow(self, event: DrainEvent) -> None:
         """Enter the next stage of the drain."""
@@ -165,7 +167,11 @@ class Runner(Kept):
         if status in IN_ATTEMPT:
             scope = job._scope
             if scope is None:
-                set_scope(job, scope := self.seam.enclose(self.alive[job]))
+                native = self.alive[job]
+                if native is self.seam.running() and is_inside_library():
+                    self.call(partial(self.cancel, job), soon=True)
+                    return
+                set_scope(job, scope := self.seam.enclose(native))
             move(job, LifeEvent.CANCEL)
             scope.cancel()
             if self.watching is not None:
@@ -223,7 +229,7 @@ class Runner(Kept):
     def resume(self, job: Job) -> None:
         """Bring a job further that was recorded, delayed, limited, or between attempts. While the runner is busy."""
         if self._mails and job.status is not TaskStatus.LIMITED:
-            self._read_all()  # these jobs were scheduled before, and may have been promised a place
+            self._read_all()  # the jobs in the mails were scheduled earlier, and may have been promised a place
             if job.status in ENDS:  # by one of the mails
                 return
         # `schedule()` has returned, and cannot raise. So cancel a job that cannot start (its task group was closed

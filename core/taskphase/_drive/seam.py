@@ -47,6 +47,9 @@ class Seam(Protocol[J_contra]):
     that needs it.
     """
 
+    turn: int
+    """A number that changes in the turns in which jobs were asked to start, if `first_steps()` may need no turn."""
+
     cancel_scope: Callable[..., CancelScope]
     """The class of cancel scopes. Its parameters here are `shield` and `deadline`."""
 
@@ -86,7 +89,7 @@ class Seam(Protocol[J_contra]):
         ...
 
     def first_steps(self) -> Awaitable[None]:
-        """Have every task that was asked to start take its first step.
+        """Make every task that was asked to start take its first step.
 
         If possible this call does it, in order, and the awaitable waits for nothing. Otherwise the loop does it, and
         the awaitable waits for the `turns()`.
@@ -132,7 +135,7 @@ class Seam(Protocol[J_contra]):
         ...
 
     def call_from_thread(self, callback: Callable[[], object]) -> None:
-        """Have the loop call `callback` soon, in order. From any thread; does not wait.
+        """Make the loop call `callback` soon, in order. From any thread; does not wait.
 
         :raises RuntimeError: if the loop has ended
         """
@@ -187,8 +190,10 @@ class RingsInTasks(ABC):
     any task cancels the nursery.
     """
 
+    turn: int = 0
     cancelled: type[BaseException]
     cancel_scope: Callable[..., CancelScope]
+    after_first_step: Callable[[Callable[[], object]], None]
     _is_cancelled = False
 
     def call_at(self, when: float, callback: Callable[[], None], cancelled: Callable[[], None]) -> Callable[[], object]:
@@ -216,11 +221,12 @@ class RingsInTasks(ABC):
             if not has_begun:
                 note_cancelled()
 
-        self._start_timer(ring, if_missed)
+        self._start_timer(ring)
+        self.after_first_step(if_missed)
         return scope.cancel
 
     @abstractmethod
-    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]], if_missed: Callable[[], object]) -> None: ...
+    def _start_timer(self, ring: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
 
 async def outlast(seam: Seam[Any], wait: Callable[[], Awaitable[None]]) -> None:

@@ -34,14 +34,9 @@ class Slots(Generic[Holder]):
         self._event = event
         self._line: OrderedDict[Holder, Event] = OrderedDict()
 
-    @property
-    def is_full(self) -> bool:
-        """True if no slot is free."""
-        return len(self.held) >= self._total
-
     async def take(self, holder: Holder) -> None:
         """Wait for a slot. A cancellation ends the wait at once. No checkpoint if a slot is free."""
-        if not self.is_full:
+        if len(self.held) < self._total:
             self.held.add(holder)
             return
         given = self._line[holder] = self._event()

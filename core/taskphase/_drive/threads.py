@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, current_time, to_thread
 
+from .._machine.text import plain
 from .cancelling import CancelScope
 from .seam import Seam
 from .slots import Slots
@@ -17,6 +18,12 @@ Owner = TypeVar("Owner")
 
 # An `abandon()` sets this deadline. It is always over, and no timeout produces it.
 _ABANDONED = -math.inf
+
+
+def timed_out(timeout: float | None, more: str = "") -> TimeoutError:
+    """Return the exception of an attempt whose time is up."""
+    assert timeout is not None
+    return TimeoutError(f"timed out after {plain(timeout)} seconds{more}")
 
 
 class ThreadAbandoned(BaseException):
@@ -113,48 +120,40 @@ class Threads(Generic[Owner]):
         """Return the slot of a thread that `owner` has left behind, and that is not in `known`; or None."""
         return next((slot for slot, by in self._left_behind.items() if by is owner and slot not in known), None)
 
-    def forget(self) -> list[Owner]:
-        """Stop waiting for the threads that were left behind; return their jobs."""
+    def abandon(self) -> list[Owner]:
+        """Leave all threads behind, and from now on each new thread at once. Calls wait for a slot no longer.
+
+        :return: the jobs of the threads that run
+        """
+        self._patience = False
         owners = list(self._left_behind.values())
         self._left_behind.clear()
+        for owner, (call, scope) in self._calls.items():
+            if not call.has_ended:  # otherwise its result is on the way
+                scope.deadline = _ABANDONED
+                if call.is_asked:
+                    owners.append(owner)
         return owners
-
-    def abandon_new(self) -> None:
-        """From now on leave each new thread behind at once."""
-        self._patience = False
-
-    def abandon(self, owner: Owner) -> bool:
-        """Leave the thread of `owner` behind, or have its call wait for a slot no longer.
-
-        :return: whether there was a thread
-        """
-        if owner not in self._calls:
-            return False
-        call, scope = self._calls[owner]
-        if call.has_ended:  # its result is on the way
-            return False
-        scope.deadline = _ABANDONED
-        return call.is_asked
 
     async def call(
         self, owner: Owner, func: Callable[[], Any], timeout: float | None, *, surely: bool
     ) -> tuple[Any, float]:
         """Call `func` in a thread, in a copy of the current context, as soon as a slot is free.
 
-        :param owner: the job, for `abandon()`; one call at a time
+        :param owner: the job; one call at a time
         :param timeout: seconds; the time starts when the call has its slot
         :param surely: whether a cancellation in the line is ignored, so that `func` is called in any case; without
             `timeout`
         :return: the result, and the time (of the loop's clock) at which `timeout` ends
         :raises TimeoutError: after `timeout` seconds; the thread may still run
-        :raises ThreadAbandoned: after `abandon(owner)`; the thread still runs
+        :raises ThreadAbandoned: after `abandon()`; the thread still runs
         """
         call = _Call(func, self._free_from_thread)
         if not surely:
             await self._slots.take(call)
         deadline = math.inf if timeout is None else current_time() + timeout
         # Shielded, so that a cancelled task waits for its thread, and `surely` for its slot. The wait ends early after:
-        # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `forget()`.
+        # - `timeout`, the deadline, and asyncio's own `cancel()`: the host waits for the thread until `abandon()`.
         # - `abandon()`, which moves the deadline into the past: the host does not wait.
         scope = self._seam.cancel_scope(shield=True, deadline=deadline if self._patience else _ABANDONED)
         self._calls[owner] = call, scope
@@ -175,7 +174,7 @@ class Threads(Generic[Owner]):
             if scope.deadline == _ABANDONED:
                 raise ThreadAbandoned
             outlived = "; its thread still runs" if call in self._left_behind else ""
-            raise TimeoutError(f"timed out after {timeout:g} seconds{outlived}")
+            raise timed_out(timeout, outlived)
         if error is None:
             return result, deadline
         try:

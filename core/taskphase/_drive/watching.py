@@ -14,14 +14,6 @@ from .hooks import Entry, Hook, Hooks, Telling, Watching
 T = TypeVar("T")
 
 
-class Observer(Protocol):
-    """An object that a runner tells of its tasks."""
-
-    def _hooks(self) -> Mapping[str, Hook]:
-        """Return the methods to call, by the name of the hook."""
-        ...
-
-
 class Watched(Protocol):
     """The part of a runner that this module needs.
 
@@ -35,35 +27,35 @@ class Watched(Protocol):
 
 _lock = RLock()  # a finalizer may open a host in the thread that has the lock
 _watched: WeakSet[Watched] = WeakSet()
-_everywhere: list[tuple[Observer, tuple[Entry, ...]]] = []
+_everywhere: list[Entry] = []
 _broken: list[tuple[str, ref[object]]] = []
 
 
-def watch(runner: Watched, observers: Iterable[Observer]) -> None:
-    """From now on tell `observers`, and the observers of all runners, of the tasks of `runner`. New ones come first."""
-    entries = [entry for observer in observers for entry in _entries_of(observer)]
+def watch(runner: Watched, hooks: Iterable[Entry]) -> None:
+    """From now on call `hooks`, and the hooks for all runners, for the tasks of `runner`. New ones come first."""
     with _lock:
-        runner.hooks = (*entries, *runner.hooks)
+        runner.hooks = (*hooks, *runner.hooks)
         _watched.add(runner)
         _refresh(runner)
 
 
-def observe_everywhere(observer: Observer) -> None:
+def observe_everywhere(observer: object, hooks: Mapping[str, Hook]) -> None:
     """From now on tell `observer` of the tasks of every runner in the process. From any thread.
 
+    :param hooks: the methods to call, by the name of the hook
     :raises RuntimeError: if `observer` is there already
     """
     with _lock:
-        if any(each is observer for each, _ in _everywhere):
+        if any(entry.observer is observer for entry in _everywhere):
             raise RuntimeError("this observer observes already")
-        _everywhere.append((observer, _entries_of(observer)))
+        _everywhere.extend(Entry(name, observer, hook) for name, hook in hooks.items())
         _refresh_all()
 
 
-def forget_everywhere(observer: Observer) -> None:
+def forget_everywhere(observer: object) -> None:
     """Undo `observe_everywhere()`."""
     with _lock:
-        _everywhere[:] = [each for each in _everywhere if each[0] is not observer]
+        _everywhere[:] = [entry for entry in _everywhere if entry.observer is not observer]
         _refresh_all()
 
 
@@ -104,7 +96,7 @@ def tell_all(hooks: Hooks, telling: Telling, args: tuple[object, ...]) -> None:
 def _go_on(hooks: Hooks, broken: Hook, error: BaseException, args: tuple[object, ...]) -> None:
     """Note that the hook `broken` has raised `error`, and call the hooks behind it."""
     try:
-        if isinstance(error, KeyboardInterrupt):
+        if issubclass(type(error), KeyboardInterrupt):  # `isinstance()` may ask the error for its `__class__`
             raise error
         _break_off(hooks, broken, error)
     finally:
@@ -143,15 +135,10 @@ def _refresh_all() -> None:
 
 
 def _refresh(runner: Watched) -> None:
-    everywhere = [entry for _, entries in _everywhere for entry in entries]
-    entries = [entry for entry in (*runner.hooks, *everywhere) if not _is_broken(entry)]
+    entries = [entry for entry in (*runner.hooks, *_everywhere) if not _is_broken(entry)]
     # Never back to None: another thread, or an observer that has just raised, may be between two looks at it.
     if entries or runner.watching is not None:
         runner.watching = Watching(entries)
-
-
-def _entries_of(observer: Observer) -> tuple[Entry, ...]:
-    return tuple(Entry(name, observer, hook) for name, hook in observer._hooks().items())
 
 
 def for_each(func: Callable[[T], object], items: Iterable[T]) -> None:

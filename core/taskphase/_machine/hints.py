@@ -113,15 +113,20 @@ def misplaced(kwargs: Mapping[str, object], signature: Signature) -> str:
     return f"; settings go into .task({', '.join(f'{name}=...' for name in settings)}), before .schedule()"
 
 
-def listed(name: str, values: Iterable[T]) -> tuple[T, ...]:
+def listed(name: str, values: Iterable[T], base: type = object) -> tuple[T, ...]:
     """Return `values` as a tuple.
 
     :param name: the parameter
-    :raises TypeError: if `values` is no iterable: often the only element of the list
+    :param base: the class of the elements
+    :raises TypeError: if `values` is no iterable (often it is the only element), or an element has another class
     """
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list, not {type(values).__name__}: write {name}=[...]")
-    return tuple(values)
+    found = tuple(values)
+    for value in found:
+        if not isinstance(value, base):
+            raise TypeError(f"{name} must be instances of a subclass of {base.__name__}, not {value!r}")
+    return found
 
 
 def uncalled(value: object) -> str:

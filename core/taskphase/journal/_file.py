@@ -20,8 +20,6 @@ from ..errors import JournalError
 
 T = TypeVar("T")
 
-Sync: TypeAlias = Literal["full", "normal"]
-
 FileId: TypeAlias = tuple[int, int]
 
 VERSION = 2
@@ -61,7 +59,6 @@ _SCHEMA = (
     )
     """,
     "CREATE UNIQUE INDEX keys ON tasks (function, key) WHERE key IS NOT NULL AND state = 'due'",
-    "CREATE INDEX owners ON tasks (owner) WHERE state = 'due'",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -124,7 +121,7 @@ class File:
     :param timeout: the most seconds to wait for a lock of another process
     """
 
-    def __init__(self, path: Path, sync: Sync, timeout: float) -> None:
+    def __init__(self, path: Path, sync: Literal["full", "normal"], timeout: float) -> None:
         self.path = path
         self.timeout = timeout
         self._sync = sync
@@ -163,6 +160,19 @@ class File:
         with self._errors(), closing(self._open()) as connection:
             connection.execute("BEGIN")  # what the statements read is the file at one moment
             return work(connection)
+
+    def is_new(self) -> bool:
+        """Return whether no host has opened the file so far.
+
+        :raises JournalError: if the directory of the file is missing, or cannot be read
+        """
+        with self._errors():
+            try:
+                self.path.stat()
+            except FileNotFoundError:
+                self.path.parent.stat()
+                return True
+        return False
 
     @contextmanager
     def _errors(self) -> Generator[None]:

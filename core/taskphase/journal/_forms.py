@@ -62,7 +62,12 @@ class Forms:
         if name is None:
             return
         _, args, kwargs = without_partials(job.func, job.args, job._kwargs)
-        _check_key(name, job.config.key)
+        key = job.config.key
+        if key is not None and exportable(key) != key:
+            raise TasksUnportableError(
+                f"the key of {shown(name)} cannot go into the journal: it has a character that is no text (a lone "
+                "surrogate, as in file names with unknown bytes)"
+            )
         arguments = pack(name, args, kwargs)
         headers = carried(self._carry, f"{shown(name)} cannot go into the journal")
         headers |= trace_headers(headers)
@@ -120,7 +125,7 @@ class Forms:
 
 
 def _adapt(job: Job) -> None:
-    """Have the drain not wait for a hand-over. Pickle the call of a task that runs here, in a process."""
+    """Take the shield off a hand-over: the drain does not wait for it. Pickle the call of a task for a process."""
     if order_of(job) is None:
         job._pack()
     else:
@@ -143,11 +148,3 @@ def text_of(error: BaseException) -> str:
         return exportable("".join(format_exception_only(error)).strip())
     except Exception:  # of the user's code
         return exportable(type(error).__qualname__)
-
-
-def _check_key(function: str, key: str | None) -> None:
-    if key is not None and exportable(key) != key:
-        raise TasksUnportableError(
-            f"the key of {shown(function)} cannot go into the journal: it has a character that is no text (a lone "
-            "surrogate, as in file names with unknown bytes)"
-        )

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .._drive.runner import Runner
     from ._keeper import Keeper
 
-_LIMITER: RunVar[CapacityLimiter | None] = RunVar("taskphase.journal.overview")
+# The overviews of an event loop have one thread of their own: all other threads may be in use, when the inspector shows
+# why. One: a disk that hangs holds no other thread.
+_LIMITER: RunVar[CapacityLimiter] = RunVar("taskphase.journal.overview")
 
 
 class Journal(AnyJournal):
@@ -40,7 +42,7 @@ class Journal(AnyJournal):
         settings, too
     :param sync: "full": a task that is written survives a power cut. "normal": it survives a crash of the process
     :param timeout: seconds or a `timedelta`, more than 0: a write that takes longer has failed
-    :param recoveries: 1 or more: a task whose process has died in so many recovered runs is kept as failed
+    :param recoveries: 1 or more: a task whose process has died in that many recovered runs is kept as failed
     :param names: the names of functions in the file. Default: the module and the qualified name. A function that was
         renamed needs its old name here
     :param carry: context variables with a `str`. A recovered run sees their values, by these names in the file
@@ -111,14 +113,15 @@ class Journal(AnyJournal):
 
         :param most: the most tasks in each list, 1 or more
         :param arguments: True to have `args` and `kwargs`, unless they are very long. Otherwise both are empty
-        :raises JournalError: if the file cannot be read, or no host has opened it so far
+        :raises JournalError: if the file cannot be read
         """
         check_count("most", most, least=1)
         work = partial(_entries.overview, lives=cache(self._lives), most=most, has_arguments=arguments)
-        return await to_thread.run_sync(self._file.read, work, abandon_on_cancel=True, limiter=_limiter())
+        _LIMITER.set(limiter := _LIMITER.get(None) or CapacityLimiter(1))
+        return await to_thread.run_sync(self._file.read, work, abandon_on_cancel=True, limiter=limiter)
 
     async def retry(self, id: str) -> bool:  # noqa: A002 - the name of the attribute
-        """Have a failed task run again, in any process. It begins within seconds, as soon as a host is open.
+        """Run a failed task again, in any process. The run begins within seconds, as soon as a host is open.
 
         :return: False if no failed task has this `id`
         :raises JournalError: if the file cannot be written; or a due task of the same function has the same key
@@ -136,19 +139,12 @@ class Journal(AnyJournal):
         return await to_thread.run_sync(self._file.ask, partial(_statements.discard, message_id=exportable(id)))
 
     async def _entries(self, state: str) -> list[JournalEntry]:
-        work = partial(_entries.entries, state=state, lives=cache(self._lives))
-        return await to_thread.run_sync(self._file.ask, work)
+        def read() -> list[JournalEntry]:
+            if self._file.is_new():
+                return []
+            return self._file.read(partial(_entries.entries, state=state, lives=cache(self._lives)))
 
-
-def _limiter() -> CapacityLimiter:
-    """Return the limiter of overviews, of this event loop. One thread: a disk that hangs holds no other one. And all
-    other threads may be in use, when the inspector shows why.
-    """
-    limiter = _LIMITER.get(None)
-    if limiter is None:
-        limiter = CapacityLimiter(1)
-        _LIMITER.set(limiter)
-    return limiter
+        return await to_thread.run_sync(read)
 
 
 def _configs_of(

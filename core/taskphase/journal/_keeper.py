@@ -20,7 +20,6 @@ from .._drive import report
 from .._drive.cancelling import no_loop_runs_here
 from .._drive.job import Job, record_of
 from .._drive.keeping import Place, Record
-from .._drive.outlets import Outlets
 from .._drive.runner import Runner
 from .._drive.seam import NativeSeam, outlast
 from .._machine.config import DEFAULT_WHEN
@@ -44,19 +43,13 @@ class Keeper(Recovery):
 
     def __init__(self, runner: Runner, forms: Forms, share: Share) -> None:
         super().__init__(runner, forms, share)
+        # `schedule()` calls `prepare()`, so one call more would cost each task.
+        self.prepare, self.open, self.note_abandoned = forms.prepare, share.open, share.leave_running
         self._routes: WeakKeyDictionary[Scope, _Collected] = WeakKeyDictionary()
         self._asked: dict[Job, Record] = {}
         self._is_writing = False
         self._is_asked, self._has_written = Event(), Event()
         self._scope = CancelScope()
-
-    def prepare(self, job: Job, scope: Scope | None, outlets: Outlets | None) -> None:
-        """See `taskphase._drive.keeping.Keeper.prepare()`."""
-        self._forms.prepare(job, scope, outlets)
-
-    async def open(self) -> None:
-        """See `taskphase._drive.keeping.Keeper.open()`."""
-        await self.share.open()
 
     async def close(self) -> None:
         """Release the tasks that are left, and close the file."""
@@ -125,9 +118,12 @@ class Keeper(Recovery):
             self.share.strike_out(str(job.message_id), key=job.config.key)
         elif job.status is TaskStatus.FAILED:
             self.share.keep_failed(str(job.message_id), text_of(job._result))
+        else:
+            return  # it stays due
+        record.place = Place.NOWHERE
 
     async def _write(self, jobs: Mapping[Job, Record]) -> None:
-        """Write `jobs` in one transaction, and bring those further that wait for that.
+        """Write `jobs` in one transaction. Then let the jobs go on that wait for the write.
 
         :raises JournalError: if that fails
         """
@@ -140,18 +136,15 @@ class Keeper(Recovery):
                 record.place = Place.HERE
             raise
         for job, record in jobs.items():
-            self._note_written(job, record, is_taken=job.message_id in taken)
-
-    def _note_written(self, job: Job, record: Record, *, is_taken: bool) -> None:
-        runner = self._runner
-        record.place = Place.NOWHERE if is_taken else Place.IN_FILE
-        if job.status in ENDS:
-            self.note_ended(job)
-        elif is_taken:
-            with runner.busy():
-                runner.drop(job, _KEY_IS_TAKEN, level=logging.DEBUG)
-        else:
-            runner.note_recorded(job)
+            is_taken = job.message_id in taken
+            record.place = Place.NOWHERE if is_taken else Place.IN_FILE
+            if job.status in ENDS:
+                self.note_ended(job)
+            elif is_taken:
+                with self._runner.busy():
+                    self._runner.drop(job, _KEY_IS_TAKEN, level=logging.DEBUG)
+            else:
+                self._runner.note_recorded(job)
 
     # Tasks of routes.
 
@@ -163,7 +156,7 @@ class Keeper(Recovery):
         return collected is None or not collected.has_begun
 
     def _collect(self, job: Job, record: Record) -> bool:
-        """Have the end of its route write `job`. Return False if there is none that will."""
+        """Make the end of its route write `job`. Return False if there is none that will."""
         route, record.route = record.route, None
         if route is None or not self._takes(route):
             return False
@@ -175,8 +168,8 @@ class Keeper(Recovery):
         return True
 
     async def _end_route(self, jobs: Mapping[Job, Record], outcome: Outcome) -> None:
-        """Write what a route has scheduled, will start and has not ended, or what a shutdown has cut off. In the native
-        task of the route.
+        """Write the tasks of a route that will start and have not ended, and the tasks that a shutdown has cut off. In
+        the native task of the route.
 
         :raises JournalError: if that fails, and the route has succeeded
         """
@@ -205,7 +198,7 @@ class Keeper(Recovery):
                 raise
 
     def _go_unwritten(self, jobs: Mapping[Job, Record], error: JournalError) -> None:
-        """Have the tasks of a route whose write has failed do without the journal, unless they wait for it."""
+        """Let the tasks of a route run unwritten, after a failed write. Tasks that wait for the journal wait on."""
         for job, record in jobs.items():
             if job.status not in ENDS and record.place is Place.HERE and job not in self._runner.gates.recording:
                 record.place = Place.NOWHERE
@@ -215,7 +208,7 @@ class Keeper(Recovery):
     # Tasks outside of routes.
 
     def _ask(self, job: Job, record: Record) -> None:
-        """Have `job` written soon. It waits for that."""
+        """Ask for a write of `job`, which waits until it is written."""
         self._asked[job] = record
         self._is_asked.set()
 
@@ -246,20 +239,17 @@ class Keeper(Recovery):
                 await self._write(jobs)
         except JournalError as exc:
             for job, record in jobs.items():
-                self._note_unwritten(job, record, exc)
+                record.place = Place.NOWHERE
+                if job.status not in ENDS:
+                    record.error = exc
+                    self._runner.note_recorded(job)
+                elif not record.is_unwanted:
+                    report.lost(job, exc)
         # A native cancellation does not come here: `_write_asked()` begins again.
         for job in jobs:
             del self._asked[job]
         self._has_written.set()
         self._has_written = Event()
-
-    def _note_unwritten(self, job: Job, record: Record, error: JournalError) -> None:
-        record.place = Place.NOWHERE
-        if job.status not in ENDS:
-            record.error = error
-            self._runner.note_recorded(job)
-        elif not record.is_unwanted:
-            report.lost(job, error)
 
 
 @dataclass(eq=False, repr=False, slots=True)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from uuid import uuid4
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from ._file import id_of
 
@@ -49,6 +49,9 @@ class _LockFile:
 
 _files: WeakSet[_LockFile] = WeakSet()
 
+# The locks of closed hosts, by the runs that go on: a lock ends with the last run that has it here.
+_outliving: WeakKeyDictionary[object, _LockFile | None] = WeakKeyDictionary()
+
 
 def _in_child() -> None:
     for file in list(_files):
@@ -71,6 +74,7 @@ class Owner:
         self._path = _lock_of(journal, self.id)
         self._functions = json.dumps(sorted(functions)).encode()
         self._file: _LockFile | None = None
+        self._is_left = False  # True from `outlive()` on
 
     def _make(self) -> _LockFile:
         _remove(self._path)  # so this never waits for its own lock, and overwrites no file of another program
@@ -117,9 +121,16 @@ class Owner:
                 others[found["owner"]] = functions
         return others
 
+    def outlive(self, runs: Iterable[object]) -> None:
+        """Have `close()` leave the lock to `runs`, which threads of the host go on with, until all of them are gone."""
+        for run in runs:
+            _outliving[run] = self._file
+            self._is_left = True
+
     def close(self) -> None:
-        """Release the lock. Never raises."""
-        _remove(self._path)
+        """Release the lock, if no run goes on. Never raises."""
+        if not self._is_left:
+            _remove(self._path)
         self._file = None
 
 

@@ -18,11 +18,8 @@ from ._forms import Forms
 from ._share import Share
 from ._statements import Row
 
-# Seconds between two looks for tasks of hosts that have died.
+# Seconds between two looks for tasks of hosts that have died, and between two tries to count a recovered run.
 _PAUSE = 2.0
-
-# Seconds between two tries to count a recovered run.
-_PAUSE_TO_COUNT = 1.0
 
 # The most recovered tasks that run here or may run now: other hosts get a part of the work, too.
 _MOST_RECOVERED = 100
@@ -65,7 +62,7 @@ class Recovery:
                 if runner.stage is not DrainStage.OPEN:
                     runner.cancel(job)  # it stays due
                     return
-                await sleep(_PAUSE_TO_COUNT)
+                await sleep(_PAUSE)
                 continue
             record.place = Place.IN_FILE if is_there else Place.NOWHERE
             if not is_there and job.status not in ENDS:
@@ -107,12 +104,13 @@ class Recovery:
                 await (self._has_room if len(found) >= room else self._has_turn).wait()
 
     async def _take(self, most: int) -> list[Row]:
-        # If a recovered run has died, this counts for all that were under way: such tasks run one after the other.
-        # Otherwise a task that kills its process takes others along. One in a pause, which may be long, is let be.
+        # The death of a process counts for each recovered run that was under way in it. So only one *suspect*, a task
+        # of which a recovered run has died, runs at a time: otherwise a task that kills its process makes the other
+        # suspects fail, too. A suspect in a pause, which may be long, does not hold up the next one.
         suspects = int(self._suspect is None or self._suspect.status in _PAUSED)
         taken = await self.share.take(most, suspects=suspects)
-        for each in taken.given_up:
-            report.given_up(*each)
+        for row, reason in taken.given_up:
+            report.given_up(*row[:4], reason)
         return taken.tasks
 
     def _run_again(self, found: Row) -> None:

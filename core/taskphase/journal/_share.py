@@ -4,14 +4,16 @@ until their transaction is on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from sqlite3 import Connection
 from time import monotonic
 from typing import Any, cast
 
 from anyio import sleep_until
 
+from .._drive import report
 from .._drive.seam import Event, Seam
+from .._machine.text import plain
 from ..errors import JournalError
 from . import _statements
 from ._file import File
@@ -37,6 +39,7 @@ class Share(Writer):
         self._watched: dict[Write, float] = {}  # with the time at which `watch()` ends the wait, the oldest first
         self._is_watching = False
         self._has_watched: Event = seam.event()
+        self._running: list[str] = []  # message ids of tasks that go on after `close()`
         self.is_closed: bool = False  # True from `close()` on
 
     async def open(self) -> None:
@@ -52,7 +55,7 @@ class Share(Writer):
             raise
 
     async def do(self, work: Work[T], *, undo: Work[object] = nothing) -> T:
-        """Have the thread do `work`, and wait until the transaction is on the disk.
+        """Make the thread do `work`, and wait until the transaction is on the disk.
 
         If this raises, the work was not done, or the writer undoes it next.
 
@@ -112,7 +115,7 @@ class Share(Writer):
         finally:
             self._watched.pop(write, None)
         if self._give_up(write):
-            reason = f"a write takes longer than {timeout:g} seconds: a slow disk, or another process"
+            reason = f"a write takes longer than {plain(timeout)} seconds: a slow disk, or another process"
             raise JournalError(self._path, reason)
         if write.error is not None:
             raise write.error
@@ -128,18 +131,21 @@ class Share(Writer):
         :param suspects: the most tasks among them of which a recovered run has died
         :raises JournalError: if that fails. This host has taken nothing
         """
-        message_ids: list[str] = []
+        taken = Taken([], [])
 
         def take(connection: Connection) -> Taken:
+            nonlocal taken
             self._owner.hold()
             others = self._owner.others()
             limits = {"recoveries": self._recoveries, "most": most, "suspects": suspects}
             taken = _statements.take(connection, self._owner.id, self._functions, others, self._doubts, **limits)
-            message_ids[:] = [task.message_id for task in taken.tasks]
             return taken
 
         def undo(connection: Connection) -> None:
-            _statements.give_back(connection, self._owner.id, message_ids)
+            _statements.give_back(connection, self._owner.id, [task.message_id for task in taken.tasks])
+            while taken.given_up:  # they are on the disk, and no caller logs them any more
+                row, reason = taken.given_up.pop()
+                report.given_up(*row[:4], reason)
 
         return await self.do(take, undo=undo)
 
@@ -159,6 +165,11 @@ class Share(Writer):
         """
         return await self.do(lambda connection: _statements.count_run(connection, self._owner.id, message_id))
 
+    def leave_running(self, runs: Mapping[str, object]) -> None:
+        """Have this host keep the tasks of `runs`, by message id, after `close()`. The lock ends with these objects."""
+        self._running = list(runs)
+        self._owner.outlive(runs.values())
+
     async def close(self) -> None:
         """Release the due tasks, and then the lock. The host has run its last task. A cancellation does not shorten
         this. Never raises JournalError: if the file cannot be written, other hosts take the tasks as after a crash.
@@ -170,7 +181,7 @@ class Share(Writer):
             return
         self.is_closed = True
         if self._owner.is_held:
-            self.post(lambda connection: _statements.release(connection, self._owner.id))
+            self.post(lambda connection: _statements.release(connection, self._owner.id, self._running))
         self._queue.put(None)
         with self._seam.cancel_scope(deadline=self._seam.clock() + self._timeout, shield=True):
             await self._has_ended.wait()

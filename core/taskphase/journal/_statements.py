@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -26,13 +25,15 @@ T = TypeVar("T")
 _MOST = 500
 _MOST_ROWS = 50
 
-# A host takes a task so many seconds before the delay ends: it looks more often than that. Until then the task lies in
-# the file, and takes no room in a host.
+# Seconds before the end of a delay from which on a host takes the task; more than the time between two looks. Until
+# then the task is only in the file, and takes no room in a host.
 _SOON = 5.0
 
 # Seconds for which a task stays due that no living host can run: its function is unknown, or has other parameters now.
 # While a process that can run it restarts, only other apps and older versions may be there; a restart takes less.
 _GRACE = 60.0
+
+_UNKNOWN = "the journal of this app has no function with this name"
 
 # The rest of a delay, in seconds. Never more than the whole delay: the clock may have been set back.
 _REST = "ifnull(max(0, min(due_at - ?, due_at - written_at)), 0)"
@@ -43,7 +44,7 @@ _VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'due')"
 class Row(NamedTuple):
     """A task to write, or that a host has taken. `arguments` and `headers` are JSON.
 
-    `delay` is in seconds, for a task that was taken the rest of it; None or 0: the task has none.
+    `delay` is in seconds; None or 0: the task has none. A task that was taken has the rest of its delay.
     """
 
     message_id: str
@@ -61,26 +62,16 @@ class Row(NamedTuple):
 _COLUMNS = ", ".join(Row._fields[:7])
 
 
-class GivenUp(NamedTuple):
-    """A task that is kept as failed, although no host has run it now."""
-
-    message_id: str
-    function: str
-    name: str
-    phase: str
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What `take()` has done.
 
     :ivar tasks: the tasks to run, the oldest first
-    :ivar given_up: tasks that are now kept as failed
+    :ivar given_up: tasks that are now kept as failed, although no host has run them, with the reasons
     """
 
     tasks: list[Row]
-    given_up: list[GivenUp]
+    given_up: list[tuple[Row, str]]
 
 
 class Doubts:
@@ -100,18 +91,18 @@ class Doubts:
         """Note that this host cannot run a task. Return since when, and the first reason."""
         return self._found.setdefault(message_id, (self._clock(), reason))
 
-    def judge(self, found: Sequence[GivenUp], *, is_all: bool) -> list[GivenUp]:
+    def judge(self, found: Sequence[Row], *, is_all: bool) -> list[tuple[Row, str]]:
         """Return the tasks to keep as failed, with the first reasons. The others stay due for now.
 
         :param found: the due tasks that no living host can run
         :param is_all: True to forget all other tasks: a host can run them now, or has done so
         """
-        noted = {each.message_id: self.note(each.message_id, each.reason) for each in found}
+        noted = {row.message_id: self.note(row.message_id, _UNKNOWN) for row in found}
         if is_all:
             self._found = noted
         now = self._clock()
-        judged = [(each, *noted[each.message_id]) for each in found]
-        return [each._replace(reason=reason) for each, since, reason in judged if now - since >= _GRACE]
+        judged = [(row, *noted[row.message_id]) for row in found]
+        return [(row, reason) for row, since, reason in judged if now - since >= _GRACE]
 
 
 def write(connection: Connection, owner: str, rows: Iterable[Row]) -> frozenset[str]:
@@ -162,11 +153,10 @@ def take(
     most: int,
     suspects: int,
 ) -> Taken:
-    """Give `owner` due tasks that have no living owner. A task that no living owner can run is kept as failed in the
-    end.
+    """Give `owner` due tasks that have no living owner. Keep a task as failed that for long no living owner can run.
 
     :param others: the functions of all other living owners
-    :param recoveries: a task is kept as failed if so many of its recovered runs have died
+    :param recoveries: a task is kept as failed if that many of its recovered runs have died
     :param most: the most tasks to take
     :param suspects: the most tasks among them of which a recovered run has died
     """
@@ -180,33 +170,26 @@ def take(
         [now, *alive, now + _SOON, now],
     )
     taken = Taken([], [])
-    strange: list[GivenUp] = []
+    strange: list[Row] = []
     for row in map(Row._make, found):
-        died, lost = row.recoveries, partial(GivenUp, *row[:4])
-        if died >= recoveries:
-            taken.given_up.append(lost(f"its process has died in {died} recovered runs"))
+        if row.recoveries >= recoveries:
+            taken.given_up.append((row, f"its process has died in {row.recoveries} recovered runs"))
         elif row.function in elsewhere:
             continue  # another host takes it
         elif row.function not in functions or row.message_id in doubts:
-            strange.append(lost("the journal of this app has no function with this name"))
-        elif not died or suspects:
-            suspects -= died > 0
+            strange.append(row)
+        elif not row.recoveries or suspects:
+            suspects -= row.recoveries > 0
             taken.tasks.append(row)
             if len(taken.tasks) == most:
                 break
     found.close()
     taken.given_up.extend(doubts.judge(strange, is_all=len(taken.tasks) < most))
-    _note_taken(connection, owner, taken)
+    changes = [(owner, row.message_id) for row in taken.tasks]
+    connection.executemany("UPDATE tasks SET owner = ?, counted = 0 WHERE message_id = ?", changes)
+    for row, reason in taken.given_up:
+        keep_failed(connection, row.message_id, reason)
     return taken
-
-
-def _note_taken(connection: Connection, owner: str, taken: Taken) -> None:
-    connection.executemany(
-        "UPDATE tasks SET owner = ?, counted = 0 WHERE message_id = ?",
-        [(owner, task.message_id) for task in taken.tasks],
-    )
-    for each in taken.given_up:
-        keep_failed(connection, each.message_id, each.reason)
 
 
 def give_back(connection: Connection, owner: str, message_ids: Iterable[str]) -> None:
@@ -225,13 +208,16 @@ def count_run(connection: Connection, owner: str, message_id: str) -> bool:
     return connection.execute(statement, (message_id, owner)).rowcount > 0
 
 
-def release(connection: Connection, owner: str) -> None:
-    """Let other hosts take the due tasks of `owner`, whose host has closed in order: no run of the tasks has died."""
+def release(connection: Connection, owner: str, running: Iterable[str] = ()) -> None:
+    """Let other hosts take the due tasks of `owner`, whose host has closed in order: no run of the tasks has died. What
+    is still `running` stays with `owner`.
+    """
     connection.execute(
         "UPDATE tasks SET owner = NULL, recoveries = recoveries - counted, counted = 0"
         " WHERE state = 'due' AND owner = ?",
         (owner,),
     )
+    connection.executemany("UPDATE tasks SET owner = ? WHERE message_id = ?", [(owner, each) for each in running])
 
 
 def retry(connection: Connection, message_id: str) -> bool:

@@ -89,7 +89,7 @@ class Writer:
         self._thread = Thread(target=self._run, name="taskphase.journal", daemon=True)
 
     def post(self, work: Work[object]) -> None:
-        """Have the thread do `work`, now or after errors. From any thread; does not wait."""
+        """Make the thread do `work`, now or after errors. From any thread; does not wait."""
         self._queue.put(work)
 
     def strike_out(self, message_id: str, *, key: str | None = None) -> None:

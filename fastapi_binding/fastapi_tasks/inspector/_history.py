@@ -113,6 +113,7 @@ class History(TaskObserver):
             request.ended = clock()
             request.info = texts_of(request.info)
             requests.pop(id(scope.info), None)
+            self._stories.over.append(request)
         else:
             request.route_ended = clock()
             request.has_failed = change == "route_failed"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from anyio import fail_after
+from anyio import Lock, fail_after
 
 from taskphase import Journal, JournalEntry, JournalError, TaskHost
 
@@ -16,13 +17,13 @@ MOST_ROWS = 100
 """The most due tasks, and the most failed ones, that the page shows."""
 
 FRESH = 1.0
-"""Seconds. So long one look at the file is enough, for all tabs."""
+"""Seconds for which one look at the file serves all tabs."""
 
 SHARE = 20
-"""A look that takes long is enough for so many times its seconds: a file with 100 000 tasks takes 0.1 seconds."""
+"""A look that took long serves for this many times its own seconds. A file with 100 000 tasks takes 0.1 seconds."""
 
 PATIENCE = 0.5
-"""Seconds. The rest of the page does not wait longer for the disk."""
+"""The most seconds that the rest of the page waits for the disk."""
 
 
 class JournalReader:
@@ -34,17 +35,19 @@ class JournalReader:
     def __init__(self, *, arguments: bool) -> None:
         self._arguments = arguments
         self._last: tuple[Journal, float, str] | None = None  # with the end of its time
+        self._locks: WeakKeyDictionary[TaskHost, Lock] = WeakKeyDictionary()  # a lock belongs to an event loop
 
     async def read(self, host: TaskHost) -> str:
         """Return what the page shows, as JSON; "" without a journal."""
-        journal, last = host.journal, self._last
+        journal = host.journal
         if not isinstance(journal, Journal):
             return ""
-        began = time.monotonic()
-        if last is None or last[0] is not journal or began > last[1]:
-            text = json.dumps(await self._look(journal), separators=(",", ":"))
-            now = time.monotonic()
-            self._last = last = journal, now + max(FRESH, SHARE * (now - began)), text
+        async with self._locks.setdefault(host, Lock(fast_acquire=True)):
+            last, began = self._last, time.monotonic()
+            if last is None or last[0] is not journal or began > last[1]:
+                text = json.dumps(await self._look(journal), separators=(",", ":"))
+                now = time.monotonic()
+                self._last = last = journal, now + max(FRESH, SHARE * (now - began)), text
         return last[2]
 
     async def _look(self, journal: Journal) -> dict[str, Any]:

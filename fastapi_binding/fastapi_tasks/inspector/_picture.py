@@ -8,17 +8,18 @@ import os
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import fields
 from itertools import islice
 from types import FrameType
 from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from taskphase import Task, TaskHost, TaskStatus
+from taskphase import HostStatistics, Task, TaskHost, TaskStatus
 
 from ._history import History
-from ._stories import Request, Story
-from ._text import escaped, place, texts_of
+from ._stories import Request, Story, clock
+from ._text import escaped, is_of_loop, place, texts_of
 
 MOST_ALIVE = 200
 """The most tasks that the page shows as alive."""
@@ -30,7 +31,7 @@ MOST_SEARCHED = 1000
 """The most tasks that may be alive for a look at their frames: the search for them takes a microsecond a task."""
 
 BATCH = 100
-"""So many tasks are written between two turns of the event loop: that takes about a millisecond."""
+"""The most tasks that are written between two turns of the event loop: that takes about a millisecond."""
 
 # What a task waits for, or does, in each status.
 KINDS: dict[str, str] = {
@@ -50,13 +51,11 @@ KINDS: dict[str, str] = {
     TaskStatus.RETRYING: "retry",
 }
 
-_IN_ATTEMPT = {TaskStatus.RUNNING, TaskStatus.CANCELLING, TaskStatus.HANDLING, TaskStatus.ABORTING}
+_OF_THE_FUNCTION = {TaskStatus.RUNNING, TaskStatus.CANCELLING}
+_IN_ATTEMPT = {*_OF_THE_FUNCTION, TaskStatus.HANDLING, TaskStatus.ABORTING}
 _IN_HAND_OVER = {TaskStatus.HANDING_OVER, TaskStatus.WITHDRAWING}
 
-_LOOPS = {"anyio", "asyncio", "trio", "uvloop"}
-
-_COUNTS = ("running", "waiting", "limited", "delayed", "deferred", "retrying", "handing_over", "recording", "threads")
-_ENDS = ("succeeded", "failed", "cancelled", "dropped", "handed_over", "recovered")
+_COUNTS = [field.name for field in fields(HostStatistics) if field.name != "oldest_running"]
 
 
 class Picture:
@@ -70,16 +69,16 @@ class Picture:
         self._host = host
         self._worker = f"{os.getpid()}-{self._stories.token}"
         known = {worker: last for worker, _, last in (each.partition(":") for each in after.split(","))}
-        last = known.get(self._worker, "")
-        self._is_whole = re.fullmatch("[0-9]{1,18}", last) is None  # more digits are not ours
-        self._last = 0 if self._is_whole else int(last)  # the id of a task
+        last = re.fullmatch(r"([0-9]{1,18})\.([0-9]{1,18})", known.get(self._worker, ""))  # more digits are not ours
+        self._is_whole = last is None
+        self._last, self._moment = (0, 0) if last is None else (int(last[1]), int(last[2]))
         self._head_before: str | None = None
         self._journal = ""
 
     @property
     def cursor(self) -> str:
-        """The worker, and the last task that has ended, as far as this picture has told of them."""
-        return f"{self._worker}:{self._last}"
+        """The worker, the last task that has ended, and the microsecond of the look that this picture has told of."""
+        return f"{self._worker}:{self._last}.{self._moment}"
 
     async def pieces(self) -> AsyncGenerator[str]:
         """Yield the pieces of one JSON object; nothing, if nothing has changed since the last call.
@@ -88,19 +87,21 @@ class Picture:
         """
         stories = self._stories
         journal = await stories.journal.read(self._host)
+        moment = int(clock() * 1e6)
+        changed = [] if self._is_whole else stories.requests_after(self._moment / 1e6)
         alive = list(stories.oldest(MOST_ALIVE))
         ended = stories.ended_after(self._last)
         if len(ended) > BATCH:
             await checkpoint()
         head = self._head(len(alive)) + ',"alive":[' + await self._write_alive(alive) + "]"
-        if head == self._head_before and not ended and journal == self._journal:
+        if head == self._head_before and not ended and not changed and journal == self._journal:
             return
         is_whole, self._is_whole = self._is_whole, False
-        self._head_before, self._last = head, ended[-1].id if ended else self._last
-        now = _round(stories.now())
+        self._head_before, self._last, self._moment = head, ended[-1].id if ended else self._last, moment
+        now = _round(clock() + stories.wall)
         yield _json({"whole": is_whole, "cursor": self.cursor, "now": now})[:-1] + "," + head
-        of_tasks = (*(story.request for _, story in alive), *(story.request for story in ended))
-        requests = {request.id: request for request in of_tasks if request is not None}
+        told = (*changed, *(story.request for _, story in alive), *(story.request for story in ended))
+        requests = {request.id: request for request in told if request is not None}
         lists = {
             "requests": map(self._request, requests.values()),
             "tasks": map(self._row, ended),
@@ -125,7 +126,7 @@ class Picture:
             "pid": os.getpid(),
             "keep": stories.keep,
             "draining": host.closing.is_set(),
-            "counts": {name: getattr(counts, name) for name in (*_COUNTS, *_ENDS)},
+            "counts": {name: getattr(counts, name) for name in _COUNTS},
             "refused": [[*key, *last] for key, last in tuple(stories.refused.items())],
             "durations": stories.durations() or None,
             "more_alive": max(0, len(stories.alive) - alive),
@@ -211,23 +212,21 @@ def _where(task: Task[Any], story: Story, *, is_here: bool) -> list[str]:
     """
     frames = task.frames() if is_here else ()
     if story.status in _IN_HAND_OVER and story.message is not None:
-        own = [frame for frame in frames or () if not _is_of_loop(frame)]  # of the queue and of its engine
+        own = [frame for frame in frames or () if not is_of_loop(frame)]  # of the queue and of its engine
         return [f"the queue {story.message[0]!r}", *_places(own)]
     if frames is None:
+        if task.config.run_in == "process" and story.status in _OF_THE_FUNCTION:
+            return ["in a process"]
         return ["in a thread"] if story.status in _IN_ATTEMPT else []
     # The innermost frames of the event loop's package are one.
     end = len(frames)
-    while end > 1 and _is_of_loop(frames[end - 1]) and _is_of_loop(frames[end - 2]):
+    while end > 1 and is_of_loop(frames[end - 1]) and is_of_loop(frames[end - 2]):
         end -= 1
     return _places(frames[:end])
 
 
 def _places(frames: Sequence[FrameType]) -> list[str]:
     return [place(frame.f_code, frame.f_lineno) for frame in frames[-MOST_FRAMES:]]
-
-
-def _is_of_loop(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
 
 
 def _segments(story: Story) -> list[list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from secrets import token_hex
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -93,6 +94,7 @@ def facts_of(
     )
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """What the history knows of one request, or of another unit of work.
 
@@ -100,16 +102,17 @@ class Request:
     :ivar began: the time of the first task
     """
 
-    __slots__ = ("began", "ended", "first_message", "has_failed", "id", "info", "route_ended")
+    id: int
+    info: dict[str, Any]
+    began: float
+    route_ended: float | None = None
+    has_failed: bool = False
+    first_message: float | None = None
+    ended: float | None = None
 
-    def __init__(self, id: int, info: dict[str, Any], began: float) -> None:  # noqa: A002 - as `Task.id`
-        self.id = id
-        self.info = info
-        self.began = began
-        self.route_ended: float | None = None
-        self.has_failed = False
-        self.first_message: float | None = None
-        self.ended: float | None = None
+    def has_changed_after(self, moment: float) -> bool:
+        """Return whether a step of the request is later than `moment`."""
+        return any((step or 0) > moment for step in (self.route_ended, self.first_message, self.ended))
 
 
 class Stories:
@@ -120,6 +123,7 @@ class Stories:
     :ivar ended: the notes of the last tasks that have ended
     :ivar failed: the notes of the last tasks that have failed
     :ivar requests: the requests that have not ended, by the `id()` of `scope.info`, which the request holds meanwhile
+    :ivar over: the last requests that have ended
     :ivar refused: by function and type of the exception: the last message, and how often `schedule()` has raised it
     :ivar token: a random text, because a later worker may have the same process id
     :ivar wall: the difference between the wall clock and `clock()`
@@ -131,16 +135,11 @@ class Stories:
         self.ended: deque[Notes] = deque(maxlen=keep)
         self.failed: deque[Notes] = deque(maxlen=failures)
         self.requests: dict[int, Request] = {}
+        self.over: deque[Request] = deque(maxlen=keep)
         self.refused: dict[tuple[str, str], tuple[str, int]] = {}
         self.journal = JournalReader(arguments=arguments)
         self.token = token_hex(4)
         self.wall = time.time() - clock()  # read once: a wall clock that is set later moves no task
-        self._measured: list[Notes] = []
-        self._percentiles: dict[str, float] = {}
-
-    def now(self) -> float:
-        """Return the time in seconds since 1970."""
-        return clock() + self.wall
 
     def oldest(self, most: int) -> Iterator[tuple[Task[Any], Story]]:
         """Yield the oldest tasks that have not ended, at most `most`."""
@@ -161,16 +160,18 @@ class Stories:
         fresh = copied(lambda: takewhile(lambda notes: notes[_ID] != last, reversed(self.ended)))
         return [Story.of(notes) for notes in reversed(fresh)]
 
+    def requests_after(self, moment: float) -> list[Request]:
+        """Return the requests that have changed after `moment`: their tasks may have ended before."""
+        # Read first the requests that have not ended: one that ends meanwhile is in both lists.
+        alive = copied(self.requests.values)
+        over = copied(lambda: takewhile(lambda request: request.has_changed_after(moment), reversed(self.over)))
+        return [*(request for request in alive if request.has_changed_after(moment)), *over]
+
     def durations(self) -> dict[str, float]:
         """Return percentiles of the seconds from the first step to the end, for the last tasks in the ring that ran."""
         last = copied(lambda: islice(reversed(self.ended), MOST_MEASURED))
-        if last[:1] != self._measured:  # otherwise no task has ended since
-            found = sorted(notes[-_FACTS] - began for notes in last if (began := _first_step(notes)) is not None)
-            self._measured = last[:1]
-            self._percentiles = {
-                f"p{share}": round(found[(len(found) - 1) * share // 100], 6) for share in (50, 99) if found
-            }
-        return self._percentiles
+        found = sorted(notes[-_FACTS] - began for notes in last if (began := _first_step(notes)) is not None)
+        return {f"p{share}": round(found[(len(found) - 1) * share // 100], 6) for share in (50, 99) if found}
 
     def failures(self) -> list[Story]:
         """Return the last tasks that have failed, the oldest first."""

@@ -8,7 +8,8 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import PurePath
 from reprlib import Repr
-from types import CodeType, FunctionType, TracebackType
+from traceback import walk_tb
+from types import CodeType, FrameType, FunctionType
 from typing import Any, cast
 
 from taskphase import Queue, Task
@@ -39,6 +40,11 @@ _repr = _ShortRepr()
 _repr.maxstring = _repr.maxother = 60
 
 _type_name = type.__dict__["__name__"].__get__  # the metaclass of a user may have a `__name__` of its own
+
+# The class of an exception may override these attributes.
+_traceback, _cause = (BaseException.__dict__[name].__get__ for name in ("__traceback__", "__cause__"))
+
+_LOOPS = {"anyio", "asyncio", "outcome", "trio", "uvloop"}
 
 _ROOTS = sorted({path.rstrip("/") + "/" for path in (*sys.path, sys.prefix) if path}, key=len, reverse=True)
 
@@ -117,22 +123,21 @@ def _file(name: str) -> str:
     return name[len(root) :] if root else "/".join(PurePath(name).parts[-3:])
 
 
+def is_of_loop(frame: FrameType) -> bool:
+    """Return whether `frame` runs code of an event loop."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
+
+
 def failure_of(error: BaseException) -> tuple[str, str, str]:
     """Return the type of an exception, its message, and the line that raised it.
 
-    An exception that nobody raised has no line. The line of a timeout is the line at which the attempt waited: the
-    traceback of its cause.
+    A timeout was raised by nobody. Its line is the line at which the attempt waited: its cause was raised there, by the
+    event loop. An exception without both has no line.
     """
-    found = _raised(error)
-    if found is None or found.startswith("taskphase/"):
-        found = (_raised(error.__cause__) if error.__cause__ is not None else None) or found
-    return type_name(error), message_of(error), found or ""
-
-
-def _raised(error: BaseException) -> str | None:
-    trace: TracebackType | None = error.__traceback__
-    if trace is None:
-        return None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return place(trace.tb_frame.f_code, trace.tb_lineno)
+    steps = list(walk_tb(_traceback(error)))
+    if not steps and (cause := _cause(error)) is not None:
+        steps = list(walk_tb(_traceback(cause)))
+        while len(steps) > 1 and is_of_loop(steps[-1][0]):
+            steps.pop()
+    where = [place(frame.f_code, line) for frame, line in steps[-1:]]
+    return type_name(error), message_of(error), "".join(where)

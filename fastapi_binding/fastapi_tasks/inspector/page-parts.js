@@ -47,10 +47,10 @@ function replaceChild(before, after) {
 export const messageOf = ({ queue, message_id: message }) =>
   message ? `${queue ? `queue ${queue}, ` : ""}message ${message}` : "";
 
-/** Write a duration: "0.31 ms", "12 ms", "1.24 s", "3 min". */
+/** Write a duration: "0.31 ms", "12 ms", "1.24 s", "3 min". Less than a microsecond is the rounding of a difference. */
 export function seconds(value, isCoarse = false) {
-  if (value < 1 && !isCoarse) {
-    const milliseconds = value * 1000;
+  if (value < 0.9995 && !isCoarse) {
+    const milliseconds = Math.max(0, Math.round(value * 1e6)) / 1000;
     return `${milliseconds < 10 ? Number(milliseconds.toPrecision(2)) : Math.round(milliseconds)} ms`;
   }
   if (value < 60) return isCoarse ? `${Math.floor(value)} s` : `${Number(value.toPrecision(3))} s`;

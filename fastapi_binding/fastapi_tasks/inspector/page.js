@@ -188,9 +188,9 @@ function entriesOf(worker) {
   const roots = new Map(); // most parents come first: so a long chain of tasks is not followed again for each task
   for (const task of tasks.values()) {
     let root = task;
-    if (task.request === null) while (tasks.has(root.parent)) root = roots.get(root.parent) ?? tasks.get(root.parent);
+    while (root.request === null && tasks.has(root.parent)) root = roots.get(root.parent) ?? tasks.get(root.parent);
     roots.set(task.id, root);
-    const request = worker.requests.get(task.request) ?? null;
+    const request = worker.requests.get(root.request) ?? null;
     const key = request ? `r${request.id}` : `t${root.id}`;
     if (!entries.has(key)) entries.set(key, { key, request, root, tasks: [], at: request?.began ?? root.scheduled });
     entries.get(key).tasks.push(task);
@@ -224,7 +224,7 @@ function drawAll() {
   drawChosen(all, found, worker);
   drawAlive(worker, matches);
   drawJournal?.(journal, matches);
-  drawFailures(worker, matches);
+  drawFailures(worker, matches, all);
 }
 
 function drawWorkers() {
@@ -357,21 +357,23 @@ function aliveRow(task) {
     cell("Status", el("span", { class: "mark alive" }, said(task.status)), el("span", { class: "quiet" }, task.recovered ? `${task.phase}, recovered` : task.phase)),
     cell("Age", el("time", { class: "age", "data-at": task.scheduled })),
     cell("Attempt", task.attempt ? String(task.attempt) : "–"),
-    cell("Shield", task.shield === false ? "–" : task.shield === true ? "yes" : `${task.shield} s`),
+    cell("Shield", task.shield === false ? "–" : task.shield === true ? "yes" : seconds(task.shield)),
     cell("Where it waits", task.where.length ? el("ol", { class: "where" }, ...task.where.map((line) => el("li", {}, el("code", {}, line)))) : "–"));
 }
 
-function drawFailures(worker, matches) {
+function drawFailures(worker, matches, entries) {
   const { failures, refused } = worker.head;
   const rows = [
     ...failures.map((row) => ({ ...row, kind: "failed" })),
     ...refused.map(([name, error, message, count]) => ({ function: name, error, message, count, where: "", kind: "refused", last: null })),
   ];
+  const keys = new Map(entries.flatMap(({ key, tasks }) => tasks.map(({ id }) => [id, key])));
+  const keyOf = (row) => keys.get(row.task) ?? (worker.requests.has(row.request) ? `r${row.request}` : null);
   const found = rows.filter((row) => matches([{ ...row, name: null, status: "failed", ended: 0, error: [row.error, row.message, row.where] }], []));
   reconcile($("groups"), found, {
     key: (row) => JSON.stringify([row.kind, row.function, row.error, row.where]),
-    sign: (row) => JSON.stringify([row.count, row.last, row.message, worker.requests.has(row.request)]),
-    build: (row) => failureRow(row, worker),
+    sign: (row) => JSON.stringify([row.count, row.last, row.message, keyOf(row)]),
+    build: (row) => failureRow(row, keyOf(row)),
   });
   const none = $("no-failures");
   none.hidden = found.length > 0;
@@ -379,9 +381,8 @@ function drawFailures(worker, matches) {
   tick();
 }
 
-function failureRow(row, worker) {
-  const key = worker.requests.has(row.request) ? `r${row.request}` : worker.tasks.has(row.task) && row.request === null ? `t${row.task}` : null;
-  const show = el("button", { type: "button", "data-focus": "" }, row.request ? "Show the last request" : "Show the last task");
+function failureRow(row, key) {
+  const show = el("button", { type: "button", "data-focus": "" }, key?.startsWith("r") ? "Show the last request" : "Show the last task");
   show.addEventListener("click", () => {
     choose({ show: key });
     $("chosen-title").focus();

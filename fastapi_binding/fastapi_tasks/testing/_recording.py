@@ -17,6 +17,7 @@ from taskphase import TaskHost
 from taskphase.testing import RecordedTasks, RunMode, TaskRecorder
 
 from .._app import installation_of
+from .._request import FIRST_MESSAGES
 from ..errors import FastAPITasksUninitializedAppError
 
 # The messages that end a response.
@@ -56,7 +57,7 @@ class AppTaskRecorder(TaskRecorder):
         installation = installation_of(app)
         if installation is None:
             raise FastAPITasksUninitializedAppError(
-                "record_tasks() takes an app on which add_tasks() was called; if it is mounted on one, that one"
+                "record_tasks() takes the app on which add_tasks() was called: for a mounted app, its parent"
             )
         self._installation = installation
         self._requests: list[RecordedRequest] = []
@@ -132,7 +133,7 @@ class AppTaskRecorder(TaskRecorder):
 
         async def watched(message: Message) -> None:
             nonlocal has_begun
-            if not has_begun:
+            if not has_begun and message["type"] in FIRST_MESSAGES:
                 has_begun = True
                 await self.finish(request)
             if message["type"] in _ENDS and not message.get("more_body", False):

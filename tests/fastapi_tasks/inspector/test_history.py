@@ -6,7 +6,9 @@ import gc
 import json
 import logging
 import math
+import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +23,7 @@ from tests.handed import DownQueue, ListQueue, send_mail
 
 from fastapi_tasks import (
     Limit,
+    Task,
     TaskHost,
     TasksClosedError,
     TasksSaturatedError,
@@ -262,7 +265,7 @@ class TestTheStoryOfATask:
             await host.task(timeout=0.001).schedule(hang).wait()
             [group] = (await look(history, host))["failures"]
         assert group["error"] == "TimeoutError"
-        assert not group["where"].startswith("taskphase/")
+        assert re.search(r"test_history\.py:\d+ .*\.hang$", group["where"])
 
     async def test_cancelled_and_dropped_tasks_end_as_such_g2_g5(self, history: History) -> None:
         async with TaskHost(observers=[history]) as host:
@@ -331,6 +334,26 @@ class TestAlive:
             go_on.set()
         assert row["where"] == ["in a thread"]
 
+    async def test_a_task_of_a_process_waits_there_and_its_handler_in_a_thread_g4_g23(self, history: History) -> None:
+        go_on, handled = threading.Event(), threading.Event()
+
+        def handle(_task: Task[Any], _error: Exception) -> None:
+            handled.set()
+            go_on.wait(10)
+
+        async with TaskHost(observers=[history]) as host:
+            outside = host.task(name="a", run_in="process", on_error=handle)
+            task = outside.schedule(time.sleep, 60)
+            await task.started.wait()
+            assert (await rows(history, host))["a"]["where"] == ["in a process"]
+            task.cancel()
+            await task.wait()
+            outside.schedule(int, "no number")
+            await anyio.to_thread.run_sync(handled.wait, 10)
+            shown = [row["where"] for row in (await look(history, host))["alive"]]
+            go_on.set()
+        assert shown == [["in a thread"]]
+
     async def test_only_the_oldest_of_many_tasks_are_shown(self, history: History) -> None:
         async with TaskHost(observers=[history]) as host:
             tasks = [host.schedule(anyio.sleep_forever) for _ in range(MOST_ALIVE + 50)]
@@ -353,6 +376,39 @@ class TestRequests:
         assert (request["method"], request["route"], request["path"]) == tuple(info.values())
         assert request["outcome"] == "succeeded"
         assert 0 <= request["route_ended"] <= request["first_message"] <= request["ended"]
+
+    async def test_a_route_that_fails_is_the_outcome_of_its_request_g5_g20(self, history: History) -> None:
+        async with TaskHost(observers=[history], drain_timeout=DRAIN) as host:
+            with pytest.raises(LookupError):
+                async with host.scope() as scope, scope.route():
+                    scope.schedule(work)
+                    raise LookupError
+            [request] = (await look(history, host))["requests"]
+        assert request["outcome"] == "failed"
+
+    async def test_a_reader_hears_of_each_step_of_a_request_whose_tasks_have_ended_g20(self, history: History) -> None:
+        async with TaskHost(observers=[history]) as host:
+            async with host.scope() as scope:
+                async with scope.route():
+                    await scope.schedule(work).wait()
+                    page = Picture(history, host)
+                    steps = [await self.read_request(page)]
+                steps.append(await self.read_request(page))
+                scope.note_first_message()
+                steps.append(await self.read_request(Picture(history, host, page.cursor)))
+            steps += [await self.read_request(page), await self.read_request(page)]
+        names = ("route_ended", "first_message", "ended")
+        told = [None if step is None else [name for name in names if step[name] is not None] for step in steps]
+        assert told == [[], [*names[:1]], [*names[:2]], [*names], None]
+
+    @staticmethod
+    async def read_request(page: Picture) -> dict[str, Any] | None:
+        """Return the only request that the next event has; None without an event."""
+        text = "".join([piece async for piece in page.pieces()])
+        if not text:
+            return None
+        [request] = json.loads(text)["requests"]
+        return request  # type: ignore[no-any-return]
 
     async def test_the_scopes_of_one_request_are_one_request(self, history: History) -> None:
         info: dict[str, Any] = {"path": "/"}
@@ -608,6 +664,25 @@ class TestUserCode:
         assert [group["error"] for group in picture["failures"]] == ["Hidden"]
         assert len(picture["tasks"]) == 2
 
+    async def test_an_exception_whose_attributes_raise_is_shown_g3(self, history: History) -> None:
+        class Odd(Exception):
+            __traceback__ = __cause__ = __context__ = __class__ = property(lambda _: _no())  # type: ignore[assignment]
+
+        def _no() -> None:
+            raise RuntimeError
+
+        async def fail_oddly() -> None:
+            raise Odd
+
+        async with TaskHost(observers=[history]) as host:
+            await host.schedule(fail_oddly).wait()
+            await host.schedule(work)
+            picture = await look(history, host)
+        [group] = picture["failures"]
+        assert group["error"] == "Odd"
+        assert group["where"].endswith("fail_oddly")
+        assert len(picture["tasks"]) == 2
+
     async def test_a_function_without_a_module_is_shown_by_its_name(self, history: History) -> None:
         async def alone() -> None: ...
 
@@ -760,14 +835,15 @@ class TestPictures:
         assert [row["name"] for row in second["tasks"]] == ["b"]
         assert third["tasks"] == []
 
-    @pytest.mark.parametrize("cursor", ["", "x", "1:2", ":", ",,", "{worker}:x", "{worker}:" + "9" * 30, "{worker}:²"])
-    async def test_an_unknown_cursor_gets_everything(self, history: History, cursor: str) -> None:
+    @pytest.mark.parametrize("place", ["", "x", "1", "1.x", "1.²", "1." + "9" * 30, "9" * 30 + ".1"])
+    async def test_an_unknown_cursor_gets_everything(self, history: History, place: str) -> None:
         async with TaskHost(observers=[history]) as host:
             await host.schedule(work)
             worker = (await look(history, host))["worker"]
-            picture = await look(history, host, cursor.format(worker=worker))
-        assert picture["whole"] is True
-        assert len(picture["tasks"]) == 1
+            for cursor in (f"{worker}:{place}", f"other:{place}", f",{place},"):
+                picture = await look(history, host, cursor)
+                assert picture["whole"] is True
+                assert len(picture["tasks"]) == 1
 
     async def test_nothing_is_written_if_nothing_has_changed(self, history: History) -> None:
         async with TaskHost(observers=[history]) as host:

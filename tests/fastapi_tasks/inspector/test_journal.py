@@ -15,10 +15,10 @@ from tests.fastapi_tasks.apps import Server, host_of, serving
 from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, killed
 from tests.taskphase.journal.test_writer import reached
 
-from fastapi_tasks import TaskHost, add_tasks
+from fastapi_tasks import Journal, JournalOverview, TaskHost, add_tasks
 from fastapi_tasks.inspector import History, _journal, router
 from taskphase.journal import _recovery
-from taskphase.journal._journal import _limiter
+from taskphase.journal._journal import _LIMITER
 
 EVIL = "<img src=x\nonerror=alert(1)>"
 
@@ -143,7 +143,8 @@ async def test_the_journal_has_the_guard_of_the_page_g20_g22(program: Program) -
 async def test_the_rest_of_the_page_does_not_wait_for_a_disk_that_hangs_g20_g22(program: Program) -> None:
     app = app_of(program)
     async with serving(app) as server:
-        async with _limiter():  # as an overview that has no end
+        await look(server)
+        async with _LIMITER.get():  # as an overview that has no end
             picture = await look(server)
         assert picture["journal"] == {"error": "the disk does not answer"}
         assert picture["counts"]["running"] == 0
@@ -176,6 +177,30 @@ async def test_one_look_at_the_file_is_enough_for_all_tabs_for_a_time_g20_g22(
     monkeypatch.setattr(_journal, setting, 0)
     async with serving(app_of(program)) as server:
         assert (await look(server))["journal"]["failed_count"] == 1
+
+
+async def test_tabs_that_ask_at_once_share_one_look_at_the_file_g20_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a long file the looks would take turns, and the last ones would find that the disk does not answer."""
+
+    class Counted(Journal):
+        async def overview(self, *args: Any, **options: Any) -> JournalOverview:
+            looks.append(None)
+            return await super().overview(*args, **options)
+
+    async def tab() -> None:
+        seen.append((await look(server))["journal"])
+
+    monkeypatch.setattr(_journal, "FRESH", 1e9)
+    looks, seen = list[None](), list[Any]()
+    app, history = FastAPI(), History()
+    app.include_router(router(history, prefix="/tasks", allow_unauthenticated=True))
+    add_tasks(app, observers=[history], journal=Counted(program.path, [program.send]))
+    async with serving(app) as server, anyio.create_task_group() as tg:
+        for _ in range(5):
+            tg.start_soon(tab)
+    assert (len(looks), [each["due"] for each in seen]) == (1, [[]] * 5)
 
 
 async def test_a_stream_has_the_journal_only_if_it_has_changed_g20_g22(program: Program) -> None:

@@ -20,8 +20,10 @@ import fastapi_tasks.inspector
 from fastapi_tasks import Tasks, add_tasks
 from fastapi_tasks.errors import FastAPITasksUninitializedAppError
 from fastapi_tasks.inspector import History, router
+from fastapi_tasks.inspector._picture import KINDS
 from fastapi_tasks.inspector._router import STREAM
 
+REFERENCE = Path(__file__).parents[3] / "docs/reference/fastapi_tasks_inspector.md"
 FOLDER = Path(fastapi_tasks.inspector.__file__).parent
 ASSETS = ["page.css", "page.js", "page-parts.js", "journal.js", "waterfall.js", "icon.svg"]
 PATHS = ["", "json", "events", *ASSETS]
@@ -179,6 +181,15 @@ class TestData:
             1,
             request["id"],
         )
+
+    async def test_the_reference_names_each_key_and_each_kind_of_a_segment_g20(self) -> None:
+        app = make_app()
+        async with wire.lifespan(app) as state:
+            await wire.request(app, "POST", "/orders/7", state=state)
+            picture = json.loads((await get(app, "/_tasks/json", state=state)).body)
+        rows = [*picture["requests"], *picture["tasks"], *picture["alive"], *picture["failures"]]
+        keys = {key for each in (picture, *rows) for key in each} | set(KINDS.values())
+        assert keys - set(re.findall(r"`(\w+)`", REFERENCE.read_text())) == set()
 
     async def test_an_app_without_tasks_is_told_g13(self) -> None:
         app = FastAPI()

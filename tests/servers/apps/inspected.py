@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
@@ -11,13 +13,17 @@ from fastapi import FastAPI, HTTPException
 from tests.handed import DownQueue, ListQueue
 from tests.servers.harness import record
 
-from fastapi_tasks import Tasks, add_tasks, current_host, inspector
+from fastapi_tasks import Tasks, add_tasks, current_host, current_task, inspector
 
 history = inspector.History()
+left: list[asyncio.Task[None]] = []
+outside: list[Context] = []
+release = asyncio.Event()
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+    outside.append(copy_context())
     yield
     record("down")
 
@@ -68,6 +74,14 @@ async def fail() -> None:
     raise ValueError("no such order")
 
 
+async def break_down() -> None:
+    raise ConnectionError("the service is down")
+
+
+async def serve_once() -> None:
+    current_host().schedule(break_down)
+
+
 async def wait_for_nothing() -> None:
     await anyio.sleep_forever()
 
@@ -82,6 +96,37 @@ async def place(order: str, tasks: Tasks) -> None:
     tasks.schedule(parent)
     if order == "none":
         raise HTTPException(404)
+
+
+async def leave_behind() -> None:
+    async def go_on() -> None:
+        await task.wait()
+        current_host().task(name="left behind").schedule(mail, "ada")
+
+    task = current_task()
+    left.append(asyncio.create_task(go_on()))
+
+
+@app.post("/left")
+async def leave(tasks: Tasks) -> None:
+    tasks.task(name="leaves code behind").schedule(leave_behind)
+
+
+@app.post("/held")
+async def hold(tasks: Tasks) -> None:
+    tasks.schedule(mail, "ada")
+    await release.wait()
+
+
+@app.post("/release")
+async def let_go() -> None:
+    release.set()
+
+
+@app.post("/services")
+async def serve() -> None:
+    """Outside of any request, schedule a task whose own task fails."""
+    outside[0].run(current_host().task(name="service").schedule, serve_once)
 
 
 @app.post("/failures")

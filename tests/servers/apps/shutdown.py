@@ -71,6 +71,7 @@ add_tasks(
     max_running=None if max_running is None else int(max_running),
     drain_timeout=float(os.environ.get("TASKS_DRAIN_TIMEOUT", "0")),
     shield_timeout=None if shield_timeout is None else float(shield_timeout),
+    hold="TASKS_HOLD" in os.environ,
 )
 
 

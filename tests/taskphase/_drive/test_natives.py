@@ -190,7 +190,10 @@ async def test_an_interrupt_before_the_first_step_ends_the_task_g2(request: pyte
                 other.__start__(tasks)
                 sys.setprofile(interrupt)
         await turns()
-        assert host.running == 0
+        running = host.running
+        if running:
+            host._runner.bury(task)  # otherwise the host would wait for ever
+    assert running == 0
     assert (task.status, other.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)
 
 

@@ -19,6 +19,61 @@ async def refuse(password: str) -> None:
     raise PermissionError(f"not {password}")
 
 
+@pytest.mark.parametrize(
+    ("pause", "shown"), [(2.9e-6, "0"), (0.0161, "0.016"), (0.5, "0.5"), (3600, "3600"), (86400.0, "86400")]
+)
+async def test_the_pause_before_an_attempt_is_a_plain_number_g4_g16(logged: Logged, pause: float, shown: str) -> None:
+    async with TaskHost() as host:
+        task = host.task(name="log in", retry=lambda _task, _error: pause).schedule(refuse, "s3cret")
+        await until(lambda: bool(logged()))
+        task.cancel()
+    assert logged()[0] == (
+        "INFO",
+        f"task 'log in' raised PermissionError in attempt 1; the next one comes in {shown} s",
+    )
+
+
+@pytest.mark.parametrize(("timeout", "shown"), [(0.00005, "0.00005"), (0.02, "0.02"), (0, "0")])
+async def test_the_time_of_a_timeout_is_a_plain_number_g16(timeout: float, shown: str) -> None:
+    async with TaskHost() as host:
+        task = host.task(timeout=timeout).schedule(anyio.sleep_forever)
+        await task.wait()
+    assert str(task.exception) == f"timed out after {shown} seconds"
+
+
+class Empty(Exception):
+    """A collection of errors, which is false without an element."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Odd(Exception):
+    """Even its truth raises."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("cls", [Empty, Odd])
+async def test_an_exception_that_is_not_true_is_logged_with_its_traceback_g3_g4(
+    cls: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise cls
+
+    def handle(_task: Task[Any], _error: Exception) -> None:
+        raise cls
+
+    async with TaskHost() as host:
+        await host.task(on_error=handle).schedule(fail).wait()
+    for record in caplog.records:
+        assert record.exc_info is not None
+        assert record.exc_info[0] is cls
+        assert record.exc_info[2] is not None
+    assert len(caplog.records) == 2
+
+
 async def test_a_retried_failure_is_logged_below_error_without_arguments_g4_g16(
     logged: Logged,
 ) -> None:

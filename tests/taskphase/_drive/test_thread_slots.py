@@ -12,7 +12,7 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 import pytest
-from tests.backends import native_cancel_only, turns, until
+from tests.backends import end_time_of_thread, native_cancel_only, turns, until
 
 from taskphase import Task, TaskHost, TaskStatus
 from taskphase._drive import threads
@@ -67,10 +67,12 @@ async def test_the_timeout_of_a_thread_counts_from_its_slot_g16() -> None:
             second = host.task(timeout=SHORT).schedule(lambda: "in time")
             await anyio.sleep(2 * SHORT)
             assert second.status is TaskStatus.RUNNING
+            second.cancel()
         finally:
             release.set()
         await first
-        assert await second == "in time"
+        await second.wait()
+        assert second.status is TaskStatus.CANCELLED
 
 
 async def test_a_thread_that_never_began_has_given_its_slot_back_g16() -> None:
@@ -420,8 +422,8 @@ async def test_a_thread_that_is_still_to_begin_when_patience_ends_never_does_g4_
         await line.end("first")
         if given:
             # In the turn in which the slot is given the host runs out of patience.
-            out_of_patience = line.host._runner.threads.abandon_new
-            monkeypatch.setattr(line.host._runner.threads, "abandon_new", lambda: (line.give(), out_of_patience()))
+            abandon = line.host._runner.threads.abandon
+            monkeypatch.setattr(line.host._runner.threads, "abandon", lambda: (line.give(), abandon())[1])
         await line.host.aclose()
         assert second.status is (TaskStatus.FAILED if kind == "handler" else TaskStatus.CANCELLED)
         assert line.begun == ["first"]
@@ -448,7 +450,7 @@ async def test_a_thread_that_has_ended_when_patience_ends_is_not_left_behind_g9(
     async with TaskHost() as host:
         task = host.schedule(release.wait)
         await end_unseen(host, task, release)
-        assert not host._runner.threads.abandon(task)
+        assert host._runner.threads.abandon() == []
         await task.wait()
     assert task.return_value is True
 
@@ -457,9 +459,9 @@ async def test_a_timeout_at_the_end_of_a_thread_leaves_no_thread_behind_g8_g16()
     release = threading.Event()
     async with TaskHost(max_threads=1) as host:
         slots = host._runner.threads
-        task = host.task(timeout=10 * SHORT).schedule(release.wait)
+        task = host.task(timeout=60).schedule(release.wait)
         await end_unseen(host, task, release)
-        time.sleep(10 * SHORT)
+        end_time_of_thread(task)
         await task.wait()
         assert (slots.in_use, slots.left_behind) == (0, False)
         assert await host.schedule(lambda: "got the slot") == "got the slot"
@@ -491,8 +493,13 @@ async def test_only_a_thread_that_was_left_behind_sends_a_message_about_its_slot
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each message wakes the event loop, which costs about as much as all other work for a short sync task."""
-    release = threading.Event()
+    began, release = threading.Event(), threading.Event()
     messages: list[Callable[[], object]] = []
+
+    def work() -> None:
+        began.set()
+        release.wait()
+
     async with TaskHost(max_threads=2) as host:
         monkeypatch.setattr(host._runner.seam, "call_from_thread", messages.append)
         tasks = [host.schedule(lambda: None) for _ in range(5)]
@@ -500,7 +507,10 @@ async def test_only_a_thread_that_was_left_behind_sends_a_message_about_its_slot
             await task
         assert messages == []
         try:
-            await host.task(timeout=SHORT).schedule(release.wait).wait()
+            late = host.task(timeout=60).schedule(work)
+            await until(began.is_set)
+            end_time_of_thread(late)
+            await late.wait()
         finally:
             release.set()
         await until(lambda: messages)

@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 from tests.backends import until
 from tests.taskphase.journal.stores import die, look
-from tests.taskphase.journal.test_writer import Disk
+from tests.taskphase.journal.test_writer import Disk, reached
 
-from taskphase import Journal, Task, TaskHost, current_task
+from taskphase import Journal, Task, TaskHost, TaskStatus, current_task
 from taskphase.journal._keeper import Keeper
+from taskphase.journal._writer import nothing
 
 MOMENT = 0.01  # seconds between two looks at the file, which another thread writes
 
@@ -99,6 +100,22 @@ def disk_of(host: TaskHost) -> Disk:
     connect = share._connect
     share._connect, share._connection = lambda: disk(connect()), disk  # type: ignore[assignment]
     return disk
+
+
+async def hung_disk_of(host: TaskHost) -> Disk:
+    """Have the disk of `host` hang already, so that each write from now on takes too long."""
+    disk, share = disk_of(host), keeper_of(host).share
+    disk.hangs = "COMMIT"
+    share.post(nothing)
+    await reached(disk)
+    share._timeout = 0.05
+    return disk
+
+
+async def go_on_after_the_cut(disk: Disk, task: Task[Any]) -> None:
+    """Have `disk`, which hangs, go on as soon as the shutdown has cut `task` off."""
+    await until(lambda: task.status is TaskStatus.CANCELLED)
+    disk.go_on.set()
 
 
 def die_with(host: TaskHost) -> None:

@@ -16,7 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from tests.backends import native_cancel_only, turns, until
-from tests.taskphase.journal.hosts import Program, disk_of, keeper_of
+from tests.taskphase.journal.hosts import Program, disk_of, go_on_after_the_cut, hung_disk_of, keeper_of
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
@@ -302,12 +302,12 @@ class TestCancellations:
         assert look(program.path, "message_id, state, owner") == [(t.message_id, "due", None) for t in tasks]
 
     async def test_a_task_that_the_drain_cancels_during_its_write_stays_due_g9_g22(self, program: Program) -> None:
-        async with program.host() as host:
+        async with anyio.create_task_group() as tg, program.host() as host:
             disk = disk_of(host)
             disk.hangs = "COMMIT"
             task = host.schedule(program.send)
             await reached(disk)
-            threading.Timer(0.05, disk.go_on.set).start()  # the host is closing by then, and waits for the disk
+            tg.start_soon(go_on_after_the_cut, disk, task)
         assert program.rows() == {str(task.message_id): "due"}
         assert task.status is S.CANCELLED
 
@@ -416,16 +416,15 @@ class TestFailingWrites:
 
     async def test_a_write_that_hangs_fails_the_task_after_the_timeout_g22(self, program: Program) -> None:
         async with program.host() as host:
-            disk = disk_of(host)
-            keeper_of(host).share._timeout = 0.05
-            disk.hangs = "COMMIT"
+            disk = await hung_disk_of(host)
             task = host.schedule(program.send)
             await task.wait()
             assert isinstance(task.exception, JournalError)
             disk.go_on.set()
-            await host.schedule(program.send, 2).wait()
+            keeper_of(host).share._timeout = 5
+            await host.schedule(program.send, 2)
             await program.has({})
-        assert [argument for _, argument, _ in program.runs] in ([], [2])
+        assert program.runs == [("send", 2, False)]
 
     async def test_a_file_that_cannot_be_opened_keeps_the_host_closed_g22(self, tmp_path: Path) -> None:
         (path := tmp_path / "tasks.db").write_text("no journal" * 1000)
@@ -436,11 +435,8 @@ class TestFailingWrites:
 
     async def test_a_drain_does_not_wait_for_a_disk_that_hangs_g9_g22(self, program: Program) -> None:
         async with program.host() as host:
-            disk = disk_of(host)
-            keeper_of(host).share._timeout = 0.05
-            disk.hangs = "COMMIT"
+            disk = await hung_disk_of(host)
             tasks = [host.schedule(program.send), host.task(shield=True).schedule(program.send)]
-            await reached(disk)
         assert [task.status for task in tasks] in ([S.CANCELLED, S.FAILED], [S.FAILED, S.FAILED])
         disk.go_on.set()
 

@@ -99,8 +99,9 @@ def test_functions_have_their_names_or_those_that_are_pinned_g22() -> None:
 async def test_due_and_failed_show_the_tasks_of_all_processes_g22(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     journal = Journal(path, [send])
-    assert await journal.due() == []
+    assert (await journal.due(), await journal.failed()) == ([], [])
     async with opened(path) as mine:
+        assert (await journal.due(), await journal.failed()) == ([], [])
         await mine.write(rows := [row("app.send", "secret", key="k"), row("app.charge")])
         mine.keep_failed(rows[1].message_id, "ValueError: no")
         await mine.write([])

@@ -126,7 +126,7 @@ class Journals(RuleBasedStateMachine):
                 assert self.transact(_statements.count_run, name, each.message_id)
                 task.is_counted, task.deaths = True, task.deaths + 1
         known = host.functions.union(*others.values())
-        for message_id, function, *_ in taken.given_up:
+        for (message_id, function, *_), _ in taken.given_up:
             task = self.tasks[message_id]
             assert task.deaths >= RECOVERIES or function not in known
             assert message_id not in running

@@ -15,7 +15,19 @@ from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, ke
 from tests.taskphase.journal.stores import look, opened, row
 from tests.taskphase.journal.test_writer import reached
 
-from taskphase import Journal, Limit, Phase, Task, TaskConfig, TaskHost, TaskObserver, TaskStatus, current_task, retry
+from taskphase import (
+    Journal,
+    Limit,
+    Phase,
+    Task,
+    TaskConfig,
+    TaskHost,
+    TaskObserver,
+    TasksSaturatedError,
+    TaskStatus,
+    current_task,
+    retry,
+)
 
 S = TaskStatus
 
@@ -106,6 +118,8 @@ async def test_recovered_tasks_pass_max_pending_but_not_max_running_and_limits_g
         await until(lambda: len(host.tasks()) == 6)
         await until(lambda: program.runs)
         assert (len(program.runs), host.running, host.limited) == (1, 1, 5)
+        with pytest.raises(TasksSaturatedError):
+            host.schedule(program.hold)
         program.release.set()
         await program.has({})
 
@@ -136,10 +150,7 @@ async def test_a_run_is_counted_on_the_disk_before_its_first_step_g22(program: P
         assert [name for name, _, _ in program.runs] == ["wait"]
 
 
-async def test_a_run_that_cannot_be_counted_waits_until_it_can_g22(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("taskphase.journal._recovery._PAUSE_TO_COUNT", MOMENT)
+async def test_a_run_that_cannot_be_counted_waits_until_it_can_g22(program: Program) -> None:
     await killed(program)
 
     def fail() -> None:

@@ -97,7 +97,7 @@ class TestRecoveries:
         async with opened(path) as last:
             taken = await last.take(ALL)
             assert [each.message_id for each in taken.tasks] == [waits.message_id]
-            assert [(each[0], each[1]) for each in taken.given_up] == [(killer.message_id, SEND)]
+            assert [(each.message_id, each.function) for each, _ in taken.given_up] == [(killer.message_id, SEND)]
         assert look(path, "message_id, state") == [(killer.message_id, "failed"), (waits.message_id, "due")]
 
     async def test_tasks_whose_runs_have_died_are_taken_one_at_a_time_g22(self, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ class TestFunctions:
         async with opened(path, [SEND]) as new:
             taken = await new.take(ALL)
             assert [each.function for each in taken.tasks] == [SEND]
-            assert [each[:2] for each in taken.given_up] == [(gone.message_id, "app.old")]
+            assert [(each.message_id, each.function) for each, _ in taken.given_up] == [(gone.message_id, "app.old")]
         assert look(path, "state") == ["failed", "due"]
 
     async def test_a_task_of_an_unknown_function_stays_due_for_a_time_g22(self, tmp_path: Path) -> None:

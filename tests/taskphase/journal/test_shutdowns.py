@@ -13,16 +13,33 @@ from typing import Any
 import anyio
 import pytest
 from tests.backends import TRIO, native_cancel_only, until
-from tests.taskphase.journal.hosts import Program, disk_of, keeper_of, killed
+from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, go_on_after_the_cut, hung_disk_of, killed, looked
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
-from taskphase import Journal, JournalError, Task, TaskConfig, TaskHost, TasksClosedError, TaskStatus, retry
+from taskphase import (
+    Journal,
+    JournalError,
+    Task,
+    TaskConfig,
+    TaskHost,
+    TasksClosedError,
+    TaskStatus,
+    current_task,
+    retry,
+)
 from taskphase.journal._share import Share
 
 S = TaskStatus
 
 pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def thread_may_end() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 class TestBeforeTheWrite:
@@ -39,13 +56,13 @@ class TestBeforeTheWrite:
         assert program.runs == [("wait", 1, True)]
 
     async def test_all_tasks_behind_a_slow_write_stay_due_g9_g22(self, program: Program) -> None:
-        async with program.host() as host:
+        async with anyio.create_task_group() as tg, program.host() as host:
             disk = disk_of(host)
             disk.hangs = "COMMIT"
             tasks = [host.schedule(program.send)]
             await reached(disk)
             tasks += [host.schedule(program.send, number) for number in range(3)]
-            threading.Timer(0.05, disk.go_on.set).start()  # the host is closing by then, and waits for the disk
+            tg.start_soon(go_on_after_the_cut, disk, tasks[-1])
         assert [task.status for task in tasks] == [S.CANCELLED] * 4
         assert look(program.path, "message_id, state, owner") == [(task.message_id, "due", None) for task in tasks]
         assert host.drain_report is not None
@@ -74,9 +91,7 @@ class TestBeforeTheWrite:
         self, program: Program, logged: Callable[[], list[tuple[str, str]]]
     ) -> None:
         async with program.host() as host:
-            disk = disk_of(host)
-            keeper_of(host).share._timeout = 0.05
-            disk.hangs = "INSERT"
+            disk = await hung_disk_of(host)
             task = host.schedule(program.send)
         disk.go_on.set()
         assert task.status is S.CANCELLED
@@ -148,12 +163,6 @@ class TestOpenRoutes:
 
 class TestFailuresOnTheWay:
     """Attempts that raise while the shutdown stops them: many drivers turn a cancellation into their own exception."""
-
-    @pytest.fixture
-    def thread_may_end(self) -> Iterator[threading.Event]:
-        event = threading.Event()
-        yield event
-        event.set()
 
     async def test_an_attempt_that_fails_while_it_is_stopped_stays_due_g9_g16_g22(
         self, program: Program, thread_may_end: threading.Event, logged: Callable[[], list[tuple[str, str]]]
@@ -238,6 +247,52 @@ class TestFailuresOnTheWay:
             task = host.task(on_error=handle).schedule(program.fail)
             await handling.wait()
         assert (task.status, program.rows()) == (S.FAILED, {str(task.message_id): "failed"})
+
+
+class TestThreadsThatOutliveTheirHost:
+    """No code can stop a thread, and `shield_timeout` bounds the wait for it."""
+
+    async def test_no_other_host_runs_the_task_before_the_thread_has_ended_g9_g22(
+        self, program: Program, thread_may_end: threading.Event
+    ) -> None:
+        def block() -> None:
+            runs.append(current_task().recovered)
+            if not current_task().recovered:
+                thread_may_end.wait()
+
+        runs: list[bool] = []
+        journal = Journal(program.path, [block], sync="normal")
+        async with TaskHost(journal=journal, shield_timeout=0) as host:
+            task = host.schedule(block)
+            host.schedule(block)
+            await until(lambda: len(runs) == 2)
+        assert host.drain_report is not None
+        assert host.drain_report.kept == {task.name: 2}
+        del task, host
+        async with TaskHost(journal=journal) as other:
+            await looked(other)
+            assert runs == [False, False]
+            assert [entry.owner for entry in await journal.due()] == ["alive"] * 2
+            thread_may_end.set()
+            while program.rows():
+                gc.collect()
+                await anyio.sleep(MOMENT)
+            assert runs == [False, False, True, True]
+
+    async def test_a_handler_whose_thread_outlives_its_host_keeps_its_task_as_failed_g4_g22(
+        self, program: Program, thread_may_end: threading.Event
+    ) -> None:
+        def handle(_task: Task[object], _error: Exception) -> None:
+            handling.append(None)
+            thread_may_end.wait()
+
+        handling: list[None] = []
+        async with program.host(shield_timeout=0) as host:
+            task = host.task(on_error=handle).schedule(program.fail)
+            await until(lambda: handling)
+        assert program.rows() == {str(task.message_id): "failed"}
+        assert host.drain_report is not None
+        assert (host.drain_report.abandoned, host.drain_report.kept) == ({task.name: 1}, {})
 
 
 @native_cancel_only

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ async def reached(disk: Disk) -> None:
     await anyio.to_thread.run_sync(disk.reached.wait)
 
 
+async def given_up(disk: Disk, call: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
+    """Make a call whose caller is cancelled while the disk hangs before its commit."""
+    disk.hangs = "COMMIT"
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(call, *args)
+        await reached(disk)
+        tg.cancel_scope.cancel()
+
+
 async def test_writes_that_gather_while_the_disk_works_share_a_statement_g22(tmp_path: Path) -> None:
     path, disk = tmp_path / "tasks.db", Disk()
     mine = share(path)
@@ -86,13 +95,13 @@ async def test_writes_that_gather_while_the_disk_works_share_a_statement_g22(tmp
 
 async def test_a_write_that_is_given_up_keeps_its_key_from_no_other_write_g22_g24(tmp_path: Path) -> None:
     async def give_up() -> None:
-        with given_up:
+        with caller:
             await mine.write([first])
 
     async def write() -> None:
         assert await mine.write([other, second]) == frozenset()
 
-    path, disk, given_up = tmp_path / "tasks.db", Disk(), anyio.CancelScope()
+    path, disk, caller = tmp_path / "tasks.db", Disk(), anyio.CancelScope()
     mine = share(path)
     wrap(mine, disk)
     await mine.open()
@@ -107,7 +116,7 @@ async def test_a_write_that_is_given_up_keeps_its_key_from_no_other_write_g22_g2
         go_on, disk.go_on, disk.reached, disk.hangs = disk.go_on, threading.Event(), threading.Event(), "COMMIT"
         go_on.set()
         await reached(disk)
-        given_up.cancel()
+        caller.cancel()
         await turns()
         disk.go_on.set()
     assert look(path, "message_id")[1:] == ids([other, second])
@@ -362,11 +371,7 @@ class TestGivenUp:
         mine = share(path)
         wrap(mine, disk)
         await mine.open()
-        disk.hangs = "COMMIT"
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(mine.write, [row()])
-            await reached(disk)
-            tg.cancel_scope.cancel()
+        await given_up(disk, mine.write, [row()])
         disk.go_on.set()
         await mine.close()
         assert look(path) == []
@@ -422,11 +427,8 @@ class TestGivenUp:
         wrap(second, disk)
         await second.open()
         await second.write([runs := row()])
-        disk.hangs, second._timeout = "COMMIT", 0.01
-        with pytest.raises(JournalError):
-            await second.take(ALL)
+        await given_up(disk, second.take, ALL)
         disk.go_on.set()
-        second._timeout = 5
         await second.write([])
         async with opened(path) as third:
             assert [each.message_id for each in (await third.take(ALL)).tasks] == [only.message_id]
@@ -435,6 +437,32 @@ class TestGivenUp:
                 (runs.message_id, second._owner.id),
             ]
         await second.close()
+
+    @pytest.mark.usefixtures("no_grace")
+    @pytest.mark.parametrize("when", ["before the commit", "after the commit"])
+    async def test_a_taking_that_is_given_up_logs_what_it_keeps_as_failed_g4_g22(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[tuple[str, str]]], when: str
+    ) -> None:
+        path, disk = tmp_path / "tasks.db", Disk()
+        async with opened(path, ["app.gone"]) as first:
+            await first.write([only := row("app.gone")])
+        second = share(path)
+        wrap(second, disk)
+        await second.open()
+        if when == "after the commit":
+            # The end of the transaction is on its way to the event loop, and the caller is cancelled first.
+            with monkeypatch.context() as patch:
+                patch.setattr(second, "_wake", lambda _events: disk.reached.set())
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(second.take, ALL)
+                    await reached(disk)
+                    tg.cancel_scope.cancel()
+        else:
+            await given_up(disk, second.take, ALL)
+        disk.go_on.set()
+        await second.close()
+        assert look(path) == [(only.message_id, "failed")]
+        assert [only.message_id in text for level, text in logged() if level == "ERROR"] == [True]
 
 
 class TestTheEnd:
@@ -468,9 +496,8 @@ class TestTheEnd:
         mine = share(path)
         wrap(mine, disk)
         await mine.open()
-        disk.hangs, mine._timeout = "COMMIT", 0.01
-        with pytest.raises(JournalError, match="longer"):
-            await mine.write([row(), row()])  # so their route has failed
+        await given_up(disk, mine.write, [row(), row()])  # so their route has failed
+        mine._timeout = 0.01
         commit, disk.go_on, disk.reached = disk.go_on, threading.Event(), threading.Event()
         disk.hangs = "BEGIN"
         commit.set()

@@ -20,7 +20,9 @@ from taskphase.testing._simulation.patches_on_asyncio import OrderedSet
 from taskphase.testing._simulation.patches_on_trio import check_trio
 from taskphase.testing._simulation.privates import Private, PrivateChanged, check
 
-each_private = pytest.mark.parametrize("private", privates.ALL, ids=lambda p: f"{p.owner}.{p.name}".replace(" ", "-"))
+GROUPS = [each for each in vars(privates).values() if isinstance(each, tuple) and isinstance(each[0], Private)]
+ALL = [private for group in GROUPS for private in group]
+each_private = pytest.mark.parametrize("private", ALL, ids=lambda p: f"{p.owner}.{p.name}".replace(" ", "-"))
 
 
 class SomethingElse:
@@ -39,7 +41,7 @@ def test_a_private_name_that_is_gone_is_reported_with_the_version(private: Priva
 
 
 # The kind of the others is `object`, so only their names are checked.
-TYPED = [private for private in privates.ALL if private.kind is not object]
+TYPED = [private for private in ALL if private.kind is not object]
 
 
 @pytest.mark.parametrize("private", TYPED, ids=lambda p: f"{p.owner}.{p.name}".replace(" ", "-"))

@@ -8,6 +8,7 @@ from threading import Event, Lock, get_ident
 from typing import Any
 
 from ..._machine.config import check_seconds
+from ..._machine.text import plain
 
 # Seconds that a jump waits for the current step of each event loop. Only a blocked loop needs them.
 _PATIENCE = 10
@@ -72,7 +73,7 @@ class JumpClock:
         self._lock = Lock()
 
     def __repr__(self) -> str:
-        return f"<JumpClock, {self._offset:g} s ahead>"
+        return f"<JumpClock, {plain(self._offset)} s ahead>"
 
     def backend_options(self, backend: str = "asyncio") -> dict[str, Any]:
         """Return `backend_options` for `anyio.run()`, `TestClient`, a portal or the fixture `anyio_backend`. The event

@@ -18,6 +18,7 @@ import anyio.to_thread
 from ..._host import TaskHost
 from ..._machine.calling import name_of
 from ..._machine.life import TaskStatus
+from ..._machine.text import plain
 from ..._queue import Call, Queue
 from ..._task import Task
 from ...errors import HandOverFailed, TasksUnportableError
@@ -267,7 +268,7 @@ class _Contract:
     async def _ends(self, task: Task[Any], seconds: float, what: str) -> None:
         with anyio.move_on_after(seconds) as scope:
             await task.wait()
-        assert not scope.cancelled_caught, f"{what} has not ended after {seconds:g} s: {task!r}"
+        assert not scope.cancelled_caught, f"{what} has not ended after {plain(seconds)} s: {task!r}"
 
     async def _ran(self, task: Task[Any]) -> list[Line]:
         assert task.message_id is not None
@@ -275,7 +276,8 @@ class _Contract:
 
     async def _await_line(self, message_id: str) -> list[Line]:
         found = await self._find(message_id, self._within)
-        assert found, f"no worker has run message {message_id} within {self._within:g} s: it runs {self._lines()[-3:]}"
+        within = plain(self._within)
+        assert found, f"no worker has run message {message_id} within {within} s: it runs {self._lines()[-3:]}"
         return found
 
     async def _find(self, message_id: str, seconds: float) -> list[Line]:

@@ -9,6 +9,7 @@ import anyio
 
 from ..._host import TaskHost
 from ..._machine.drain import DrainStage
+from ..._machine.text import plain
 from .changes import CHANGES
 from .entry import Entry
 
@@ -40,7 +41,8 @@ async def run(entries: Iterable[Entry], timeout: float | None) -> None:
                 await jobs[0]._wait_ended()
     report = host.drain_report
     if report is not None and (late := [*report.cancelled, *report.abandoned]):
-        raise TimeoutError(f"after {timeout:g} s these were cancelled, run by hand: {', '.join(late)}")
+        assert timeout is not None
+        raise TimeoutError(f"after {plain(timeout)} s these were cancelled, run by hand: {', '.join(late)}")
 
 
 def run_in_thread(entries: list[Entry], timeout: float | None) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Condition, get_ident
-from typing import Any
 
 from anyio import Event, fail_after
 
 from ..._drive.loops import native_seam
 from ..._drive.watching import forget_everywhere, observe_everywhere
+from ..._machine.text import plain
 
 
 class _Waiter:
@@ -39,17 +39,8 @@ class _Waiter:
             await self._event.wait()
 
 
-class _Tells:
-    """Observes all tasks of the process during a wait, and tells `Changes`. Recorders tell of new tasks."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
-
-    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
-        return dict.fromkeys(("due", "moved", "started", "attempt_ended", "ended"), self._note)
-
-    def _note(self, *_: object) -> None:
-        self._tell()
+_CHANGES = ("due", "moved", "started", "attempt_ended", "ended")
+"""The hooks that tell of a change. Recorders tell of new tasks."""
 
 
 class Changes:
@@ -69,12 +60,14 @@ class Changes:
 
     @contextmanager
     def _observing(self) -> Generator[None]:
-        tells = _Tells(self.tell)
-        observe_everywhere(tells)
+        def note(*_: object) -> None:
+            self.tell()
+
+        observe_everywhere(note, dict.fromkeys(_CHANGES, note))
         try:
             yield
         finally:
-            forget_everywhere(tells)
+            forget_everywhere(note)
 
     def wait(self, condition: Callable[[], bool], timeout: float | None, describe: Callable[[], str]) -> None:
         """Wait, in a thread, until `condition()` is true.
@@ -84,7 +77,8 @@ class Changes:
         with self._observing(), self._condition:
             if self._condition.wait_for(condition, timeout):
                 return
-        raise TimeoutError(f"after {timeout:g} s {describe()}")  # without the lock: a repr is user code
+        assert timeout is not None
+        raise TimeoutError(f"after {plain(timeout)} s {describe()}")  # without the lock: a repr is user code
 
     async def until(self, condition: Callable[[], bool], timeout: float | None, describe: Callable[[], str]) -> None:
         """Wait, in an event loop, until `condition()` is true. A checkpoint, unless it is true already.
@@ -100,7 +94,8 @@ class Changes:
             with self._observing(), fail_after(timeout):
                 await waiter.until(condition)
         except TimeoutError:
-            raise TimeoutError(f"after {timeout:g} s {describe()}") from None
+            assert timeout is not None
+            raise TimeoutError(f"after {plain(timeout)} s {describe()}") from None
         finally:
             with self._condition:
                 self._waiters.discard(waiter)

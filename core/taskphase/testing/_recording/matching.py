@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+from ..._drive.portable import without_partials
 from ..._machine.calling import bind, signature_of
 from ..._task import Task
 
@@ -27,9 +28,7 @@ def calls(task: Task[Any], func: Callable[..., Any], args: tuple[Any, ...], kwar
 
 def _written_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
     """Return the arguments of a call by name, with default values."""
-    while issubclass(type(func), partial):
-        inner = cast("partial[object]", func)
-        func, args, kwargs = inner.func, (*inner.args, *args), {**inner.keywords, **kwargs}
+    func, args, kwargs = without_partials(func, args, kwargs)
     signature = signature_of(func)
     if signature is None:
         return args, dict(kwargs)  # some built-ins, and most proxies, do not reveal their parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from math import inf
 from types import TracebackType
@@ -56,7 +56,7 @@ class TaskRecorder(RecordedTasks[Any]):
 
     def __enter__(self) -> Self:
         try:
-            observe_everywhere(self)
+            observe_everywhere(self, {"scheduled": self._note, "holds": self._holds, "settled": self.finish})
         except RuntimeError:
             raise RuntimeError(f"this recorder records already: enter it once, by {self._block}") from None
         self._book.has_begun = True
@@ -118,10 +118,6 @@ class TaskRecorder(RecordedTasks[Any]):
                 lambda entries: all(_is_inline(entry) or entry.task in callers for entry in entries),
                 "not all tasks that run inline have ended",
             )
-
-    def _hooks(self) -> Mapping[str, Callable[..., Any]]:
-        """Return the methods to call, as an observer of all hosts and task groups of the process."""
-        return {"scheduled": self._note, "holds": self._holds, "settled": self.finish}
 
     def _note(self, task: Task[Any], scope: object) -> None:
         by = JOB.get()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from reprlib import Repr
-from typing import Any, cast
+from typing import Any
 
+from ..._drive.portable import without_partials
 from ..._machine.calling import names_of, shown
 from ..._machine.life import TaskStatus
 from ..._queue import Queue
@@ -23,11 +23,9 @@ def short_name(func: Callable[..., Any]) -> str:
     return shown(names_of(func)[1].rpartition("<locals>.")[2])
 
 
-def call(func: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
+def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """Return a call as Python code."""
-    if issubclass(type(func), partial):  # not `isinstance()`: a proxy may lie about its class
-        inner = cast("partial[object]", func)
-        return call(inner.func, (*inner.args, *args), {**inner.keywords, **kwargs})
+    func, args, kwargs = without_partials(func, args, kwargs)
     parts = [_short.repr(arg) for arg in args]
     parts += [f"{name}={_short.repr(value)}" for name, value in kwargs.items()]
     return f"{short_name(func)}({', '.join(parts)})"

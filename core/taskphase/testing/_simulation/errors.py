@@ -7,6 +7,9 @@ from traceback import StackSummary
 from types import FrameType
 from typing import Any, NamedTuple
 
+from ..._drive.awaited import attributes_of
+from ..._machine.text import plain
+
 # Frames of a stack in a message, counted from the innermost: enough to get from anyio's frames to the user's code.
 _FRAMES = 8
 
@@ -27,7 +30,7 @@ class Deadlock(Exception):
     def __init__(self, blocked: Sequence[Blocked], steps: int, time: float) -> None:
         self.blocked: tuple[Blocked, ...] = tuple(blocked)
         super().__init__(
-            f"nothing can run and no timer is set, after {steps} steps, at {time:g} s; "
+            f"nothing can run and no timer is set, after {steps} steps, at {plain(time)} s; "
             f"{len(blocked)} wait for ever:\n{_listed(blocked)}"
         )
 
@@ -43,8 +46,8 @@ class Livelock(Exception):
     def __init__(self, alive: Sequence[Blocked], steps: int, time: float) -> None:
         self.alive: tuple[Blocked, ...] = tuple(alive)
         super().__init__(
-            f"the main function has not ended after {steps} steps, at {time:g} s; raise `max_steps` if it needs more. "
-            f"Alive:\n{_listed(alive)}"
+            f"the main function has not ended after {steps} steps, at {plain(time)} s; raise `max_steps` if it needs "
+            f"more. Alive:\n{_listed(alive)}"
         )
 
 
@@ -58,8 +61,8 @@ class ForeignBlock(Exception):
     def __init__(self, thread: Blocked, seconds: float) -> None:
         self.thread = thread
         super().__init__(
-            f"a worker thread did not finish its step within {seconds:g} real seconds: it waits for something outside "
-            f"of the simulation; wait with taskphase.testing.pause() instead:\n{_listed([thread])}"
+            f"a worker thread did not finish its step within {plain(seconds)} real seconds: it waits for something "
+            f"outside of the simulation; wait with taskphase.testing.pause() instead:\n{_listed([thread])}"
         )
 
 
@@ -69,14 +72,12 @@ def stack_of(coro: Any) -> StackSummary:
 
 
 def _await_frames(awaitable: Any) -> Iterator[tuple[FrameType, int]]:
-    while awaitable is not None:
-        # a coroutine, a generator or an async generator
-        prefix = next((p for p in ("cr", "gi", "ag") if getattr(awaitable, f"{p}_frame", None) is not None), None)
-        if prefix is None:
+    while (names := attributes_of(awaitable)) is not None:
+        at = awaitable
+        frame, awaitable = (getattr(at, name) for name in names)
+        if frame is None:
             return
-        frame = getattr(awaitable, f"{prefix}_frame")
         yield frame, frame.f_lineno
-        awaitable = getattr(awaitable, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await")
 
 
 def _listed(blocked: Iterable[Blocked]) -> str:

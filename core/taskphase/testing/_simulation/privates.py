@@ -87,11 +87,6 @@ TRIO_TASK = (
 )
 CANCEL_STATUS = (Private("trio", "CancelStatus", "_scope", object),)
 
-ALL = (
-    *LOOP, *HANDLE, *TASK, *CALLBACK, *EVENTLOOP_MODULE, *ANYIO_MODULE, *ANYIO_TRIO_MODULE, *BACKEND, *CANCEL_SCOPE,
-    *TRIO_THREADS, *TRIO_MODULE, *RUN_CONTEXT, *RUNNER, *DEADLINES, *ENTRY_QUEUE, *TRIO_TASK, *CANCEL_STATUS,
-)  # fmt: skip
-
 
 def check(privates: tuple[Private, ...], owner: object) -> Any:
     """Check all `privates` of `owner`, and return `owner`.
