@@ -1,5 +1,5 @@
 # The first of these commands that is Python 3.11 or newer.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,13 +66,13 @@ test-oldest: .venv-oldest/ready
 
 # pyenv runs only the versions that PYENV_VERSION lists, so list all of them.
 PYENV := PYENV_VERSION=$(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
-NEWER := $(shell for p in python3.12 python3.13 python3.14; do $(PYENV) $$p -c '' 2>/dev/null && echo $$p; done; true)
+NEWER := $(shell for p in python3.12 python3.13 python3.14 python3.15; do $(PYENV) $$p -c '' 2>/dev/null && echo $$p; done; true)
 
 test-newer: $(NEWER:%=.venv-%/tested)
 	@echo "newer Pythons found: $(or $(NEWER),none)"
 
 .venv-python%/tested: .venv-python%/ready
-	.venv-python$*/bin/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks
+	.venv-python$*/bin/python -m pytest $(PARALLEL) tests/taskphase tests/fastapi_tasks property_tests/test_interruptions.py
 
 .PRECIOUS: .venv-python%/ready
 .venv-python%/ready: pyproject.toml core/pyproject.toml constraints.txt

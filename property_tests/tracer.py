@@ -19,6 +19,9 @@ FILES = {str(path) for path in (*HOME.glob("*.py"), *(HOME / "_drive").glob("*.p
 
 OPCODES = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP"}
 
+# From Python 3.12 on a call has all its opcode events only if earlier calls of the function were traced, too.
+TRACES_ALL = sys.version_info >= (3, 12)
+
 Place = tuple[int, int]
 """The number of a call of this library, and the number of the place in the call. When a coroutine goes on, that is
 another call."""
@@ -28,7 +31,7 @@ class Tracer:
     """Lists all places. Or calls `interrupt()` at one place.
 
     To trace each opcode takes four times as long as the program. So to find a place, the tracer counts the calls, and
-    traces the opcodes of one call only.
+    traces the opcodes of one call only (before Python 3.12).
 
     :param files: the code to interrupt; default: this library
     :ivar places: the places so far, without `at`
@@ -49,7 +52,7 @@ class Tracer:
         if frame.f_code.co_filename not in self._files:
             return None
         self._calls += 1
-        if self._at is not None and self._calls != self._at[0]:
+        if self._at is not None and self._calls != self._at[0] and not TRACES_ALL:
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -63,10 +66,12 @@ class Tracer:
             if previous is None or previous in OPCODES:
                 self._meet(frame)
         elif event == "return":
-            del self._next[frame]
+            call, _ = self._next.pop(frame)
             self._previous.pop(frame, None)
-            if self._at is not None:  # trio's order is random, so a call may be shorter than it was: take the next call
+            if self._at is not None and self._at[0] == call:  # trio's order is random: this call was shorter before
                 self._at = self._calls + 1, 0
+            frame.f_trace = None  # otherwise Python 3.12 and later trace the next call of a coroutine as this one
+            return None
         return self._step
 
     def _meet(self, frame: FrameType) -> None:
@@ -76,5 +81,7 @@ class Tracer:
             self.places.append(place)
         elif self._at == place:
             self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-            sys.settrace(None)
+            if not TRACES_ALL:  # otherwise the functions on the stack would lose their opcode events
+                sys.settrace(None)
+            self._at = 0, 0  # no call has this number
             self._interrupt()

@@ -133,6 +133,13 @@ class Mute:
         raise LookupError
 
 
+class Bare:
+    """Refuses to be pickled, by an exception without arguments."""
+
+    def __reduce__(self) -> NoReturn:
+        raise ValueError
+
+
 class OnlyHere:
     """Can be pickled, but not loaded."""
 

@@ -156,9 +156,8 @@ class FakeQueue(Queue):
             case "cling":
                 try:
                     await anyio.sleep_forever()
-                finally:
-                    put()
-                    return  # noqa: B012 - the queue swallows the cancellation
+                except anyio.get_cancelled_exc_class():
+                    put()  # and swallow the cancellation
             case "group":
                 raise BaseExceptionGroup("several", [Lost(), ExceptionGroup("inside", [Refused()])])
             case "stray":

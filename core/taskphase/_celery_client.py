@@ -82,7 +82,6 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, in a thread."""
-        self._pool.force_close_all()
         self._pool.connections.force_close_all()
 
 

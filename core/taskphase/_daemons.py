@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import Thread
 
@@ -20,7 +20,7 @@ class Daemons:
     """
 
     def __init__(self, most: int, name: str) -> None:
-        self._seam = native_seam()
+        self._seam = Context().run(native_seam)  # it keeps its context, and the context here has a task
         self._most = most
         self._name = name
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -44,9 +44,8 @@ class Daemons:
                 context.run(func)
             except BaseException as exc:  # an exit would end the thread, and look like a success
                 errors.append(exc)
-            finally:
-                with suppress(RuntimeError):  # the event loop has ended
-                    self._seam.call_from_thread(ended.set)
+            with suppress(RuntimeError):  # the event loop has ended
+                self._seam.call_from_thread(ended.set)
 
         try:
             self._begin_thread()
@@ -55,10 +54,7 @@ class Daemons:
         finally:
             is_wanted = False
         if errors:
-            try:
-                raise errors.pop()
-            finally:
-                del errors, work, func
+            raise errors.pop()
 
     def end(self) -> None:
         """Let the threads end, each after its call. No call follows."""

@@ -16,6 +16,7 @@ from ._drive.job import Job, record_of
 from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
+from ._drive.threads import ThreadCall
 from ._machine.drain import SWEEPS, DrainEvent, DrainStage, Sweep
 from ._machine.life import ENDS, NOT_DUE, TaskStatus
 from ._queue import queue_of
@@ -62,7 +63,7 @@ class Drain:
         self._changed = Event()
         self._swept: dict[Job, None] = {}
         self._shields: list[tuple[float, int, Job]] = []  # a heap of the shields that are limited in time
-        self._abandoned: list[Job] = []
+        self._abandoned: dict[ThreadCall, Job] = {}
         self._entered = self._ends = 0.0  # of the present stage
 
     def wake(self) -> None:
@@ -105,11 +106,11 @@ class Drain:
 
     def _report(self, seconds: float, completed: int) -> DrainReport:
         """Tell the journal and the log which tasks were cut short. Then forget all tasks: a closed host has none."""
-        abandoned, keeper = self._abandoned, self._runner.keeper
+        abandoned, keeper = list(self._abandoned.values()), self._runner.keeper
         cut = [job for job in self._swept if job.status is TaskStatus.CANCELLED and job not in abandoned]
         kept = [job for job in (*cut, *abandoned) if (record := record_of(job)) is not None and record.stays]
         if keeper is not None:
-            keeper.note_abandoned({str(job.message_id): job for job in kept if job in abandoned})
+            keeper.note_abandoned({call: job.message_id for call, job in self._abandoned.items() if job in kept})
         report.drained(cut, abandoned, kept)
         result = DrainReport(seconds, completed, *map(_named, (cut, abandoned, kept)))
         self._swept.clear()
@@ -153,7 +154,7 @@ class Drain:
             report.waiting_for(job for job in runner.jobs() if _is_spared(job))
         elif sweep is Sweep.EVERYBODY:
             self._cancel(runner.jobs())
-            self._abandoned += runner.threads.abandon()
+            self._abandoned |= runner.threads.abandon()
 
     def _cancel(self, jobs: Iterable[Job]) -> None:
         for job in list(jobs):

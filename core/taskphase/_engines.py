@@ -40,14 +40,10 @@ _NO_ADDRESS = "Multiple exceptions: "
 class EngineQueue(Queue):
     """A queue for an engine. Functions that are decorated for the engine need not be listed, and keep their names.
 
-    :ivar _errors_are_sure: False if the client of the engine tries again by itself: an earlier try may have published
-    :ivar _decorated: the attribute of an object of the engine that has the decorated function
-    :ivar _tasks: what `_register()` has returned for the listed functions, by their ids
+    :cvar _decorated: the attribute of an object of the engine that has the decorated function
     """
 
-    _errors_are_sure: bool
     _decorated: str
-    _tasks: Mapping[int, Any]
 
     def check_function(self, func: Callable[..., Any]) -> None:
         """Refuse a function of the list that a worker could not import by its name."""
@@ -60,20 +56,21 @@ class EngineQueue(Queue):
 
     def prepare(self, call: Call, /) -> Any:
         """Return the message, with a copy of the arguments."""
-        task = self._own(call.func)
+        task, func = self._own(call.func), call.func
         if task is None:
-            task = self._tasks[id(call.func)]
+            task = self.__tasks[id(func)]
         else:
-            _check_arguments(call, getattr(task, self._decorated))
+            func = getattr(task, self._decorated)
+            _check_arguments(call, func)
         try:
             return self._message(call, task, call.args, call.kwargs)
         except Exception:
-            self._check_each_argument(call, task)
+            self._check_each_argument(call, task, func)
             raise
 
     def refused(self, error: Exception, /) -> bool:
         """Return whether no connection was established, or the broker has answered with an error."""
-        return self._errors_are_sure and (_never_connected(error) or _is_answer(error))
+        return self.__errors_are_sure and (_never_connected(error) or _is_answer(error))
 
     def _outward(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers of `publish()` as they go to the worker."""
@@ -82,13 +79,18 @@ class EngineQueue(Queue):
             **{_CARRIED + key if key in self.carry else key: text for key, text in headers.items()},
         }
 
-    def _register_functions(self) -> None:
-        """Register the functions of the list that are not decorated for the engine."""
-        self._tasks = {id(func): self._register(func) for func in self.functions if self._own(func) is None}
+    def _set_up(self, *, errors_are_sure: bool) -> None:
+        """Register the functions of the list that are not decorated for the engine. For the constructor.
 
-    def _check_each_argument(self, call: Call, task: Any) -> None:
-        """Refuse an argument that the engine cannot encode. The error names the argument and its class."""
-        for name, value in named_arguments(call.args, call.kwargs):
+        :param errors_are_sure: False if the client of the engine tries again by itself: an earlier try may have
+            published
+        """
+        self.__errors_are_sure = errors_are_sure
+        self.__tasks = {id(func): self._register(func) for func in self.functions if self._own(func) is None}
+
+    def _check_each_argument(self, call: Call, task: Any, func: Callable[..., Any]) -> None:
+        """Refuse an argument that the engine cannot encode. The error names the parameter of `func` and the class."""
+        for name, value in named_arguments(func, call.args, call.kwargs):
             try:
                 self._message(call, task, (value,), {})
             except Exception as exc:

@@ -92,7 +92,7 @@ class TaskObserver:
 def check_observers(observers: Iterable[TaskObserver]) -> tuple[TaskObserver, ...]:
     """Return the observers as a tuple.
 
-    :raises TypeError: if an element is no `TaskObserver`, or has an `async def` in place of a method
+    :raises TypeError: if an element is no `TaskObserver`, or the host cannot call one of its methods
     :raises ValueError: if an object is there twice: it would count each task twice
     """
     found = listed("observers", observers, TaskObserver)

@@ -99,8 +99,8 @@ class Queue(AnyQueue, ABC):
             if not isinstance(cast("object", given), Mapping):
                 raise TypeError(f"the options of {shown(name_of(func))} must be a dict, not {given!r}")
         self.functions: tuple[Callable[..., Any], ...] = tuple(options)
-        # By identity: the hash of a user's object may be user code.
-        self._options = {id(func): dict(given) for func, given in options.items()}
+        # By identity: the hash of a user's object may be user code. Two underscores: a subclass may use any name.
+        self.__options = {id(func): dict(given) for func, given in options.items()}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -124,11 +124,11 @@ class Queue(AnyQueue, ABC):
 
     def takes(self, func: Callable[..., Any]) -> bool:
         """Return whether tasks of `func`, which has no partials, are for this queue. Default: if `func` is listed."""
-        return id(func) in self._options
+        return id(func) in self.__options
 
     def options_of(self, func: Callable[..., Any]) -> Mapping[str, Any]:
         """Return the options of a listed function; an empty mapping for another function."""
-        return self._options.get(id(func), {})
+        return self.__options.get(id(func), {})
 
     def check_loop(self, backend: str) -> None:
         """Refuse the event loop of a host that opens. `backend`: "asyncio" or "trio". Default: accept both.

@@ -66,14 +66,6 @@ class Routed(Unit[Job]):
         """True if `before_route_ends()` takes a hook: the route has not ended, and is not about to end."""
         return self.outcome is None and self._hooks != ()
 
-    async def _call_hooks(self, exc: BaseException | None) -> None:
-        """Await the hooks of a route that ends with `exc`, or without an exception.
-
-        :raises BaseException: the exception of the last hook that raised
-        """
-        if self._hooks and self.outcome is None and not isinstance(exc, GeneratorExit):
-            await _call(self._hooks, "success" if exc is None else "failure")
-
     @property
     def in_order(self) -> bool:
         """True on asyncio: first steps are in the order of the requests. On trio the order within a turn is random."""
@@ -106,7 +98,7 @@ class Routed(Unit[Job]):
                 break
 
 
-async def _call(hooks: list[RouteHook], outcome: Outcome) -> None:
+async def call_hooks(hooks: list[RouteHook], outcome: Outcome) -> None:
     """Await each hook once, in order, and take it out of `hooks`. If a hook raises, the outcome is failure for the
     hooks behind it.
 
@@ -118,7 +110,7 @@ async def _call(hooks: list[RouteHook], outcome: Outcome) -> None:
         raise
     except BaseException:
         if hooks:
-            await _call(hooks, "failure")
+            await call_hooks(hooks, "failure")
         raise
     if hooks:
-        await _call(hooks, outcome)
+        await call_hooks(hooks, outcome)

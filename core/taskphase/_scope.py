@@ -20,7 +20,7 @@ from ._drive.watching import tell_all
 from ._machine.config import UNSET, TaskConfig
 from ._machine.drain import DrainStage
 from ._machine.scope import OVER, SCOPE, Phase, ScopeEvent, ScopeState
-from ._route import Routed
+from ._route import Routed, call_hooks
 from ._task import Task, fill, new
 from .errors import TasksClosedError, TasksUnportableError
 
@@ -168,8 +168,8 @@ class Scope(Routed, SchedulesPhases):
         """
         failed = True
         try:
-            if self._hooks is not None:
-                await self._call_hooks(exc)
+            if self._hooks and self.outcome is None and not isinstance(exc, GeneratorExit):
+                await call_hooks(self._hooks, "success" if exc is None else "failure")
             failed = exc is not None
         finally:
             self._hooks = ()  # a first step may schedule a task of a journal
@@ -262,12 +262,11 @@ class Scope(Routed, SchedulesPhases):
 
     def _tell(self, change: str) -> None:
         runner = self._runner
-        if runner.watching is not None and get_ident() != runner.seam.thread:
+        if get_ident() != runner.seam.thread:
             with suppress(TasksClosedError):  # the event loop has ended
                 runner.call(partial(self._tell, change))
         elif runner.watching is not None:
-            with runner.busy():
-                tell_all(runner.watching.scope_changed, runner.telling, (self, change))
+            tell_all(runner.watching.scope_changed, runner.telling, (self, change))
 
 
 class Route:

@@ -88,10 +88,10 @@ class CeleryQueue(_engines.EngineQueue):
         if not isinstance(app, celery.Celery):
             raise TypeError(f"app must be a Celery app, not {shown(type_name(app))}")
         self.app: Any = app
-        self._connection, longest = connection_of(app)
+        self.__connection, longest = connection_of(app)
         if longest is None and attempt_timeout is None:
             raise ValueError(
-                f"the timeouts of the transport {self._connection.transport_cls!r} are not known: give "
+                f"the timeouts of the transport {self.__connection.transport_cls!r} are not known: give "
                 "attempt_timeout=, longer than publishing may take at most"
             )
         super().__init__(
@@ -109,13 +109,12 @@ class CeleryQueue(_engines.EngineQueue):
                 "timeouts in broker_transport_options"
             )
         self.attempts_at_once: int = THREADS
-        self.system: str | None = self.system or _SYSTEMS.get(self._connection.transport.driver_type)
-        self._errors_are_sure = not self._connection.transport_options.get("retry_on_timeout")
-        self._clients: RunVar[Client] = RunVar("taskphase_celery_client")
+        self.system: str | None = self.system or _SYSTEMS.get(self.__connection.transport.driver_type)
+        self.__clients: RunVar[Client] = RunVar("taskphase_celery_client")
         for func in self.functions:
             if own := _OWN_OPTIONS & self.options_of(func).keys():
                 raise ValueError(f"the options of {shown(name_of(func))} contain {sorted(own)}, which the queue sets")
-        self._register_functions()
+        self._set_up(errors_are_sure=not self.__connection.transport_options.get("retry_on_timeout"))
         # Celery calls the receivers of signals in the thread of the function, before and after it.
         _signals.task_prerun.connect(self._note_begin, weak=False)
         _signals.task_postrun.connect(self._note_end, weak=False)
@@ -127,16 +126,16 @@ class CeleryQueue(_engines.EngineQueue):
     async def publish(self, prepared: Message, headers: Mapping[str, str], /) -> None:
         """Publish the message in a thread. An attempt that was given up may go on there: then this attempt fails."""
         if not prepared.is_published:
-            client = self._clients.get()
+            client = self.__clients.get()
             await client.threads.call(partial(client.send, prepared, self._outward(headers)))
 
     async def open(self) -> None:
         """Make the threads. They connect later."""
-        self._clients.set(Client(self._connection, self.app))
+        self.__clients.set(Client(self.__connection, self.app))
 
     async def close(self) -> None:
         """Close the connections, and let the threads end."""
-        client = self._clients.get()
+        client = self.__clients.get()
         try:
             await client.threads.call(client.close)
         finally:

@@ -93,8 +93,7 @@ class TaskiqQueue(_engines.EngineQueue):
         self.attempts_at_once: int = min(_AT_ONCE, getattr(pool, "max_connections", _AT_ONCE))
         packages = [base.__module__.partition(".")[0] for base in type(broker).__mro__]
         self.system: str | None = self.system or next((_SYSTEMS[each] for each in packages if each in _SYSTEMS), None)
-        self._errors_are_sure = _is_without_retries(pool)
-        self._register_functions()
+        self._set_up(errors_are_sure=_is_without_retries(pool))
         broker.add_middlewares(_WorkerSide(self))
 
     def check_loop(self, backend: str) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakSet
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskphase import TaskHost, TaskObserver
+from taskphase import DrainReport, TaskHost, TaskObserver
 
 from ._request import SCOPE_KEY, RequestTasks
 from .errors import FastAPITasksAlreadyAddedError
@@ -165,19 +165,27 @@ class Installation:
             raise
 
     async def _drain(self, host: TaskHost) -> None:
-        """Drain the host of a lifespan. The last lifespan of an event loop also drains the hosts of single requests."""
-        goes_on = any(each.runs_here() and not each.closing.is_set() for each in tuple(self.open) if each is not host)
-        async with AsyncExitStack() as stack:  # asyncio's own cancel() ends no wait
-            for alone in () if goes_on else tuple(self._alone):
-                if alone.runs_here():
-                    alone.hurry(self.drain_timeout)
-                    stack.push_async_callback(alone.aclose)
-            report = await host.aclose()
+        """Drain the host of a lifespan, and log that."""
+        report = await self._drain_hosts(host)
         cancelled, abandoned, kept = (sum(of.values()) for of in (report.cancelled, report.abandoned, report.kept))
         if report.completed or cancelled or abandoned:
             stays = f"; {kept} of these in the journal, for another process" if kept else ""
             ends = f"{report.completed} completed, {cancelled} cancelled, {abandoned} abandoned{stays}"
             _log(logging.INFO, "tasks drained in %.3f s: %s", report.seconds, ends)
+
+    async def _drain_hosts(self, host: TaskHost) -> DrainReport:
+        """Drain the host of a lifespan. The last lifespan of an event loop also drains the hosts of single requests,
+        until none is left: requests may begin meanwhile.
+        """
+        goes_on = any(each.runs_here() and not each.closing.is_set() for each in tuple(self.open) if each is not host)
+        alone = () if goes_on else [each for each in tuple(self._alone) if each.runs_here() and not each.drain_report]
+        async with AsyncExitStack() as stack:  # asyncio's own cancel() ends no wait
+            if alone or host.drain_report is None:
+                stack.push_async_callback(self._drain_hosts, host)
+            for each in alone:
+                each.hurry(self.drain_timeout)
+                stack.push_async_callback(each.aclose)
+            return await host.aclose()
 
     def _add_telemetry(self, host: TaskHost) -> None:
         if self._telemetry is None and not self._has_looked:

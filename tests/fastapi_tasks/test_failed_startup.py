@@ -174,15 +174,19 @@ async def test_a_failed_startup_keeps_to_the_drain_and_the_shield_timeout_g9_g10
         finally:
             journal.append("cancelled")
 
+    async def end() -> None:
+        await journal.note_late("ended in the drain timeout")
+        hosts[0].hurry(0)
+
     async def startup() -> None:
         hosts.append(current_host())
-        current_host().schedule(journal.note_late, "ended in the drain timeout")
+        current_host().schedule(end)
         current_host().task(shield=True).schedule(endless)
         raise LookupError("no database")
 
     hosts: list[Any] = []
     app = of_the_app(startup)
-    add_tasks(app, drain_timeout=0.05, shield_timeout=0.01)
+    add_tasks(app, drain_timeout=60, shield_timeout=0.01)
     await LifespanCall(app, journal).run()
     assert journal == ["ended in the drain timeout", "cancelled", "lifespan.startup.failed", "call ended"]
     with pytest.raises(TasksClosedError):

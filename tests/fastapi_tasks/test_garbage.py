@@ -13,7 +13,7 @@ from fastapi import FastAPI, HTTPException, Request
 from tests.backends import turns
 from tests.fastapi_tasks.apps import app_with_tasks, host_of, serving
 
-from fastapi_tasks import LogTasks, TaskObserver, Tasks
+from fastapi_tasks import LogTasks, TaskHost, TaskObserver, Tasks, current_host
 
 
 class Exchange:
@@ -181,3 +181,21 @@ async def test_a_request_that_waits_has_few_objects_of_its_own_g2(by_hand: None)
     without, asking, scheduling = counts
     assert asking - without <= 14
     assert scheduling - asking <= 2 * 2 + 1  # each task and its context; a dict of the scope
+
+
+async def test_an_app_without_a_lifespan_keeps_no_host_of_a_request_g2_g13() -> None:
+    hosts: list[weakref.ref[TaskHost]] = []
+
+    async def endpoint(tasks: Tasks) -> None:
+        hosts.append(weakref.ref(current_host()))
+
+    app = FastAPI()
+    app_with_tasks(app, hold=True)
+    app.add_api_route("/", endpoint)
+    exchange = Exchange()
+    await app(exchange.scope, exchange.receive, exchange.send)
+    assert exchange.statuses == [200]
+    del exchange
+    await turns()
+    gc.collect()
+    assert [host() for host in hosts] == [None]

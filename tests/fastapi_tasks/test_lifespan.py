@@ -268,6 +268,31 @@ async def test_a_shutdown_drains_requests_that_hold_their_tasks_g9_g10_g13(
     assert said == ([] if drain_timeout else ["closing the task host: 1 cancelled: plain"])
 
 
+async def test_a_shutdown_drains_held_tasks_of_a_request_that_begins_meanwhile_g9_g10_g13(journal: Journal) -> None:
+    """Each request begins while the drain waits only for the request before; the first one, only for the lifespan."""
+
+    async def work(number: int) -> None:
+        await until(lambda: "shutdown" in journal)
+        await turns(FEW)
+        if number < 5:
+            tg.start_soon(server.get, f"/{number + 1}")
+            await until(lambda: f"began {number + 1}" in journal)
+        journal.append("ended")
+
+    async def endpoint(tasks: Tasks, number: int) -> None:
+        tasks.task(shield=True).schedule(work, number)
+        journal.append(f"began {number}")
+
+    app = FastAPI(lifespan=lifespan_of(journal, "app"))
+    add_tasks(app, hold=True)
+    app.add_api_route("/{number}", endpoint)
+    async with anyio.create_task_group() as tg, serving(app, journal, events=journal) as server:
+        host_of(app).task(shield=True).schedule(work, 0)
+    journal.assert_order("shutdown", "began 5", "app down", "shutdown.complete")
+    journal.assert_order("shutdown", "ended", "app down", "shutdown.complete")
+    assert journal.count("ended") == 6
+
+
 @native_cancel_only
 async def test_a_native_cancellation_of_the_drain_waits_for_held_tasks_too_g10_g13(journal: Journal) -> None:
     async def work() -> None:

@@ -427,6 +427,40 @@ class TestInfo:
         assert of_without.info["route"] == "/without/{number}"
         assert of_nowhere.info == {"method": "GET", "route": None, "path": "/nowhere"}
 
+    async def test_each_change_of_an_early_scope_is_told_with_the_template_g20(self) -> None:
+        seen: list[tuple[str, str | None]] = []
+
+        class Templates(Diary):
+            def scope_changed(self, scope: Scope, change: str) -> None:
+                seen.append((change, scope.info["route"]))
+
+        class Early:
+            def __init__(self, app: ASGIApp) -> None:
+                self.app = app
+
+            async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+                if scope["type"] != "lifespan":
+                    current_host().schedule(work)
+                await self.app(scope, receive, send)
+
+        async def endpoint(number: int) -> None: ...
+
+        async def fails(room: str, websocket: WebSocket) -> None:
+            raise LookupError
+
+        app = app_of(Templates())
+        app.add_middleware(Early)
+        app.add_api_route("/items/{number}", endpoint)
+        app.add_api_websocket_route("/rooms/{room}", fails)
+        async with serving(app) as server:
+            await server.get("/items/1")
+            assert seen == [(change, "/items/{number}") for change in ("route_succeeded", "first_message", "ended")]
+            seen.clear()
+            async with server.websocket("/rooms/1") as session:
+                with pytest.raises(wire.Denied):
+                    await session.accept()
+            assert seen == [(change, "/rooms/{room}") for change in ("route_failed", "ended")]
+
     async def test_a_middleware_that_copies_the_scope_hides_no_template_g20(self, diary: Diary) -> None:
         class Copies:
             def __init__(self, app: ASGIApp) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI, HTTPException, WebSocket
 from fastapi.testclient import TestClient
 from tests import wire
-from tests.backends import until
+from tests.backends import turns, until
 from tests.fastapi_tasks.apps import Journal, serving
 from tests.queueing import RAN, FakeQueue, archive, send_mail
 
@@ -169,7 +169,7 @@ def test_the_lifespan_ends_after_its_hand_overs_g10_g21() -> None:
 
 def _slowly(order: list[str]) -> Any:
     async def take(_step: object, put: Any) -> None:
-        await anyio.sleep(0.05)
+        await turns()
         put()
         order.append("published")
 

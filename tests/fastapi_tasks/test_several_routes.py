@@ -1,15 +1,17 @@
 """G1, G5, G13: a middleware calls the app again. Each route decides about its own tasks."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import PlainTextResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests import wire
 from tests.backends import turns
 from tests.fastapi_tasks.apps import (
     ASYNC_AND_DEF,
@@ -21,7 +23,7 @@ from tests.fastapi_tasks.apps import (
     serving,
 )
 
-from fastapi_tasks import TaskConfig, Tasks, TasksScheduler, add_tasks
+from fastapi_tasks import Task, TaskConfig, Tasks, TasksScheduler, TaskStatus, add_tasks, current_host
 
 pytestmark = UNCLOSED_STREAM
 
@@ -325,3 +327,34 @@ async def test_a_middleware_that_answers_by_itself_after_a_failed_route_drops_it
         assert (await server.get()).status == 503
     assert deferred(journal, 0) == of_failure()
     assert len(tasks.dropped) == 2
+
+
+async def test_a_failed_session_without_an_answer_decides_for_tasks_outside_of_it_g1_g5() -> None:
+    """A middleware swallows the exception, and sends nothing: the route has failed, although the call returns."""
+    made: list[Task[None]] = []
+
+    class Swallows:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+                return
+            outside = TasksScheduler(current_host().tg)
+            made.append(outside.task(when="success").after_route.schedule(turns, 0))
+            made.append(outside.task(when="failure").after_route.schedule(turns, 0))
+            with suppress(LookupError):
+                await self.app(scope, receive, send)
+
+    async def fails(websocket: WebSocket, tasks: Tasks) -> None:
+        raise LookupError
+
+    app = app_with_tasks()
+    app.add_middleware(Swallows)
+    app.add_api_websocket_route("/", fails)
+    async with serving(app) as server:
+        with pytest.raises(wire.WireError):
+            async with server.websocket():
+                await turns()
+    assert [task.status for task in made] == [TaskStatus.DROPPED, TaskStatus.SUCCEEDED]

@@ -1,14 +1,17 @@
 """G12, G17: code that would wait for a task of a phase after its own end gets an error at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
-from tests.backends import native_cancel_only
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp
+from tests.backends import native_cancel_only, until
 from tests.fastapi_tasks.apps import GENERATORS, Journal, app_with_tasks, serving
 
 from fastapi_tasks import Task, TaskNotFinished, Tasks, TasksScheduler, TaskStatus
@@ -55,7 +58,7 @@ async def test_a_route_that_waits_for_a_later_phase_of_its_own_is_told_at_once_g
     assert journal.without("returned") == ["immediate", "route", "after_route", "start", "final", "after_response"]
 
 
-async def stream(app: FastAPI, spec_version: str) -> None:
+async def stream(app: FastAPI, spec_version: str, path: str = "/") -> None:
     """Call the app as a server does that has this version of the ASGI specification."""
 
     async def receive() -> dict[str, Any]:
@@ -70,7 +73,7 @@ async def stream(app: FastAPI, spec_version: str) -> None:
 
     received: list[dict[str, Any]] = []
     messages: list[Any] = []
-    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "method": "GET", "path": "/"}
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": spec_version}, "method": "GET", "path": path}
     await app({**scope, "query_string": b"", "headers": []}, receive, send)
     assert messages[0]["status"] == 200
 
@@ -175,6 +178,158 @@ async def test_the_exit_of_a_dependency_that_waits_for_a_later_phase_is_told_at_
     journal.assert_order("exit", "after_response")
     if scope == "function":
         journal.assert_order("exit", "after_route", "start")
+
+
+def refused_in_thread(wait: Wait, *tasks: Task[Any]) -> None:
+    for task in tasks:
+        with pytest.raises(TaskNotFinished, match=f"is for {task.phase.value}.*never end"):
+            anyio.from_thread.run(wait, task)
+
+
+class InGroup:
+    """A middleware that calls the app in a task group, as `BaseHTTPMiddleware` does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, *args: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.app, *args)
+
+
+# With the middleware, threads of the request may have the cancel scope of the group.
+middlewares = pytest.mark.parametrize("middleware", [[], [Middleware(InGroup)]], ids=["bare", "in a group"])
+
+
+async def in_a_scope(task: Task[Any]) -> Any:
+    with anyio.fail_after(20):
+        return await task
+
+
+@pytest.mark.parametrize("wait", [*WAYS.values(), in_a_scope], ids=[*WAYS, "scope"])
+@middlewares
+async def test_a_def_endpoint_that_waits_for_a_later_phase_is_told_at_once_g17(
+    journal: Journal, wait: Wait, middleware: list[Middleware]
+) -> None:
+    """A `def` dependency and its exit wait like the endpoint, and a background task like a stream."""
+
+    def leaving(tasks: Tasks) -> Iterator[None]:
+        refused_in_thread(wait, *journal.each_phase(tasks, "dependency ")[1:])
+        yield
+        refused_in_thread(wait, journal.each_phase(tasks, "exit ")[2])
+        journal.append("exit")
+
+    def late(tasks: TasksScheduler) -> None:
+        _, after_route, after_response = journal.each_phase(tasks, "background ")
+        refused_in_thread(wait, after_response)
+        anyio.from_thread.run(wait, after_route)
+        journal.append("background")
+
+    def endpoint(
+        tasks: Tasks, background: BackgroundTasks, _: Annotated[None, Depends(leaving, scope="request")]
+    ) -> None:
+        immediate, after_route, after_response = journal.each_phase(tasks)
+        refused_in_thread(wait, after_route, after_response)
+        anyio.from_thread.run(wait, immediate)
+        background.add_task(late, tasks)
+        journal.append("route")
+
+    app = app_with_tasks(FastAPI(middleware=middleware))
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal) as server:
+        response = await server.get()
+        assert (response.status, response.raised) == (200, None)
+    assert journal.only("route", "background", "exit") == ["route", "background", "exit"]
+
+
+@ways
+@spec_versions
+@middlewares
+async def test_a_def_stream_that_waits_for_after_response_is_told_at_once_g17(
+    journal: Journal, wait: Wait, spec_version: str, middleware: list[Middleware]
+) -> None:
+    def endpoint(tasks: Tasks) -> StreamingResponse:
+        def chunks() -> Iterator[bytes]:
+            immediate, after_route, after_response = journal.each_phase(tasks)
+            refused_in_thread(wait, after_response)
+            anyio.from_thread.run(wait, immediate)
+            anyio.from_thread.run(wait, after_route)
+            journal.append("streamed")
+            yield b"one"
+
+        return StreamingResponse(chunks())
+
+    app = app_with_tasks(FastAPI(middleware=middleware))
+    app.add_api_route("/", endpoint)
+    async with serving(app, journal):
+        await stream(app, spec_version)
+    assert "streamed" in journal
+
+
+@ways
+async def test_a_thread_of_a_group_of_the_app_may_wait_g17(journal: Journal, wait: Wait) -> None:
+    def in_thread(task: Task[Any]) -> None:
+        anyio.from_thread.run(wait, task)
+        journal.append(f"thread saw {task.phase.value}")
+
+    def endpoint(tasks: Tasks) -> None:
+        later = journal.each_phase(tasks)[1:]
+        for task in later:
+            anyio.from_thread.run_sync(group.start_soon, anyio.to_thread.run_sync, in_thread, task)
+        anyio.from_thread.run(until, lambda: all(task._events for task in later))
+        journal.append("route")
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    async with anyio.create_task_group() as group, serving(app, journal), anyio.create_task_group() as requests:
+        requests.start_soon(stream, app, "2.4")
+    journal.assert_order("route", "thread saw after_route")
+    journal.assert_order("route", "thread saw after_response")
+
+
+async def test_a_def_endpoint_that_waits_may_have_neighbours_without_a_thread_g17(journal: Journal) -> None:
+    def endpoint(tasks: Tasks) -> None:
+        refused_in_thread(by_await, *journal.each_phase(tasks)[1:])
+        journal.append("route")
+
+    app = app_with_tasks()
+    app.add_api_route("/", endpoint)
+    limiter = anyio.CapacityLimiter(1)
+    limiter.acquire_on_behalf_of_nowait("somebody")
+    async with serving(app, journal), anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(partial(anyio.to_thread.run_sync, int, limiter=limiter))
+        await until(lambda: limiter.statistics().tasks_waiting == 5)
+        await stream(app, "2.4")
+        assert "route" in journal
+        limiter.release_on_behalf_of("somebody")
+
+
+@ways
+async def test_a_def_endpoint_may_wait_for_the_task_of_another_request_g17(journal: Journal, wait: Wait) -> None:
+    """Also while both requests wait for threads in the same cancel scope."""
+
+    def first(tasks: Tasks) -> None:
+        shared.extend(journal.each_phase(tasks)[1:])
+        anyio.from_thread.run_sync(reached.set)
+        anyio.from_thread.run(until, lambda: shared[0]._events)
+        journal.append("first route")
+
+    def second() -> None:
+        for task in shared:
+            anyio.from_thread.run(wait, task)
+        journal.append("second route")
+
+    shared: list[Task[None]] = []
+    reached = anyio.Event()
+    app = app_with_tasks()
+    app.add_api_route("/first", first)
+    app.add_api_route("/second", second)
+    async with serving(app, journal), anyio.create_task_group() as requests:
+        requests.start_soon(stream, app, "2.4", "/first")
+        await reached.wait()
+        requests.start_soon(stream, app, "2.4", "/second")
+    journal.assert_order("first route", "second route")
 
 
 @ways

@@ -113,7 +113,7 @@ def test_an_argument_that_cannot_be_carried_fails_the_request_g21(setting: Setti
     assert server.post("/wrong").status_code == 500
 
     server.wait_for_output("TasksUnportableError")
-    assert "cannot get argument 1, an object of the class object" in server.output()
+    assert "cannot get argument 'order', an object of the class object" in server.output()
 
 
 def test_a_redis_that_hangs_delays_tasks_and_loses_none_g21(setting: Setting) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import anyio
 import pytest
-from tests.backends import turns, until
+from tests.backends import native_cancel_only, turns, until
 
 from taskphase import (
     Limit,
     Phase,
+    Scope,
     Task,
     TaskConfig,
     TaskHost,
+    TaskObserver,
     TasksBatch,
     TasksClosedError,
     TasksSaturatedError,
@@ -164,6 +170,71 @@ async def test_what_is_refused_was_not_scheduled_g15() -> None:
         assert (host.running, host.waiting, host.deferred) == (0, 0, 0)
 
 
+class ScheduledMeanwhile(TaskObserver):
+    """While the loop's thread is inside `schedule()`, another thread schedules a task, too. At its call number
+    `switch_at` of a function that counts, the other thread stops until the first `schedule()` has returned.
+
+    :ivar error: the error of the other thread
+    """
+
+    def __init__(self, switch_at: int) -> None:
+        self._left = switch_at
+        self._stopped, self._go_on = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.schedule: Callable[[], object]
+        self.error: TasksSaturatedError | None = None
+
+    def scheduled(self, task: Task[Any], scope: Scope | None) -> None:
+        if not self._thread.ident:
+            self._thread.start()
+            assert self._stopped.wait(10)
+
+    def _run(self) -> None:
+        sys.setprofile(self._count)
+        try:
+            self.schedule()
+        except TasksSaturatedError as exc:
+            self.error = exc
+        finally:
+            sys.setprofile(None)
+            self._stopped.set()
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_globals["__name__"] in ("taskphase._drive.places", "taskphase._drive.gates"):
+            self._left -= 1
+            if self._left == 0:
+                self._stopped.set()
+                assert self._go_on.wait(10)
+
+    async def end(self) -> bool:
+        """Let the other thread go on. Return whether it has stopped."""
+        self._go_on.set()
+        await anyio.to_thread.run_sync(self._thread.join)
+        return self._left <= 0
+
+
+@pytest.mark.parametrize("counts", ["pending", "slots", "pending of a limit", "places of a limit"])
+async def test_the_loop_and_a_thread_cannot_both_take_the_last_place_g8_g15_g19(counts: str) -> None:
+    """Python may switch to another thread at each call of a function. The test tries all of these moments."""
+    is_stopped, switch_at = True, 0
+    while is_stopped:
+        switch_at += 1
+        other, release = ScheduledMeanwhile(switch_at), anyio.Event()
+        settings: dict[str, Any] = {"pending": {"max_pending": 1}, "slots": {"max_running": 1, "max_pending": 0}}.get(
+            counts, {}
+        )
+        limit = Limit(1, max_pending=1 if counts == "pending of a limit" else 0) if "limit" in counts else None
+        async with TaskHost(**settings, observers=[other]) as host, host.scope() as scope:
+            define = scope.task(limit=limit)
+            batch = define.after_response if "pending" in counts else define
+            other.schedule = partial(batch.schedule, release.wait)
+            batch.schedule(release.wait)
+            is_stopped = await other.end()
+            assert other.error is not None, switch_at
+            release.set()
+    assert switch_at > 5
+
+
 async def test_a_late_task_is_pending_only_if_it_has_to_wait_g1_g15() -> None:
     async with TaskHost(max_running=1, max_pending=0) as host, host.scope() as tasks:
         async with tasks.route():
@@ -189,14 +260,32 @@ async def test_a_task_made_by_hand_for_a_phase_that_is_to_come_is_pending_too_g1
         tasks.schedule(anyio.sleep, 0)
 
 
-async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2_g15() -> None:
-    async with TaskHost(max_running=1) as host:
+@pytest.mark.parametrize("max_pending", [None, 3])
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_slot_is_not_kept_g2_g15(max_pending: int | None) -> None:
+    async with TaskHost(max_running=1, max_pending=max_pending) as host:
         host.schedule(anyio.sleep_forever)
         waiting = [weakref.ref(host.schedule(anyio.sleep, 0)) for _ in range(3)]
         for task in waiting:
             task().cancel()  # type: ignore[union-attr]
         gc.collect()
         assert [task() for task in waiting] == [None, None, None]
+
+
+@native_cancel_only
+async def test_a_task_that_no_factory_makes_is_refused_and_takes_no_room_g2_g15() -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise LookupError("no tasks today")
+
+    loop = asyncio.get_running_loop()
+    async with TaskHost(max_pending=1) as host:
+        loop.set_task_factory(broken)
+        try:
+            with pytest.raises(LookupError):
+                host.schedule(anyio.sleep, 0)
+        finally:
+            loop.set_task_factory(None)
+        assert host.tasks() == ()
+        host.task(delay=1000).schedule(anyio.sleep, 0)
 
 
 async def test_a_task_cancelled_on_its_way_from_a_thread_is_not_started_g2_g8(

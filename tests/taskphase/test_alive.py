@@ -335,6 +335,14 @@ class TestTasksOfAHost:
         assert host.tasks() == ()
         assert host.get(running.id) is None
 
+    async def test_a_deferred_task_is_alive_when_another_one_of_its_scope_has_left_g2_g9_g17(self) -> None:
+        async with TaskHost() as host:
+            scope = host.scope()
+            first, second = (scope.after_response.schedule(anyio.sleep, 0) for _ in range(2))
+            first.cancel()
+            assert host.tasks() == (second,)
+        assert second.status is S.CANCELLED
+
     async def test_a_host_that_is_not_open_has_no_tasks_to_tell_of_g17(self) -> None:
         host = TaskHost()
         for ask in (host.tasks, partial(host.get, 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ celery = pytest.importorskip("celery")
 from amqp.exceptions import AccessRefused  # noqa: E402
 from celery import _state, signals  # noqa: E402
 
-from taskphase._celery_client import connection_of  # noqa: E402
+from taskphase._celery_client import Message, connection_of  # noqa: E402
 from taskphase.celery import CeleryQueue  # noqa: E402
 
 JOBS = "tests.taskphase.engine_jobs"
@@ -131,8 +132,9 @@ async def test_a_host_refuses_an_app_that_was_made_eager_g21(app: Any) -> None:
 @pytest.mark.parametrize("broker", ["redis://h", "amqp://h"])
 def test_the_bounds_of_an_attempt_are_not_for_workers_g21(broker: str) -> None:
     app = app_with(broker, {"visibility_timeout": 60})
-    queue = CeleryQueue(app, [archive])
-    assert queue._connection.transport_options.items() > app.connection_for_read().transport_options.items()
+    queue: Any = CeleryQueue(app, [archive])
+    connection = queue._CeleryQueue__connection
+    assert connection.transport_options.items() > app.connection_for_read().transport_options.items()
     assert app.connection_for_read().transport_options == {"visibility_timeout": 60}
 
 
@@ -201,10 +203,10 @@ async def test_results_are_stored_although_nobody_waits_for_them_here_g21(
 @pytest.mark.parametrize(
     ("args", "kwargs", "named"),
     [
-        ((object(),), {}, "argument 1, an object of the class object"),
-        (([SECRET, {"a": object()}],), {}, "argument 1, an object of the class list"),
+        ((object(),), {}, "argument 'order', an object of the class object"),
+        (([SECRET, {"a": object()}],), {}, "argument 'order', an object of the class list"),
         ((SECRET, SECRET, object()), {}, "argument 3, an object of the class object"),
-        ((SECRET,), {"copy": {"a": object()}}, "argument copy, an object of the class dict"),
+        ((SECRET,), {"copy": {"a": object()}}, "argument 'copy', an object of the class dict"),
     ],
 )
 async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(
@@ -244,6 +246,8 @@ async def test_a_decorated_task_is_handed_over_without_being_listed_g21(app: Any
         for args in ((), ("a", "b")):
             with pytest.raises(TypeError, match="argument"):
                 host.schedule(send, *args)
+        with pytest.raises(TasksUnportableError, match="cannot get argument 'order', an object of the class object"):
+            host.schedule(send, object())
 
 
 @pytest.mark.parametrize("is_handed_over", [True, False], ids=["handed-over", "here"])
@@ -336,6 +340,21 @@ async def test_few_threads_of_its_own_publish_g21(app: Any, publishing: Publishi
         assert not thread.is_alive()
 
 
+async def test_a_message_that_is_published_is_not_kept_g2_g21(app: Any) -> None:
+    """Not by the connections, which the first task has opened; by the producer, which publishes again; by the thread,
+    which waits for another message.
+    """
+
+    def kept() -> list[Message]:
+        gc.collect()
+        return [each for each in gc.get_objects() if type(each) is Message and each not in before]
+
+    before = [each for each in gc.get_objects() if type(each) is Message]  # of other tests
+    async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
+        await host.schedule(archive, "a").wait()
+        await until(lambda: not kept())
+
+
 async def test_celery_publishes_in_the_context_of_schedule_g6_g21(app: Any, publishing: Publishing) -> None:
     """The instrumentation of Celery by other tools needs the current span."""
     async with TaskHost(queues=[CeleryQueue(app, [archive])]) as host:
@@ -380,11 +399,23 @@ async def test_a_task_that_is_cancelled_before_a_thread_has_begun_is_not_publish
     assert "late" not in [message.payload[0][0] for message in messages(app)]
 
 
+async def test_a_subclass_may_have_any_attribute_of_its_own_g21(app: Any) -> None:
+    class Own(CeleryQueue):
+        def __init__(self) -> None:
+            super().__init__(app, {archive: {"priority": 3}})
+            assert not [name for name in vars(self) if name[0] == "_" and "__" not in name]
+            self._options = self._tasks = self._connection = self._clients = self._errors_are_sure = "mine"
+
+    await hand_over(Own(), archive, "a")
+    [message] = messages(app)
+    assert message.properties["priority"] == 3
+
+
 async def test_an_attempt_beside_an_earlier_one_fails_and_one_after_it_does_nothing_g21(app: Any) -> None:
-    queue = CeleryQueue(app, [archive])
+    queue: Any = CeleryQueue(app, [archive])
     prepared = queue.prepare(Call("1", archive, f"{JOBS}.archive", ("a",), {}, {}, {}))
     await queue.open()
-    client = queue._clients.get()
+    client = queue._CeleryQueue__clients.get()
     with prepared.lock, pytest.raises(TimeoutError):
         await queue.publish(prepared, {})
     await queue.publish(prepared, {})

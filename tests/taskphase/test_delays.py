@@ -6,10 +6,10 @@ import gc
 import signal
 import sys
 import threading
-import time
 import weakref
 from contextvars import ContextVar
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -80,6 +80,8 @@ class TestDelay:
             async with TaskHost(drain_timeout=60) as host:
                 for delay in (5, 1, 3, 2, 4, 1):
                     host.task(delay=delay).schedule(note)
+                for task in [host.task(delay=0.5).schedule(note) for _ in range(100)]:
+                    task.cancel()
             assert order == [(1, 1), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]
 
         run(main, backend)
@@ -131,6 +133,18 @@ class TestDelay:
                 first.cancel()
                 assert (first.status, host.delayed) == (S.CANCELLED, 1)
                 assert await second == began + 2
+
+        run(main, backend)
+
+    def test_a_delay_that_is_over_keeps_no_host_open_g9_g18(self, backend: Any) -> None:
+        """On trio a timer is a native task of the host."""
+
+        async def main() -> None:
+            began = anyio.current_time()
+            async with TaskHost(drain_timeout=60) as host:
+                longer, _shorter = (host.task(delay=delay).schedule(now) for delay in (30, 1))
+                longer.cancel()
+            assert anyio.current_time() == began + 1
 
         run(main, backend)
 
@@ -385,22 +399,26 @@ async def test_a_delayed_task_can_be_scheduled_by_a_thread_g8_g18() -> None:
         await made[0]
 
 
-async def test_a_task_that_has_left_its_delay_is_garbage_g2_g18() -> None:
-    """Though the timer of another task runs on."""
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_a_task_that_has_left_its_delay_is_garbage_g2_g18(is_alone: bool) -> None:
+    """Also if the timer of another task runs on."""
 
     class Argument: ...
 
+    async def use(_: Argument) -> None: ...
+
     async with TaskHost() as host:
-        host.task(delay=3600).schedule(anyio.sleep, 0)
+        if not is_alone:
+            host.task(delay=3600).schedule(anyio.sleep, 0)
         kept = []
-        for end in (lambda task: task.cancel(), lambda task: task.wait()):
+        for end in (lambda task: task.wait(), lambda task: task.cancel()):
             argument = Argument()
-            task = host.task(delay=0.001).schedule(lambda *_: None, argument)
+            task = host.task(delay=0.001).schedule(use, argument)
             if (waiting := end(task)) is not None:
                 await waiting
             kept.append(weakref.ref(argument))
             del task, argument
-        for _ in range(200):
+        for _ in range(0 if is_alone else 200):
             host.task(delay=3600).schedule(anyio.sleep, 0).cancel()
         await turns()
         gc.collect()
@@ -462,17 +480,31 @@ async def test_a_signal_handler_may_schedule_a_delayed_task_g8_g18() -> None:
         await made[0]
 
 
-async def test_a_cancellation_on_its_way_at_the_end_of_a_delay_counts_g2_g8_g19() -> None:
-    """On uvloop the timer comes first, and then the call from the thread."""
+async def test_a_cancellation_on_its_way_at_the_end_of_a_delay_counts_g2_g8_g19(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The thread that cancels has not woken the loop yet."""
+    is_about_to_wake, go_on = threading.Event(), threading.Event()
+
+    def trace(frame: FrameType, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "call_from_thread":
+            is_about_to_wake.set()
+            go_on.wait(10)
+
+    def cancel() -> None:
+        sys.settrace(trace)
+        task.cancel()
+
     async with TaskHost() as host:
         limited = host.task(limit=Limit(1))
-        task = limited.task(delay=0.001).schedule(anyio.sleep, 0)
-        thread = threading.Thread(target=task.cancel)
+        task = limited.task(delay=0.01).schedule(anyio.sleep, 0)
+        thread = threading.Thread(target=cancel)
         thread.start()
-        thread.join()
-        time.sleep(0.01)  # in the loop's thread: it does not turn, and the delay ends
+        assert is_about_to_wake.wait(10)
         await task.wait()
-        assert task.status is S.CANCELLED
+        go_on.set()
+        thread.join()
+        assert (task.status, caplog.records) == (S.CANCELLED, [])
         await limited.schedule(anyio.sleep, 0)
 
 

@@ -90,11 +90,18 @@ def test_hurry_begins_the_drain_or_ends_its_first_stage_sooner_g9(backend: Backe
 
 
 @on_each_loop
-def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Backend) -> None:
-    async def outer() -> None:
-        await anyio.sleep(1)
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Backend, in_thread: bool) -> None:
+    def schedule() -> None:
         later.append(current_host().task(shield=3).schedule(anyio.sleep_forever))
         later.append(current_host().task(shield=0.5).schedule(anyio.sleep_forever))
+
+    async def outer() -> None:
+        await anyio.sleep(1)
+        if in_thread:
+            await anyio.to_thread.run_sync(schedule)
+        else:
+            schedule()
         await anyio.sleep(1)
 
     async def main() -> float:
@@ -104,9 +111,10 @@ def test_what_a_shielded_task_schedules_late_has_its_own_shield_g9(backend: Back
         return anyio.current_time() - began
 
     later: list[Task[None]] = []
-    # The seconds count from the beginning of the stage, so the second of them has none left.
     assert run(main, backend) == pytest.approx(3)
     assert [task.status for task in later] == [TaskStatus.CANCELLED] * 2
+    # The seconds count from the beginning of the stage, so the second of them has none left.
+    assert [task.age for task in later] == [pytest.approx(2), pytest.approx(0)]
 
 
 @on_each_loop

@@ -50,6 +50,17 @@ async def test_a_generator_fixture_may_be_begun_and_ended_in_tasks_of_their_own_
         current_host()
 
 
+async def test_a_scope_may_be_left_in_another_task_than_it_was_entered_in_g2() -> None:
+    async with TaskHost() as host, anyio.create_task_group() as tg:
+        scope = host.scope()
+        tg.start_soon(scope.__aenter__)
+        await turns()
+        task = scope.after_response.schedule(turns, 0)
+        await scope.__aexit__(None, None, None)
+        await task.wait()
+    assert task.status is S.SUCCEEDED
+
+
 @native_cancel_only
 async def test_a_native_cancellation_while_entering_leaves_nothing_open_g9() -> None:
     for after in range(6):
@@ -91,6 +102,7 @@ def test_a_host_that_is_left_open_drains_when_its_loop_ends_g2_g9(kind: str) -> 
     assert not thread.is_alive()
     assert tasks[0].status is S.CANCELLED
     assert tasks[1].status in (S.SUCCEEDED, S.CANCELLED)
+    assert hosts[0].closing.is_set()
     assert hosts[0].drain_report is not None
     assert hosts[0].running == 0
 

@@ -148,6 +148,23 @@ async def test_a_mock_is_a_handler_g4_g7() -> None:
             mock.assert_called_once_with(task, task.exception)
 
 
+async def test_an_async_handler_waits_for_no_thread_g4_g8() -> None:
+    blocked, handled = threading.Event(), list[int]()
+
+    async def handle(task: Task[Any], error: Exception) -> None:
+        handled.append(threading.get_ident())
+
+    async with TaskHost(max_threads=1, drain_timeout=5) as host:
+        host.schedule(blocked.wait)
+        try:
+            for handler in (handle, partial(handle), AsyncMock(side_effect=handle)):
+                with anyio.fail_after(5):
+                    await host.task(on_error=handler).schedule(fail).wait()
+        finally:
+            blocked.set()
+    assert handled == [threading.get_ident()] * 3
+
+
 async def test_a_handle_returned_by_a_sync_function_is_its_result_and_holds_no_slot_g7_g15() -> None:
     blocked = anyio.Event()
     async with TaskHost(max_running=1, drain_timeout=5) as host:

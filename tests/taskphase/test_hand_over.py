@@ -9,7 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextvars import Context
+from contextvars import Context, copy_context
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -97,6 +97,21 @@ class TestConstruction:
         right = "an `async def`" if is_async else "a plain `def`"
         with pytest.raises(TypeError, match=rf"Wrong\.{name}\(\) must be {right}"):
             wrong("later", [archive])
+
+    @pytest.mark.parametrize("name", ["prepare", "refused", "takes", "check_loop", "publish", "open", "close"])
+    def test_a_method_that_yields_or_has_other_parameters_is_refused_g21(self, name: str) -> None:
+        async def yields(*_args: Any) -> Any:
+            yield
+
+        async def parts(_self: Any, _a: Any, _b: Any, _c: Any) -> None: ...
+
+        def whole(_self: Any, _a: Any, _b: Any, _c: Any) -> None: ...
+
+        more = parts if name in ("publish", "open", "close") else whole
+        for method, message in ((yields, "without `yield`"), (more, "cannot be called like this")):
+            wrong: Any = type("Wrong", (ListQueue,), {name: method})
+            with pytest.raises(TypeError, match=message):
+                wrong("later", [archive])
 
     @pytest.mark.parametrize("func", [lambda: None, partial(send_mail), TaskHost().tasks, len.__call__, 3, "send_mail"])
     def test_a_queue_refuses_a_function_that_a_worker_could_not_import_g21(self, func: Any) -> None:
@@ -613,6 +628,12 @@ class TestContext:
         with pytest.raises(NoCurrentError):
             current_task()
 
+    async def test_an_engine_may_leave_a_task_in_another_context_than_it_has_entered_g21(self) -> None:
+        context = running(FakeQueue(carry={"x-request-id": REQUEST}), "f", "m-1", {"x-request-id": "r-1"})
+        copy_context().run(context.__enter__)
+        context.__exit__(None, None, None)
+        assert REQUEST.get() is None
+
     async def test_an_engine_in_this_process_hides_the_host_and_its_task_g21(self) -> None:
         class InMemory(FakeQueue):
             async def publish(self, prepared: Call, headers: Mapping[str, str]) -> None:
@@ -723,6 +744,28 @@ class TestObservers:
             await recorded.arun_all()
         assert (first.status, second.status) == (S.HANDED_OVER, S.SUCCEEDED)
         assert (queue.args, RAN) == ([(1,)], [("archive", 2)])
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_queue_may_have_any_attribute_of_its_own_g21(moment: str) -> None:
+    class Own(Queue):
+        def __init__(self) -> None:
+            if moment == "before":
+                self._options = "mine"
+            super().__init__("own", {archive: {"priority": 3}})
+            if moment == "after":
+                self._options = "mine"
+
+        def prepare(self, call: Call, /) -> Any:
+            return call.options
+
+        async def publish(self, prepared: Any, _headers: Mapping[str, str], /) -> None:
+            published.append((prepared, self._options))
+
+    published: list[Any] = []
+    async with TaskHost(queues=[Own()]) as host:
+        await host.schedule(archive, 1).wait()
+    assert published == [({"priority": 3}, "mine")]
 
 
 def test_a_queue_that_lacks_a_method_cannot_be_made_g21() -> None:

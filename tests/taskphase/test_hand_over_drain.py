@@ -273,6 +273,24 @@ class TestDrain:
 
         run(main, backend)
 
+    def test_the_delay_of_a_cut_hand_over_is_over_during_its_handler_g2_g18_g21(self, backend: Any) -> None:
+        async def main() -> None:
+            heard = list[Exception]()
+
+            async def handle(task: Task[Any], error: Exception) -> None:
+                heard.append(error)
+                await anyio.sleep(3)
+
+            queue = FakeQueue()
+            async with TaskHost(queues=[queue], shield_timeout=5, config=TaskConfig(on_error=handle)) as host:
+                task = host.task(delay=1).schedule(archive, 1)
+                began = anyio.current_time()
+            assert anyio.current_time() == began + 3
+            assert task.status is S.FAILED
+            assert (len(heard), queue.attempts) == (1, [])
+
+        run(main, backend)
+
     def test_a_deferred_task_of_a_queue_is_not_spared_g9_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue()
@@ -362,7 +380,7 @@ class TestDrain:
     def test_a_task_that_runs_here_after_all_is_no_hand_over_for_the_drain_g9_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue(then="refuse", deadline=0.5, fallback="here")
-            queue._options[id(anyio.sleep)] = {}
+            queue.takes = lambda func: func is anyio.sleep  # type: ignore[method-assign]
             async with TaskHost(queues=[queue], drain_timeout=1, shield_timeout=5) as host:
                 task = host.schedule(anyio.sleep, 100)
                 await anyio.sleep(0.1)

@@ -195,6 +195,21 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_a_slow_error_handler_holds_up_no_other_hand_over_g3_g4_g21(self, backend: Any) -> None:
+        async def handle(_task: Task[Any], _error: Exception) -> None:
+            await anyio.sleep(60)
+
+        async def main() -> None:
+            queue = FakeQueue(steps=("refuse", "hang"), most=1, deadline=5, attempt_timeout=5)
+            async with TaskHost(queues=[queue]) as host:
+                first = host.task(on_error=handle).schedule(archive, 1)
+                await anyio.sleep(4)
+                second = host.schedule(archive, 2)
+                await second.wait()
+                assert (first.status, second.status) == (S.HANDLING, S.HANDED_OVER)
+
+        run(main, backend)
+
     def test_one_hand_over_probes_a_queue_that_is_down_and_no_other_attempt_is_made_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue(steps=("fail", *("slow",) * 5), then="hang", deadline=60, attempt_timeout=0.5)
@@ -382,6 +397,31 @@ class TestAttempts:
 
         run(main, backend)
 
+    @pytest.mark.parametrize("earlier", [0, 1], ids=["at-first", "after-a-success"])
+    def test_a_function_that_the_queue_never_takes_does_not_hold_up_other_functions_g21(
+        self, backend: Any, earlier: int
+    ) -> None:
+        async def main() -> None:
+            queue = FakeQueue(most=4)
+
+            def refuse_archive(call: Call) -> None:
+                if call.function.endswith("archive"):
+                    raise Lost
+
+            queue.on_attempt = refuse_archive
+            async with TaskHost(queues=[queue], shield_timeout=0) as host:
+                for _ in range(earlier):
+                    await host.schedule(send_mail, "ada").wait()
+                refused = [host.schedule(archive, number) for number in range(40)]
+                tasks = [host.schedule(send_mail, "bob") for _ in range(10)]
+                with anyio.fail_after(5):
+                    for task in tasks:
+                        await task.wait()
+                assert {task.status for task in tasks} == {S.HANDED_OVER}
+                assert {task.status for task in refused} == {S.HANDING_OVER}
+
+        run(main, backend)
+
     def test_many_calls_that_the_queue_never_takes_let_each_new_call_pass_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue(deadline=600)
@@ -505,6 +545,17 @@ class TestFallback:
     async def test_a_sync_function_runs_here_in_a_thread_g21(self) -> None:
         assert (await fallen_back(refusing(), archive, 7)).return_value == 7
 
+    async def test_an_async_function_runs_here_without_a_thread_g8_g21(self) -> None:
+        release = threading.Event()
+        async with TaskHost(queues=[refusing()], max_threads=1) as host:
+            try:
+                blocker = host.schedule(release.wait)
+                await blocker.started.wait()
+                assert await host.schedule(send_mail, "ada") == "ada"
+            finally:
+                release.set()
+            await blocker
+
     @pytest.mark.parametrize("step", ["fail", "hang", "publish, then fail"])
     async def test_a_task_that_a_worker_may_have_does_not_run_here_g21(self, step: Step) -> None:
         heard = Heard()
@@ -570,7 +621,7 @@ class TestFallback:
 
     async def test_a_run_here_can_be_cancelled_g17_g21(self) -> None:
         queue = FakeQueue(archive, send_mail, then="refuse", deadline=0.05, fallback="here")
-        queue._options[id(anyio.sleep_forever)] = {}
+        queue.takes = lambda func: func is anyio.sleep_forever  # type: ignore[method-assign]
         async with TaskHost(queues=[queue]) as host:
             task = host.schedule(anyio.sleep_forever)
             await until(lambda: task.status is S.RUNNING and task.config.queue == "here")
@@ -597,6 +648,11 @@ class TestFallback:
             assert heard.outcomes == (["refused"] if status is S.FAILED else [])
 
         run(main, backend)
+
+    async def test_a_hand_over_that_waits_for_nothing_is_not_pending_g15_g21(self) -> None:
+        async with TaskHost(queues=[FakeQueue()], max_pending=0) as host:
+            await host.schedule(archive, 1).wait()
+            assert host.statistics().handed_over == 1
 
     @on_each_loop
     def test_only_a_hand_over_that_waits_counts_as_pending_g15_g21(self, backend: Any) -> None:

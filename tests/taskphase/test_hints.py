@@ -58,6 +58,9 @@ def lines(path: str) -> Iterator[str]:
     yield path
 
 
+def rename(name: str, to: str) -> None: ...
+
+
 async def forward(to: str, **options: Any) -> None: ...
 
 
@@ -176,6 +179,9 @@ async def test_a_setting_of_tasks_for_a_host_says_that_it_goes_into_the_config()
     assert message_of(TypeError, call, timeout=3) == (
         "TaskHost() has no parameter 'timeout': write config=TaskConfig(timeout=...)"
     )
+    assert message_of(TypeError, call, max_thread=3).startswith(
+        "TaskHost() has no parameter 'max_thread' (did you mean max_threads=?); it has "
+    )
     assert message_of(TypeError, call, TaskConfig()) == (
         "TaskHost() takes keyword arguments only: write TaskHost(drain_timeout=5)"
     )
@@ -256,6 +262,15 @@ async def test_a_subclass_may_define_such_a_name_for_itself() -> None:
             (SECRET,),
             {"priority": 3},
             "spell(word) cannot be called like this: got an unexpected keyword argument 'priority'",
+        ),
+        (
+            rename,
+            (),
+            {"name": SECRET, "key": SECRET},
+            (
+                "rename(name, to) cannot be called like this: missing a required argument: 'to'; settings go into "
+                ".task(key=...), before .schedule()"
+            ),
         ),
         (
             forward,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import pickle
 import signal
+import sys
 import threading
-import time
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from taskphase import (
     Task,
     TaskConfig,
     TaskHost,
+    TaskObserver,
     TasksClosedError,
     TasksSaturatedError,
     TasksScheduler,
@@ -289,6 +291,18 @@ class TestMaxPending:
 
         run(main, backend)
 
+    @pytest.mark.parametrize("delay", [0, 1])
+    def test_a_task_that_runs_after_its_wait_counts_no_longer_g19(self, backend: Any, delay: float) -> None:
+        async def main() -> None:
+            async with TaskHost() as host, host.scope() as tasks:
+                limited = tasks.task(limit=Limit(1, max_pending=1))
+                first = limited.task(delay=delay).after_route.schedule(anyio.sleep, 60)
+                tasks.end_route()
+                await first.started.wait()
+                assert limited.schedule(anyio.sleep, 0).status is S.LIMITED
+
+        run(main, backend)
+
     def test_a_limit_without_most_counts_the_tasks_that_wait_g19(self, backend: Any) -> None:
         async def main() -> None:
             async with TaskHost() as host, host.scope() as tasks:
@@ -391,18 +405,32 @@ async def test_threads_take_the_places_in_schedule_g8_g19() -> None:
 
 
 async def test_a_task_from_a_thread_goes_before_one_whose_pause_ends_meanwhile_g8_g19() -> None:
-    """The thread was told that the task would not wait."""
-    made: list[Task[Any]] = []
-    async with TaskHost() as host:
+    """The thread was told that the task would not wait, and has not woken the loop yet."""
+    is_about_to_wake, go_on = threading.Event(), threading.Event()
+
+    class Watch(TaskObserver):
+        def scheduled(self, task: Task[Any], scope: object, /) -> None: ...
+
+    def trace(frame: FrameType, event: str, arg: Any) -> None:
+        if frame.f_code.co_name == "call_from_thread":
+            is_about_to_wake.set()
+            go_on.wait(10)
+
+    def schedule() -> None:
+        sys.settrace(trace)
+        limited.schedule(anyio.sleep_forever)
+
+    async with TaskHost(observers=[Watch()]) as host:
         limited = host.task(limit=Limit(1, max_pending=1))
         paused = limited.task(delay=0.01).schedule(anyio.sleep, 0)
-        thread = threading.Thread(target=lambda: made.append(limited.schedule(anyio.sleep_forever)))
+        thread = threading.Thread(target=schedule)
         thread.start()
-        thread.join()  # in the loop's thread: it does not turn, ...
-        time.sleep(0.02)
+        assert is_about_to_wake.wait(10)
         await until(lambda: paused.status is not S.DELAYED)
-        assert made[0].status in (S.STARTING, S.RUNNING)
+        assert {task.status for task in host.tasks()} <= {S.LIMITED, S.STARTING, S.RUNNING}
         assert paused.status is S.LIMITED
+        go_on.set()
+        thread.join()
 
 
 async def test_a_signal_handler_finds_no_place_that_is_given_to_another_task_g8_g19() -> None:

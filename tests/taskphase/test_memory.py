@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import anyio
 import pytest
 from tests.backends import native_cancel_only, turns, until
 
-from taskphase import Limit, Task, TaskHost, TasksBatch, TasksScheduler, TaskStatus, retry
+from taskphase import Limit, Task, TaskHost, TasksBatch, TasksScheduler, TaskStatus, current_host, retry
 
 S = TaskStatus
 
@@ -87,8 +88,12 @@ async def exits(data: Data) -> NoReturn:
 
 
 async def hangs(data: Data) -> None:
-    # Not `asyncio.sleep()`: its frame has a timer, whose context has the task, so asyncio itself would make a cycle.
     await anyio.Event().wait()
+
+
+async def sleeps(data: Data) -> None:
+    # The frame of `asyncio.sleep()` has a timer, whose context has the task. (asyncio keeps later timers for long.)
+    await anyio.sleep(5)
 
 
 async def handle_badly(task: Task[Any], error: Exception) -> NoReturn:
@@ -110,6 +115,7 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "a group": (fails_with_a_group, {}),
     "an exit": (exits, {}),
     "a timeout": (hangs, {"timeout": 0.001}),
+    "a timeout in a sleep": (sleeps, {"timeout": 0.001}),
     "handled": (fails, {"on_error": handle}),
     "handled badly": (fails, {"on_error": handle_badly}),
     "handled badly in a thread": (fails, {"on_error": handle_in_thread}),
@@ -121,7 +127,7 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_failed_task_leaves_no_cycle_g2(kind: str, backend_name: str, without_collector: None) -> None:
     func, options = KINDS[kind]
-    if backend_name == "trio" and (func is hangs or "in a thread" in kind):
+    if backend_name == "trio" and (func in (hangs, sleeps) or "in a thread" in kind):
         pytest.skip("trio's own frames, to which those of the function refer, have the native task or its result")
     await check_no_cycle(func, options)
 
@@ -177,6 +183,32 @@ async def test_a_closed_host_keeps_nothing_of_what_was_cancelled_or_abandoned_g9
     assert len(refs) == 9
 
 
+async def wait_for_the_drain(data: Data) -> None:
+    await current_host().closing.wait()
+    await turns()
+
+
+@pytest.mark.parametrize("kind", ["shielded", "abandoned"])
+async def test_a_closed_host_keeps_nothing_of_what_outlasted_the_others_g9(kind: str, without_collector: None) -> None:
+    def hang_in_thread(data: Data) -> None:
+        assert go_on.wait(10)
+
+    go_on = threading.Event()
+    data = Data()
+    ref = weakref.ref(data)
+    async with TaskHost(shield_timeout=0.01) as host:
+        if kind == "shielded":
+            task = host.task(shield=60).schedule(wait_for_the_drain, data)
+        else:
+            task = host.schedule(hang_in_thread, data)
+        await task.started.wait()
+        del data, task
+    assert host.drain_report is not None
+    assert len(host.drain_report.abandoned) == (kind == "abandoned")
+    go_on.set()
+    await until(lambda: ref() is None)
+
+
 async def test_starting_a_batch_takes_each_task_from_its_begin_at_no_cost_for_the_rest_g15() -> None:
     """A list would move all the others, which no count of calls shows."""
     calls = {count: await calls_of_starting(count) for count in (100, 1000)}
@@ -214,6 +246,9 @@ async def test_a_scheduler_of_a_task_group_leaves_no_cycle_g2(without_collector:
         tasks = TasksScheduler(tg)
         runner = weakref.ref(tasks._scope._runner)
         tasks.schedule(anyio.sleep, 0)
+        thread = threading.Thread(target=tasks.schedule, args=(anyio.sleep, 0))
+        thread.start()
+        thread.join()
         for settings in ({"delay": 0.001}, {"limit": Limit(1)}, {"key": "a"}, {"retry": lambda *_: None}):
             tasks.task(**settings).schedule(anyio.sleep, 0)
         again = tasks.task(retry=lambda task, _: 0.001 if task.attempt == 1 else None).schedule(fail)

@@ -31,6 +31,7 @@ def test_the_seed_of_the_program_does_not_repeat_message_ids_g17() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # this process has threads
 def test_a_forked_process_has_other_message_ids_g17() -> None:
     new_message_id()  # reads random bytes for the next ones, too
     read, write = os.pipe()

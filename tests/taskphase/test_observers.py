@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from tests.backends import native_cancel_only, turns, until
+from tests.backends import ASYNCIO, TRIO, native_cancel_only, turns, until
 
 from taskphase import (
     DrainReport,
@@ -552,6 +553,45 @@ class TestRefusals:
         with pytest.raises(TypeError, match=rf"Wrong\.{name}\(\) must be a plain `def`: nobody would await it"):
             TaskHost(observers=[wrong()])
 
+    @pytest.mark.parametrize("name", HOOKS)
+    @pytest.mark.parametrize("kind", ["def", "async def"])
+    def test_a_method_that_yields_is_refused_g20(self, kind: str, name: str) -> None:
+        """By mistake, or instead of a context manager."""
+
+        def yields(*_args: Any) -> Any:
+            yield
+
+        async def yields_and_awaits(*_args: Any) -> Any:
+            yield
+
+        wrong: Any = type("Wrong", (TaskObserver,), {name: yields if kind == "def" else yields_and_awaits})
+        message = rf"Wrong\.{name}\(\) must be a plain `def` without `yield`: a call would not run its body"
+        with pytest.raises(TypeError, match=message):
+            TaskHost(observers=[wrong()])
+
+    @pytest.mark.parametrize("name", HOOKS)
+    def test_a_method_with_other_parameters_is_refused_g20(self, name: str) -> None:
+        def without(_self: TaskObserver) -> None: ...
+
+        def with_more(_self: TaskObserver, a: object, b: object, c: object, d: object) -> None: ...
+
+        for method in (without, with_more):
+            wrong: Any = type("Wrong", (TaskObserver,), {name: method})
+            with pytest.raises(TypeError, match=rf"{method.__name__}\(.*cannot be called like this"):
+                TaskHost(observers=[wrong()])
+
+    @pytest.mark.parametrize("name", HOOKS)
+    def test_a_method_with_optional_parameters_or_without_self_is_taken_g20(self, name: str) -> None:
+        right: list[Any] = [
+            lambda _self, *_args: None,
+            lambda *_args, **_others: None,
+            lambda _self, a=None, b=None, c=None, d=None: None,
+            staticmethod(lambda *_args: None),
+            classmethod(lambda _cls, *_args: None),
+            Mock(),
+        ]
+        TaskHost(observers=[type("Right", (TaskObserver,), {name: method})() for method in right])
+
     async def test_misuse_is_no_refusal_g7_g20(self, diary: Diary) -> None:
         async with TaskHost(observers=[diary]) as host:
             with pytest.raises(TypeError):
@@ -606,6 +646,22 @@ class TestPlacesThatFail:
                 with pytest.raises(TasksClosedError):
                     define.schedule(work)
         assert diary.of("a") == [("scheduled",), ("ended", "dropped")]
+
+    @pytest.mark.parametrize("anyio_backend", [*ASYNCIO, *TRIO])
+    def test_a_task_for_a_loop_that_has_ended_has_an_end_g2_g8_g20(
+        self, diary: Diary, anyio_backend: tuple[str, dict[str, Any]]
+    ) -> None:
+        async def main() -> TasksScheduler:
+            async with anyio.create_task_group() as tg:
+                return TasksScheduler(tg)
+
+        backend, options = anyio_backend
+        with observed_everywhere(diary):
+            tasks = anyio.run(main, backend=backend, backend_options=options)
+            with pytest.raises(TasksClosedError, match="the event loop has ended"):
+                in_thread(lambda: tasks.task(name="a").schedule(work))
+        assert diary.of("a") == [("scheduled",), ("ended", "dropped")]
+        assert tasks._scope._runner.idle
 
 
 @contextmanager
@@ -746,6 +802,14 @@ class TestMoved:
         assert observer.story == {"a": ["deferred", "due starting"], "b": ["deferred", "due starting"]}
         assert observer.threads == {threading.get_ident()}
 
+    async def test_a_deferred_task_leaves_its_phase_for_its_delay_g1_g18_g20(self) -> None:
+        observer = Statuses()
+        async with TaskHost(observers=[observer], drain_timeout=DRAIN) as host, host.scope() as scope:
+            scope.task(name="a", delay=0.001).after_route.schedule(work)
+            scope.end_route()
+            assert (host.deferred, host.delayed) == (0, 1)
+        assert observer.story == {"a": ["deferred", "due delayed", "starting"]}
+
     async def test_a_handler_and_the_start_behind_a_pause_are_told_g4_g16_g20(self) -> None:
         observer = Statuses()
         policy = retry(attempts=2, backoff=0, jitter=False)
@@ -864,6 +928,32 @@ class TestObserversThatRaise:
             assert list(host.tasks()) == []
         assert diary.of("a") == [("scheduled",), ("ended", "dropped")]
         assert diary.of("b") == [*BEGINNING[:2], *succeeded()]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    async def test_an_observer_behind_one_that_raises_may_raise_too_g3_g20(
+        self, error: type[BaseException], logged: Logged, diary: Diary
+    ) -> None:
+        errors = iter([error])
+
+        def fail_to_observe() -> None:
+            raise LookupError
+
+        def fail_once() -> None:
+            for each in errors:
+                raise each
+
+        observers = [lone("scheduled", fail_to_observe), lone("scheduled", fail_once), diary]
+        async with TaskHost(observers=observers) as host:
+            if error is KeyboardInterrupt:
+                with pytest.raises(KeyboardInterrupt):
+                    host.task(name="a").schedule(work)
+            else:
+                assert await host.task(name="a").schedule(work) == 42
+            await host.task(name="b").schedule(work)
+        assert diary.of("a")[0] == ("scheduled",)
+        assert diary.of("b") == [*BEGINNING[:2], *succeeded()]
+        told = [message for level, message in logged() if level == "ERROR" and "of the observer" in message]
+        assert len(told) == (1 if error is KeyboardInterrupt else 2)
 
     async def test_an_interrupt_in_an_observer_in_a_thread_keeps_nothing_waiting_g9_g20(self, diary: Diary) -> None:
         """Code in the main thread may schedule for a loop in another one."""
@@ -996,6 +1086,19 @@ class TestObserversThatAct:
         assert diary.of("a")[-1] == ("ended", "cancelled")
         assert len(diary.of("a")) in (2, 3, 5)  # on trio the first step may be faster than the inbox
 
+    async def test_a_task_of_an_observer_that_is_cancelled_early_ends_after_scheduled_g20(self, diary: Diary) -> None:
+        def schedule() -> None:
+            if not own:
+                own.append(host.task(name="own").schedule(work))
+
+        own: list[Task[int]] = []
+        async with TaskHost(observers=[lone("scheduled", schedule), diary]) as host:
+            host.schedule(work)
+            own[0].cancel()
+            assert diary.of("own") == []  # the observers are told of it at the next turn
+            await own[0].wait()
+        assert diary.of("own") == [("scheduled",), ("ended", "cancelled")]
+
     async def test_a_log_handler_that_cancels_in_a_pause_breaks_no_order_g16_g20(self, diary: Diary) -> None:
         async with TaskHost(observers=[diary]) as host:
             with log_handler(lambda record: record.levelname == "INFO" and task.cancel()):
@@ -1063,6 +1166,15 @@ class TestSlowObservers:
                 assert slow.of("slow") == []
             assert await tasks[0] == 42
         assert slow.of("slow") == [*BEGINNING[:2], *succeeded()]
+
+    async def test_a_cancellation_ends_no_other_task_that_its_observer_is_told_of_g3_g20(self) -> None:
+        slow = Slow()
+        async with TaskHost(observers=[slow]) as host:
+            with self.blocked(host, slow) as tasks:
+                other = in_thread(lambda: host.schedule(work))
+                other.cancel()
+            assert await tasks[0] == 42
+        assert other.status is S.CANCELLED
 
     async def test_a_task_with_a_slow_observer_keeps_the_host_from_closing_g9_g20(self) -> None:
         slow = Slow()
@@ -1346,3 +1458,22 @@ class TestLogRecords:
                 loop.set_task_factory(None)
         (record,) = [each for each in caplog.records if "could not be started" in each.getMessage()]
         assert (vars(record)["task_id"], vars(record)["task_status"]) == (task.id, "waiting")
+
+    @native_cancel_only
+    async def test_the_record_of_a_held_task_that_cannot_start_has_no_foreign_text_g4(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*_: object, **__: object) -> Any:
+            raise LookupError("s3cret")
+
+        loop = asyncio.get_running_loop()
+        async with TaskHost() as host:
+            try:
+                async with host.scope() as scope:
+                    task = scope.after_response.schedule(work)
+                    loop.set_task_factory(broken)
+            finally:
+                loop.set_task_factory(None)
+        assert task.status is S.DROPPED
+        (record,) = [each for each in caplog.records if "was dropped" in each.getMessage()]
+        assert record.getMessage().endswith("it could not be started: LookupError")

@@ -241,6 +241,13 @@ def _local_object() -> object:
     return Inner()
 
 
+def takes(_order: object, /, amount: object = None, *_more: object) -> None: ...
+
+
+class Taking:
+    def takes(self, order: object) -> None: ...
+
+
 REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
     (lambda: 1, (), {}, r"the function is a lambda"),
     (_local(), (), {}, r"function cannot run.* is defined inside another function"),
@@ -258,8 +265,18 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] =
         {},
         r"argument 3, an object of the class Heavy, .*'_thread.lock' object",
     ),
-    (calls.ignore, (SECRET,), {"key": calls.Telling()}, r"argument key, an object of the class Telling, cannot be pi"),
+    (takes, (SECRET, calls.Heavy()), {}, r"argument 'amount', an object of the class Heavy"),
+    (partial(takes, SECRET), (calls.Heavy(),), {}, r"argument 'amount', an object of the class Heavy"),
+    (takes, (1, 2, 3, calls.Heavy()), {}, r"argument 4, an object of the class Heavy"),
+    (Taking().takes, (calls.Heavy(),), {}, r"argument 'order', an object of the class Heavy"),
+    (
+        calls.ignore,
+        (SECRET,),
+        {"key": calls.Telling()},
+        r"argument 'key', an object of the class Telling, cannot be pi",
+    ),
     (calls.ignore, (calls.Mute(),), {}, r"argument 1, an object of the class Mute, cannot be pickled$"),
+    (calls.ignore, (calls.Bare(),), {}, r"argument 1, an object of the class Bare, cannot be pickled$"),
     (calls.ignore, (_local_object(),), {}, r"argument 1, .* Inner, .* the class is defined inside a function"),
     (calls.ignore, ({"key": [calls.Heavy()]},), {}, r"argument 1, an object of the class dict"),
     (calls.ignore, (_local(),), {}, r"argument 1, an object of the class function, cannot be pickled"),

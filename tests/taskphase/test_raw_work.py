@@ -189,6 +189,37 @@ async def test_raw_work_that_starts_during_the_drain_is_cancelled_and_waited_for
     assert left.count("left") == len(left) >= 1
 
 
+async def test_cancelled_raw_work_may_start_more_which_is_cancelled_too_g3_g9(logged: Logged) -> None:
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await turns()  # by now the host's own work in the group has ended
+            host.tg.start_soon(note)
+
+    async def note() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(None)
+
+    ended: list[None] = []
+    async with TaskHost() as host:
+        host.tg.start_soon(work)
+        await turns()
+    assert len(ended) == 1
+    assert [level for level, _ in logged()] == ["WARNING"]
+
+
+async def test_much_raw_work_needs_no_more_groups_g9() -> None:
+    async with TaskHost() as host:
+        for _ in range(10):
+            host.tg.start_soon(anyio.sleep_forever)
+        await turns()
+        assert len(host._group._groups) == 2
+
+
 async def test_a_closed_host_takes_no_raw_work_and_leaves_no_coroutine_g9() -> None:
     async with TaskHost() as host:
         group = host.tg

@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from tests.backends import ASYNCIO, MOVABLE, TRIO, native_cancel_only, turns
 
 from taskphase import (
+    Limit,
     Task,
     TaskFailed,
     TaskHost,
@@ -570,6 +571,14 @@ class TestNever:
             assert tasks.of("kept").one().status == "succeeded"
             with pytest.raises(TasksClosedError):
                 host.schedule(send, "ada")
+
+    async def test_a_held_task_waits_for_no_place_of_its_limit_g19(self) -> None:
+        limit = Limit(1, max_pending=1)
+        async with recording(run="never") as (host, tasks):
+            for _ in range(2):
+                async with host.scope() as scope:
+                    scope.task(limit=limit).after_response.schedule(send, "ada")
+            assert str(tasks).count(" held") == 2
 
     async def test_a_task_is_run_by_hand_in_its_context_and_with_its_settings_g6_g16(self) -> None:
         async def look(text: str) -> str:

@@ -251,7 +251,8 @@ async def test_nobody_asks_the_policy_of_a_task_that_was_told_to_stop_g9_g16() -
     assert (task.status, type(task.exception), task.attempt, asked) == (S.FAILED, ValueError, 1, [])
 
 
-def test_an_interrupt_in_a_policy_goes_on_and_the_task_has_ended_g2_g3() -> None:
+@pytest.mark.parametrize("on_error", [None, lambda task, error: None])
+def test_an_interrupt_in_a_policy_goes_on_and_the_task_has_ended_g2_g3(on_error: Any) -> None:
     tasks: list[Task[Any]] = []
 
     def policy(task: Task[Any], error: Exception) -> NoReturn:
@@ -259,7 +260,7 @@ def test_an_interrupt_in_a_policy_goes_on_and_the_task_has_ended_g2_g3() -> None
 
     async def main() -> None:
         async with TaskHost() as host:
-            tasks.append(host.task(retry=policy).schedule(fail))
+            tasks.append(host.task(retry=policy, on_error=on_error).schedule(fail))
             await anyio.sleep_forever()
 
     for backend in ("asyncio", "trio"):

@@ -294,6 +294,25 @@ async def test_a_coroutine_that_is_closed_in_a_route_calls_no_hook_g22() -> None
     assert (scope.outcome, events) == ("failure", [])
 
 
+async def test_a_coroutine_that_is_closed_in_a_hook_calls_no_further_hook_g22() -> None:
+    async def hang(_outcome: str) -> None:
+        await anyio.sleep_forever()
+
+    async def body() -> None:
+        async with scope.route():
+            scope.before_route_ends(hang)
+            scope.before_route_ends(events.hook)
+
+    events = Events()
+    async with TaskHost() as host:
+        scope = host.scope()
+        coro = body()
+        coro.send(None)
+        coro.close()
+        scope.end()
+    assert (scope.outcome, events) == ("failure", [])
+
+
 async def test_an_exception_of_a_hook_leaves_no_cycle_g2_g22() -> None:
     async def body() -> None:
         try:

@@ -132,6 +132,16 @@ async def test_many_may_wait_for_a_task_and_no_wait_cancels_the_task_g17() -> No
     assert results == [None, None]
 
 
+async def test_many_may_wait_for_the_start_of_a_task_g17() -> None:
+    async with TaskHost(max_running=1) as host, anyio.create_task_group() as tg:
+        first = host.schedule(anyio.sleep_forever)
+        second = host.schedule(anyio.sleep, 0)
+        for _ in range(2):
+            tg.start_soon(second.started.wait)
+        await turns()
+        first.cancel()
+
+
 async def test_waiting_for_an_ended_task_is_a_checkpoint_g17() -> None:
     async with TaskHost() as host:
         task = host.schedule(double, 1)

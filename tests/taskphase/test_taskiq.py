@@ -124,6 +124,18 @@ def test_a_queue_has_the_name_of_its_broker_in_telemetry_g21() -> None:
     assert (TaskiqQueue(broker).system, TaskiqQueue(Shelf()).system, Named(broker).system) == ("redis", None, "valkey")
 
 
+async def test_a_subclass_may_have_any_attribute_of_its_own_g21() -> None:
+    class Own(TaskiqQueue):
+        def __init__(self, broker: Shelf) -> None:
+            super().__init__(broker, {archive: {"priority": 3}})
+            assert not [name for name in vars(self) if name[0] == "_" and "__" not in name]
+            self._options = self._tasks = self._errors_are_sure = "mine"
+
+    broker = Shelf()
+    await hand_over(Own(broker), archive, "a")
+    assert broker.content()["labels"]["priority"] == "3"
+
+
 def test_a_listed_function_keeps_its_names_g21() -> None:
     broker = Shelf()
     TaskiqQueue(broker, [archive, send_mail])
@@ -181,11 +193,11 @@ async def test_an_object_arrives_as_the_annotated_class_g21(func: Any, value: ob
 @pytest.mark.parametrize(
     ("args", "kwargs", "named"),
     [
-        ((object(),), {}, "argument 1, an object of the class object"),
-        (([SECRET, {1: object()}],), {}, "argument 1, an object of the class list"),
+        ((object(),), {}, "argument 'order', an object of the class object"),
+        (([SECRET, {1: object()}],), {}, "argument 'order', an object of the class list"),
         ((SECRET, SECRET, object()), {}, "argument 3, an object of the class object"),
-        ((SECRET,), {"copy": {"a": object()}}, "argument copy, an object of the class dict"),
-        ((Order,), {}, "argument 1, an object of the class type"),
+        ((SECRET,), {"copy": {"a": object()}}, "argument 'copy', an object of the class dict"),
+        ((Order,), {}, "argument 'order', an object of the class type"),
     ],
 )
 async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(args: Any, kwargs: Any, named: str) -> None:
@@ -298,7 +310,11 @@ async def test_a_decorated_task_is_handed_over_without_being_listed_g21(seen: li
     async def send(order: str) -> None:
         engine_jobs._note(order)
 
-    task = await hand_over(TaskiqQueue(broker, name="later"), send, "a")
+    queue = TaskiqQueue(broker, name="later")
+    task = await hand_over(queue, send, "a")
+    async with TaskHost(queues=[queue]) as host:
+        with pytest.raises(TasksUnportableError, match="cannot get argument 'order', an object of the class object"):
+            host.schedule(send, object())
     assert (broker.content()["task_name"], broker.content()["labels"]["priority"]) == ("mails", "4")
     assert task.function.endswith(".<locals>.send")
     await broker.work()

@@ -326,6 +326,19 @@ async def test_an_interrupt_in_the_log_record_of_a_drop_leaves_its_task_at_its_e
         assert (task.status, host.deferred) == (S.DROPPED, 0)
 
 
+async def test_a_log_handler_may_cancel_the_task_that_is_dropped_g2_g3_g5() -> None:
+    """Here by the host, which closes before a late route has ended."""
+    async with TaskHost() as host:
+        scope = host.scope()
+        await (route := scope.route()).__aenter__()
+        task, other = (scope.after_response.schedule(turns) for _ in range(2))
+        scope.end()
+        with log_handler(level=logging.WARNING, then=lambda _: task.cancel()):
+            await host.aclose()
+        assert (task.status, other.status, host.deferred) == (S.CANCELLED, S.DROPPED, 0)
+        await route.__aexit__(None, None, None)
+
+
 async def test_a_handler_that_awaits_what_raises_generator_exit_has_failed_g3_g4(backend_name: str) -> None:
     """A coroutine cannot catch a `GeneratorExit` from outside on behalf of the coroutines that await it."""
 

@@ -96,6 +96,28 @@ async def test_a_child_task_of_the_route_may_wait_g17(wait: Wait) -> None:
     assert sorted(waited) == [task.id for task in tasks]
 
 
+@WAYS
+async def test_a_child_of_another_task_may_wait_after_the_route_g17(wait: Wait) -> None:
+    waited = anyio.Event()
+
+    async def child(task: Task[int]) -> None:
+        await wait(task)
+        waited.set()
+
+    async def unit() -> None:
+        async with host.scope() as scope:
+            async with scope.route():
+                task = scope.after_response.schedule(answer)
+            group.start_soon(child, task)
+            await turns()
+            assert not waited.is_set()
+
+    with anyio.fail_after(5):
+        async with TaskHost() as host, anyio.create_task_group() as group:
+            group.start_soon(unit)
+    assert waited.is_set()
+
+
 @native_cancel_only
 @WAYS
 async def test_a_native_task_of_its_own_may_wait_g17(wait: Wait) -> None:
@@ -169,6 +191,24 @@ async def test_a_task_cannot_wait_for_itself_nor_can_its_handler_g17(wait: Wait)
     async with TaskHost() as host:
         await host.task(on_error=handle).schedule(work).wait()
     assert handled == [None]
+
+
+@native_cancel_only
+@WAYS
+async def test_a_def_task_cannot_wait_for_itself_g17(wait: Wait) -> None:
+    """On trio the wait never ends: a task may leave its thread behind, so trio runs the calls in another task."""
+
+    def work() -> None:
+        if wait is by_started:
+            anyio.from_thread.run(wait, current_task())
+        else:
+            with pytest.raises(TaskNotFinished, match=r"runs this code.*never end"):
+                anyio.from_thread.run(wait, current_task())
+
+    async with TaskHost() as host:
+        task = host.schedule(work)
+        await task.wait()
+    assert task.status is S.SUCCEEDED
 
 
 async def test_a_child_of_a_task_may_wait_for_it_g17() -> None:

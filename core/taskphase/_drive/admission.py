@@ -186,8 +186,7 @@ class Admission(Places):
         if job.config.is_gated and not by_mail:
             self.gates.forget(job, keep_place=False)
         if is_told and self.watching is not None and not job._is_new:
-            telling = telling_here() if by_mail else self.telling
-            self.end(job, LifeEvent.DROP, telling=telling)  # the observers know the job, so the job must end
+            self.end(job, LifeEvent.DROP, telling=telling_here())  # the observers know the job, so the job must end
             return
         job._taken_at = None
         if isinstance(error, TasksError):
@@ -251,8 +250,8 @@ class Admission(Places):
 
     def _admit(self, job: Job, wait: Wait) -> None:
         by = JOB.get()
-        is_mine = by is not None and by.status not in ENDS and by._runner is self
-        if not accepts(self.stage, by_shielded=by is not None and is_mine and by.config.shielded):
+        by_shielded = by is not None and by.status not in ENDS and by._runner is self and by.config.shielded
+        if not accepts(self.stage, by_shielded=by_shielded):
             raise TasksClosedError(refusal(self.stage, shown(job.function)))
         self._check_room(job, wait)
 

@@ -89,10 +89,10 @@ async def _may_begin(runner: Owner[Job], job: Job) -> bool:
       the loop.
     - The job is RECORDING: after its journal has counted the run.
     """
-    record = record_of(job) if job._status is TaskStatus.RECORDING else None
     try:
         if not (job.status in ENDS or job in runner.alive):
             await _turn()
+        record = record_of(job) if job.status is TaskStatus.RECORDING else None  # not before the turn
         if record is not None and record.error is None and runner.keeper is not None:
             await runner.keeper.begin(job)
     except BaseException:

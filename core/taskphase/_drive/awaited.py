@@ -80,18 +80,9 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
     :return: None if that code runs in a thread or in a process
     """
     coro = getattr(native, "coro", None)  # trio's name
-    waits: Any = native.get_coro() if coro is None else coro
     frames: list[FrameType] = []
     has_begun = is_inside = False
-    while waits is not None:
-        names = attributes_of(waits)
-        if names is None:
-            waits = _behind(waits)
-            continue
-        at = waits
-        frame, waits = (getattr(at, name) for name in names)
-        if frame is None:
-            continue
+    for frame in own_frames(native.get_coro() if coro is None else coro):
         module = str(frame.f_globals.get("__name__", ""))
         is_ours = not is_inside and module.startswith(_PACKAGE)
         if is_ours and module in _ELSEWHERE:
@@ -101,6 +92,20 @@ def code_frames(native: Any) -> tuple[FrameType, ...] | None:
         if is_inside:
             frames.append(frame)
     return tuple(frames)
+
+
+def own_frames(coro: Any) -> Iterator[FrameType]:
+    """Yield the frames that `coro` is suspended in, the outermost first. The walk ends at an iterator of other code."""
+    waits = coro
+    while waits is not None:
+        names = attributes_of(waits)
+        if names is None:
+            waits = _behind(waits)
+            continue
+        at = waits
+        frame, waits = (getattr(at, name) for name in names)
+        if frame is not None:
+            yield frame
 
 
 def attributes_of(waits: object) -> tuple[str, str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from functools import partial
-from math import inf
 from typing import Any, cast
 
 from anyio import CancelScope, current_time
@@ -28,7 +27,7 @@ async def call_function(job: Job) -> Any:
     try:
         if job._parcel.is_async:
             result = job.func(*job.args, **job._kwargs)
-            deadline = inf if timeout is None else current_time() + timeout
+            deadline = current_time() + cast(float, timeout)  # without one `attempt()` calls the function itself
         elif order_of(job) is not None:
             return await order_of(job).outlet.deliver(job)
         elif job.config.run_in == "process":
@@ -43,8 +42,7 @@ async def call_function(job: Job) -> Any:
             except BaseException as exc:
                 where = exc  # the traceback of the cancellation shows where the function waited
                 raise
-        if where is not None:
-            show_from_function(where)
+        show_from_function(cast(BaseException, where))
         raise timed_out(timeout) from where
     finally:
         del where, job  # as in `attempt()`

@@ -20,7 +20,7 @@ def running_host() -> Any:
     """Return the host of the innermost task or body around this code; None without either."""
     job, body = JOB.get(), BODY.get()
     host, entered_in, _ = body or (None, None, None)
-    if job is None or (body is not None and entered_in is job):
+    if job is None or entered_in is job:
         return host
     # `BODY` may belong to another host: a task inherits the context of its `schedule()` call.
     return job._runner.host or host

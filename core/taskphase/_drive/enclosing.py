@@ -83,8 +83,11 @@ ANYIO_SCOPE = (
 )
 ANYIO_STATE = (Private("anyio", "TaskState", "cancel_scope", _NONE),)
 ANYIO_TO_THREAD = (Private("anyio", "AsyncIOBackend", "run_sync_in_worker_thread", _CALLABLE),)
-# Two local variables of that function.
+# Two local variables of that function. `waits.py` reads "context", too.
 ANYIO_VARIABLES = ("scope", "worker_scope")
+
+# The coroutine function that anyio runs for `from_thread.run()` on asyncio. `waits.py` reads its variable "scope".
+ANYIO_FROM_THREAD = "task_wrapper"
 
 # A local variable of `anyio.to_process.run_sync()`, which `processes.py` reads: the worker of the call.
 ANYIO_PROCESS = "process"

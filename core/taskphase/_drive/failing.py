@@ -38,16 +38,13 @@ async def end_otherwise(
                 end_without_success(runner, job, DISPATCH[Outcome.CANCELLED, False, has_handler], error)
         elif outcome is Outcome.RAISED:
             try:
-                if order_of(job) is None or not runs_here(runner, job, error):
-                    await follow_failure(runner, job, error)
-            except BaseException as exc:
+                await follow_failure(runner, job, error)
+            except BaseException:
                 # KeyboardInterrupt in a log handler; or the error handler has awaited an object that raises
                 # `GeneratorExit`, which ends each coroutine on its way, even a coroutine that catches it.
-                has_gone = is_garbage()
-                if job.status in IN_ATTEMPT and not has_gone:
+                if job.status in IN_ATTEMPT and not is_garbage():
                     end_without_success(runner, job, LifeEvent.FAIL, error)
-                if has_gone or not issubclass(type(exc), GeneratorExit):
-                    raise
+                raise
         else:
             end_without_success(runner, job, DISPATCH[outcome, False, has_handler], error)
     finally:
@@ -82,34 +79,26 @@ def end_without_success(runner: Owner[Job], job: Job, event: LifeEvent, error: B
 
 
 async def follow_failure(runner: Owner[Job], job: Job, error: Exception) -> None:
-    """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end."""
+    """Ask the policy and the handler about `error`. Then bring `job` to its next attempt or to its end. A job that its
+    queue has refused may run here after all.
+    """
     has_handler, after, stray = job.config.on_error is not None, None, None
     if job.config.retry is not None and job.status is TaskStatus.RUNNING:
         after, stray = ask_policy(runner, job, error)
     event = DISPATCH[Outcome.RAISED, False, has_handler]
-    if after is not None:
+    if after is not None or order_of(job) is not None:
         with runner.busy():
             # Read the status last: the policy, or a signal handler after the policy, may have cancelled the task.
-            if job.status is TaskStatus.RUNNING:
+            is_refused = job.status is TaskStatus.HANDING_OVER and runner.run_here(job, error)
+            if is_refused or (after is not None and job.status is TaskStatus.RUNNING):
                 event = DISPATCH[Outcome.RAISED, True, has_handler]
-                stray = pause(runner, job, after, error)
+                pause(runner, job, after or 0.0, error)
     if event is LifeEvent.RAISE:
         stray = await handle(runner, job, error) or stray
     if event is not LifeEvent.RETRY:
         end_without_success(runner, job, LifeEvent.FAIL, error)
     if stray is not None:
         raise stray
-
-
-def runs_here(runner: Owner[Job], job: Job, error: Exception) -> bool:
-    """Make `job` run here after all, if its queue has refused it; return whether it does."""
-    with runner.busy():
-        if job.status is not TaskStatus.HANDING_OVER or not runner.run_here(job, error):
-            return False
-        stray = pause(runner, job, 0, error)
-    if stray is not None:
-        raise stray
-    return True
 
 
 def ask_policy(runner: Owner[Job], job: Job, error: Exception) -> tuple[float | None, BaseException | None]:
@@ -163,10 +152,10 @@ async def handle(runner: Owner[Job], job: Job, error: Exception) -> BaseExceptio
     return stray
 
 
-def pause(runner: Owner[Job], job: Job, seconds: float, error: Exception) -> BaseException | None:
+def pause(runner: Owner[Job], job: Job, seconds: float, error: Exception) -> None:
     """End the attempt, and have the next one begin in `seconds`. While the runner is busy: a cancellation comes later.
 
-    :return: the exception of a log handler or an observer that does not belong to the task; it has cancelled the job
+    :raises KeyboardInterrupt: if a log handler or an observer raises it; the attempt has ended all the same
     """
     runner.note_paused(job, seconds)
     try:
@@ -178,11 +167,7 @@ def pause(runner: Owner[Job], job: Job, seconds: float, error: Exception) -> Bas
         finally:
             if runner.watching is not None:
                 tell_all(runner.watching.attempt_ended, runner.telling, (job, error, seconds))
-    except BaseException as exc:
+    finally:
         job._began_at = None
-        runner.cancel(job)
-        return judge(exc, job)[2]
-    job._began_at = None
-    if runner.on_pause is not None:
-        runner.on_pause(job)
-    return None
+        if runner.on_pause is not None:
+            runner.on_pause(job)

@@ -64,11 +64,7 @@ class Inbox:
         self.mails: deque[Mail] = deque()
 
     def __iter__(self) -> Iterator[Mail]:
-        while True:
-            try:
-                return iter(tuple(self.mails))
-            except RuntimeError:  # a finalizer has added a mail during the copy
-                pass
+        return iter(self.mails.copy())  # not `tuple()`: in its middle a finalizer may add a mail
 
     def first_ready(self) -> Mail | None:
         """Return the first mail that is ready, or None."""

@@ -89,12 +89,14 @@ class Keeper(Protocol):
         """Return whether the task would have to wait for a write if its phase came now. From any thread."""
         ...
 
-    def note_held(self, job: Any) -> None:
+    def note_deferred(self, job: Any) -> None:
         """Note that the task waits for its phase."""
         ...
 
-    def must_wait(self, job: Any) -> bool:
-        """Return whether the task, whose phase has come, has to wait for a write. See `Runner.note_recorded()`."""
+    def ask_for_write(self, job: Any) -> bool:
+        """Ask for a write of the task, whose phase has come, if the task has to wait for one. Return whether it has to:
+        until `Runner.note_recorded()`.
+        """
         ...
 
     async def begin(self, job: Any) -> None:
@@ -108,7 +110,7 @@ class Keeper(Protocol):
         ...
 
     @property
-    def owes(self) -> bool:
+    def has_unwritten(self) -> bool:
         """True if tasks wait for their write, or were cut off while they waited: the host cannot close yet."""
         ...
 
@@ -127,8 +129,10 @@ class Keeper(Protocol):
         """From now on recover tasks of other hosts, until the drain begins."""
         ...
 
-    def note_abandoned(self, runs: Any) -> None:
-        """Note that threads go on with `runs`, jobs by message id: no other host may run them before they end."""
+    def note_abandoned(self, calls: Any) -> None:
+        """Note that threads go on with `calls`, which have the message ids of their jobs: no other host may run these
+        jobs before the calls end.
+        """
         ...
 
     async def close(self) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from .._machine.drain import accepts
 from .._machine.life import ENDS, NOT_DUE, TOLD_TO_STOP, LifeEvent
 from ..errors import HandOverFailed, TasksUnportableError
-from . import report
 from .job import Job, move, order_of, record_of
 from .keeping import Place
 from .outlet import HandOver
-from .outlets import Outlets, bring_home
+from .outlets import bring_home
 from .phases import Phases
 
 
@@ -38,7 +35,6 @@ class Kept(Phases):
                 self._cannot_start(job, exc)
             finally:
                 self.gates.recording.pop(job, None)
-            self._note_change()
 
     def recover(self, job: Job) -> None:
         """Take a job that a journal has recovered, past `max_pending`. While the host is open."""
@@ -52,8 +48,6 @@ class Kept(Phases):
                 self._cannot_start(job, exc)
             finally:
                 self.moving = None
-            if self.on_admit is not None and self._has_place(job):
-                self.on_admit(job)
 
     def cancel_for_good(self, job: Job) -> None:
         """As `cancel()`, for user code: a journal then forgets the task. Nothing happens to a job that has ended."""
@@ -94,7 +88,6 @@ class Kept(Phases):
             bring_home(job)
         except TasksUnportableError:
             return False
-        cast(Outlets, self.outlets).leave(job)
         return True
 
     def _note_entered(self, job: Job) -> None:
@@ -103,9 +96,3 @@ class Kept(Phases):
         record = record_of(job)
         if record is not None and record.place is Place.RECOVERED:
             move(job, LifeEvent.RECORD)
-
-    def _cannot_start(self, job: Job, error: Exception) -> None:
-        try:
-            report.not_started(job, error)
-        finally:  # a log handler may raise KeyboardInterrupt
-            self.cancel(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
@@ -70,8 +70,8 @@ class Outlet:
 
     - While the queue works, at most `attempts_at_once` hand-overs publish at a time.
     - After a failed attempt the queue is down. Then one hand-over at a time probes it, after a random pause that grows
-      with each failure, and the others wait. A hand-over that has failed before lets others probe first: its own call
-      may be the reason.
+      with each failure, and the others wait. A hand-over that has failed before, or whose function has, lets others
+      probe first: its own call may be the reason.
     - If the queue confirms others, and the same hand-over fails again, its own call is the reason. The queue is not
       down, and the hand-over pauses alone.
 
@@ -83,7 +83,9 @@ class Outlet:
         self._connection: Connection | None = None
         self._turns = Semaphore(queue.attempts_at_once, fast_acquire=True)
         self._probe = Lock(fast_acquire=True)
-        self._again = Lock(fast_acquire=True)  # of all that have failed before, one stands in line for the probe
+        # Of all that have failed before, one stands in line for the probe, and so does one of all whose function has.
+        self._again, self._doubtful = Lock(fast_acquire=True), Lock(fast_acquire=True)
+        self._failed: set[str] = set()  # functions that have failed while the queue is down
         self._pause = 0.0
         self._next_probe = 0.0
         self.waiting: set[HandOver] = set()
@@ -153,7 +155,7 @@ class Outlet:
             while True:
                 if self.is_down:
                     self._line_up(order)
-                    async with self._again if order.attempts else nullcontext(), self._probe:
+                    async with self._line_before(order, job), self._probe:
                         if self.is_down:
                             await sleep_until(self._next_probe)
                         await self._take_turn(order)
@@ -168,6 +170,12 @@ class Outlet:
                     await sleep(_LONGEST_PAUSE)
         finally:
             del order, job  # as in `attempt()`
+
+    def _line_before(self, order: HandOver, job: Job) -> AbstractAsyncContextManager[None]:
+        """Return the line before the line for the probe."""
+        if order.attempts:
+            return self._again
+        return self._doubtful if job.function in self._failed else nullcontext()
 
     def _line_up(self, order: HandOver) -> None:
         self.leave(order)
@@ -199,7 +207,7 @@ class Outlet:
                 self._pause = 0
                 return True
             if not order.is_cut:
-                self._note_failure(order, TimeoutError(_NO_ANSWER))
+                self._note_failure(order, job, TimeoutError(_NO_ANSWER))
         except BaseException as exc:
             outcome, error, stray = judge(exc, job)
             # (A `SystemExit` of an engine is a failed attempt. A `GeneratorExit` ends each coroutine on its way.)
@@ -210,15 +218,18 @@ class Outlet:
             with suppress(Exception):
                 if isinstance(error, Exception) and queue.refused(error) is True:
                     order.outcome = before
-            self._note_failure(order, error)
+            self._note_failure(order, job, error)
         finally:
             del order, job  # as in `attempt()`
         return False
 
-    def _note_failure(self, order: HandOver, error: BaseException) -> None:
+    def _note_failure(self, order: HandOver, job: Job, error: BaseException) -> None:
         order.error = error
         if order.attempts > 1 and not self.is_down:
             return  # the queue was down after an earlier attempt, and has confirmed others: the call is the reason
+        if not self.is_down:
+            self._failed.clear()
+        self._failed.add(job.function)
         self._pause = min(2 * self._pause or _SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._next_probe = current_time() + random.uniform(0, self._pause)  # noqa: S311
 

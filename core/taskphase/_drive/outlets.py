@@ -52,7 +52,7 @@ class Outlets:
             order.outlet.enter(order)
 
     def leave(self, job: Job) -> None:
-        """Note that the native task of `job` leaves, or that `job` runs here after all."""
+        """Note that the native task of `job` leaves."""
         order = self.alive.pop(job, None)
         if order is not None:
             order.outlet.leave(order)

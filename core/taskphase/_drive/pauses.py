@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from .job import Job
 from .owner import Owner
@@ -50,8 +50,7 @@ class Pauses:
             return
         self.retrying -= job.attempt > 0
         if len(self._heap) > 2 * len(self.ends) + _FEW:
-            self._heap = [(end, job.id, job) for job, end in self.ends.items()]
-            heapify(self._heap)
+            self._heap = sorted((end, job.id, job) for job, end in self.ends.items())  # this is a heap, too
         if not self.ends:
             self._heap.clear()
             self._stop_timer()

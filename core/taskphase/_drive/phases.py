@@ -51,7 +51,7 @@ class Phases(Admission):
                 if job.phase is _AFTER_ROUTE:
                     scope._holds_for_route = True
                 if job.config.is_gated:
-                    self._note_held(job)  # first: an interruption counts each job
+                    self._note_deferred(job)  # first: an interruption counts each job
                 # No interruption is possible in these lines, because they call no Python function.
                 held[job] = maker
                 job._unit = scope
@@ -92,9 +92,16 @@ class Phases(Admission):
             else:
                 self.start(job, self._let_go)
         except Exception as exc:
-            if self.keeper is not None and record_of(job) is not None:
-                self.cancel(job)  # the journal keeps the task for another host
-            self.drop(job, report.reason_of(exc))
+            if record_of(job) is None:
+                self.drop(job, report.reason_of(exc))
+            else:
+                self._cannot_start(job, exc)  # the journal keeps the task for another host
+
+    def _cannot_start(self, job: Job, error: Exception) -> None:
+        try:
+            report.not_started(job, error)
+        finally:  # a log handler may raise KeyboardInterrupt
+            self.cancel(job)
 
     def _is_held_back(self, job: Job) -> bool:
         """Return whether a test holds back `job`, which is due. The runner then no longer has the job."""
@@ -102,8 +109,7 @@ class Phases(Admission):
         if not holds or not any(each(job) for each in holds):
             return False
         job._taken_at = None
-        if job.config.is_gated:
-            self.gates.forget(job, keep_place=False)
+        self.gates.forget(job, keep_place=False)
         return True
 
     def give_up(self, scope: Unit[Job]) -> None:

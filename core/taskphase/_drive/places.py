@@ -174,19 +174,20 @@ class Places(Owner[Job], ABC):
         job._runner = self
         job._taken_at = now
 
-    def _note_held(self, job: Job) -> None:
+    def _note_deferred(self, job: Job) -> None:
         """Note that a gated job waits for its phase."""
         self.gates.note_waits(job)
         if self.keeper is not None:
-            self.keeper.note_held(job)
+            self.keeper.note_deferred(job)
 
     def _has_free_place(self, job: Job) -> bool:
         """Return whether the limit of `job`, if there is one, has a place for it now."""
-        limit, line = job.config.limit, self.gates.line_of(job)
+        limit = job.config.limit
         if limit is None:
             return True
-        taken, limited = (0, 0) if line is None else (len(line.held), len(line.limited))
         ahead = self._on_their_way(Wait.FOR_NOTHING, limit) + self._on_their_way(Wait.FOR_SLOT, limit)
+        line = self.gates.line_of(job)  # last, as in `_count_pending()`
+        taken, limited = (0, 0) if line is None else (len(line.held), len(line.limited))
         return not limited and taken + ahead < limit.most
 
     def _on_their_way(self, wait: Wait, limit: Limit | None = None) -> int:
@@ -204,9 +205,9 @@ class Places(Owner[Job], ABC):
         """
         limit = job.config.limit
         if wait is Wait.FOR_LATER and limit is not None and limit.max_pending is not None:
-            line = self.gates.line_of(job)
-            held, waiting = (0, 0) if line is None else (len(line.held), len(line.waiting))
-            waiting += self._on_their_way(wait, limit)
+            waiting = self._on_their_way(wait, limit)
+            line = self.gates.line_of(job)  # last, as in `_count_pending()`
+            held, waiting = (0, waiting) if line is None else (len(line.held), len(line.waiting) + waiting)
             if waiting >= limit.max_pending:
                 raise TasksSaturatedError(held, waiting, 0, limit.max_pending, limit=limit)
         if self._max_pending is None or wait is Wait.FOR_NOTHING or wait is Wait.FOR_NO_SLOT:
@@ -225,10 +226,14 @@ class Places(Owner[Job], ABC):
 
     def _count_pending(self) -> int:
         """Return the number of jobs that count for `max_pending`."""
-        placed = self.waiting + self.deferred + self.recording + self.delayed + self.limited
+        # In the order of a job's way, as in `jobs()`. Otherwise a thread misses a job that the loop moves meanwhile,
+        # and takes one too many. In this order a thread may count such a job twice, and refuse one. To count each job
+        # once, every `schedule()` of the loop would need a lock.
+        pending = self._on_their_way(Wait.FOR_SLOT) + self._on_their_way(Wait.FOR_LATER)
+        pending += self.deferred + self.recording + self.delayed + self.limited + self.waiting
         if self.outlets is not None:
-            placed += self.outlets.waiting
-        return placed + self._on_their_way(Wait.FOR_SLOT) + self._on_their_way(Wait.FOR_LATER)
+            pending += self.outlets.waiting
+        return pending
 
     def _is_full(self, more: int = 0) -> bool:
         return self._max_running is not None and self.running + more >= self._max_running

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from traceback import format_exception, format_tb
 from types import MethodType
@@ -20,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from anyio import BrokenWorkerProcess
 
-from .._machine.calling import is_async, name_of, names_of, shown, type_name
+from .._machine.calling import is_async, name_of, names_of, shown, signature_of, type_name
 from .._machine.config import TaskConfig
 from ..errors import TasksUnportableError
 
@@ -216,7 +217,7 @@ def _why_not(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping
     """Return why the call cannot be pickled."""
     inner: Any
     inner, args, kwargs = without_partials(func, args, kwargs)
-    parts = named_arguments(args, kwargs)
+    parts = named_arguments(inner, args, kwargs)
     if type(inner) is MethodType:
         parts.insert(0, ("the object of the method", inner.__self__))
     for part, value in parts:
@@ -252,7 +253,13 @@ def without_partials(
     return func, args, kwargs
 
 
-def named_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Return each argument with its name for messages."""
-    named: list[tuple[str, object]] = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
-    return named + [(f"argument {shown(key)}", value) for key, value in kwargs.items()]
+def named_arguments(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[tuple[str, object]]:
+    """Return each argument with its name for messages: with its number if its parameter has no name of its own."""
+    signature = signature_of(func)
+    parameters = () if signature is None else signature.parameters.values()
+    names = [f"'{shown(each.name)}'" for each in parameters if each.kind <= Parameter.POSITIONAL_OR_KEYWORD]
+    names += [str(number) for number in range(len(names) + 1, len(args) + 1)]
+    names[len(args) :] = [f"'{shown(key)}'" for key in kwargs]
+    return [(f"argument {name}", value) for name, value in zip(names, (*args, *kwargs.values()), strict=True)]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from anyio import CancelScope, Event, create_task_group
+from anyio import CancelScope, create_task_group, sleep_forever
 from anyio.abc import TaskGroup
 
 from . import report
@@ -40,7 +39,6 @@ class RawGroup(TaskGroup):
         self.is_closing = False
         self._seam = seam
         self._on_change = on_change
-        self._closing = Event()
         self._groups: list[TaskGroup] = []
         self._holders = 0
         self._is_opening = False
@@ -54,7 +52,6 @@ class RawGroup(TaskGroup):
     def close(self) -> list[str]:
         """Cancel all work, including work that starts later; return the names of the running work."""
         self.is_closing = True
-        self._closing.set()
         for group in self._groups:
             group.cancel_scope.cancel()
         return list(self.names.values())
@@ -97,13 +94,10 @@ class RawGroup(TaskGroup):
 
         return await self._current().start(run_named, name=name, **options)
 
-    async def __aenter__(self) -> NoReturn:
+    async def __aenter__(self, *_: object) -> NoReturn:
         raise RuntimeError("this task group belongs to a host: the host enters and exits it")
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> NoReturn:
-        await self.__aenter__()
+    __aexit__: Any = __aenter__
 
     def _current(self) -> TaskGroup:
         if not (self._groups and self._holders):
@@ -147,7 +141,7 @@ class RawGroup(TaskGroup):
                     opened()
                 if self.is_closing:
                     group.cancel_scope.cancel()
-                await self._closing.wait()
+                await sleep_forever()
             finally:
                 # While the host closes, work may still start, and is cancelled in the old group.
                 if group in self._groups and not self.is_closing:

@@ -70,8 +70,8 @@ class Runner(Kept):
     def idle(self) -> bool:
         """True if no job, no mail, no thread that was left behind and no row to write is here."""
         jobs = self.alive or self._waiting or self.deferred or self.gates.pauses.ends or self.limited or self.recording
-        owes = self.keeper is not None and self.keeper.owes
-        return not (jobs or owes or self._mails or self.threads.left_behind)
+        unwritten = self.keeper is not None and self.keeper.has_unwritten
+        return not (jobs or unwritten or self._mails or self.threads.left_behind)
 
     def follow(self, event: DrainEvent) -> None:
         """Enter the next stage of the drain."""
@@ -134,7 +134,7 @@ class Runner(Kept):
         if is_due and self.gates.has_key_of(job):
             self.drop(job, "another task of its function with the same key waits or runs", level=logging.DEBUG)
             return True
-        if is_due and self.keeper is not None and self.keeper.must_wait(job):
+        if is_due and self.keeper is not None and self.keeper.ask_for_write(job):
             self.gates.record(job)
         elif not self.gates.stop(job):
             return False

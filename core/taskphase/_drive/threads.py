@@ -47,7 +47,7 @@ class _Unlimited(CapacityLimiter):
 UNLIMITED = _Unlimited()
 
 
-class _Call:
+class ThreadCall:
     """One call of a function in a thread. It holds a slot.
 
     The task may stop waiting at the moment when the thread begins or ends. So each of the two first sets its own flag,
@@ -62,7 +62,7 @@ class _Call:
 
     __slots__ = ("_free", "_func", "has_begun", "has_ended", "is_asked", "is_left")
 
-    def __init__(self, func: Callable[[], Any], free: Callable[[_Call], None]) -> None:
+    def __init__(self, func: Callable[[], Any], free: Callable[[ThreadCall], None]) -> None:
         self._func, self._free = func, free
         self.has_begun = self.has_ended = self.is_left = self.is_asked = False
 
@@ -84,6 +84,20 @@ class _Call:
             if self.is_left:
                 self._free(self)
 
+    def when_ended(self, note: Callable[[ThreadCall], object]) -> None:
+        """Have `note` called at the end of a call that the task has left: in the thread, or now if no thread is in the
+        function. At the moment of the end perhaps both.
+        """
+        free = self._free
+
+        def note_and_free(call: ThreadCall) -> None:
+            note(call)
+            free(call)
+
+        self._free = note_and_free
+        if self.has_ended or not self.has_begun:
+            note(self)
+
 
 class Threads(Generic[Owner]):
     """The worker threads of one runner. Used in the thread of the event loop only.
@@ -101,9 +115,9 @@ class Threads(Generic[Owner]):
     def __init__(self, seam: Seam[Owner], total: float, note_ended: Callable[[Owner, object], None]) -> None:
         self._seam = seam
         self._note_ended = note_ended
-        self._slots: Slots[_Call] = Slots(total, seam.event)
-        self._calls: dict[Owner, tuple[_Call, CancelScope]] = {}
-        self._left_behind: dict[object, Owner] = {}
+        self._slots: Slots[ThreadCall] = Slots(total, seam.event)
+        self._calls: dict[Owner, tuple[ThreadCall, CancelScope]] = {}
+        self._left_behind: dict[ThreadCall, Owner] = {}
         self._patience = True
 
     @property
@@ -120,20 +134,20 @@ class Threads(Generic[Owner]):
         """Return the slot of a thread that `owner` has left behind, and that is not in `known`; or None."""
         return next((slot for slot, by in self._left_behind.items() if by is owner and slot not in known), None)
 
-    def abandon(self) -> list[Owner]:
+    def abandon(self) -> dict[ThreadCall, Owner]:
         """Leave all threads behind, and from now on each new thread at once. Calls wait for a slot no longer.
 
-        :return: the jobs of the threads that run
+        :return: the calls of the threads that run, with their jobs
         """
         self._patience = False
-        owners = list(self._left_behind.values())
+        left = self._left_behind.copy()
         self._left_behind.clear()
         for owner, (call, scope) in self._calls.items():
             if not call.has_ended:  # otherwise its result is on the way
                 scope.deadline = _ABANDONED
                 if call.is_asked:
-                    owners.append(owner)
-        return owners
+                    left[call] = owner
+        return left
 
     async def call(
         self, owner: Owner, func: Callable[[], Any], timeout: float | None, *, surely: bool
@@ -148,7 +162,7 @@ class Threads(Generic[Owner]):
         :raises TimeoutError: after `timeout` seconds; the thread may still run
         :raises ThreadAbandoned: after `abandon()`; the thread still runs
         """
-        call = _Call(func, self._free_from_thread)
+        call = ThreadCall(func, self._free_from_thread)
         if not surely:
             await self._slots.take(call)
         deadline = math.inf if timeout is None else current_time() + timeout
@@ -182,13 +196,13 @@ class Threads(Generic[Owner]):
         finally:
             del error  # the traceback refers to this frame: a cycle
 
-    def _free_from_thread(self, call: _Call) -> None:
+    def _free_from_thread(self, call: ThreadCall) -> None:
         try:
             self._seam.call_from_thread(lambda: self._release(call))
         except RuntimeError:
             pass  # the loop has ended, so nobody needs the slot
 
-    def _release(self, call: _Call) -> None:
+    def _release(self, call: ThreadCall) -> None:
         """Give the slot of `call` to the next call in line. If it was released before, do nothing."""
         if self._slots.release(call) and (owner := self._left_behind.pop(call, None)) is not None:
             self._note_ended(owner, call)

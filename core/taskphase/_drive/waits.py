@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from anyio import get_current_task, get_running_tasks
+from typing import Any
+
+from anyio import TaskInfo, get_current_task, get_running_tasks
 
 from .._machine.life import IN_ATTEMPT, TaskStatus
 from .._machine.scope import UNDECIDED
 from ..errors import TaskNotFinished
-from .current import body_here
+from .awaited import own_frames
+from .current import BODY, body_here
+from .enclosing import ANYIO_FROM_THREAD, ANYIO_TO_THREAD
 from .job import JOB, Job
-from .seam import Seam
 from .unit import Unit
 
 
@@ -34,9 +37,9 @@ def check_wait(job: Job) -> None:
             "`client.portal.call(task.wait)`)"
         )
     unit = job._unit
-    if job.status is TaskStatus.DEFERRED and unit is not None and _comes_before(unit, seam):
+    if job.status is TaskStatus.DEFERRED and unit is not None and _comes_before(unit):
         reason = f"is for {job.phase.value}, which comes only when this code has ended"
-    elif job.status in IN_ATTEMPT and JOB.get() is job and job._runner.alive.get(job) is seam.running():
+    elif job.status in IN_ATTEMPT and JOB.get() is job and id(job._runner.alive.get(job)) == _asking().id:
         reason = "runs this code"
     else:
         return
@@ -46,23 +49,46 @@ def check_wait(job: Job) -> None:
     )
 
 
-def _comes_before(unit: Unit[Job], seam: Seam[Job]) -> bool:
+def _comes_before(unit: Unit[Job]) -> bool:
     """Return whether the phases of `unit` that are left begin only after the end of this code."""
-    owner = unit._owner
-    if owner is None:
-        return False
-    if owner is seam.running():
+    owner, asking = unit._owner, _asking()
+    if id(owner) == asking.id:
         return True
     # A stream: for servers with an ASGI version below 2.4 Starlette sends it in a task group, and FastAPI has one for
     # server-sent events. While the route runs, its children may wait: their task group may outlive the request.
     body = body_here()
-    return unit._state not in UNDECIDED and body is not None and body[2] is unit and _is_below(owner)
+    return unit._state not in UNDECIDED and body is not None and body[2] is unit and _is_below(owner, asking)
 
 
-def _is_below(owner: object) -> bool:
-    """Return whether the running native task is in a task group of `owner`, or in one of such a task."""
+def _is_below(owner: object, task: TaskInfo) -> bool:
+    """Return whether `task` is in a task group of `owner`, or in one of such a task."""
     parents = {task.id: task.parent_id for task in get_running_tasks()}
-    above = get_current_task().parent_id
+    above = task.parent_id
     while above is not None and above != id(owner):
         above = parents.get(above)
     return above is not None
+
+
+def _asking() -> TaskInfo:
+    """Return the native task of this code: the running one, or the one that waits for the thread that calls this code.
+
+    For `from_thread.run()` anyio makes a task on asyncio, in the cancel scope of the thread. Threads of other requests
+    may have the same scope, hence the look at the context. (trio runs the call in the task that waits for the thread.)
+    """
+    here = get_current_task()
+    scope = _variables(here, ANYIO_FROM_THREAD).get("scope")
+    for task in () if scope is None else get_running_tasks():
+        thread = _variables(task, ANYIO_TO_THREAD[0].name)  # without the variables below before a thread is free
+        context = thread.get("context", {})
+        if thread.get("worker_scope") is scope and all(context.get(each) is each.get() for each in (BODY, JOB)):
+            return task
+    return here
+
+
+def _variables(task: TaskInfo, function: str) -> dict[str, Any]:
+    """Return the local variables of the call of `function` that `task` is in; an empty dict without such a call."""
+    for frame in own_frames(task.coro):
+        # The name first: on Python 3.11 and 3.12 `f_locals` keeps its values alive as long as the frame.
+        if frame.f_code.co_name == function:
+            return frame.f_locals
+    return {}

@@ -28,7 +28,6 @@ from .plain import note_plain
 
 _ASYNC = CO_COROUTINE | CO_ITERABLE_COROUTINE  # `types.coroutine` marks a generator function with the latter
 _GENERATORS = inspect.CO_GENERATOR | CO_ASYNC_GENERATOR
-_KINDS = _ASYNC | _GENERATORS
 
 # asyncio, `inspect` of 3.12 and later ones mark a function that returns an awaitable by one of these names.
 _MARKS = ("_is_coroutine", "_is_coroutine_marker", "_is_coroutine_mark")
@@ -65,7 +64,7 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
         code = inner.__code__
         flags = code.co_flags
         fits = code.co_argcount == count and not code.co_kwonlyargcount
-        if fits and flags & _KINDS == CO_COROUTINE:
+        if fits and flags & CO_COROUTINE:
             if not flags & CO_NESTED and func is inner:
                 note_plain(func)
             return True
@@ -77,11 +76,10 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
 def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     if not callable(func):
         raise TypeError(f"expected a callable, not {shown(type_name(func))}: {uncalled(func)}")
-    plain = _plain(func)
-    flags = _flags(plain)
+    flags = _flags(func)
     if flags & _GENERATORS and not flags & _ASYNC:
         raise TypeError(iterates(shown(name_of(func)), is_async=bool(flags & CO_ASYNC_GENERATOR)))
-    signature = _signature(func, plain)
+    signature = signature_of(func)
     if signature is not None:
         _check_arguments(func, signature, args, kwargs)
     return bool(flags & _ASYNC) or _is_marked(func)
@@ -89,8 +87,7 @@ def _check(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[s
 
 def is_async(func: Callable[..., object]) -> bool:
     """Return whether a call of `func` returns a coroutine. Looks through partials, methods and `__call__`."""
-    flags = func.__code__.co_flags if type(func) is FunctionType else _flags(_plain(func))
-    return bool(flags & _ASYNC) or _is_marked(func)
+    return bool(_flags(func) & _ASYNC) or _is_marked(func)
 
 
 def is_awaited(result: object) -> bool:
@@ -106,7 +103,18 @@ def signature_of(func: Callable[..., object]) -> Signature | None:
 
     :raises TypeError: if a partial or a method binds an argument that the function does not accept
     """
-    return _signature(func, _plain(func))
+    plain = _plain(func)
+    try:
+        return inspect.signature(plain, follow_wrapped=False)
+    except ValueError:
+        inner = _innermost(plain)
+    except Exception:  # also if nothing is known
+        return None
+    try:
+        signature = inspect.signature(inner, follow_wrapped=False)
+    except Exception:
+        return None  # some built-ins do not reveal their parameters
+    raise TypeError(f"{shown(name_of(func))}{_parameters(signature)} does not accept its bound arguments")
 
 
 def name_of(func: Callable[..., object]) -> str:
@@ -187,37 +195,30 @@ def _is_marked(func: Callable[..., object]) -> bool:
     inner = _innermost(func)
     if type(inner) is FunctionType and not inner.__dict__:
         return False
-    # A mark is a plain `object()`. Some classes use the same names for other attributes.
-    return any(type(inspect.getattr_static(inner, mark, None)) is object for mark in _MARKS)
-
-
-def _plain(func: Callable[..., object]) -> Callable[..., object] | None:
-    """Return a callable with the same code and parameters, whose attributes are safe to read; None if unknown."""
     try:
-        return _replaced(func)
-    except Exception:  # a descriptor of the user raised
+        # A mark is a plain `object()`. Some classes use the same names for other attributes.
+        return any(type(inspect.getattr_static(inner, mark, None)) is object for mark in _MARKS)
+    except Exception:  # a metaclass raised
+        return False
+
+
+def _plain(func: Any) -> Any:
+    """Return a callable with the same code and parameters, whose attributes are safe to read; None if unknown."""
+    kind = type(cast(object, func))
+    try:
+        if kind is FunctionType:
+            return _bare(func)
+        if kind is MethodType:
+            return partial(_plain(func.__func__), func.__self__)  # `inspect` explains errors of a partial
+        if _is_partial(func):
+            return partial(_plain(func.func), *func.args, **func.keywords)
+        call = _of_class(kind, "__call__")
+        way = type(cast(object, call))
+        if issubclass(kind, type) or (way is WrapperDescriptorType and not _has_own_lookup(func)):
+            return func
+        return _plain(call if _of_class(way, "__get__") is None else call.__get__(func, kind))
+    except Exception:  # a descriptor of the user raised, or the inner callable is unknown
         return None
-
-
-def _replaced(func: Callable[..., object]) -> Callable[..., object]:
-    kind = type(func)
-    if kind is FunctionType:
-        return _bare(cast(FunctionType, func))
-    if kind is MethodType:
-        method = cast(MethodType, func)
-        return partial(_replaced(method.__func__), method.__self__)  # `inspect` explains errors of a partial
-    if _is_partial(func):
-        bound = cast("partial[object]", func)
-        return partial(_replaced(bound.func), *bound.args, **bound.keywords)
-    if issubclass(kind, type):
-        return func
-    call = _of_class(kind, "__call__")
-    in_c = issubclass(type(call), WrapperDescriptorType)
-    if in_c and not _has_own_lookup(func):
-        return func
-    if _of_class(type(cast(object, call)), "__get__") is not None:
-        call = call.__get__(func, kind)
-    return cast("Callable[..., object]", call if in_c else _replaced(call))
 
 
 def _bare(func: FunctionType) -> Callable[..., object]:
@@ -227,33 +228,19 @@ def _bare(func: FunctionType) -> Callable[..., object]:
     return bare
 
 
-def _flags(plain: Callable[..., object] | None) -> int:
+def _flags(func: Callable[..., object]) -> int:
     """Return the flags of the code that a call runs; 0 if unknown."""
-    with suppress(Exception):
-        code = None if plain is None else getattr(_innermost(plain), "__code__", None)
-        return code.co_flags if type(code) is CodeType else 0
-    return 0
-
-
-def _signature(func: Callable[..., object], plain: Callable[..., object] | None) -> Signature | None:
-    if plain is None:
-        return None
+    inner: Any = func if type(func) is FunctionType else _innermost(_plain(func))
     try:
-        return inspect.signature(plain, follow_wrapped=False)
-    except ValueError:
-        inner = _innermost(plain)
-    except Exception:
-        return None
-    try:
-        signature = inspect.signature(inner, follow_wrapped=False)
-    except Exception:
-        return None  # some built-ins do not reveal their parameters
-    raise TypeError(f"{shown(name_of(func))}{_parameters(signature)} does not accept its bound arguments")
+        code = inner.__code__
+    except Exception:  # it has none, or a metaclass raised
+        return 0
+    return code.co_flags if type(code) is CodeType else 0
 
 
 def _takes(func: FunctionType, count: int) -> bool:
     code = func.__code__
-    if code.co_kwonlyargcount and len(func.__kwdefaults__ or ()) < code.co_kwonlyargcount:
+    if len(func.__kwdefaults__ or ()) < code.co_kwonlyargcount:
         return False
     most = code.co_argcount
     least = most - len(func.__defaults__ or ())
@@ -285,11 +272,10 @@ def bind(signature: Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     others = next((each.name for each in parameters.values() if each.kind is Parameter.VAR_KEYWORD), None)
     if others is None:
         return signature.bind(*args, **kwargs)
-    taken = {name for name in parameters.keys() & kwargs if parameters[name].kind is Parameter.POSITIONAL_ONLY}
-    bound = signature.bind(*args, **{name: value for name, value in kwargs.items() if name not in taken})
-    if taken:
-        more = {name: kwargs[name] for name in kwargs if name in taken}
-        bound.arguments[others] = {**bound.arguments.get(others, {}), **more}
+    reserved = {each.name for each in parameters.values() if each.kind is Parameter.POSITIONAL_ONLY}
+    bound = signature.bind(*args, **{name: value for name, value in kwargs.items() if name not in reserved})
+    more = {name: value for name, value in kwargs.items() if name in reserved}
+    bound.arguments[others] = {**bound.arguments.get(others, {}), **more}
     return bound
 
 

@@ -126,10 +126,8 @@ class TaskConfig:
         object.__setattr__(self, "is_gated", self._may_wait())
 
     def _may_wait(self) -> bool:
-        limit = self.limit
-        is_limited = limit is not None and (limit.most < math.inf or limit.max_pending is not None)
-        is_outward = isinstance(self.queue, AnyQueue)
-        return is_limited or bool(self.delay) or self.retry is not None or self.key is not None or is_outward
+        may_wait = any(each is not None for each in (self.limit, self.retry, self.key))
+        return may_wait or bool(self.delay) or isinstance(self.queue, AnyQueue)
 
     @property
     def shielded(self) -> bool:
@@ -240,10 +238,9 @@ def _check_policy(name: str, policy: Callable[..., object]) -> object:
         return policy
     if _is_retry(policy):
         raise TypeError(f"{name} must be a policy, and retry() makes one: call it, {name}=retry()")
-    number: object = policy if issubclass(type(policy), int) else None
-    if isinstance(number, int):
-        attempts = "" if isinstance(number, bool) else f"attempts={number}"
-        raise TypeError(f"{name} must be a policy, not {number}: write {name}=retry({attempts})")
+    if issubclass(type(policy), int):  # `isinstance()` would run the code of a proxy
+        attempts = "" if issubclass(type(policy), bool) else f"attempts={policy}"
+        raise TypeError(f"{name} must be a policy, not {policy}: write {name}=retry({attempts})")
     _check_callable(name, policy, ", like the policy from retry()")
     if is_async(policy):
         raise TypeError(f"{name} must be a plain function, not an async one: {policy!r}")
@@ -261,9 +258,9 @@ def _check_callable(name: str, value: Callable[..., object], like: str) -> None:
         raise TypeError(f"{text}: {exc}") from None
 
 
-def _is_retry(value: object) -> bool:
+def _is_retry(value: Callable[..., object]) -> bool:
     """Return whether `value` is the function `retry()`, which lives outside of this folder."""
-    return callable(value) and name_of(value) == "taskphase.retry"
+    return name_of(value) == "taskphase.retry"
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = MappingProxyType(

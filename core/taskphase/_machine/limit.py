@@ -29,7 +29,7 @@ class Limit:
     __slots__ = ("__weakref__", "max_pending", "most")
 
     def __init__(self, most: float, *, max_pending: int | None = None) -> None:
-        if not (isinstance(most, float) and most == math.inf):
+        if most != math.inf:
             check_count("most", most, least=1)
         check_count("max_pending", max_pending, least=0, optional=True)
         self.most: float = most

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from .._drive.portable import named_arguments
@@ -20,16 +20,17 @@ _DEEPEST = 100
 _CARRIES = "a journal carries None, bool, int, finite float, str, list, and dict with str keys"
 
 
-def pack(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Return the arguments as JSON: what the function gets after a crash is their state now.
+def pack(function: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return the arguments of `func` as JSON: what the function gets after a crash is their state now.
 
     :param function: the name of the function, for the message
     :raises TasksUnportableError: if a journal cannot carry an argument, or only as another type
     """
     if not args and not kwargs:
         return "[[],{}]"
-    for part, value in named_arguments(args, kwargs):
+    for position, value in enumerate((*args, *kwargs.values())):
         if (reason := _refusal(value, 0)) is not None:
+            part = named_arguments(func, args, kwargs)[position][0]
             raise TasksUnportableError(f"{part} of {shown(function)} cannot go into the journal: {reason}")
     try:
         return json.dumps([list(args), dict(kwargs)], allow_nan=False, separators=(",", ":"))

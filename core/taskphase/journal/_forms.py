@@ -61,14 +61,14 @@ class Forms:
         route(job, outlets)
         if name is None:
             return
-        _, args, kwargs = without_partials(job.func, job.args, job._kwargs)
+        func, args, kwargs = without_partials(job.func, job.args, job._kwargs)
         key = job.config.key
         if key is not None and exportable(key) != key:
             raise TasksUnportableError(
                 f"the key of {shown(name)} cannot go into the journal: it has a character that is no text (a lone "
                 "surrogate, as in file names with unknown bytes)"
             )
-        arguments = pack(name, args, kwargs)
+        arguments = pack(name, func, args, kwargs)
         headers = carried(self._carry, f"{shown(name)} cannot go into the journal")
         headers |= trace_headers(headers)
         if job.config.queue == "here":

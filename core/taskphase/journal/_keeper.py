@@ -85,22 +85,22 @@ class Keeper(Recovery):
     def will_wait(self, job: Job) -> bool:
         """See `taskphase._drive.keeping.Keeper.will_wait()`."""
         record = record_of(job)
-        if record is None or record.place is Place.RECOVERED:
+        if record is None:
             return False
-        return _is_early(job) or record.route is None or not self._takes(record.route)
+        return _has_own_write(job) or record.route is None or not self._will_write(record.route)
 
-    def note_held(self, job: Job) -> None:
+    def note_deferred(self, job: Job) -> None:
         """Note that the task waits for its phase: the end of the route writes the task."""
         if (record := record_of(job)) is not None:
             self._collect(job, record)
 
-    def must_wait(self, job: Job) -> bool:
-        """Return whether the task, whose phase has come, has to wait for a write, which then is asked for."""
+    def ask_for_write(self, job: Job) -> bool:
+        """See `taskphase._drive.keeping.Keeper.ask_for_write()`."""
         record = record_of(job)
         if record is None or record.place not in (Place.HERE, Place.ON_ITS_WAY):
             return False
         if record.place is Place.HERE:
-            if job.phase is Phase.IMMEDIATE and self._collect(job, record) and not _is_early(job):
+            if job.phase is Phase.IMMEDIATE and self._collect(job, record) and not _has_own_write(job):
                 return False
             self._ask(job, record)
         return True
@@ -148,7 +148,7 @@ class Keeper(Recovery):
 
     # Tasks of routes.
 
-    def _takes(self, route: Scope) -> bool:
+    def _will_write(self, route: Scope) -> bool:
         """Return whether the end of `route` will write a task that is scheduled now. From any thread."""
         if not (route.in_route and route.takes_hooks):
             return False
@@ -158,7 +158,7 @@ class Keeper(Recovery):
     def _collect(self, job: Job, record: Record) -> bool:
         """Make the end of its route write `job`. Return False if there is none that will."""
         route, record.route = record.route, None
-        if route is None or not self._takes(route):
+        if route is None or not self._will_write(route):
             return False
         collected = self._routes.get(route)
         if collected is None:
@@ -182,7 +182,7 @@ class Keeper(Recovery):
             raise JournalError(errors[0].path, errors[0].reason) from errors[0]
 
     async def _write_route(self, jobs: Mapping[Job, Record], outcome: Outcome) -> None:
-        chosen = {job: record for job, record in jobs.items() if _needs_row(job, record) and _is_wanted(job, outcome)}
+        chosen = {job: record for job, record in jobs.items() if _needs_row(job, record) and _runs_after(job, outcome)}
         if not chosen:
             return
         try:
@@ -193,16 +193,16 @@ class Keeper(Recovery):
                 if job in self._runner.gates.recording:  # its batch was started before the end of the route
                     self._ask(job, record)
             if isinstance(exc, JournalError):
-                self._go_unwritten(jobs, exc)
+                self._run_unwritten(jobs, exc)
             if outcome == "success" or not isinstance(exc, JournalError):
                 raise
 
-    def _go_unwritten(self, jobs: Mapping[Job, Record], error: JournalError) -> None:
+    def _run_unwritten(self, jobs: Mapping[Job, Record], error: JournalError) -> None:
         """Let the tasks of a route run unwritten, after a failed write. Tasks that wait for the journal wait on."""
         for job, record in jobs.items():
             if job.status not in ENDS and record.place is Place.HERE and job not in self._runner.gates.recording:
                 record.place = Place.NOWHERE
-                if job.phase is not Phase.IMMEDIATE and _is_wanted(job, "failure"):
+                if job.phase is not Phase.IMMEDIATE and _runs_after(job, "failure"):
                     report.unrecorded(job, error)
 
     # Tasks outside of routes.
@@ -213,8 +213,8 @@ class Keeper(Recovery):
         self._is_asked.set()
 
     @property
-    def owes(self) -> bool:
-        """See `taskphase._drive.keeping.Keeper.owes`."""
+    def has_unwritten(self) -> bool:
+        """See `taskphase._drive.keeping.Keeper.has_unwritten`."""
         return self._is_writing and bool(self._asked)
 
     async def _write_asked(self) -> None:
@@ -274,12 +274,12 @@ def _needs_row(job: Job, record: Record) -> bool:
     return record.place is Place.HERE and (job.status not in ENDS or is_cut_off)
 
 
-def _is_wanted(job: Job, outcome: Outcome) -> bool:
-    """Return whether `job` runs, or is to run, if its route ends like this."""
+def _runs_after(job: Job, outcome: Outcome) -> bool:
+    """Return whether `job` runs, or has run, if its route ends like this."""
     return job.phase is Phase.IMMEDIATE or (job.config.when or DEFAULT_WHEN) in ("always", outcome)
 
 
-def _is_early(job: Job) -> bool:
+def _has_own_write(job: Job) -> bool:
     """Return whether an immediate task of a route waits for a write of its own: the file decides about its key, and a
     hand-over comes after the record.
     """

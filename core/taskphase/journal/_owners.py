@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from uuid import uuid4
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
+from .._drive.threads import ThreadCall
 from ._file import id_of
 
 # Another journal may have the name of this one and more: "tasks.db" and "tasks.db.old".
@@ -49,8 +50,8 @@ class _LockFile:
 
 _files: WeakSet[_LockFile] = WeakSet()
 
-# The locks of closed hosts, by the runs that go on: a lock ends with the last run that has it here.
-_outliving: WeakKeyDictionary[object, _LockFile | None] = WeakKeyDictionary()
+# The locks of closed hosts, by the calls that go on in threads: a lock ends with the last call that has it here.
+_outliving: dict[ThreadCall, _LockFile | None] = {}
 
 
 def _in_child() -> None:
@@ -79,14 +80,9 @@ class Owner:
     def _make(self) -> _LockFile:
         _remove(self._path)  # so this never waits for its own lock, and overwrites no file of another program
         made = _LockFile(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            fcntl.flock(made.fd, fcntl.LOCK_EX)  # perhaps `lives()` has the lock for a moment
-            with os.fdopen(made.fd, "wb", closefd=False) as file:
-                file.write(self._functions)
-        except OSError:
-            made.close()
-            _remove(self._path)
-            raise
+        fcntl.flock(made.fd, fcntl.LOCK_EX)  # perhaps `lives()` has the lock for a moment
+        with os.fdopen(made.fd, "wb", closefd=False) as file:
+            file.write(self._functions)
         return made
 
     def hold(self) -> None:
@@ -121,14 +117,15 @@ class Owner:
                 others[found["owner"]] = functions
         return others
 
-    def outlive(self, runs: Iterable[object]) -> None:
-        """Have `close()` leave the lock to `runs`, which threads of the host go on with, until all of them are gone."""
-        for run in runs:
-            _outliving[run] = self._file
+    def outlive(self, calls: Iterable[ThreadCall]) -> None:
+        """Have `close()` leave the lock to `calls`, which go on in threads, until the last of them has ended."""
+        for call in calls:
             self._is_left = True
+            _outliving[call] = self._file
+            call.when_ended(lambda ended: _outliving.pop(ended, None))
 
     def close(self) -> None:
-        """Release the lock, if no run goes on. Never raises."""
+        """Release the lock, if no call goes on. Never raises."""
         if not self._is_left:
             _remove(self._path)
         self._file = None

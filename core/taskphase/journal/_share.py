@@ -13,6 +13,7 @@ from anyio import sleep_until
 
 from .._drive import report
 from .._drive.seam import Event, Seam
+from .._drive.threads import ThreadCall
 from .._machine.text import plain
 from ..errors import JournalError
 from . import _statements
@@ -165,10 +166,10 @@ class Share(Writer):
         """
         return await self.do(lambda connection: _statements.count_run(connection, self._owner.id, message_id))
 
-    def leave_running(self, runs: Mapping[str, object]) -> None:
-        """Have this host keep the tasks of `runs`, by message id, after `close()`. The lock ends with these objects."""
-        self._running = list(runs)
-        self._owner.outlive(runs.values())
+    def leave_running(self, calls: Mapping[ThreadCall, str]) -> None:
+        """Have this host keep the tasks of `calls`, which have their message ids, until the last of the calls ends."""
+        self._running = list(calls.values())
+        self._owner.outlive(calls)
 
     async def close(self) -> None:
         """Release the due tasks, and then the lock. The host has run its last task. A cancellation does not shorten

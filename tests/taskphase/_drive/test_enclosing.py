@@ -663,3 +663,19 @@ async def test_trio_s_scopes_that_were_left_crosswise_still_end_g2() -> None:
         task = host.schedule(run)
         await task.wait()
     assert task.status in (TaskStatus.CANCELLED, TaskStatus.FAILED)
+
+
+async def test_a_cancelled_task_that_leaves_a_scope_open_fails_alone_g2_g3(caplog: pytest.LogCaptureFixture) -> None:
+    async def leave_open() -> None:
+        CancelScope().__enter__()
+        current_task().cancel()
+
+    async with TaskHost() as host:
+        other = host.schedule(turns)
+        task = host.schedule(leave_open)
+        await task.wait()
+        await other
+        await turns()
+        assert (task.status, host.running) == (TaskStatus.FAILED, 0)
+    assert isinstance(task.exception, RuntimeError)
+    assert len(caplog.records) == 1

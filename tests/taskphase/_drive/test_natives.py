@@ -193,8 +193,10 @@ async def test_an_interrupt_before_the_first_step_ends_the_task_g2(request: pyte
         running = host.running
         if running:
             host._runner.bury(task)  # otherwise the host would wait for ever
-    assert running == 0
-    assert (task.status, other.status) == (TaskStatus.CANCELLED, TaskStatus.SUCCEEDED)
+    seen = running, task.status, other.status
+    if seen != (0, TaskStatus.CANCELLED, TaskStatus.SUCCEEDED):
+        # No `assert`: after such an interrupt Python 3.11 raises SystemError when pytest parses the source of the test.
+        pytest.fail(f"the interrupt has left {seen}", pytrace=False)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio itself has such tasks")

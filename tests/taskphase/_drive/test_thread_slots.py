@@ -279,7 +279,7 @@ class Line:
         slots = self.host._runner.threads
         release = slots._release
 
-        def keep(call: threads._Call) -> None:
+        def keep(call: threads.ThreadCall) -> None:
             if call.has_ended:
                 self.ended.append(partial(release, call))
             else:
@@ -431,7 +431,7 @@ async def test_a_thread_that_is_still_to_begin_when_patience_ends_never_does_g4_
     assert line.host.statistics().threads == 0
 
 
-async def end_unseen(host: TaskHost, task: Task[Any], release: threading.Event) -> threads._Call:
+async def end_unseen(host: TaskHost, task: Task[Any], release: threading.Event) -> threads.ThreadCall:
     """Let the thread of `task` end. The loop does not turn meanwhile, so the result is on its way.
 
     :return: the call of the thread
@@ -450,7 +450,7 @@ async def test_a_thread_that_has_ended_when_patience_ends_is_not_left_behind_g9(
     async with TaskHost() as host:
         task = host.schedule(release.wait)
         await end_unseen(host, task, release)
-        assert host._runner.threads.abandon() == []
+        assert host._runner.threads.abandon() == {}
         await task.wait()
     assert task.return_value is True
 
@@ -517,3 +517,29 @@ async def test_only_a_thread_that_was_left_behind_sends_a_message_about_its_slot
         assert host.statistics().threads == 1
         messages.pop()()
         assert host.statistics().threads == 0
+
+
+@pytest.mark.parametrize("moment", ["before the thread begins", "in the function", "after the function"])
+async def test_the_end_of_a_call_that_the_task_has_left_is_told_in_time_g22(moment: str) -> None:
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    begun, go_on = threading.Event(), threading.Event()
+    freed: list[object] = []
+    ended: list[object] = []
+    call = threads.ThreadCall(work, freed.append)
+    thread = threading.Thread(target=call.work)
+    if moment != "before the thread begins":
+        thread.start()
+        begun.wait(10)
+    if moment == "after the function":
+        go_on.set()
+        thread.join(10)
+    call.is_left = True
+    call.when_ended(ended.append)
+    assert ended == ([] if moment == "in the function" else [call])
+    go_on.set()
+    if moment == "in the function":
+        thread.join(10)
+        assert ended == freed == [call]

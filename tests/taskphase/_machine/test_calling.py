@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from types import MethodType, coroutine
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMock, create_autospec
 from xmlrpc.client import ServerProxy
 
@@ -93,6 +93,7 @@ def injected(session: str, a: int) -> None: ...
         (Mock(), (1,), False),
         (AsyncMock(), (1,), True),
         (injected, (1,), False),
+        (type("OfAnObject", (), {"__call__": AsyncCallable()})(), (1,), True),
     ],
 )
 def test_any_callable_is_taken_for_what_it_is_g7(func: Any, args: tuple[Any, ...], expected: bool) -> None:
@@ -170,6 +171,11 @@ def test_a_mock_that_cannot_be_called_is_refused_g7(mock: Any) -> None:
 class Asked(Exception):
     """A proxy was asked for an attribute."""
 
+    names: ClassVar[list[str]] = []
+
+    def __init__(self, name: str) -> None:
+        self.names.append(name)
+
 
 class Remote:
     """A proxy that asks another machine for each attribute; here that fails."""
@@ -189,6 +195,13 @@ class AsyncRemote:
         return a
 
 
+class RemoteInC(staticmethod):  # type: ignore[type-arg]
+    """A proxy whose `__call__()` is written in C."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Asked(name)
+
+
 class Liar:
     """A proxy that has an answer to everything."""
 
@@ -206,6 +219,7 @@ class Liar:
 PROXIES: list[tuple[Callable[[], Any], tuple[int, ...], str, bool]] = [
     (Remote, (1,), "Remote", False),
     (AsyncRemote, (1,), "AsyncRemote", True),
+    (lambda: RemoteInC(many), (1,), "many", False),
     (Liar, (1,), "Liar", False),
     (lambda: MethodType(Remote(), 1), (), "Remote", False),
     (lambda: partial(MethodType(AsyncRemote(), 1)), (), "AsyncRemote", True),
@@ -219,9 +233,11 @@ def test_a_proxy_is_asked_for_no_attribute_g7(
     make: Callable[[], Any], args: tuple[int, ...], name: str, expected: bool
 ) -> None:
     proxy = make()
+    Asked.names.clear()
     assert check_call(proxy, args, {}) is expected
     assert is_async(proxy) is expected
     assert name_of(proxy).rpartition(".")[2] == name
+    assert Asked.names == []
 
 
 @pytest.mark.parametrize("make", [Remote, AsyncRemote, lambda: partial(Remote())])
@@ -235,6 +251,12 @@ def claiming(signature: object) -> Callable[..., Any]:
 
     func.__signature__ = signature  # type: ignore[attr-defined]
     return func
+
+
+class Claiming:
+    def method(self, a: int) -> None: ...
+
+    method.__signature__ = Signature()  # type: ignore[attr-defined]
 
 
 class Unreadable:
@@ -253,7 +275,15 @@ class Nowhere:
 
 
 @pytest.mark.parametrize(
-    "func", [claiming(Signature()), claiming(3), claiming(lambda: 1 / 0), Unreadable(), partial(Unreadable())]
+    "func",
+    [
+        claiming(Signature()),
+        claiming(3),
+        claiming(lambda: 1 / 0),
+        Unreadable(),
+        partial(Unreadable()),
+        Claiming().method,
+    ],
 )
 def test_what_a_callable_says_of_its_parameters_decides_nothing_g7(func: Any) -> None:
     assert check_call(func, (1,), {}) is check_call(func, (), {"a": 1}) is False
@@ -268,7 +298,14 @@ def test_a_callable_of_which_nothing_can_be_told_is_taken_g7(dress: Any) -> None
     assert name_of(func).endswith("Odd")
 
 
+def test_a_class_whose_metaclass_answers_with_errors_is_taken_g3_g7() -> None:
+    own = class_that_answers_for_itself()
+    for func in (own, own()):
+        assert check_call(func, (), {}) is is_async(func) is False
+
+
 class WithSignature:
+    __code__ = 3
     __signature__ = Signature([Parameter("a", Parameter.POSITIONAL_ONLY)])
 
     def __init__(self, *args: int) -> None: ...
@@ -288,7 +325,17 @@ def test_a_compiled_function_is_taken_for_what_it_is_g7() -> None:
 
 
 @pytest.mark.parametrize(
-    "func", [sync, coro, partial(sync), Holder().method, Holder().coro_method, SyncCallable(), AsyncCallable()]
+    "func",
+    [
+        sync,
+        coro,
+        partial(sync),
+        Holder().method,
+        Holder().coro_method,
+        SyncCallable(),
+        AsyncCallable(),
+        type("OfAnObject", (), {"__call__": AsyncCallable()})(),
+    ],
 )
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3, 4), {}), ((1,), {"d": 1}), ((1,), {"a": 1})])
 def test_wrong_arguments_are_refused_g7(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -323,9 +370,10 @@ def test_a_default_value_that_cannot_be_shown_hides_no_refusal_g3_g7() -> None:
         check_call(func, (), {})
 
 
-def test_a_keyword_is_no_value_of_a_positional_only_parameter_g7() -> None:
-    with pytest.raises(TypeError, match="missing a required"):
-        check_call(required, (), {"a": 1})
+@pytest.mark.parametrize("func", [required, lambda a=0, /: None])
+def test_a_keyword_is_no_value_of_a_positional_only_parameter_g7(func: Any) -> None:
+    with pytest.raises(TypeError, match=r"missing a required|passed as"):
+        check_call(func, (), {"a": 1})
 
 
 def test_a_missing_keyword_is_refused_g7() -> None:
@@ -449,6 +497,15 @@ class Nameless:
     __name__ = __module__ = property(_refuse)  # type: ignore[assignment]
 
 
+class Unbound:
+    """A proxy outside of the context in which it has an object."""
+
+    def __call__(self) -> None: ...
+
+    def _get_current_object(self) -> Any:
+        raise Asked("object")
+
+
 class HostileMeta(type):
     def __getattribute__(cls, name: str) -> Any:
         raise Asked(name)
@@ -480,6 +537,7 @@ class Wrapping:
         (lambda: named(__qualname__="b", __module__=3), "b"),
         (lambda: partial(named(__qualname__=HostileText("a.b"))), f"{__name__}.a.b"),
         (Nameless, "Nameless"),
+        (Unbound, f"{__name__}.Unbound"),
         (class_that_answers_for_itself, f"{__name__}.class_that_answers_for_itself.<locals>.Own"),
         (lambda: class_that_answers_for_itself()(), f"{__name__}.class_that_answers_for_itself.<locals>.Own"),
         (lambda: MethodType(Remote(), 1), f"{__name__}.Remote"),

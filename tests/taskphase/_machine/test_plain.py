@@ -124,15 +124,17 @@ def test_no_namespace_that_is_not_a_module_s_is_kept_g2_g4() -> None:
     assert [each() for each in gone] == [None, None]
 
 
-def test_a_name_with_code_of_its_own_is_not_asked_g3() -> None:
+@pytest.mark.parametrize("attribute", ["__qualname__", "__module__"])
+def test_a_name_with_code_of_its_own_is_not_asked_g3(attribute: str) -> None:
     class Name(str):
         __slots__ = ()
 
         def __format__(self, _spec: str) -> str:
             raise LookupError
 
-    func: Any = FunctionType(waits.__code__, globals(), "odd")
-    func.__qualname__ = Name("odd")
+    func: Any = FunctionType(waits.__code__, globals())
+    func.__qualname__ = "odd"
+    setattr(func, attribute, Name(getattr(func, attribute)))
     globals()["odd"] = func
     try:
         Task(func, (1, 2))

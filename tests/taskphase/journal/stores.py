@@ -47,7 +47,9 @@ def die(found: Share) -> None:
 
 
 def row(function: str = SEND, *args: Any, key: str | None = None, message_id: str | None = None) -> Row:
-    return Row(message_id or uuid4().hex, function, function, "after_response", pack(function, args, {}), "{}", key)
+    return Row(
+        message_id or uuid4().hex, function, function, "after_response", pack(function, print, args, {}), "{}", key
+    )
 
 
 def args_of(row: Row) -> tuple[Any, ...]:

@@ -22,6 +22,9 @@ VALUES = st.recursive(
 )
 
 
+def takes(_order: object = None, amount: object = None, *_more: object, **_others: object) -> None: ...
+
+
 def typed(value: object) -> object:
     """Return something that is equal only for equal values of equal types."""
     if isinstance(value, list):
@@ -33,7 +36,7 @@ def typed(value: object) -> object:
 
 @given(st.lists(VALUES, max_size=3), st.dictionaries(st.text(), VALUES, max_size=3))
 def test_arguments_come_back_equal_and_of_the_same_types_g22(args: list[Any], kwargs: dict[str, Any]) -> None:
-    text = pack("f", tuple(args), kwargs)
+    text = pack("f", takes, tuple(args), kwargs)
     text.encode()  # SQLite takes only this
     got_args, got_kwargs = unpack(text)
     assert type(got_args) is tuple
@@ -41,7 +44,7 @@ def test_arguments_come_back_equal_and_of_the_same_types_g22(args: list[Any], kw
 
 
 def test_lone_surrogates_come_back_g22() -> None:
-    assert unpack(pack("f", ("\ud800",), {})) == (("\ud800",), {})
+    assert unpack(pack("f", takes, ("\ud800",), {})) == (("\ud800",), {})
 
 
 class Level(IntEnum):
@@ -78,9 +81,14 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
 def test_other_arguments_are_refused_by_name_and_without_their_values_g22(value: Any) -> None:
-    for args, kwargs, name in (((1, value), {}, "argument 2"), ((), {"order": value}, "argument order")):
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((1, value), {}, "argument 'amount' of"),
+        ((1, 2, value), {}, "argument 3 of"),
+        ((), {"order": value}, "argument 'order' of"),
+    ]
+    for args, kwargs, name in calls:
         with pytest.raises(TasksUnportableError) as raised:
-            pack("app.send", args, kwargs)
+            pack("app.send", takes, args, kwargs)
         text = str(raised.value)
         assert "app.send" in text
         assert name in text or value == 10**5000
@@ -88,7 +96,7 @@ def test_other_arguments_are_refused_by_name_and_without_their_values_g22(value:
 
 
 def test_the_deepest_list_that_is_taken_comes_back_g22() -> None:
-    assert unpack(pack("f", (DEEP[0],), {})) == ((DEEP[0],), {})
+    assert unpack(pack("f", takes, (DEEP[0],), {})) == ((DEEP[0],), {})
 
 
 def test_arguments_that_are_no_json_are_an_error_of_the_file_g22() -> None:

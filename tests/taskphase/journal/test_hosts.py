@@ -78,6 +78,13 @@ class TestOutsideOfRoutes:
             assert await task == 1
             await program.has({})
 
+    async def test_a_task_that_is_written_is_recording_no_longer_g17_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            task = host.schedule(program.wait)
+            await task.started.wait()
+            assert (host.recording, host.statistics().recording, host.tasks()) == (0, 0, (task,))
+            program.release.set()
+
     async def test_a_running_task_is_due_and_a_failed_one_is_kept_g22(self, program: Program) -> None:
         async with program.host() as host:
             waits, fails = host.schedule(program.wait), host.schedule(program.fail, "why")
@@ -170,9 +177,22 @@ class TestOutsideOfRoutes:
             with pytest.raises(TasksSaturatedError, match="2 recording tasks have reached max_pending=2") as caught:
                 host.schedule(program.send)
             assert (caught.value.recording, caught.value.waiting, caught.value.deferred) == (2, 0, 0)
+            await host.schedule(turns)  # a function that is not in the journal has a free slot
             disk.go_on.set()
             for task in tasks:
                 await task
+
+    async def test_a_recording_task_counts_for_its_limit_g19_g22(self, program: Program) -> None:
+        async with program.host() as host:
+            disk = disk_of(host)
+            disk.hangs = "COMMIT"
+            limited = host.task(limit=Limit(1, max_pending=1))
+            task = limited.schedule(program.send)
+            with pytest.raises(TasksSaturatedError):
+                limited.schedule(program.send)
+            disk.go_on.set()
+            await task
+            await limited.schedule(program.send)
 
     async def test_observers_hear_of_a_recording_task_once_each_g20_g22(self, program: Program) -> None:
         watch = Watch()
@@ -247,7 +267,10 @@ class TestRoutes:
                 await task.started.wait()
             assert program.rows() == {str(task.message_id): "due" for task in made}
 
-    async def test_a_task_that_asks_twice_for_its_write_is_written_once_g22(self, program: Program) -> None:
+    @pytest.mark.parametrize("is_busy", [True, False])
+    async def test_a_task_that_asks_twice_for_its_write_is_written_once_g22(
+        self, program: Program, is_busy: bool
+    ) -> None:
         """Its batch was started in a route, and the route is cancelled during its write."""
 
         async def end_route() -> None:
@@ -259,15 +282,55 @@ class TestRoutes:
         async with program.host() as host:
             disk = disk_of(host)
             disk.hangs = "COMMIT"
-            made = [host.schedule(program.send, 1)]
-            await reached(disk)
+            made = list[Task[object]]()
+            if is_busy:  # then the first request for a write waits until the cancellation
+                made.append(host.schedule(program.send, 1))
+                await reached(disk)
             async with anyio.create_task_group() as tg:
                 tg.start_soon(end_route)
-                await until(lambda: len(made) == 2)
+                await reached(disk)
+                await until(lambda: made[-1].args == (2,))
                 await turns()
                 tg.cancel_scope.cancel()
             disk.go_on.set()
-            assert [await task for task in made] == [1, 2]
+            assert [await task for task in made] == ([1, 2] if is_busy else [2])
+
+    async def test_a_task_that_is_scheduled_after_its_route_is_written_first_g22(self, program: Program) -> None:
+        async with program.host() as host, host.scope() as tasks:
+            async with tasks.route():
+                pass
+            task = tasks.schedule(program.hold)
+            await task.started.wait()
+            assert program.rows() == {str(task.message_id): "due"}
+
+    async def test_a_task_that_is_in_the_file_is_struck_out_although_its_route_fails_g22(
+        self, program: Program
+    ) -> None:
+        async with program.host() as host, host.scope() as tasks:
+            with pytest.raises(JournalError):
+                async with tasks.route():
+                    task = tasks.task(key="a").schedule(program.hold)
+                    await task.started.wait()
+                    tasks.after_route.schedule(program.send)
+                    disk_of(host).fails = "INSERT"
+            program.release.set()
+            await task.wait()
+            await program.has({})
+
+    async def test_a_task_whose_write_has_failed_is_not_written_by_its_route_g22_g24(self, program: Program) -> None:
+        async def handle(_task: Task[object], _error: Exception) -> None:
+            await program.release.wait()
+
+        async with program.host() as host, host.scope() as tasks:
+            with pytest.raises(JournalError):
+                async with tasks.route():
+                    disk = disk_of(host)
+                    disk.fails = "INSERT"
+                    task = tasks.task(key="a", on_error=handle).schedule(program.send)
+                    await until(lambda: task.status is S.HANDLING)
+                    disk.fails = "never"
+            assert program.rows() == {}
+            program.release.set()
 
 
 class TestCancellations:
@@ -400,11 +463,14 @@ class TestFailingWrites:
             disk_of(host).fails = "INSERT"
             task = host.task(on_error=handle).schedule(program.send)
             await until(lambda: task.status is S.HANDLING)
+            assert "handle" in [frame.f_code.co_name for frame in task.frames() or ()]
             task.cancel()
             await task.wait()
             assert (task.status, host.running) == (S.FAILED, 0)
 
-    async def test_one_failure_touches_no_later_task_g3_g22(self, program: Program) -> None:
+    async def test_one_failure_touches_no_later_task_g3_g4_g22(
+        self, program: Program, logged: Callable[[], list[tuple[str, str]]]
+    ) -> None:
         async with program.host() as host:
             disk = disk_of(host)
             disk.fails = "INSERT"
@@ -413,6 +479,8 @@ class TestFailingWrites:
             disk.fails = "never"
             assert await host.schedule(program.send, 2) == 2
             await program.has({})
+        errors = [message for level, message in logged() if level == "ERROR"]
+        assert errors == [f"task '{failed.name}' failed before its first step"]
 
     async def test_a_write_that_hangs_fails_the_task_after_the_timeout_g22(self, program: Program) -> None:
         async with program.host() as host:

@@ -90,6 +90,8 @@ async def test_a_route_waits_until_its_immediate_hand_over_is_recorded_g21_g22(p
     later = Later(program.send)
     later.is_down = True
     async with outbox(program, later, shield_timeout=0) as host, anyio.create_task_group() as tg:
+        await host.task(queue="here").schedule(program.send, 0)  # a wait after a write ends with the next one
+        await program.has({})
         disk = disk_of(host)
         disk.hangs = "COMMIT"
         tg.start_soon(end_route)

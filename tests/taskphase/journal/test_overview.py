@@ -21,7 +21,9 @@ from tests.taskphase.journal.stores import ALL, die, look, opened, row, share
 
 from taskphase import Journal, JournalError, JournalOverview, TaskHost
 from taskphase.journal._arguments import unpack
+from taskphase.journal._file import File
 from taskphase.journal._owners import Owner, lives
+from taskphase.journal._statements import write
 
 
 def journal_of(path: Path) -> Journal:
@@ -111,6 +113,19 @@ async def test_a_look_at_the_journal_and_a_writer_do_not_wait_for_each_other_g22
             assert await read(journal_of(path)) == before
             writer.execute("COMMIT")
             assert await read(journal_of(path)) != before
+
+
+def test_a_read_sees_the_file_at_one_moment_g22(tmp_path: Path) -> None:
+    def read(connection: sqlite3.Connection) -> tuple[int, int]:
+        (before,) = connection.execute("SELECT count(*) FROM tasks").fetchone()
+        writer.execute("DELETE FROM tasks")
+        (after,) = connection.execute("SELECT count(*) FROM tasks").fetchone()
+        return before, after
+
+    file = File(tmp_path / "tasks.db", "normal", 5)
+    with closing(file.connect()) as writer:
+        write(writer, "owner", [row()])
+        assert file.read(read) == (1, 1)
 
 
 async def test_an_overview_needs_none_of_the_threads_that_are_in_use_g8_g22(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,7 @@ USES: dict[str, Callable[[Share], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # this process has threads
 async def test_no_use_of_the_file_drops_the_locks_of_an_open_host_g22(
     tmp_path: Path, use: Callable[[Share], Awaitable[object]]
 ) -> None:
@@ -154,12 +155,44 @@ def uses_of_a_child(path: Path) -> bytes:
     return os.read(reading, 100)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # this process has threads
 async def test_a_child_of_fork_is_refused_a_file_that_its_parent_has_open_g22(tmp_path: Path) -> None:
     """SQLite believes there that it has the locks of its parent: the parent would delete the WAL of the child."""
     path = tmp_path / "tasks.db"
     async with opened(path):
         assert uses_of_a_child(path) == b"spawn spawn "
     assert uses_of_a_child(path) == b"done done "
+
+
+# A server that imports the app, and then forks its workers, as with "preload".
+PRELOADS = """
+import os, sys
+import anyio
+from pathlib import Path
+from tests.taskphase.journal.stores import look, opened, row
+
+async def work():
+    async with opened(Path(sys.argv[1])) as mine:
+        await mine.write([row()])
+
+child = os.fork()
+if not child:
+    anyio.run(work)
+    os._exit(0)
+os.waitpid(child, 0)
+print(len(look(Path(sys.argv[1]))))
+"""
+
+
+def test_a_worker_that_was_forked_after_the_import_uses_its_journal_g22(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PRELOADS, str(tmp_path / "tasks.db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
+        try:
+            out, _ = server.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+    assert out == "1\n"
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -6,7 +6,8 @@ No task of an answered request is lost, no task of a failed route runs, and no t
 from __future__ import annotations
 
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from tests.taskphase.journal.hosts import MOMENT, die_with, disk_of, keeper_of
 from tests.taskphase.journal.stores import look
 
 from taskphase import Journal, JournalError, Task, TaskHost, TaskStatus, current_host, current_task
+from taskphase.journal._share import Share
 
 SLOTS = 2  # hosts at a time
 TIMEOUT = 0.05  # seconds
@@ -34,6 +36,25 @@ STEPS = st.lists(
 
 class Refused(Exception):
     """The route says no."""
+
+
+@asynccontextmanager
+async def impatience(share: Share) -> AsyncIterator[None]:
+    """End each write of `share` that takes too long. `Share.watch()` may sleep for the longer time-out of an earlier
+    write, which only this test has.
+    """
+
+    async def watch() -> None:
+        while True:
+            seen = list(share._watched)
+            await anyio.sleep(share._timeout)
+            for write in seen:
+                write.done.set()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(watch)
+        yield
+        tg.cancel_scope.cancel()
 
 
 class World:
@@ -87,10 +108,17 @@ class World:
 
     async def request(self, host: TaskHost, way: int) -> None:
         """Serve a request whose disk works, fails or hangs (`way % 3`), and whose route may fail (`way // 6`)."""
-        disk = disk_of(host)
+        disk, share = disk_of(host), keeper_of(host).share
         disk.fails = "INSERT" if way % 3 == 1 else "never"
         disk.hangs = "COMMIT" if way % 3 == 2 else "never"
-        keeper_of(host).share._timeout = TIMEOUT if way % 3 == 2 else 5
+        share._timeout = TIMEOUT if way % 3 == 2 else 5
+        async with impatience(share):
+            await self.respond(host, way)
+        disk.go_on.set()
+        disk.fails = disk.hangs = "never"
+        share._timeout = 5
+
+    async def respond(self, host: TaskHost, way: int) -> None:
         made: list[Task[Any]] = []
         try:
             async with host.scope() as tasks, tasks.route():
@@ -105,9 +133,6 @@ class World:
         else:
             kept = [task for task in made if task.status is not TaskStatus.DROPPED]  # with a key that is taken
             self.promised |= {str(task.message_id) for task in kept}
-        disk.go_on.set()
-        disk.fails = disk.hangs = "never"
-        keeper_of(host).share._timeout = 5
 
     async def step(self, step: Step, stack: AsyncExitStack) -> None:
         what, number, way = step
@@ -135,7 +160,7 @@ class World:
         self.is_last = True
         self.present.clear()
         async with TaskHost(journal=self.journal()):
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while look(self.path, "state") or len(list(self.path.parent.glob("*.alive"))) > 1:
                     await anyio.sleep(MOMENT)
         assert not self.doubles, "a task ran in two living hosts at once"

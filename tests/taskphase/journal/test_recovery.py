@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import sys
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
+from types import coroutine
 from typing import Any
 
 import anyio
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from tests.backends import turns, until
+from tests.backends import native_cancel_only, turns, until
 from tests.taskphase.journal.hosts import MOMENT, Program, die_with, disk_of, keeper_of, killed, looked
 from tests.taskphase.journal.stores import look, opened, row
 from tests.taskphase.journal.test_writer import reached
@@ -28,6 +31,7 @@ from taskphase import (
     current_task,
     retry,
 )
+from taskphase._drive.attempt import attempt
 
 S = TaskStatus
 
@@ -104,6 +108,25 @@ async def test_take_over_ends_when_the_drain_begins_g9_g22(program: Program) -> 
             assert program.runs == []
             program.release.set()
     assert len(program.rows()) == 1
+
+
+async def test_a_task_that_is_taken_while_the_drain_begins_stays_due_g9_g22(program: Program) -> None:
+    message_id = await killed(program)
+    async with program.host(takes_over=False, drain_timeout=10) as host:
+        busy = host.schedule(program.release.wait)
+        disk = disk_of(host)
+        disk.hangs = "COMMIT"
+        host.take_over()
+        await reached(disk)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(host.aclose)
+            await host.closing.wait()
+            disk.go_on.set()
+            await keeper_of(host).share.write([])
+            await turns()
+            program.release.set()
+        await busy.wait()
+    assert (program.runs, look(program.path, "message_id, owner")) == ([], [(message_id, None)])
 
 
 async def test_recovered_tasks_pass_max_pending_but_not_max_running_and_limits_g15_g19_g22(program: Program) -> None:
@@ -220,7 +243,8 @@ async def test_carry_and_the_context_of_a_recovered_task_are_its_own_g6_g22(prog
 
     user, other = ContextVar("user", default="nobody"), ContextVar("other", default="default")
     found: list[tuple[str, str, bool]] = []
-    journal = Journal(program.path, [note], sync="normal", carry={"user": user})
+    carry = {"user": user, "never set": ContextVar[str]("never set")}
+    journal = Journal(program.path, [note], sync="normal", carry=carry)
     user.set("ann")
     other.set("set")
     async with TaskHost(journal=journal) as host:
@@ -445,6 +469,27 @@ async def test_tasks_whose_recovered_runs_have_died_run_one_after_the_other_g3_g
         await program.has({})
 
 
+@pytest.mark.parametrize("why", ["died again", "many"])
+async def test_the_next_tasks_are_recovered_as_soon_as_there_is_room_g22(
+    program: Program, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """They do not wait for the next look at the file."""
+    monkeypatch.setattr("taskphase.journal._recovery._MOST_RECOVERED", 4)
+    if why == "many":
+        async with program.host() as host:
+            for number in range(9):
+                host.schedule(program.wait, number)
+            await until(lambda: len(program.runs) == 9)
+    else:
+        for number in range(3):
+            await killed(program, function="hold", argument=number)
+        await die_in_recovered_runs(program, program.journal())
+        program.release.set()
+    monkeypatch.setattr("taskphase.journal._recovery._PAUSE", 1000)
+    async with program.host():
+        await program.has({})
+
+
 async def test_a_retry_pause_holds_up_no_task_whose_recovered_run_has_died_g22(program: Program) -> None:
     config = {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000)), program.hold: TaskConfig()}
     journal = Journal(program.path, config, sync="normal")
@@ -473,3 +518,53 @@ async def test_an_observer_that_cancels_a_recovered_task_loses_no_other_g20_g22(
         await program.has({})
         assert sorted(program.runs) == [("wait", 0, True), ("wait", 2, True)]
         assert keeper_of(host)._present == set()
+
+
+@native_cancel_only
+async def test_a_native_cancellation_ends_a_run_that_is_not_counted_yet_g2_g22(program: Program) -> None:
+    await killed(program, function="hold")
+    async with program.host(takes_over=False) as host:
+        disk = disk_of(host)
+        disk.hang_at_count()
+        host.take_over()
+        await reached(disk)
+        await until(lambda: host.running)
+        (task,) = host.tasks()
+        (native,) = (each for each in asyncio.all_tasks() if each.get_name() == task.name)
+        native.cancel()
+        await turns()
+        disk.go_on.set()
+        await task.wait()
+        assert (task.status, host.running, program.runs) == (S.CANCELLED, 0, [])
+    assert list(program.rows().values()) == ["due"]
+
+
+@native_cancel_only
+async def test_a_run_is_counted_also_if_its_factory_takes_first_steps_at_once_g2_g22(program: Program) -> None:
+    """The first step is then over before the host knows that the task waits for its journal."""
+
+    @coroutine
+    def go_on(coro: Any, waits_for: object) -> Generator[Any, Any, Any]:
+        yield waits_for
+        return (yield from coro)
+
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        options.pop("eager_start", None)  # an argument of uvloop
+        if sys.version_info >= (3, 12):
+            return asyncio.eager_task_factory(loop, coro, **options)
+        if coro.cr_code is attempt.__code__:  # as the eager factory of Python 3.12 does
+            coro = go_on(coro, options["context"].run(coro.send, None))
+        return asyncio.Task(coro, loop=loop, **options)
+
+    await killed(program, function="hold")
+    loop = asyncio.get_running_loop()
+    async with program.host() as host:
+        loop.set_task_factory(make)  # type: ignore[arg-type]
+        try:
+            await until(lambda: program.runs)
+        finally:
+            loop.set_task_factory(None)
+        assert look(program.path, "recoveries") == [1]
+        program.release.set()
+        await program.has({})
+        assert host.statistics().succeeded == 1

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.backends import TRIO, native_cancel_only, until
-from tests.taskphase.journal.hosts import MOMENT, Program, disk_of, go_on_after_the_cut, hung_disk_of, killed, looked
+from tests.taskphase.journal.hosts import Program, disk_of, go_on_after_the_cut, hung_disk_of, killed, looked
 from tests.taskphase.journal.stores import look
 from tests.taskphase.journal.test_writer import reached
 
@@ -121,6 +121,18 @@ class TestBeforeTheWrite:
                 await anyio.sleep_forever()
         assert tasks[0].status is S.CANCELLED
         assert look(program.path, "message_id, state, owner") == [(tasks[0].message_id, "due", None)]
+
+    async def test_a_cancellation_does_not_keep_a_last_write_from_the_file_g9_g22(self, program: Program) -> None:
+        async with TaskHost() as host:
+            keeper = program.journal()._keeper_for(host._runner, TaskConfig())
+            await keeper.open()
+            task = Task(program.send)
+            keeper.prepare(task, None, None)
+            assert keeper.ask_for_write(task)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await keeper.close()
+        assert program.rows() == {str(task.message_id): "due"}
 
 
 class TestOpenRoutes:
@@ -263,21 +275,19 @@ class TestThreadsThatOutliveTheirHost:
         runs: list[bool] = []
         journal = Journal(program.path, [block], sync="normal")
         async with TaskHost(journal=journal, shield_timeout=0) as host:
-            task = host.schedule(block)
-            host.schedule(block)
+            tasks = [host.schedule(block), host.schedule(block)]
             await until(lambda: len(runs) == 2)
         assert host.drain_report is not None
-        assert host.drain_report.kept == {task.name: 2}
-        del task, host
+        assert host.drain_report.kept == {tasks[0].name: 2}
         async with TaskHost(journal=journal) as other:
             await looked(other)
             assert runs == [False, False]
             assert [entry.owner for entry in await journal.due()] == ["alive"] * 2
             thread_may_end.set()
-            while program.rows():
-                gc.collect()
-                await anyio.sleep(MOMENT)
+            await program.has({})
             assert runs == [False, False, True, True]
+        # The lock depends on the threads, although this test still has the tasks.
+        assert [task.status for task in tasks] == [S.CANCELLED] * 2
 
     async def test_a_handler_whose_thread_outlives_its_host_keeps_its_task_as_failed_g4_g22(
         self, program: Program, thread_may_end: threading.Event
@@ -325,6 +335,27 @@ async def test_a_journal_outlives_a_cancellation_before_its_first_steps_g2_g22(p
     assert len(cancelled) == 1
     cancelled.clear()
     gc.collect()
+
+
+@native_cancel_only
+async def test_a_task_that_no_factory_makes_when_its_phase_comes_stays_due_g2_g5_g22(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise LookupError("no tasks today")
+
+    loop = asyncio.get_running_loop()
+    async with program.host() as host, host.scope() as tasks:
+        async with tasks.route():
+            task = tasks.after_response.schedule(program.send)
+        loop.set_task_factory(broken)
+        try:
+            tasks.end()
+        finally:
+            loop.set_task_factory(None)
+    assert (task.status, host.deferred) == (S.CANCELLED, 0)
+    assert list(program.rows().values()) == ["due"]
+    assert [record.task_status for record in caplog.records] == ["deferred"]  # type: ignore[attr-defined]
 
 
 async def test_a_journal_with_an_unexpected_error_closes_its_host_with_this_error_g22(

@@ -9,6 +9,7 @@ import pytest
 from tests.taskphase.journal.hosts import MOMENT, Program
 
 from taskphase import Journal, TaskHost, TasksUnportableError
+from taskphase.journal._forms import text_of
 
 SURROGATE = "caf\udce9.txt"  # a file name that is no UTF-8, as `os.fsdecode()` returns it
 
@@ -40,6 +41,30 @@ async def test_no_text_of_a_task_keeps_others_out_of_the_file_g3_g22(
         assert await journal.discard(SURROGATE) is False
         assert await host.schedule(program.send, 1) == 1
     assert await journal.due() == []
+
+
+async def test_an_error_without_a_text_is_kept_with_the_name_of_its_class_g3_g22(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "taskphase")
+
+    class SilentError(Exception):
+        @property
+        def __notes__(self) -> list[str]:  # type: ignore[override]
+            raise OSError
+
+    async def fail() -> None:
+        raise SilentError
+
+    # First: with an error here the host would never close. Python 3.13 and later read such notes without an error.
+    text = text_of(SilentError())
+    assert SilentError.__qualname__ in text
+    journal = Journal(program.path, [fail], sync="normal")
+    async with TaskHost(journal=journal) as host:
+        task = host.schedule(fail)
+        await task.wait()
+        await program.has({str(task.message_id): "failed"})
+        assert [entry.error for entry in await journal.failed()] == [text]
 
 
 async def test_a_key_that_no_file_takes_is_refused_at_once_g22_g24(program: Program) -> None:

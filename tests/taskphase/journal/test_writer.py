@@ -340,6 +340,11 @@ class TestGivenUp:
         await mine.write([])  # nothing watches
         assert look(path, "message_id") == ids([first, last])
         assert not mine._watched
+        disk.go_on.clear()
+        disk.hangs, mine._timeout = "COMMIT", 0.05
+        with pytest.raises(JournalError, match="longer than"):
+            await mine.write([row()])
+        disk.go_on.set()
         await mine.close()
 
     async def test_close_ends_a_write_that_hangs_and_that_nothing_watches_any_more_g22(self, tmp_path: Path) -> None:

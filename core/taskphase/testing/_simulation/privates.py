@@ -1,6 +1,6 @@
 """Every private name of asyncio, anyio and trio that the simulation uses, each with a check.
 
-Tested with Python 3.11 to 3.13, anyio 4.9 to 4.16, and trio 0.35.
+Tested with Python 3.11 to 3.15, anyio 4.9 to 4.16, and trio 0.35.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Steps(NamedTuple):
 
 @cache
 def asyncio_steps() -> Steps:
-    """Find out how asyncio calls the steps of a task, with a task that never ends.
+    """Find out how asyncio calls the steps of a task, with a task of a loop that keeps its callbacks.
 
     :raises PrivateChanged: if asyncio does not use callbacks that are bound to the task
     """
@@ -157,30 +157,36 @@ def asyncio_steps() -> Steps:
     check(HANDLE, asyncio.Handle)
     loop = _Probe()
     try:
-        future = loop.create_future()
-        task = loop.create_task(_wait(future))
+        task = loop.create_task(_wait(loop))
         check(TASK, task)
-        step = check(CALLBACK, loop.last)
-        step()
-        future.set_result(None)
-        wakeup = check(CALLBACK, loop.last)
-        wakeup(future)
-        return Steps(type(step), wakeup.__name__)
+        loop.run_until_complete(task)
     finally:
         loop.close()
+    step, _set_result, wakeup, *_ = loop.callbacks
+    return Steps(type(check(CALLBACK, step)), check(CALLBACK, wakeup).__name__)
 
 
-async def _wait(future: asyncio.Future[None]) -> None:
+async def _wait(loop: asyncio.AbstractEventLoop) -> None:
+    future: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(future.set_result, None)
     await future
 
 
 class _Probe(asyncio.BaseEventLoop):
+    """A loop without a selector, which keeps all callbacks that it gets."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.last: Any = None
+        self.callbacks: list[Any] = []
+        self._due: deque[Any] = deque()
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        self.last = callback
-        return asyncio.Handle(callback, args, self, context)
+        self.callbacks.append(callback)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._due.append(handle)
+        return handle
+
+    def _run_once(self) -> None:
+        self._due.popleft()._run()
