@@ -24,6 +24,7 @@ from ._drive.raised import unwrapped
 from ._drive.raw import RawGroup
 from ._drive.runner import Runner
 from ._drive.seam import outlast
+from ._drive.waits import SUPERVISOR
 from ._drive.watching import tell
 from ._machine.calling import name_of, shown
 from ._machine.config import UNSET, TaskConfig, check_seconds
@@ -120,7 +121,7 @@ class TaskHost(Schedules[TaskDefinition], Bound):
         # The supervisor, a native task of its own, runs the tasks: a cancellation of the body does not reach them. On
         # asyncio the body may be left in another native task than it was entered in, as fixtures are.
         self._entered_in = seam.running()
-        self._beside = seam.beside(self._supervise, name="taskphase.TaskHost._supervise")
+        self._beside = seam.beside(self._supervise, name=SUPERVISOR)
         await self._beside.__aenter__()
         try:
             await self._opened.wait()

@@ -164,7 +164,7 @@ class Queue(AnyQueue, ABC):
     async def open(self) -> None:
         """Connect, before the first `publish()` in an event loop. A part of that attempt: it counts for
         `attempt_timeout`, and is tried again in the next attempt. If it raises or is cancelled, it has to undo what it
-        has done: `close()` is not called.
+        has done: `close()` is not called. The context is empty, so that no connection keeps the context of a request.
         """
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from anyio import Event
 
+from ._drive.inbox import consistent
 from ._drive.runner import Runner
 from ._queue import queue_of
 from ._task import Task
@@ -92,12 +93,13 @@ class Inspected(ABC):
         return self._runner.handing_over
 
     def statistics(self) -> HostStatistics:
-        """Return the counts of the tasks. For the event loop's thread.
+        """Return the counts of the tasks. From any thread; in another one than the event loop's, tasks may move while
+        they are counted.
 
         :raises TasksClosedError: if the host is not open yet
         """
         runner = self._runner
-        oldest = next((job for job in runner.alive if queue_of(job.config) is None), None)
+        oldest = consistent(lambda: next((job for job in runner.alive if queue_of(job.config) is None), None))
         return HostStatistics(
             running=runner.running,
             waiting=runner.waiting,

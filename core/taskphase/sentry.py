@@ -11,10 +11,11 @@ from ._queue import queue_of
 
 try:
     import sentry_sdk
+    from sentry_sdk.tracing import Span
 except ImportError as _missing:
-    raise ImportError("taskphase.sentry needs the package sentry-sdk: pip install sentry-sdk") from _missing
-
-from sentry_sdk.tracing import Span
+    raise ImportError(
+        "taskphase.sentry needs the package sentry-sdk, version 2: pip install 'sentry-sdk<3'"
+    ) from _missing
 
 if TYPE_CHECKING:
     from sentry_sdk.traces import StreamedSpan

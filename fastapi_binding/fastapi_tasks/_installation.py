@@ -69,12 +69,12 @@ class Installation:
     def surrounded(self, app: ASGIApp) -> ASGIApp:
         """Return the call of the app, in all wrappers of `around`."""
         call: ASGIApp = partial(self.run, app)
-        for put_around in tuple(self.around):
+        for put_around in list(self.around):
             call = put_around(call)
         return call
 
     def _note_opened(self) -> None:
-        hosts = tuple(self.open.items())  # another thread may change `open` meanwhile
+        hosts = list(self.open.items())  # another thread may change `open` meanwhile
         self.host = hosts[0][0] if len(hosts) == 1 and not self.hold else None
         if len(hosts) > 1:  # not before: the state belongs to the app, and the app may look at its content
             for host, state in hosts:
@@ -87,7 +87,7 @@ class Installation:
         """
         if self.hold:
             return None
-        here = [host for host in tuple(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
+        here = [host for host in list(self.open) if host.runs_here()]  # another thread may change `open` meanwhile
         told: TaskHost | None = scope.get("state", {}).get(_HOST_KEY)
         if told in here:
             return told
@@ -177,8 +177,8 @@ class Installation:
         """Drain the host of a lifespan. The last lifespan of an event loop also drains the hosts of single requests,
         until none is left: requests may begin meanwhile.
         """
-        goes_on = any(each.runs_here() and not each.closing.is_set() for each in tuple(self.open) if each is not host)
-        alone = () if goes_on else [each for each in tuple(self._alone) if each.runs_here() and not each.drain_report]
+        goes_on = any(each.runs_here() and not each.closing.is_set() for each in list(self.open) if each is not host)
+        alone = () if goes_on else [each for each in list(self._alone) if each.runs_here() and not each.drain_report]
         async with AsyncExitStack() as stack:  # asyncio's own cancel() ends no wait
             if alone or host.drain_report is None:
                 stack.push_async_callback(self._drain_hosts, host)

@@ -21,7 +21,7 @@ async def test_the_queue_of_a_folder_keeps_the_contract_g21(tmp_path: Path) -> N
     folder.mkdir()
 
     def make_queue(**settings: Any) -> SpoolQueue:
-        return SpoolQueue(folder, deadline=0.5, attempt_timeout=0.4, **settings)
+        return SpoolQueue(folder, deadline=3, attempt_timeout=2, **settings)
 
     async def work() -> None:
         await anyio.to_thread.run_sync(examples.spool.work, make_queue(**QUEUE_CONTRACT))

@@ -302,6 +302,21 @@ class TestScopes:
         assert journal == ["scope 0 route_succeeded", "scope 0 first_message"] * 3
         assert diary.changes() == [f"scope 0 {change}" for change in ("route_succeeded", "first_message", "ended")]
 
+    async def test_the_first_message_of_a_session_is_told_of_once_g12_g20(self, diary: Diary) -> None:
+        """Each of these two messages may begin a response. The first one waits for the task."""
+        app = app_of(diary)
+
+        async def endpoint(websocket: WebSocket, tasks: Tasks) -> None:
+            tasks.schedule(work)
+            await websocket.accept()
+            await websocket.close()
+
+        app.add_api_websocket_route("/", endpoint)
+        async with serving(app) as server, server.websocket("/") as session:
+            await session.accept()
+            await session.wait()
+        assert diary.changes().count("scope 0 first_message") == 1
+
 
 class TestInfo:
     async def test_info_has_method_template_and_path_g20(self, diary: Diary) -> None:

@@ -469,6 +469,7 @@ class TestInline:
     async def test_a_task_that_waits_for_what_comes_later_is_named_g1(self) -> None:
         async def endpoint(tasks: Tasks) -> None:
             kept.append(tasks.schedule(anyio.sleep_forever))
+            await kept[0].started.wait()
 
         kept: list[Task[Any]] = []
         app = app_with_tasks()

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -233,6 +233,40 @@ async def test_the_loop_and_a_thread_cannot_both_take_the_last_place_g8_g15_g19(
             assert other.error is not None, switch_at
             release.set()
     assert switch_at > 5
+
+
+async def test_threads_and_the_loop_schedule_cancel_and_look_at_once_g2_g8_g15_g17() -> None:
+    """No task is lost or counted twice, and no call raises. A free-threaded Python really runs all threads at once."""
+    limit = Limit(2, max_pending=10)
+    threads = 3
+    taken: list[list[Task[Any]]] = [[] for _ in range(threads + 1)]
+
+    def schedule(tasks: list[Task[Any]], number: int) -> None:
+        settings: tuple[dict[str, Any], ...] = {}, {"limit": limit}, {"key": str(number % 7)}, {"delay": 0.001}
+        with suppress(TasksSaturatedError):
+            tasks.append(host.task(**settings[number % 4]).schedule(anyio.lowlevel.checkpoint))
+            if number % 5 == 0:
+                tasks[number // 5 % len(tasks)].cancel()
+        host.get(number)
+        host.statistics()
+
+    def work(tasks: list[Task[Any]]) -> None:
+        for number in range(200):
+            schedule(tasks, number)
+
+    async with TaskHost(max_running=3, max_pending=20) as host, anyio.create_task_group() as tg:
+        for tasks in taken[1:]:
+            tg.start_soon(anyio.to_thread.run_sync, work, tasks)
+        for number in range(200):
+            async with host.scope() as scope:
+                schedule(taken[0], number)
+                with suppress(TasksSaturatedError):
+                    taken[0].append(scope.after_response.schedule(anyio.lowlevel.checkpoint))
+    every = [task for tasks in taken for task in tasks]
+    assert {task.status for task in every} <= {TaskStatus.SUCCEEDED, TaskStatus.CANCELLED, TaskStatus.DROPPED}
+    assert len({task.id for task in every}) == len(every)
+    now = host.statistics()
+    assert now.succeeded + now.cancelled + now.dropped == len(every)
 
 
 async def test_a_late_task_is_pending_only_if_it_has_to_wait_g1_g15() -> None:

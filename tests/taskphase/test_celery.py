@@ -221,6 +221,15 @@ async def test_an_error_names_an_argument_and_its_class_but_no_value_g21(
     assert messages(app) == []
 
 
+async def test_a_call_that_cannot_be_encoded_without_any_argument_is_refused_g21(app: Any) -> None:
+    @app.task(serializer="none such", shared=False)
+    def ring() -> None: ...
+
+    async with TaskHost(queues=[CeleryQueue(app)]) as host:
+        with pytest.raises(TasksUnportableError, match="its call cannot be prepared"):
+            host.schedule(ring)
+
+
 async def test_a_carried_variable_is_no_setting_of_the_engine_g21(app: Any) -> None:
     request_id.set("r1")
     await hand_over(CeleryQueue(app, [archive], carry={"id": request_id}), archive, "a")

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 EXTRAS = {"sentry": "sentry_sdk", "prometheus": "prometheus_client", "taskiq": "taskiq", "celery": "celery"}
-INSTALL = {"taskiq": "taskiq taskiq-redis", "celery": "celery[redis]"}
+INSTALL = {"taskiq": "taskiq taskiq-redis", "celery": "celery[redis]", "sentry": "'sentry-sdk<3'"}
+VERSIONS = {"sentry": ", version 2"}
 # The packages that those of the extras import.
 DRIVERS = {"taskiq_redis", "redis", "kombu"}
 
@@ -26,8 +27,15 @@ def test_without_its_package_an_observer_says_what_to_install_g20(package: str, 
     output = run(f"import sys; sys.modules[{EXTRAS[extra]!r}] = None; import {package}.{extra}")
 
     name = EXTRAS[extra].replace("_", "-")
-    said = f"ImportError: taskphase.{extra} needs the package {name}: pip install {INSTALL.get(extra, name)}"
+    install = INSTALL.get(extra, name)
+    said = f"ImportError: taskphase.{extra} needs the package {name}{VERSIONS.get(extra, '')}: pip install {install}"
     assert output.splitlines()[-1] == said
+
+
+def test_with_version_3_of_sentry_the_observer_says_which_version_to_install_g20() -> None:
+    pytest.importorskip("sentry_sdk")
+    output = run("import sys; sys.modules['sentry_sdk.tracing'] = None; import taskphase.sentry")
+    assert output.splitlines()[-1].endswith("version 2: pip install 'sentry-sdk<3'")
 
 
 @pytest.mark.parametrize("package", ["taskphase", "fastapi_tasks"])

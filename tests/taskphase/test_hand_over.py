@@ -322,6 +322,7 @@ class TestRefusals:
             {"limit": Limit(math.inf, max_pending=3)},
             {"shield": True},
             {"shield": 5},
+            {"shield": math.inf},
             {"run_in": "process"},
         ],
         ids=lambda settings: str(settings),
@@ -772,6 +773,23 @@ def test_a_queue_that_lacks_a_method_cannot_be_made_g21() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Queue("later", [send_mail])  # type: ignore[abstract]
     assert tests.queueing.send_mail is send_mail
+
+
+async def test_a_connection_keeps_no_context_of_the_task_that_has_opened_it_g2_g21() -> None:
+    """On asyncio a connection keeps the context in which it was made, for as long as it is open."""
+
+    class Connects(FakeQueue):
+        async def open(self) -> None:
+            await super().open()
+            seen.append(REQUEST.get())
+
+    seen: list[str | None] = []
+    queue = Connects()
+    queue.on_attempt = lambda _: seen.append(REQUEST.get())
+    async with TaskHost(queues=[queue]) as host:
+        REQUEST.set("r1")
+        await host.schedule(archive, 0).wait()
+    assert seen == [None, "r1"]
 
 
 @pytest.mark.parametrize("step", ["confirm", "refuse", "hang", "group", "publish, then fail"])

@@ -30,7 +30,7 @@ from taskphase import (
     current_task,
     retry,
 )
-from taskphase.queues import Call
+from taskphase.queues import Call, Queue
 
 S = TaskStatus
 Logged = Callable[[], list[tuple[str, str]]]
@@ -300,6 +300,21 @@ class TestAttempts:
 
         run(main, backend)
 
+    def test_a_hand_over_whose_turn_is_older_than_the_failure_of_another_waits_g21(
+        self, backend: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("taskphase._drive.outlet.random.uniform", lambda _least, most: most)
+
+        async def main() -> None:
+            queue = FakeQueue(then="fail", deadline=60)
+            async with TaskHost(queues=[queue], shield_timeout=0) as host:
+                for number in range(5):
+                    host.schedule(archive, number)
+                await turns()
+                assert len(queue.attempts) == 1
+
+        run(main, backend)
+
     def test_a_hand_over_that_waits_for_the_probe_counts_as_pending_g15_g21(self, backend: Any) -> None:
         async def main() -> None:
             queue = FakeQueue(then="fail")
@@ -436,16 +451,39 @@ class TestAttempts:
 
         run(main, backend)
 
+    @pytest.mark.parametrize("most", [1, 4, 100])
+    def test_calls_that_the_queue_takes_do_not_fail_behind_calls_that_it_never_takes_g21(
+        self, backend: Any, most: int
+    ) -> None:
+        """Calls of the same function, which all begin at once."""
+
+        async def main() -> None:
+            queue = FakeQueue(most=most, deadline=20)
+            queue.on_attempt = refuse_negative_numbers
+            async with TaskHost(queues=[queue]) as host:
+                refused = [host.schedule(archive, -number) for number in range(1, 21)]
+                tasks = [host.schedule(archive, number) for number in range(20)]
+                for task in tasks:
+                    await task.wait()
+                assert {task.status for task in tasks} == {S.HANDED_OVER}
+                assert {task.status for task in refused} == {S.HANDING_OVER}
+
+        run(main, backend)
+
 
 def refuse_negative_numbers(call: Call) -> None:
     if call.args[0] < 0:
         raise Lost
 
 
-async def test_a_group_with_a_failure_inside_is_the_cause_of_the_failed_hand_over_g21() -> None:
-    queue, heard = FakeQueue(then="group", deadline=0.05), Heard()
-    async with TaskHost(queues=[queue]) as host:
-        await host.task(on_error=heard).schedule(send_mail, "ada").wait()
+@on_each_loop
+def test_a_group_with_a_failure_inside_is_the_cause_of_the_failed_hand_over_g21(backend: Any) -> None:
+    async def main() -> None:
+        async with TaskHost(queues=[queue]) as host:
+            await host.task(on_error=heard).schedule(send_mail, "ada").wait()
+
+    queue, heard = FakeQueue(then="group"), Heard()
+    run(main, backend)
     [error] = heard.errors
     assert isinstance(error.__cause__, BaseExceptionGroup)
 
@@ -556,12 +594,17 @@ class TestFallback:
                 release.set()
             await blocker
 
+    @on_each_loop
     @pytest.mark.parametrize("step", ["fail", "hang", "publish, then fail"])
-    async def test_a_task_that_a_worker_may_have_does_not_run_here_g21(self, step: Step) -> None:
+    def test_a_task_that_a_worker_may_have_does_not_run_here_g21(self, step: Step, backend: Any) -> None:
+        async def main() -> None:
+            task = await fallen_back(queue, send_mail, "ada", on_error=heard)
+            assert task.status is S.FAILED
+
         heard = Heard()
-        queue = FakeQueue(steps=(step,), then="refuse", deadline=0.2, attempt_timeout=0.01, fallback="here")
-        task = await fallen_back(queue, send_mail, "ada", on_error=heard)
-        assert (task.status, heard.outcomes, RAN) == (S.FAILED, ["unknown"], [])
+        queue = FakeQueue(steps=(step,), then="refuse", deadline=2, attempt_timeout=1, fallback="here")
+        run(main, backend)
+        assert (heard.outcomes, RAN) == (["unknown"], [])
 
     async def test_a_run_here_sees_no_context_variable_that_its_hand_over_has_set_g6_g21(self) -> None:
         async def look(_task: Task[Any], error: Exception) -> None:
@@ -794,6 +837,17 @@ class TestCancel:
             await task.wait()
             with pytest.raises(TaskFailed):
                 await task
+
+
+async def test_a_queue_that_does_not_tell_refusals_apart_is_in_doubt_g21() -> None:
+    class Plain(FakeQueue):
+        refused = Queue.refused
+
+    heard = Heard()
+    async with TaskHost(queues=[Plain(then="refuse", deadline=0.05, fallback="here")]) as host:
+        await host.task(on_error=heard).schedule(send_mail, "ada").wait()
+    assert heard.outcomes == ["unknown"]
+    assert RAN == []
 
 
 async def test_a_queue_whose_refused_method_raises_is_in_doubt_g3_g21() -> None:

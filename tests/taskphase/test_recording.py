@@ -961,7 +961,7 @@ def test_the_simulation_can_record_too() -> None:
     @explore(schedules=20)
     async def program() -> None:
         async with recording(timeout=None) as (host, tasks):
-            host.task(retry=retry(attempts=2, backoff=HOUR)).schedule(fail)
+            host.task(retry=retry(attempts=2, backoff=HOUR, jitter=False)).schedule(fail)
             host.schedule(anyio.sleep, HOUR)
             tasks.expect_failure()
             await tasks.await_all()

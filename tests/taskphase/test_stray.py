@@ -355,7 +355,9 @@ class TestSomebodyHasAskedForIt:
 
     async def test_a_cancelled_pause_between_attempts_is_a_cancellation_g2_g16(self) -> None:
         async with TaskHost() as host:
-            task = host.task(retry=retry(attempts=9, backoff=60)).schedule(wait_for_a_future_that_is_cancelled)
+            task = host.task(retry=retry(attempts=9, backoff=60, jitter=False)).schedule(
+                wait_for_a_future_that_is_cancelled
+            )
             await until(lambda: task.status is S.RETRYING)
             task.cancel()
             assert task.status is S.CANCELLED

@@ -186,7 +186,7 @@ class TestLogHandlers:
 
         async with TaskHost() as host:
             with log_handler(level=logging.INFO, then=lambda record: current_task().cancel()):
-                task = host.task(retry=retry(attempts=3, backoff=1000)).schedule(fail)
+                task = host.task(retry=retry(attempts=3, backoff=1000, jitter=False)).schedule(fail)
                 await task.wait()
                 await until(lambda: host.running == 0)
         assert (task.status, task.attempt) == (S.CANCELLED, 1)
@@ -272,7 +272,7 @@ def test_an_interrupt_in_a_log_handler_leaves_its_task_at_its_end_g2_g3(level: i
         host = TaskHost()
         try:
             async with host:
-                policy = retry(attempts=2, backoff=1000) if level == logging.INFO else None
+                policy = retry(attempts=2, backoff=1000, jitter=False) if level == logging.INFO else None
                 tasks.append(host.task(retry=policy).schedule(fail))
                 await anyio.sleep_forever()
         finally:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
-from tests.backends import native_cancel_only, turns
+from tests.backends import native_cancel_only, turns, until
 
 from taskphase import Scope, Task, TaskHost, TaskNotFinished, TasksScheduler, TaskStatus, current_task
 
 S = TaskStatus
+Wait = Callable[[Task[Any]], Awaitable[None]]
 
 
 async def answer() -> int:
@@ -32,8 +35,12 @@ async def by_started(task: Task[Any]) -> None:
     await task.started.wait()
 
 
+async def bounded(wait: Wait, task: Task[Any]) -> None:
+    with anyio.fail_after(20):
+        await wait(task)
+
+
 WAYS = pytest.mark.parametrize("wait", [by_await, by_wait, by_started])
-Wait = Callable[[Task[Any]], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -118,6 +125,26 @@ async def test_a_child_of_another_task_may_wait_after_the_route_g17(wait: Wait) 
     assert waited.is_set()
 
 
+@WAYS
+async def test_work_in_the_group_of_the_host_may_wait_after_the_route_g17(wait: Wait) -> None:
+    """Host and scope are entered in one native task: on trio the work is below that task."""
+
+    async def child(task: Task[int]) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, task)
+        waited.append(task.id)
+
+    waited: list[int] = []
+    async with TaskHost() as host:
+        async with host.scope() as scope:
+            async with scope.route():
+                task = scope.after_response.schedule(answer)
+            host.tg.start_soon(child, task)
+            await turns()
+            assert waited == []
+        await until(lambda: waited)
+
+
 @native_cancel_only
 @WAYS
 async def test_a_native_task_of_its_own_may_wait_g17(wait: Wait) -> None:
@@ -193,22 +220,66 @@ async def test_a_task_cannot_wait_for_itself_nor_can_its_handler_g17(wait: Wait)
     assert handled == [None]
 
 
-@native_cancel_only
 @WAYS
-async def test_a_def_task_cannot_wait_for_itself_g17(wait: Wait) -> None:
-    """On trio the wait never ends: a task may leave its thread behind, so trio runs the calls in another task."""
+@pytest.mark.parametrize("way", ["function", "handler", "nested"])
+async def test_a_def_task_cannot_wait_for_itself_g17(wait: Wait, way: str) -> None:
+    """A task may leave its thread behind. So trio, too, runs the calls of the thread in another task."""
 
     def work() -> None:
+        if way == "handler":
+            raise LookupError
+        if way == "nested":
+            anyio.from_thread.run(anyio.to_thread.run_sync, try_to_wait, current_task())
+        else:
+            try_to_wait(current_task())
+
+    def try_to_wait(task: Task[Any], _error: Exception | None = None) -> None:
         if wait is by_started:
-            anyio.from_thread.run(wait, current_task())
+            anyio.from_thread.run(bounded, wait, task)  # which was long ago
         else:
             with pytest.raises(TaskNotFinished, match=r"runs this code.*never end"):
-                anyio.from_thread.run(wait, current_task())
+                anyio.from_thread.run(bounded, wait, task)
+        tried.append(None)
 
-    async with TaskHost() as host:
+    tried: list[None] = []
+    async with TaskHost(drain_timeout=5) as host:
+        await host.task(on_error=try_to_wait).schedule(work).wait()
+    assert tried == [None]
+
+
+async def test_a_thread_of_other_code_may_wait_for_a_def_task_g17() -> None:
+    """The thread of each task and of other code may be left behind, and all are in use."""
+
+    def work() -> None:
+        proceed.wait(60)
+
+    def wait_in_thread() -> None:
+        anyio.from_thread.run(by_wait, task)
+
+    proceed = threading.Event()
+    async with TaskHost(drain_timeout=5) as host, anyio.create_task_group() as group:
         task = host.schedule(work)
-        await task.wait()
+        other = host.schedule(wait_in_thread)
+        group.start_soon(partial(anyio.to_thread.run_sync, wait_in_thread, abandon_on_cancel=True))
+        await until(lambda: task.started.is_set() and other.started.is_set() and task._events)
+        await turns()
+        proceed.set()
+        await other
     assert task.status is S.SUCCEEDED
+
+
+async def test_a_thread_of_the_route_cannot_wait_for_what_comes_after_the_route_g17() -> None:
+    def wait_for(task: Task[Any]) -> None:
+        with pytest.raises(TaskNotFinished, match=r"is for after_response.*never end"):
+            anyio.from_thread.run(bounded, by_wait, task)
+        refused.append(None)
+
+    refused: list[None] = []
+    async with TaskHost() as host, host.scope() as scope, scope.route():
+        task = scope.after_response.schedule(answer)
+        for may_be_left in (False, True):
+            await anyio.to_thread.run_sync(wait_for, task, abandon_on_cancel=may_be_left)
+    assert refused == [None, None]
 
 
 async def test_a_child_of_a_task_may_wait_for_it_g17() -> None:

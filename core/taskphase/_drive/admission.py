@@ -39,7 +39,7 @@ class Admission(Places):
     """The part of a runner that takes jobs.
 
     Any thread may call `submit()`, `call()` and `note_refused()`, so what they call runs in any thread: `_reserve()`
-    and `_admit()` outside of the loop's thread under `_lock`. `_place()` and `_read_mails()` are for the loop's thread.
+    and `_admit()` under `_lock`. `_place()` and `_read_mails()` are for the loop's thread.
 
     *Interruptions*: a signal handler or a finalizer may interrupt the loop's thread anywhere, also in this class, and
     call `submit()`. While a change here is half done, `is_busy` is True, and such a call goes by mail. `_lock` is an
@@ -123,7 +123,8 @@ class Admission(Places):
                 self._read_all()  # these jobs were scheduled before
             limit = job.config.limit
             if self._is_selective or (limit is not None and limit.max_pending is not None):
-                self._reserve(job, scope, maker, by_mail=False)
+                with self._lock:
+                    self._reserve(job, scope, maker, by_mail=False)
             job._runner = self
             stamp = self.stamp  # (as above)
             job._taken_at = stamp()

@@ -34,7 +34,7 @@ async def call_function(job: Job) -> Any:
             return await call_in_process(job)
         else:
             result, deadline = await job._runner.threads.call(job, partial(_call, job), timeout, surely=False)
-            if not is_awaited(result):
+            if result is None or not is_awaited(result):
                 return result
         with CancelScope(deadline=deadline):
             try:

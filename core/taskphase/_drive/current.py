@@ -1,13 +1,16 @@
-"""The current task and the current host, for code at any depth."""
+"""The context: the current task and the current host, for code at any depth; and code without a context."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any, TypeAlias
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+from types import coroutine
+from typing import Any, TypeAlias, TypeVar
 
 from .job import JOB, Job
 from .unit import Unit
+
+T = TypeVar("T")
 
 # The body of a host or scope: the host; the task that entered the body, or None; the scope, a function that returns the
 # scope, or None. A plain tuple, because each request makes two.
@@ -39,3 +42,26 @@ def body_here() -> Body | None:
     """Return the body around this code; None in a task, which inherits `BODY` from its `schedule()` call."""
     job, body = JOB.get(), BODY.get()
     return body if body is not None and body[1] is job else None
+
+
+@coroutine
+def in_empty_context(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await `coro` in an empty context.
+
+    On asyncio connections, pipes, timers and the pool of workers keep the context of their maker, some of them as long
+    as the loop lives. The context of a job would keep the job.
+    """
+    context = Context()
+    step: Callable[[Any], Any] = coro.send
+    value: Any = None
+    while True:
+        try:
+            waits = context.run(step, value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            value = None  # the traceback of an exception leads here
+        try:
+            step, value = coro.send, (yield waits)
+        except BaseException as exc:
+            step, value = coro.throw, exc

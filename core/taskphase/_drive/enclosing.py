@@ -89,6 +89,9 @@ ANYIO_VARIABLES = ("scope", "worker_scope")
 # The coroutine function that anyio runs for `from_thread.run()` on asyncio. `waits.py` reads its variable "scope".
 ANYIO_FROM_THREAD = "task_wrapper"
 
+# The same on trio for a thread that may be left behind. `waits.py` reads "context" of the function that waits for it.
+TRIO_FROM_THREAD, TRIO_TO_THREAD = "run_system", "to_thread_run_sync"
+
 # A local variable of `anyio.to_process.run_sync()`, which `processes.py` reads: the worker of the call.
 ANYIO_PROCESS = "process"
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from .._machine.life import ENDS, MAY_DROP, LifeEvent, TaskStatus
 from .._machine.limit import Limit
+from .inbox import consistent
 from .job import Job, move, record_of
 from .pauses import Pauses
 from .watching import for_each
@@ -63,8 +64,8 @@ class Gates:
 
     def limited(self) -> Iterator[Job]:
         """Yield the jobs that wait for a place of their limit. From any thread."""
-        for line in list(self.lines.values()):
-            yield from list(line.limited)
+        for line in consistent(lambda: list(self.lines.values())):
+            yield from consistent(partial(list[Job], line.limited))
 
     def line_of(self, job: Job) -> Line | None:
         """Return the line of the job's limit, if the limit is in use."""

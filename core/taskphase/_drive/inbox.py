@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from .job import Job
     from .unit import Unit
 
+T = TypeVar("T")
 
 # A change in the loop's thread needs about 20 frames. Observers and nested cancel scopes may need more.
 _ROOM = 100
@@ -64,7 +65,8 @@ class Inbox:
         self.mails: deque[Mail] = deque()
 
     def __iter__(self) -> Iterator[Mail]:
-        return iter(self.mails.copy())  # not `tuple()`: in its middle a finalizer may add a mail
+        # Not `tuple(self.mails)`: in its middle a finalizer may add a mail.
+        return iter(consistent(self.mails.copy) if self.mails else ())
 
     def first_ready(self) -> Mail | None:
         """Return the first mail that is ready, or None."""
@@ -85,6 +87,21 @@ class Inbox:
                 mail.is_cancelled = True
                 return True
         return False
+
+
+def consistent(read: Callable[[], T]) -> T:
+    """Return the result of `read()`, which reads a container that another thread may change meanwhile.
+
+    In a free-threaded Python not even the copy of a `deque` or an `OrderedDict` is atomic: it raises if the container
+    has changed. Then begin anew.
+    """
+    while True:
+        try:
+            return read()
+        except RecursionError:  # a `RuntimeError`, too
+            raise
+        except (RuntimeError, KeyError):
+            continue
 
 
 def check_room(frames: int = _ROOM) -> None:

@@ -108,6 +108,9 @@ class Job:
         plain = _plain(func) if type(func) is FunctionType and not kwargs else None
         if plain is not None and plain[0] is func.__code__ and plain[1] == len(args):  # a fast path for most tasks
             self._parcel: Parcel = plain[2]
+        elif plain is not None and plain[0] is func.__code__ and plain[1] == ~len(args):  # a `def` function
+            self._parcel = plain[2]
+            self._pack()
         elif check_call(func, args, kwargs):
             self._parcel = IN_LOOP
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from .._queue import Queue, trace_headers
 from ..errors import HandOverFailed
 from . import report
 from .cancelling import CancelScope
+from .current import in_empty_context
 from .job import Job, move, order_of, record_of
 from .raised import judge, leaves
 from .watching import tell
@@ -28,6 +29,9 @@ from .watching import tell
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 1.0
 _LONGEST_CLOSE = 1.0
+
+# How many hand-overs on average, at most, go to the end of a line before one is chosen: each costs a turn of the loop.
+_MOST_PASSED = 50
 
 _NO_ANSWER = "the queue has not answered in time"
 
@@ -174,8 +178,8 @@ class Outlet:
     def _line_before(self, order: HandOver, job: Job) -> AbstractAsyncContextManager[None]:
         """Return the line before the line for the probe."""
         if order.attempts:
-            return self._again
-        return self._doubtful if job.function in self._failed else nullcontext()
+            return _shuffled(self._again)
+        return _shuffled(self._doubtful) if job.function in self._failed else nullcontext()
 
     def _line_up(self, order: HandOver) -> None:
         self.leave(order)
@@ -234,6 +238,19 @@ class Outlet:
         self._next_probe = current_time() + random.uniform(0, self._pause)  # noqa: S311
 
 
+@asynccontextmanager
+async def _shuffled(line: Lock) -> AsyncGenerator[None]:
+    """Wait for `line`, but not in order: the queue may never take the calls in front.
+
+    The first in line goes to the end of the line, or is chosen: one of all, or of very many one of `_MOST_PASSED`.
+    """
+    while True:
+        async with line:
+            if not random.randint(0, min(line.statistics().tasks_waiting, _MOST_PASSED)):  # noqa: S311
+                yield
+                return
+
+
 class Connection:
     """The connection of a queue in one event loop.
 
@@ -250,7 +267,7 @@ class Connection:
         """Open the connection, if it is not open."""
         async with self._lock:
             if not self.is_open:
-                await self._queue.open()
+                await in_empty_context(self._queue.open())
                 self.is_open = True
 
     async def leave(self) -> None:

@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 from .._machine.life import ENDS
 from .._machine.limit import Limit
 from .._machine.scope import VERDICTS, Verdict
 from ..errors import TasksSaturatedError
 from .gates import Gates
-from .inbox import Inbox, Wait
+from .inbox import Inbox, Wait, consistent
 from .job import Job, order_of
 from .keeping import Keeper
 from .outlets import Outlets
@@ -141,7 +142,7 @@ class Places(Owner[Job], ABC):
                 self._waiting,
                 self.alive,
             ):
-                found.update(dict.fromkeys(list(place)))
+                found.update(dict.fromkeys(consistent(partial(list[Job], place))))
         return sorted((job for job in found if job.status not in ENDS), key=lambda job: job.id)
 
     @contextmanager

@@ -16,10 +16,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from contextvars import Context
-from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import (
@@ -37,6 +35,7 @@ from anyio.abc import Process
 from anyio.lowlevel import RunVar, checkpoint
 
 from .._machine.calling import shown, type_name
+from .current import in_empty_context
 from .enclosing import ANYIO_PROCESS
 from .portable import GUARD, Answer, run, unpack
 from .slots import Slots
@@ -81,36 +80,13 @@ async def call_in_process(job: Job) -> Any:
         try:
             timeout = job.config.timeout
             with CancelScope(deadline=math.inf if timeout is None else current_time() + timeout):
-                answer = await _in_no_context(_call(shown(job.function), job._runner.seam, job._parcel.payload))
+                answer = await in_empty_context(_call(shown(job.function), job._runner.seam, job._parcel.payload))
                 return unpack(answer, job.func, job._parcel.payload)
             raise timed_out(timeout, "; its worker process was killed")
         finally:
             slots.release(job)
     finally:
         del job  # as in `attempt()`
-
-
-@coroutine
-def _in_no_context(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await `coro` in an empty context.
-
-    On asyncio the pool of anyio, the pipes of a worker and timers keep the context of their maker, some of them as long
-    as the loop lives. The context of a job would keep the job.
-    """
-    context = Context()
-    step: Callable[[Any], Any] = coro.send
-    value: Any = None
-    while True:
-        try:
-            waits = context.run(step, value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        finally:
-            value = None  # the traceback of an exception leads here
-        try:
-            step, value = coro.send, (yield waits)
-        except BaseException as exc:
-            step, value = coro.throw, exc
 
 
 def _slots_here() -> Slots[Job]:

@@ -64,12 +64,13 @@ def check_call(func: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
         code = inner.__code__
         flags = code.co_flags
         fits = code.co_argcount == count and not code.co_kwonlyargcount
-        if fits and flags & CO_COROUTINE:
-            if not flags & CO_NESTED and func is inner:
-                note_plain(func)
-            return True
         if not flags & _GENERATORS and (fits or _takes(inner, count)):
-            return bool(flags & CO_COROUTINE) or _is_marked(inner)
+            is_async = bool(flags & CO_COROUTINE)
+            if not is_async and _is_marked(inner):
+                return True
+            if fits and not flags & CO_NESTED and func is inner:
+                note_plain(func, is_async=is_async)
+            return is_async
     return _check(func, args, kwargs)
 
 

@@ -8,18 +8,19 @@ from types import CodeType, FunctionType
 from .parcel import Parcel
 
 PLAIN: dict[FunctionType, tuple[CodeType, int, Parcel]] = {}
-"""The plain functions that were scheduled, or that are handlers: each an `async def` of an imported module, without
-keyword-only parameters.
+"""The plain functions that were scheduled, or that are handlers: each a function of an imported module, without
+keyword-only parameters, and no generator function.
 
-The value: its code, the number of its parameters, and the parcel of its tasks. It counts only as long as the function
-has this code. (A function that is renamed later keeps its names here.)
+The value: its code, the number of its parameters, and the parcel of its tasks. The value counts only as long as the
+function has this code. (A function that is renamed later keeps its names here.) Of a `def` function, the value has `~`
+of the number: then the fast path of `async def` functions needs no further test.
 """
 
 _MOST = 1000  # a program that defines functions for ever, or again and again, must not fill the memory
 
 
-def note_plain(func: FunctionType) -> None:
-    """Remember `func`, an `async def` without keyword-only parameters, if its module has it under its name.
+def note_plain(func: FunctionType, *, is_async: bool) -> None:
+    """Remember `func`, a plain function without keyword-only parameters, if its module has it under its name.
 
     Other functions may live shorter than the program, and refer to objects of a request, or to a whole namespace.
     """
@@ -30,4 +31,5 @@ def note_plain(func: FunctionType) -> None:
     if names is getattr(sys.modules.get(module), "__dict__", None) and names.get(name) is func:
         if len(PLAIN) >= _MOST:
             PLAIN.clear()
-        PLAIN[func] = code, code.co_argcount, Parcel(is_async=True, names=(f"{module}.{name}", name))
+        count = code.co_argcount if is_async else ~code.co_argcount
+        PLAIN[func] = code, count, Parcel(is_async=is_async, names=(f"{module}.{name}", name))

@@ -9,7 +9,7 @@ from weakref import ref
 
 import pytest
 
-from taskphase import Task, TaskHost
+from taskphase import Task, TaskHost, TasksUnportableError
 from taskphase._machine import plain
 from taskphase._machine.plain import PLAIN
 
@@ -25,8 +25,16 @@ async def takes_one(one: object) -> object:
 async def asks_for_a_keyword(one: object, *, two: object) -> None: ...
 
 
-def sync(one: object, two: object) -> object:
+def works(one: object, two: object = None) -> object:
     return one, two
+
+
+def works_with_one(one: object) -> object:
+    return one
+
+
+def yields(one: object, two: object) -> object:
+    yield one, two
 
 
 def renewed(func: Any, code: Any) -> Any:
@@ -40,23 +48,35 @@ def renewed(func: Any, code: Any) -> Any:
     return copy
 
 
-async def test_each_call_of_a_remembered_function_is_checked_g4() -> None:
-    Task(waits, (1, 2))
-    assert waits in PLAIN
+@pytest.mark.parametrize("remembered", [waits, works])
+async def test_each_call_of_a_remembered_function_is_checked_g4(remembered: Any) -> None:
+    Task(remembered, (1, 2))
+    assert remembered in PLAIN
     for args, kwargs in (((1, 2, 3), {}), ((), {}), ((1, 2), {"three": 3}), ((1,), {"one": 1})):
-        with pytest.raises(TypeError, match="waits"):
-            Task(waits, args, kwargs)
+        with pytest.raises(TypeError, match=remembered.__name__):
+            Task(remembered, args, kwargs)
     async with TaskHost() as host:
-        assert await host.schedule(waits, 1) == (1, None)
-        assert await host.schedule(waits, 1, two=3) == (1, 3)
+        assert await host.schedule(remembered, 1, 2) == (1, 2)
+        assert await host.schedule(remembered, 1) == (1, None)
+        assert await host.schedule(remembered, 1, two=3) == (1, 3)
 
 
-async def test_a_function_with_new_code_is_checked_anew_g4() -> None:
-    changed: Any = renewed(waits, takes_one.__code__)
+@pytest.mark.parametrize(("before", "after"), [(waits, takes_one), (works, works_with_one)])
+async def test_a_function_with_new_code_is_checked_anew_g4(before: Any, after: Any) -> None:
+    changed: Any = renewed(before, after.__code__)
     with pytest.raises(TypeError, match="renewed_copy"):
         Task(changed, (1, 2))
     async with TaskHost() as host:
         assert await host.schedule(changed, 1) == 1
+
+
+async def test_each_call_of_a_remembered_function_goes_to_its_process_g23() -> None:
+    async with TaskHost() as host:
+        tasks = [host.task(run_in="process").schedule(works, each, None) for each in (1, 2)]
+        assert [await task for task in tasks] == [(1, None), (2, None)]
+        for _ in range(2):
+            with pytest.raises(TasksUnportableError):
+                host.task(run_in="process").schedule(works, 1, lambda: None)
 
 
 def test_only_plain_functions_of_a_module_are_remembered_g4() -> None:
@@ -69,11 +89,12 @@ def test_only_plain_functions_of_a_module_are_remembered_g4() -> None:
     copy = FunctionType(takes_one.__code__, globals(), "takes_one")  # the module has another one under this name
     Task(inner, (1,))
     Task(Service().method, (1,))
-    Task(sync, (1, 2))
+    with pytest.raises(TypeError):
+        Task(yields, (1, 2))
     Task(alias, (1,))
     Task(copy, (1,))
     Task(asks_for_a_keyword, (1,), {"two": 2})
-    assert not {inner, Service.method, sync, alias, copy, asks_for_a_keyword} & set(PLAIN)
+    assert not {inner, Service.method, yields, alias, copy, asks_for_a_keyword} & set(PLAIN)
 
 
 def test_no_function_of_a_request_is_kept_g4() -> None:

@@ -20,7 +20,7 @@ from taskphase.journal._file import VERSION, File
 
 
 async def refusal(path: Path) -> str:
-    mine = share(path, timeout=0.5)
+    mine = share(path, timeout=10)
     with pytest.raises(JournalError) as raised:
         await mine.open()
     await mine.close()
@@ -128,7 +128,7 @@ async def test_a_path_that_cannot_be_opened_is_refused_g22(tmp_path: Path) -> No
 
 async def test_a_lock_of_another_program_fails_the_write_after_the_timeout_g22(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    async with opened(path, timeout=0.2) as mine:
+    async with opened(path, timeout=1) as mine:
         other = sqlite3.connect(path)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match=r"another process"):

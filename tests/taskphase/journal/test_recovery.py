@@ -386,7 +386,11 @@ async def test_recovered_tasks_that_wait_hold_up_no_other_g22(
     program: Program, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr("taskphase.journal._recovery._MOST_RECOVERED", 4)
-    slow = TaskConfig(retry=retry(attempts=2, backoff=1000)) if why == "retry" else TaskConfig(limit=Limit(1))
+    slow = (
+        TaskConfig(retry=retry(attempts=2, backoff=1000, jitter=False))
+        if why == "retry"
+        else TaskConfig(limit=Limit(1))
+    )
     function = program.fail if why == "retry" else program.hold
     journal = Journal(program.path, {function: slow, program.wait: TaskConfig()}, sync="normal")
     async with TaskHost(journal=journal) as host:
@@ -404,7 +408,9 @@ async def test_a_host_takes_no_more_tasks_than_it_has_room_for_even_if_they_wait
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskphase.journal._recovery._MOST_PRESENT", 3)
-    journal = Journal(program.path, {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000))}, sync="normal")
+    journal = Journal(
+        program.path, {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000, jitter=False))}, sync="normal"
+    )
     async with TaskHost(journal=journal) as host:
         tasks = [host.schedule(program.fail, number) for number in range(5)]
         await until(lambda: {task.status for task in tasks} == {S.RETRYING})
@@ -491,7 +497,7 @@ async def test_the_next_tasks_are_recovered_as_soon_as_there_is_room_g22(
 
 
 async def test_a_retry_pause_holds_up_no_task_whose_recovered_run_has_died_g22(program: Program) -> None:
-    config = {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000)), program.hold: TaskConfig()}
+    config = {program.fail: TaskConfig(retry=retry(attempts=2, backoff=1000, jitter=False)), program.hold: TaskConfig()}
     journal = Journal(program.path, config, sync="normal")
     async with TaskHost(journal=journal) as host:
         first = host.schedule(program.fail)

@@ -369,6 +369,8 @@ async def test_a_journal_with_an_unexpected_error_closes_its_host_with_this_erro
     monkeypatch.setattr(Share, "take", take)
     with pytest.raises(ZeroDivisionError):
         async with program.host() as host:
-            await until(lambda: host._closed.is_set())
-            with pytest.raises(TasksClosedError):
-                host.schedule(program.send)
+            with anyio.move_on_after(10) as limit:
+                await until(lambda: host._closed.is_set())
+    assert not limit.cancelled_caught
+    with pytest.raises(TasksClosedError):
+        host.schedule(program.send)
